@@ -1,0 +1,341 @@
+/* gradcore: batched forward and backward of deep MLPs, with gradient-flow measurement.
+ *
+ * The stable C interface of libgradcore. Everything else (the Python module, the C++ and
+ * Cython faces) goes through these functions.
+ *
+ * Conventions
+ *   - Every function that can fail returns a gradcore_status; gradcore_last_error() then holds,
+ *     for the calling thread, one sentence that names the argument, what was expected and what came.
+ *   - On any error the arrays of the caller and of the net are as they were before the call,
+ *     unless the function's own comment says otherwise.
+ *   - Matrices are row-major. A `*_stride` is the distance between rows, counted in elements.
+ *   - `dtype` fixes the element type of every `void *` array of a net.
+ *   - The library never prints, aborts, exits or throws.
+ *   - One net may be used by one thread at a time; different nets may be used concurrently.
+ *     A call that finds the thread pool taken runs on its own thread, with the same result to the bit.
+ */
+#ifndef GRADCORE_GRADCORE_H
+#define GRADCORE_GRADCORE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(GRADCORE_STATIC)
+#define GRADCORE_API
+#elif defined(_WIN32)
+#define GRADCORE_API __declspec(dllimport)
+#else
+#define GRADCORE_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define GRADCORE_ABI_VERSION 1
+
+typedef enum gradcore_status {
+  GRADCORE_OK = 0,
+  GRADCORE_INVALID_ARGUMENT = 1, /* a shape, range, name or pointer is wrong */
+  GRADCORE_INVALID_STATE = 2,    /* the call does not fit what the net did before */
+  GRADCORE_NON_FINITE = 3,       /* NaN or infinity where finite values are required */
+  GRADCORE_OUT_OF_MEMORY = 4,
+  GRADCORE_INTERNAL = 5
+} gradcore_status;
+
+typedef enum gradcore_dtype { GRADCORE_FLOAT32 = 0, GRADCORE_FLOAT64 = 1 } gradcore_dtype;
+
+typedef enum gradcore_activation {
+  GRADCORE_IDENTITY = 0,
+  GRADCORE_RELU = 1,
+  GRADCORE_LEAKY_RELU = 2, /* slope 0.01 */
+  GRADCORE_ELU = 3,        /* alpha 1 */
+  GRADCORE_SELU = 4,
+  GRADCORE_GELU = 5,       /* exact: x * Phi(x) */
+  GRADCORE_GELU_TANH = 6,
+  GRADCORE_SILU = 7,
+  GRADCORE_MISH = 8,
+  GRADCORE_SOFTPLUS = 9,
+  GRADCORE_TANH = 10,
+  GRADCORE_HARD_TANH = 11,
+  GRADCORE_SIGMOID = 12,
+  GRADCORE_NUM_ACTIVATIONS = 13
+} gradcore_activation;
+
+typedef enum gradcore_normalization {
+  GRADCORE_NORM_NONE = 0,
+  GRADCORE_NORM_BATCH = 1,
+  GRADCORE_NORM_LAYER = 2,
+  GRADCORE_NORM_RMS = 3 /* weight only */
+} gradcore_normalization;
+
+typedef enum gradcore_loss {
+  GRADCORE_CROSS_ENTROPY = 0,        /* mean over rows; labels or probabilities */
+  GRADCORE_BINARY_CROSS_ENTROPY = 1, /* of logits; mean over elements, as are the rest */
+  GRADCORE_MSE = 2,
+  GRADCORE_MAE = 3,
+  GRADCORE_HUBER = 4, /* delta 1 */
+  GRADCORE_NUM_LOSSES = 5
+} gradcore_loss;
+
+typedef enum gradcore_optimizer_kind {
+  GRADCORE_SGD = 0,
+  GRADCORE_RMSPROP = 1,
+  GRADCORE_ADAM = 2,
+  GRADCORE_ADAMW = 3,
+  GRADCORE_NUM_OPTIMIZERS = 4
+} gradcore_optimizer_kind;
+
+/* ---- library ------------------------------------------------------------------------------ */
+
+GRADCORE_API const char *gradcore_version(void);
+GRADCORE_API int32_t gradcore_abi_version(void);
+/* The text of the calling thread's last failure; valid until its next failing call. */
+GRADCORE_API const char *gradcore_last_error(void);
+
+/* Names as the Python interface spells them; NULL when out of range. */
+GRADCORE_API const char *gradcore_activation_name(int32_t activation);
+GRADCORE_API const char *gradcore_loss_name(int32_t loss);
+
+/* Kernel sets compiled into this library, and the one in use ("baseline", "avx2", "avx512", "neon").
+ * The best one the CPU can run is chosen at load; GRADCORE_TARGET in the environment overrides.
+ * gradcore_set_target changes the choice for nets created and ops called afterwards. */
+GRADCORE_API int32_t gradcore_num_targets(void);
+GRADCORE_API const char *gradcore_target_name(int32_t index);
+GRADCORE_API int32_t gradcore_target_supported(int32_t index);
+GRADCORE_API const char *gradcore_target(void);
+GRADCORE_API gradcore_status gradcore_set_target(const char *name);
+
+/* Threads that a call may use, itself included. Default: GRADCORE_NUM_THREADS, else
+ * OMP_NUM_THREADS, else the CPUs this process may run on (affinity and cgroup quota). */
+GRADCORE_API int32_t gradcore_get_num_threads(void);
+GRADCORE_API gradcore_status gradcore_set_num_threads(int32_t num_threads);
+
+/* ---- net ---------------------------------------------------------------------------------- */
+
+typedef struct gradcore_net gradcore_net;
+
+typedef struct gradcore_net_config {
+  size_t size;                /* sizeof(gradcore_net_config) of the caller */
+  const int64_t *widths;      /* [num_widths]: in, hidden..., out */
+  int32_t num_widths;         /* >= 2; the net has num_widths - 1 dense layers */
+  const int32_t *activations; /* [num_widths - 2]: gradcore_activation of each hidden layer */
+  int32_t normalization;      /* gradcore_normalization of every hidden layer */
+  int32_t residual;           /* 1: a block's input is added to its output where widths agree */
+  int32_t bias;               /* 1: dense layers have biases */
+  int32_t dtype;              /* gradcore_dtype */
+} gradcore_net_config;
+
+/* A net with zero weights (norm weights and running variances one). */
+GRADCORE_API gradcore_status gradcore_net_create(const gradcore_net_config *config, gradcore_net **net);
+GRADCORE_API void gradcore_net_destroy(gradcore_net *net);
+
+/* One named tensor inside the flat buffers. Offsets and counts are in elements. */
+typedef struct gradcore_tensor {
+  const char *name; /* "dense0.weight", "norm0.bias", "norm0.running_mean", ... */
+  int64_t offset;   /* in its flat buffer; a multiple of 64 bytes */
+  int64_t rows;     /* out_features for a weight, 1 for a vector */
+  int64_t cols;     /* in_features for a weight, the length for a vector */
+  int32_t rank;     /* 1 or 2 */
+} gradcore_tensor;
+
+/* Parameters and gradients share one table; buffers (running statistics) have their own. */
+GRADCORE_API int32_t gradcore_net_num_parameters(const gradcore_net *net);
+GRADCORE_API gradcore_status gradcore_net_parameter(const gradcore_net *net, int32_t index, gradcore_tensor *tensor);
+GRADCORE_API int32_t gradcore_net_num_buffers(const gradcore_net *net);
+GRADCORE_API gradcore_status gradcore_net_buffer(const gradcore_net *net, int32_t index, gradcore_tensor *tensor);
+
+/* The flat buffers, 64-byte aligned, alive as long as the net. Elements between tensors are zero
+ * and must stay so. After writing parameters, call gradcore_net_parameters_changed: the net keeps
+ * packed copies of its weights. */
+GRADCORE_API int64_t gradcore_net_flat_size(const gradcore_net *net);
+GRADCORE_API int64_t gradcore_net_flat_buffer_size(const gradcore_net *net);
+GRADCORE_API void *gradcore_net_parameters(gradcore_net *net);
+GRADCORE_API void *gradcore_net_gradients(gradcore_net *net);
+GRADCORE_API void *gradcore_net_buffers(gradcore_net *net);
+GRADCORE_API void gradcore_net_parameters_changed(gradcore_net *net);
+
+/* Bytes held by the workspace (saved activations, deltas, packed weights) at its largest so far. */
+GRADCORE_API int64_t gradcore_net_workspace_bytes(const gradcore_net *net);
+
+/* A matrix of the caller, [rows, cols] of the net's dtype, row-major. */
+typedef struct gradcore_matrix {
+  const void *data;
+  int64_t rows, cols, stride; /* stride >= cols */
+} gradcore_matrix;
+
+/* Targets: labels [rows] (int64, each in [0, out)) or values [rows, out] of the net's dtype. */
+typedef struct gradcore_target_data {
+  const int64_t *labels;  /* set for labels, else NULL */
+  gradcore_matrix values; /* used when labels is NULL */
+  int64_t num_labels;     /* rows, when labels is set */
+} gradcore_target_data;
+
+/* output [rows, out_features], contiguous. With training != 0 the pass uses batch statistics,
+ * updates running ones, and keeps what gradcore_net_backward needs. */
+GRADCORE_API gradcore_status gradcore_net_forward(gradcore_net *net, const gradcore_matrix *input, int32_t training,
+                                                  void *output);
+
+/* After forward(training = 1) on the same number of rows: fills the gradients (overwriting them),
+ * and grad_input [rows, in_features] when it is not NULL. */
+GRADCORE_API gradcore_status gradcore_net_backward(gradcore_net *net, const gradcore_matrix *grad_output,
+                                                   void *grad_input);
+
+/* Forward, loss and backward in one call; overwrites the gradients; updates running statistics.
+ * A loss or gradient that overflows is no error: it is the caller's to look at.
+ * record != 0: measures the flow (below). */
+GRADCORE_API gradcore_status gradcore_net_loss_and_gradients(gradcore_net *net, const gradcore_matrix *input,
+                                                             const gradcore_target_data *target, int32_t loss,
+                                                             int32_t record, double *loss_value);
+
+/* The loss of the net's outputs alone (inference mode; nothing of the net changes). */
+GRADCORE_API gradcore_status gradcore_net_loss(gradcore_net *net, const gradcore_matrix *input,
+                                               const gradcore_target_data *target, int32_t loss, double *loss_value);
+
+/* ---- optimizers ---------------------------------------------------------------------------- */
+
+typedef struct gradcore_optimizer gradcore_optimizer;
+
+typedef struct gradcore_optimizer_config {
+  size_t size;         /* sizeof(gradcore_optimizer_config) of the caller */
+  int32_t kind;        /* gradcore_optimizer_kind */
+  int32_t nesterov;    /* sgd: 0 or 1 */
+  double lr;           /* >= 0 */
+  double momentum;     /* sgd, rmsprop; >= 0 */
+  double weight_decay; /* >= 0: added to the gradient; adamw: decoupled */
+  double alpha;        /* rmsprop: smoothing, in [0, 1) */
+  double beta1, beta2; /* adam, adamw: in [0, 1) */
+  double eps;          /* > 0 */
+} gradcore_optimizer_config;
+
+/* State for a net's parameters. The net must outlive its optimizers. */
+GRADCORE_API gradcore_status gradcore_optimizer_create(gradcore_net *net, const gradcore_optimizer_config *config,
+                                                       gradcore_optimizer **optimizer);
+GRADCORE_API void gradcore_optimizer_destroy(gradcore_optimizer *optimizer);
+GRADCORE_API gradcore_status gradcore_optimizer_set_lr(gradcore_optimizer *optimizer, double lr);
+/* State vectors, each as long as the net's flat buffer: momentum/first moments, then second moments. */
+GRADCORE_API int32_t gradcore_optimizer_num_states(const gradcore_optimizer *optimizer);
+GRADCORE_API void *gradcore_optimizer_state(gradcore_optimizer *optimizer, int32_t index);
+GRADCORE_API int64_t gradcore_optimizer_get_step(const gradcore_optimizer *optimizer);
+GRADCORE_API void gradcore_optimizer_set_step(gradcore_optimizer *optimizer, int64_t step);
+
+typedef struct gradcore_step {
+  double loss;       /* 0 from gradcore_optimizer_step */
+  double total_norm; /* L2 norm of all gradients, before clipping */
+} gradcore_step;
+
+/* One update from the net's gradients. clip_norm > 0 scales them to at most that total norm
+ * (coefficient max_norm / (total_norm + 1e-6), at most 1), then clip_value > 0 clamps each
+ * element; 0 means no clipping. The gradients themselves are read, not changed.
+ * A non-finite total norm leaves parameters and state untouched when clip_norm > 0 is asked for,
+ * and returns GRADCORE_NON_FINITE. */
+GRADCORE_API gradcore_status gradcore_optimizer_step(gradcore_optimizer *optimizer, double clip_norm, double clip_value,
+                                                     int32_t record, gradcore_step *step);
+
+/* loss_and_gradients and optimizer_step in one call. */
+GRADCORE_API gradcore_status gradcore_net_train_step(gradcore_net *net, const gradcore_matrix *input,
+                                                     const gradcore_target_data *target, int32_t loss,
+                                                     gradcore_optimizer *optimizer, double clip_norm, double clip_value,
+                                                     int32_t record, gradcore_step *step);
+
+/* ---- gradient flow ------------------------------------------------------------------------- */
+
+/* Statistics of one array. Sums run over its finite elements. */
+typedef struct gradcore_array_stats {
+  int64_t count;
+  int64_t zeros, subnormals, nonfinite;
+  double mean, variance; /* biased */
+  double norm;           /* L2, free of overflow */
+  double max_abs;
+  /* exact counts of nonzero finite elements that round-to-nearest-even would flush to zero /
+   * carry beyond the largest finite value: fp16, bf16, fp8 e4m3, fp8 e5m2 */
+  int64_t flushed[4], overflowed[4];
+} gradcore_array_stats;
+
+/* Exponent histograms have one bin per power of two: bin i counts the finite nonzero elements with
+ * floor(log2 |x|) == GRADCORE_MIN_EXPONENT_* + i. */
+#define GRADCORE_MIN_EXPONENT_F32 (-149)
+#define GRADCORE_NUM_BINS_F32 277
+#define GRADCORE_MIN_EXPONENT_F64 (-1074)
+#define GRADCORE_NUM_BINS_F64 2098
+
+/* What a recorded pass measured at dense layer l: z = W x + b; y = norm(z); h = act(y) (+ x). */
+typedef struct gradcore_layer_flow {
+  gradcore_array_stats activation;  /* h: the layer's output (the net's output for the last layer) */
+  gradcore_array_stats delta;       /* dL/dz */
+  gradcore_array_stats weight_grad; /* dL/dW */
+  double grad_output_norm;          /* |dL/dh| */
+  double grad_preact_norm;          /* |dL/dy|; equals delta.norm without normalization */
+  double weight_norm, bias_grad_norm;
+  double mean_squared_derivative; /* of act'(y) over units and rows; 1 for the last layer */
+  int64_t act_zeros;              /* entries of act(y) that are exactly zero */
+  int64_t saturated;              /* entries with |act'(y)| < 1 % of its maximum */
+  int64_t dead_units;             /* units with act(y) == 0 on every row */
+  double update_norm;             /* |dW| of the recorded step; NaN when no step was recorded */
+} gradcore_layer_flow;
+
+/* 0 layers until a recorded pass has run. */
+GRADCORE_API int32_t gradcore_net_num_flow_layers(const gradcore_net *net);
+GRADCORE_API gradcore_status gradcore_net_flow(const gradcore_net *net, int32_t layer, gradcore_layer_flow *flow);
+/* which: 0 = delta, 1 = weight gradient. histogram: [GRADCORE_NUM_BINS_*] of the net's dtype. */
+GRADCORE_API gradcore_status gradcore_net_flow_histogram(const gradcore_net *net, int32_t layer, int32_t which,
+                                                         int64_t *histogram);
+
+/* ---- clipping of any gradients, in place ----------------------------------------------------- */
+
+/* norm_type: 2.0, any p > 0, or INFINITY. Scales by min(1, max_norm / (total_norm + 1e-6)).
+ * A non-finite total norm: with error_if_nonfinite GRADCORE_NON_FINITE and nothing is touched;
+ * without it *total_norm reports it and nothing is touched either. */
+GRADCORE_API gradcore_status gradcore_clip_grad_norm(int32_t dtype, void *const *arrays, const int64_t *sizes,
+                                                     int32_t num_arrays, double max_norm, double norm_type,
+                                                     int32_t error_if_nonfinite, double *total_norm);
+GRADCORE_API gradcore_status gradcore_clip_grad_value(int32_t dtype, void *const *arrays, const int64_t *sizes,
+                                                      int32_t num_arrays, double clip_value);
+/* Adaptive gradient clipping (Brock et al. 2021, arXiv:2102.06171) of a net's dense weights, per
+ * output unit: a row of dW longer than clipping * max(|row of W|, eps) is scaled to that length. */
+GRADCORE_API gradcore_status gradcore_clip_grad_adaptive(gradcore_net *net, double clipping, double eps);
+
+/* ---- single ops on plain arrays (contiguous unless a stride is given) -------------------------- */
+
+/* output [n, out] = input [n, in] weight^T [out, in] + bias (bias may be NULL). */
+GRADCORE_API gradcore_status gradcore_op_dense(int32_t dtype, const gradcore_matrix *input,
+                                               const gradcore_matrix *weight, const void *bias, void *output);
+/* Any of grad_input [n, in], grad_weight [out, in], grad_bias [out] may be NULL. */
+GRADCORE_API gradcore_status gradcore_op_dense_backward(int32_t dtype, const gradcore_matrix *grad_output,
+                                                        const gradcore_matrix *input, const gradcore_matrix *weight,
+                                                        void *grad_input, void *grad_weight, void *grad_bias);
+GRADCORE_API gradcore_status gradcore_op_activation(int32_t dtype, int32_t activation, const void *input, int64_t count,
+                                                    void *output);
+/* grad_input = grad_output * act'(input) */
+GRADCORE_API gradcore_status gradcore_op_activation_backward(int32_t dtype, int32_t activation, const void *grad_output,
+                                                             const void *input, int64_t count, void *grad_input);
+/* Training-mode batch norm of input [n, c]; save_mean, save_invstd [c] are outputs. */
+GRADCORE_API gradcore_status gradcore_op_batch_norm(int32_t dtype, const gradcore_matrix *input, const void *weight,
+                                                    const void *bias, double eps, void *output, void *save_mean,
+                                                    void *save_invstd);
+GRADCORE_API gradcore_status gradcore_op_batch_norm_backward(int32_t dtype, const gradcore_matrix *grad_output,
+                                                             const gradcore_matrix *input, const void *weight,
+                                                             const void *save_mean, const void *save_invstd,
+                                                             void *grad_input, void *grad_weight, void *grad_bias);
+/* Layer norm over the last axis (bias NULL and rms = 1: RMS norm); save_mean, save_invstd are [n]. */
+GRADCORE_API gradcore_status gradcore_op_layer_norm(int32_t dtype, const gradcore_matrix *input, const void *weight,
+                                                    const void *bias, int32_t rms, double eps, void *output,
+                                                    void *save_mean, void *save_invstd);
+GRADCORE_API gradcore_status gradcore_op_layer_norm_backward(int32_t dtype, const gradcore_matrix *grad_output,
+                                                             const gradcore_matrix *input, const void *weight,
+                                                             const void *save_mean, const void *save_invstd,
+                                                             int32_t rms, void *grad_input, void *grad_weight,
+                                                             void *grad_bias);
+/* Mean-reduced loss of output [n, out]; grad_output [n, out] may be NULL. */
+GRADCORE_API gradcore_status gradcore_op_loss(int32_t dtype, int32_t loss, const gradcore_matrix *output,
+                                              const gradcore_target_data *target, double *loss_value,
+                                              void *grad_output);
+/* histogram: [GRADCORE_NUM_BINS_*] or NULL. */
+GRADCORE_API gradcore_status gradcore_op_array_stats(int32_t dtype, const void *array, int64_t count,
+                                                     gradcore_array_stats *stats, int64_t *histogram);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

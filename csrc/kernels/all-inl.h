@@ -1,0 +1,35 @@
+// All kernel bodies and the table of one target. No include guard: once per file in targets/.
+#include "kernels/vec.hpp"
+
+#include "kernels/math-inl.h"
+
+#include "kernels/activation-inl.h"
+#include "kernels/elementwise-inl.h"
+#include "kernels/gemm-inl.h"
+#include "kernels/loss-inl.h"
+#include "kernels/normalize-inl.h"
+#include "kernels/reduce-inl.h"
+
+namespace gradcore::GRADCORE_TARGET {
+
+template <class T>
+constexpr KernelSet<T> make_kernel_set() {
+  KernelSet<T> set{};
+  set.lanes = kLanes<T>;
+  fill_gemm(set);
+  fill_activation(set);
+  fill_loss(set);
+  fill_normalize(set);
+  fill_elementwise(set);
+  fill_reduce(set);
+  return set;
+}
+
+#define GRADCORE_STRING_(x) #x
+#define GRADCORE_STRING(x) GRADCORE_STRING_(x)
+
+extern const KernelTable kTable;
+// constexpr: nothing of a wide target may run at load on a CPU that lacks it.
+constexpr KernelTable kTable = {GRADCORE_STRING(GRADCORE_TARGET), make_kernel_set<float>(), make_kernel_set<double>()};
+
+}  // namespace gradcore::GRADCORE_TARGET

@@ -1,0 +1,187 @@
+// The seam: all code compiled for a particular CPU is reached through these function pointers.
+// A table is resolved when a Network is built (or an op is called), never inside a loop.
+//
+// Words used below
+//   block     a rectangle of a row-major matrix: rows, cols, pointer, row stride (`ld*`, in elements)
+//   padded    the pointer may be read and written up to cols rounded up to the vector; what lies
+//             in the padding means nothing
+//   exact     nothing outside [0, cols) is touched
+// No kernel fails, allocates, locks, or calls the standard library. Arguments never overlap unless
+// the comment says so. Every sum has an order that depends on its arguments' shape only.
+#ifndef GRADCORE_KERNELS_KERNEL_TABLE_HPP
+#define GRADCORE_KERNELS_KERNEL_TABLE_HPP
+
+#include <cstdint>
+
+#include "gradcore/gradcore.h"
+
+namespace gradcore {
+
+using index = std::int64_t;
+
+// One product tile: C[i, j] = init + sum_k A[i, k] * B[k, j], k ascending, one accumulator a sum,
+// so that the bits of C do not depend on how a matrix was cut into tiles.
+enum class TileInit : int { zero, bias, accumulate };  // 0, bias[j], C[i, j]
+
+template <class T>
+struct GemmTile {
+  index depth;                    // of the sum over k
+  const T *a;                     // A[i, k] = a[i * a_row + k * a_step]
+  index a_row, a_step;
+  const T *b;                     // B[k, j] = b[k * b_step + j], readable up to full vectors
+  index b_step;
+  T *c;                           // C[i, j] = c[i * c_row + j]
+  index c_row;
+  int cols;                       // columns of C that are written (exact), <= vectors * lanes
+  TileInit init;
+  const T *bias;                  // read with TileInit::bias, readable up to full vectors
+};
+
+template <class T>
+using GemmTileKernel = void (*)(const GemmTile<T> &tile);
+
+// The largest tile of any target; tables are [rows - 1][vectors - 1], null beyond the target's own.
+inline constexpr int kMaxTileRows = 8;
+inline constexpr int kMaxTileVectors = 4;
+
+// One optimizer update over a range; all of one element's arithmetic is in T.
+template <class T>
+struct UpdateArgs {
+  index n;
+  T *param;
+  const T *grad;
+  T *state0, *state1;      // momentum or first moment; second moment. Unused ones are null.
+  T lr, momentum, weight_decay, alpha, beta1, beta2, eps;
+  T bias1, bias2;          // adam: 1 - beta1^t, 1 - beta2^t
+  T clip_coef;             // multiplies the gradient first (1: no clipping)
+  T clip_value;            // then clamps it to [-clip_value, clip_value] (infinity: no clamping)
+  bool nesterov, first;    // first: state0 is initialised with the gradient (PyTorch's SGD)
+  double *update_sumsq;    // when not null: += sum of squared updates
+};
+
+// Accumulated statistics of one array or of several blocks of it; zero-initialise, then accumulate.
+// Sums run over finite elements; `scaled` sums guard against overflow and underflow.
+struct StatsSums {
+  index count, zeros, subnormals, nonfinite;
+  double sum, sumsq;       // of finite elements; sumsq may overflow only for double data
+  double max_abs;
+  index flushed[4], overflowed[4];  // as gradcore_array_stats; derived counts are final
+};
+
+template <class T>
+struct KernelSet {
+  int lanes;                     // elements of a vector
+  int tile_rows, tile_vectors;   // largest supported GEMM tile of this target
+
+  // ---- products (gemm-inl.h)
+  GemmTileKernel<T> gemm_tile[kMaxTileRows][kMaxTileVectors];
+  // panel[k * width + j] = j < cols ? src[j * ld + k] : 0 for k < depth, j < width. width is padded.
+  void (*pack_transposed)(index depth, index cols, const T *src, index ld, index width, T *panel);
+  // panel[k * width + j] = j < cols ? src[k * ld + j] : 0.
+  void (*pack_rows)(index depth, index cols, const T *src, index ld, index width, T *panel);
+
+  // ---- activations (activation-inl.h); indexed by gradcore_activation. Exact. Output may be input.
+  void (*activation_forward[GRADCORE_NUM_ACTIVATIONS])(index rows, index cols, const T *z, index ldz, T *h, index ldh);
+  // h = act(z) and d = act'(z) at once; h may be z, or d may be z.
+  void (*activation_forward_grad[GRADCORE_NUM_ACTIVATIONS])(index rows, index cols, const T *z, index ldz, T *h,
+                                                            index ldh, T *d, index ldd);
+  // dz = dy * act'(z); dz may be dy or z.
+  void (*activation_backward[GRADCORE_NUM_ACTIVATIONS])(index rows, index cols, const T *dy, index lddy, const T *z,
+                                                        index ldz, T *dz, index lddz);
+  // dz = h > 0 ? dy : slope * dy, in place on dy: relu (0) and leaky_relu (0.01) from the output.
+  void (*slope_backward)(index rows, index cols, T *dy, index lddy, const T *h, index ldh, T slope);
+
+  // ---- losses (loss-inl.h). Blocks of rows; exact. Return the sum of the losses over the block in
+  // double, unscaled; when grad is not null, grad = scale * dloss/dy. grad may be y.
+  double (*cross_entropy_labels)(index rows, index cols, const T *y, index ldy, const index *labels, T scale, T *grad,
+                                 index ldg);
+  double (*cross_entropy_probs)(index rows, index cols, const T *y, index ldy, const T *target, index ldt, T scale,
+                                T *grad, index ldg);
+  // binary_cross_entropy, mse, mae, huber; indexed by gradcore_loss, the cross_entropy entry is null.
+  double (*elementwise_loss[GRADCORE_NUM_LOSSES])(index rows, index cols, const T *y, index ldy, const T *target,
+                                                  index ldt, T scale, T *grad, index ldg);
+
+  // ---- normalization (normalize-inl.h). Exact.
+  // Column mean and M2 = sum (x - mean)^2 of a block, two-pass within the block.
+  void (*column_moments)(index rows, index cols, const T *x, index ldx, T *mean, T *m2);
+  // y = x * scale[c] + shift[c]; y may be x.
+  void (*scale_shift_columns)(index rows, index cols, const T *x, index ldx, const T *scale, const T *shift, T *y,
+                              index ldy);
+  // sum_dy[c] = sum dy, sum_dy_xhat[c] = sum dy * (x - mean[c]) * inv_std[c] over the block (overwrites).
+  void (*batch_norm_sums)(index rows, index cols, const T *dy, index lddy, const T *x, index ldx, const T *mean,
+                          const T *inv_std, T *sum_dy, T *sum_dy_xhat);
+  // dx = a[c] * (dy - s1[c] - (x - mean[c]) * inv_std[c] * s2[c]); dx may be dy. (s1, s2 are divided by N.)
+  void (*batch_norm_backward)(index rows, index cols, const T *dy, index lddy, const T *x, index ldx, const T *mean,
+                              const T *inv_std, const T *a, const T *s1, const T *s2, T *dx, index lddx);
+  // y = (x - mean) * inv_std * gamma + beta per row, biased variance; mean[r], inv_std[r] are written.
+  // rms: mean is taken as 0 (and written so) and beta may be null. y may be x.
+  void (*layer_norm_forward)(index rows, index cols, const T *x, index ldx, const T *gamma, const T *beta, bool rms,
+                             T eps, T *y, index ldy, T *mean, T *inv_std);
+  // dx of the above; dx may be dy.
+  void (*layer_norm_backward)(index rows, index cols, const T *dy, index lddy, const T *x, index ldx, const T *gamma,
+                              const T *mean, const T *inv_std, bool rms, T *dx, index lddx);
+  // dgamma[c] = sum_r dy * (x - mean[r]) * inv_std[r], dbeta[c] = sum_r dy (overwrites; dbeta may be null).
+  void (*layer_norm_param_grads)(index rows, index cols, const T *dy, index lddy, const T *x, index ldx, const T *mean,
+                                 const T *inv_std, T *dgamma, T *dbeta);
+
+  // ---- elementwise on blocks (elementwise-inl.h). Exact.
+  void (*add)(index rows, index cols, const T *x, index ldx, T *y, index ldy);             // y += x
+  void (*multiply)(index rows, index cols, const T *x, index ldx, T *y, index ldy);        // y *= x
+  void (*copy)(index rows, index cols, const T *x, index ldx, T *y, index ldy);            // y = x
+  void (*scale)(index n, T factor, T *x);                                                  // x *= factor
+  void (*clamp)(index n, T bound, T *x);                                                   // to [-bound, bound]; NaN stays
+  void (*update[GRADCORE_NUM_OPTIMIZERS])(const UpdateArgs<T> &args);
+
+  // ---- sums and statistics (reduce-inl.h). Exact.
+  bool (*all_finite)(index rows, index cols, const T *x, index ldx);
+  void (*column_sum)(index rows, index cols, const T *x, index ldx, bool accumulate, T *sum);
+  // Sum of squares in double, right for every finite float (partials redone in double when the
+  // float32 one overflows or is tiny). For double data it may overflow or underflow: norm handles it.
+  double (*sum_of_squares)(index n, const T *x);
+  double (*sum_abs_power)(index n, const T *x, double scale, double p);  // sum (|x| * scale)^p, p > 0
+  double (*max_abs)(index n, const T *x);                                // NaN if any element is NaN
+  double (*dot)(index n, const T *x, const T *y);                        // in double
+  // sums += statistics of the block; histogram (may be null) has GRADCORE_NUM_BINS_* entries.
+  void (*block_stats)(index rows, index cols, const T *x, index ldx, StatsSums *sums, index *histogram);
+  // nonzero[c] |= any x[r, c] != 0 (NaN counts as nonzero); *zeros += number of x == 0.
+  void (*column_nonzero)(index rows, index cols, const T *x, index ldx, unsigned char *nonzero, index *zeros);
+  // *sumsq += sum d^2; *below += count of |d| < threshold.
+  void (*derivative_stats)(index rows, index cols, const T *d, index ldd, T threshold, double *sumsq, index *below);
+};
+
+struct KernelTable {
+  const char *name;
+  KernelSet<float> f32;
+  KernelSet<double> f64;
+
+  template <class T>
+  const KernelSet<T> &set() const;
+};
+template <>
+inline const KernelSet<float> &KernelTable::set<float>() const {
+  return f32;
+}
+template <>
+inline const KernelSet<double> &KernelTable::set<double>() const {
+  return f64;
+}
+
+// One a file in targets/.
+#if defined(__x86_64__)
+namespace baseline { extern const KernelTable kTable; }
+namespace avx2 { extern const KernelTable kTable; }
+namespace avx512 { extern const KernelTable kTable; }
+#else
+namespace neon { extern const KernelTable kTable; }
+#endif
+
+// dispatch.cpp
+int num_targets() noexcept;
+const KernelTable &target(int i) noexcept;
+bool target_supported(int i) noexcept;           // by this CPU
+const KernelTable &current_target() noexcept;    // the best supported one, GRADCORE_TARGET, or set_target's
+bool set_target(const char *name) noexcept;      // false: unknown or unsupported
+
+}  // namespace gradcore
+
+#endif
