@@ -71,7 +71,8 @@ struct StatsSums {
 template <class T>
 struct KernelSet {
   int lanes;                     // elements of a vector
-  int tile_rows, tile_vectors;   // largest supported GEMM tile of this target
+  int tile_vectors;              // columns of the widest GEMM tile, in vectors
+  int tile_rows[kMaxTileVectors];  // rows of the tallest tile of each width
 
   // ---- products (gemm-inl.h)
   GemmTileKernel<T> gemm_tile[kMaxTileRows][kMaxTileVectors];

@@ -7,8 +7,8 @@
 
 #define GRADCORE_TARGET avx512
 #define GRADCORE_VECTOR_BYTES 64
-#define GRADCORE_TILE_ROWS 8
-#define GRADCORE_TILE_VECTORS 3
+#define GRADCORE_ACCUMULATORS 24
+#define GRADCORE_TILE_VECTORS 4
 
 GRADCORE_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,bmi,bmi2,popcnt")
 #include "kernels/all-inl.h"

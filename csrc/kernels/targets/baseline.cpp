@@ -4,7 +4,7 @@
 #if defined(__x86_64__)
 #define GRADCORE_TARGET baseline
 #define GRADCORE_VECTOR_BYTES 16
-#define GRADCORE_TILE_ROWS 4
+#define GRADCORE_ACCUMULATORS 12
 #define GRADCORE_TILE_VECTORS 3
 
 #include "kernels/all-inl.h"

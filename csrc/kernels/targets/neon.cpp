@@ -4,8 +4,8 @@
 #if defined(__aarch64__)
 #define GRADCORE_TARGET neon
 #define GRADCORE_VECTOR_BYTES 16
-#define GRADCORE_TILE_ROWS 8
-#define GRADCORE_TILE_VECTORS 3
+#define GRADCORE_ACCUMULATORS 24
+#define GRADCORE_TILE_VECTORS 4
 
 #include "kernels/all-inl.h"
 #endif

@@ -1,0 +1,66 @@
+// CPU -> kernel table. The only place that asks the CPU what it is.
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/kernel_table.hpp"
+
+namespace gradcore {
+
+namespace {
+
+// In order of preference: the last supported one is the best.
+#if defined(__x86_64__)
+const KernelTable *const kTargets[] = {&baseline::kTable, &avx2::kTable, &avx512::kTable};
+#else
+const KernelTable *const kTargets[] = {&neon::kTable};
+#endif
+constexpr int kNumTargets = int(sizeof kTargets / sizeof kTargets[0]);
+
+bool cpu_supports(int i) noexcept {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (i == 1) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (i == 2)
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+#endif
+  return i == 0;
+}
+
+const KernelTable *find(const char *name) noexcept {
+  for (int i = 0; i < kNumTargets; i++)
+    if (std::strcmp(kTargets[i]->name, name) == 0 && cpu_supports(i)) return kTargets[i];
+  return nullptr;
+}
+
+const KernelTable *choose() noexcept {
+  // An unknown or unsupported name falls back to the best target: a library must not stop its host.
+  if (const char *name = std::getenv("GRADCORE_TARGET"))
+    if (const KernelTable *table = find(name)) return table;
+  for (int i = kNumTargets - 1; i > 0; i--)
+    if (cpu_supports(i)) return kTargets[i];
+  return kTargets[0];
+}
+
+std::atomic<const KernelTable *> chosen{nullptr};
+
+}  // namespace
+
+int num_targets() noexcept { return kNumTargets; }
+const KernelTable &target(int i) noexcept { return *kTargets[i]; }
+bool target_supported(int i) noexcept { return i >= 0 && i < kNumTargets && cpu_supports(i); }
+
+const KernelTable &current_target() noexcept {
+  const KernelTable *table = chosen.load(std::memory_order_acquire);
+  if (!table) chosen.store(table = choose(), std::memory_order_release);
+  return *table;
+}
+
+bool set_target(const char *name) noexcept {
+  const KernelTable *table = find(name);
+  if (table) chosen.store(table, std::memory_order_release);
+  return table != nullptr;
+}
+
+}  // namespace gradcore

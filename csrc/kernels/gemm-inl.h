@@ -1,0 +1,119 @@
+// Products: the register tile and the packing of weights into panels. The loops around the tile
+// (blocking, order, threads) are ops/gemm.cpp.
+//
+//   C[i, j] = init + sum_k A[i, k] * B[k, j]        k ascending, one accumulator a sum    (G.1)
+//
+// A tile of Rows x Vectors accumulators stays in registers for the whole sum: 6 x 4 vectors on
+// targets with 32 registers, 4 x 3 with 16. Each step of k takes Vectors loads of B and Rows
+// broadcasts of A for Rows * Vectors FMAs, so that loads never limit full tiles. On Zen 5 with
+// AVX-512 6 x 4 runs at 1.00 of the FMA peak, 4 x 4 and 8 x 3 at 0.97 (bench/bench_kernels.cpp).
+// All three products of a dense layer are this one kernel, told apart by strides alone:
+//   forward        A = input        [n, in]        B = weight^T in panels   a_row = ld, a_step = 1
+//   backward_data  A = delta        [n, out]       B = weight in panels     a_row = ld, a_step = 1
+//   backward_params A = delta^T     [out, n]       B = input [n, in]        a_row = 1,  a_step = ld
+// Numerics  relative error of a sum <= depth * eps * sum |A||B| / |C|; bound: tests/tolerances.py "dense".
+
+namespace gradcore::GRADCORE_TARGET {
+
+template <class T, int Rows, int Vectors>
+void gemm_tile(const GemmTile<T> &tile) {
+  constexpr int W = kLanes<T>;
+  Vec<T> acc[Rows][Vectors];
+  const int tail = tile.cols - (Vectors - 1) * W;  // valid lanes of the last vector, 1..W
+
+  if (tile.init == TileInit::accumulate) {
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; i++) {
+      const T *c = tile.c + i * tile.c_row;
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors - 1; v++) acc[i][v] = load(c + v * W);
+      const T *last = c + (Vectors - 1) * W;
+      acc[i][Vectors - 1] = tail == W ? load(last) : load_partial(last, tail);
+    }
+  } else {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; v++) {
+      const Vec<T> start = tile.init == TileInit::bias ? load(tile.bias + v * W) : Vec<T>{};
+#pragma GCC unroll 8
+      for (int i = 0; i < Rows; i++) acc[i][v] = start;
+    }
+  }
+
+  const T *a = tile.a, *b = tile.b;
+  const index a_row = tile.a_row, a_step = tile.a_step, b_step = tile.b_step;
+  for (index k = 0; k < tile.depth; k++, a += a_step, b += b_step) {
+    Vec<T> bk[Vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; v++) bk[v] = load(b + v * W);
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; i++) {
+      const Vec<T> aik = splat<T>(a[i * a_row]);
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; v++) acc[i][v] = fma(aik, bk[v], acc[i][v]);
+    }
+  }
+
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; i++) {
+    T *c = tile.c + i * tile.c_row;
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors - 1; v++) store(c + v * W, acc[i][v]);
+    T *last = c + (Vectors - 1) * W;
+    if (tail == W)
+      store(last, acc[i][Vectors - 1]);
+    else
+      store_partial(last, acc[i][Vectors - 1], tail);
+  }
+}
+
+template <class T>
+void pack_rows(index depth, index cols, const T *src, index ld, index width, T *panel) {
+  constexpr int W = kLanes<T>;
+  for (index k = 0; k < depth; k++, src += ld, panel += width) {
+    index j = 0;
+    for (; j + W <= cols; j += W) store(panel + j, load(src + j));
+    if (j < cols) {
+      store(panel + j, load_partial(src + j, int(cols - j)));
+      j += W;
+    }
+    for (; j < width; j += W) store(panel + j, Vec<T>{});
+  }
+}
+
+template <class T>
+void pack_transposed(index depth, index cols, const T *src, index ld, index width, T *panel) {
+  for (index j = 0; j < width; j++) {
+    if (j < cols)
+      for (index k = 0; k < depth; k++) panel[k * width + j] = src[j * ld + k];
+    else
+      for (index k = 0; k < depth; k++) panel[k * width + j] = T(0);
+  }
+}
+
+// As many accumulators as leave registers for B and the broadcast of A: 24 of 32, 12 of 16.
+constexpr int tile_rows(int vectors) {
+  return GRADCORE_ACCUMULATORS / vectors < kMaxTileRows ? GRADCORE_ACCUMULATORS / vectors : kMaxTileRows;
+}
+
+template <class T, int Vectors, int Rows>
+constexpr void fill_gemm_tiles(KernelSet<T> &set) {
+  set.gemm_tile[Rows - 1][Vectors - 1] = gemm_tile<T, Rows, Vectors>;
+  if constexpr (Rows > 1) fill_gemm_tiles<T, Vectors, Rows - 1>(set);
+}
+
+template <class T, int Vectors>
+constexpr void fill_gemm_vectors(KernelSet<T> &set) {
+  set.tile_rows[Vectors - 1] = tile_rows(Vectors);
+  fill_gemm_tiles<T, Vectors, tile_rows(Vectors)>(set);
+  if constexpr (Vectors > 1) fill_gemm_vectors<T, Vectors - 1>(set);
+}
+
+template <class T>
+constexpr void fill_gemm(KernelSet<T> &set) {
+  set.tile_vectors = GRADCORE_TILE_VECTORS;
+  fill_gemm_vectors<T, GRADCORE_TILE_VECTORS>(set);
+  set.pack_rows = pack_rows<T>;
+  set.pack_transposed = pack_transposed<T>;
+}
+
+}  // namespace gradcore::GRADCORE_TARGET

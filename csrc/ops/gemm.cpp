@@ -1,0 +1,106 @@
+#include "ops/gemm.hpp"
+
+namespace gradcore {
+
+namespace {
+
+// Depth of a block: a panel of 64 float columns then takes 256 kB, within the L2 cache, from where
+// full tiles run at peak (bench/bench_kernels.cpp); deeper panels would come from beyond.
+constexpr index kDepthBlock = 1024;
+// Rows of x and delta taken per block of a weight gradient: x's panel (64 columns) takes 64 kB.
+constexpr index kParamsDepthBlock = 256;
+
+// Runs a column of tiles, rows [0, rows), over one panel. `tile` is complete but for rows.
+template <class T>
+void run_panel(const KernelSet<T> &set, index rows, int vectors, GemmTile<T> tile) noexcept {
+  const int step = set.tile_rows[vectors - 1];
+  index row = 0;
+  for (; row + step <= rows; row += step) {
+    set.gemm_tile[step - 1][vectors - 1](tile);
+    tile.a += step * tile.a_row;
+    tile.c += step * tile.c_row;
+  }
+  if (row < rows) set.gemm_tile[rows - row - 1][vectors - 1](tile);
+}
+
+}  // namespace
+
+PanelSplit::PanelSplit(index cols, int lanes, int tile_vectors) noexcept : cols_(cols), lanes_(lanes) {
+  vectors_ = (cols + lanes - 1) / lanes;
+  num_panels_ = (vectors_ + tile_vectors - 1) / tile_vectors;
+  base_ = vectors_ / num_panels_;
+  extra_ = vectors_ % num_panels_;
+}
+
+int PanelSplit::cols(index panel) const noexcept {
+  const index end = begin(panel + 1);
+  return int((end < cols_ ? end : cols_) - begin(panel));
+}
+
+template <class T>
+index packed_size(const KernelSet<T> &set, index depth, index cols) noexcept {
+  return depth * PanelSplit(cols, set.lanes, set.tile_vectors).padded_cols();
+}
+
+template <class T>
+void pack_forward_panel(const KernelSet<T> &set, index in, index out, const T *weight, index panel,
+                        T *packed) noexcept {
+  const PanelSplit split(out, set.lanes, set.tile_vectors);
+  const index begin = split.begin(panel);
+  set.pack_transposed(in, split.cols(panel), weight + begin * in, in, split.vectors(panel) * set.lanes,
+                      packed + in * begin);
+}
+
+template <class T>
+void pack_backward_panel(const KernelSet<T> &set, index in, index out, const T *weight, index panel,
+                         T *packed) noexcept {
+  const PanelSplit split(in, set.lanes, set.tile_vectors);
+  const index begin = split.begin(panel);
+  set.pack_rows(out, split.cols(panel), weight + begin, in, split.vectors(panel) * set.lanes, packed + out * begin);
+}
+
+template <class T>
+void gemm_packed(const KernelSet<T> &set, index rows, index depth, index cols, const T *a, index lda, const T *packed,
+                 T *c, index ldc, TileInit init, const T *bias) noexcept {
+  const PanelSplit split(cols, set.lanes, set.tile_vectors);
+  for (index k = 0; k < depth; k += kDepthBlock) {
+    const index block = depth - k < kDepthBlock ? depth - k : kDepthBlock;
+    for (index panel = 0; panel < split.num_panels(); panel++) {
+      const index begin = split.begin(panel), width = split.vectors(panel) * set.lanes;
+      GemmTile<T> tile{block, a + k, lda, 1, packed + depth * begin + k * width, width,
+                       c + begin, ldc, split.cols(panel), k == 0 ? init : TileInit::accumulate,
+                       bias ? bias + begin : nullptr};
+      run_panel(set, rows, split.vectors(panel), tile);
+    }
+  }
+}
+
+template <class T>
+void gemm_params(const KernelSet<T> &set, index rows, index in, index out_begin, index out_end, const T *delta,
+                 index ldd, const T *x, index ldx, T *dw, bool accumulate) noexcept {
+  const PanelSplit split(in, set.lanes, set.tile_vectors);
+  for (index r = 0; r < rows; r += kParamsDepthBlock) {
+    const index block = rows - r < kParamsDepthBlock ? rows - r : kParamsDepthBlock;
+    for (index panel = 0; panel < split.num_panels(); panel++) {
+      const index begin = split.begin(panel);
+      GemmTile<T> tile{block, delta + r * ldd + out_begin, 1, ldd, x + r * ldx + begin, ldx,
+                       dw + out_begin * in + begin, in, split.cols(panel),
+                       r == 0 && !accumulate ? TileInit::zero : TileInit::accumulate, nullptr};
+      run_panel(set, out_end - out_begin, split.vectors(panel), tile);
+    }
+  }
+}
+
+#define GRADCORE_INSTANTIATE(T)                                                                                     \
+  template index packed_size<T>(const KernelSet<T> &, index, index) noexcept;                                       \
+  template void pack_forward_panel<T>(const KernelSet<T> &, index, index, const T *, index, T *) noexcept;          \
+  template void pack_backward_panel<T>(const KernelSet<T> &, index, index, const T *, index, T *) noexcept;         \
+  template void gemm_packed<T>(const KernelSet<T> &, index, index, index, const T *, index, const T *, T *, index,  \
+                               TileInit, const T *) noexcept;                                                       \
+  template void gemm_params<T>(const KernelSet<T> &, index, index, index, index, const T *, index, const T *, index, \
+                               T *, bool) noexcept;
+GRADCORE_INSTANTIATE(float)
+GRADCORE_INSTANTIATE(double)
+#undef GRADCORE_INSTANTIATE
+
+}  // namespace gradcore

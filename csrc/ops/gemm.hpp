@@ -1,0 +1,56 @@
+// The products of a dense layer on blocks of rows, from the register tile of kernels/gemm-inl.h.
+// Serial: threads are the schedule's affair. k ascends in every sum, so that results depend neither
+// on how rows were divided nor on the blocking below.
+#ifndef GRADCORE_OPS_GEMM_HPP
+#define GRADCORE_OPS_GEMM_HPP
+
+#include "kernels/kernel_table.hpp"
+
+namespace gradcore {
+
+// How `cols` columns are cut into panels of 1..tile_vectors vectors, as evenly as possible:
+// 100 columns of 16 lanes are 7 vectors, cut 4 + 3.
+class PanelSplit {
+ public:
+  PanelSplit(index cols, int lanes, int tile_vectors) noexcept;
+
+  index num_panels() const noexcept { return num_panels_; }
+  index padded_cols() const noexcept { return vectors_ * lanes_; }
+  index begin(index panel) const noexcept { return first_vector(panel) * lanes_; }  // its first column
+  int vectors(index panel) const noexcept { return int(first_vector(panel + 1) - first_vector(panel)); }
+  int cols(index panel) const noexcept;  // without padding
+
+ private:
+  index first_vector(index panel) const noexcept {
+    return panel * base_ + (panel < extra_ ? panel : extra_);
+  }
+  index cols_, lanes_, vectors_, num_panels_, base_, extra_;
+};
+
+// Matrix B [depth, cols] in panels: panel p at offset depth * begin(p), its rows contiguous and
+// padded with zeros to full vectors.
+template <class T>
+index packed_size(const KernelSet<T> &set, index depth, index cols) noexcept;
+
+// Panel p of B = weight^T, for the forward product. weight [out, in] with row stride `in`.
+template <class T>
+void pack_forward_panel(const KernelSet<T> &set, index in, index out, const T *weight, index panel, T *packed) noexcept;
+// Panel p of B = weight, for backward_data.
+template <class T>
+void pack_backward_panel(const KernelSet<T> &set, index in, index out, const T *weight, index panel,
+                         T *packed) noexcept;
+
+// c [rows, cols] = init + a [rows, depth] * B; B packed. c may be padded: only `cols` columns are written.
+template <class T>
+void gemm_packed(const KernelSet<T> &set, index rows, index depth, index cols, const T *a, index lda, const T *packed,
+                 T *c, index ldc, TileInit init, const T *bias) noexcept;
+
+// dw[o, i] (+)= sum_r delta[r, o] * x[r, i] for o in [out_begin, out_end), all i < in, r ascending.
+// x is padded. dw has row stride `in`; `accumulate` adds to what it holds.
+template <class T>
+void gemm_params(const KernelSet<T> &set, index rows, index in, index out_begin, index out_end, const T *delta,
+                 index ldd, const T *x, index ldx, T *dw, bool accumulate) noexcept;
+
+}  // namespace gradcore
+
+#endif

@@ -1,0 +1,200 @@
+#include "ops/parallel.hpp"
+
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <climits>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <thread>
+
+namespace gradcore {
+
+namespace {
+
+constexpr int kMaxThreads = 256;
+// About 2 us of one core's products: below that, waking a sleeping worker costs more than it saves.
+constexpr double kFlopsPerThread = 400e3;
+// About 20 us: longer than the gap between two phases of a step, shorter than a scheduler's slice.
+constexpr int kSpins = 4000;
+
+void pause_cpu() noexcept {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  asm volatile("yield");
+#endif
+}
+
+int positive_from_environment(const char *name) noexcept {
+  const char *text = std::getenv(name);
+  if (!text) return 0;
+  char *end = nullptr;
+  const long value = std::strtol(text, &end, 10);  // OMP_NUM_THREADS may be a list: its first number counts
+  return end != text && value > 0 ? int(value < kMaxThreads ? value : kMaxThreads) : 0;
+}
+
+int cgroup_quota() noexcept {
+  std::FILE *file = std::fopen("/sys/fs/cgroup/cpu.max", "r");
+  if (!file) return kMaxThreads;
+  long long quota = 0, period = 0;
+  const int read = std::fscanf(file, "%lld %lld", &quota, &period);
+  std::fclose(file);
+  return read == 2 && period > 0 ? int((quota + period - 1) / period) : kMaxThreads;
+}
+
+int default_num_threads() noexcept {
+  if (int n = positive_from_environment("GRADCORE_NUM_THREADS")) return n;
+  if (int n = positive_from_environment("OMP_NUM_THREADS")) return n;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : int(std::thread::hardware_concurrency());
+  const int quota = cgroup_quota();
+  n = n < quota ? n : quota;
+  return n < 1 ? 1 : n < kMaxThreads ? n : kMaxThreads;
+}
+
+std::atomic<int> num_threads{0};  // 0: not asked for yet
+
+// Workers wait on `epoch_`; a job is published by writing it and raising the epoch. Every worker
+// that exists answers every epoch, so that none can see a job twice or miss one.
+class Pool {
+ public:
+  // False: another caller, or this very thread further up its stack, is inside.
+  bool try_run(int size, FunctionRef<void(const Team &)> body) noexcept {
+    if (taken_.exchange(true, std::memory_order_acquire)) return false;
+    size_ = ensure_workers(size);
+    meeting_.reset(size_);
+    body_ = &body;
+    unfinished_.reset(std::uint32_t(num_workers_));
+    epoch_.add(1);
+    body(Team{0, size_, &meeting_});
+    for (std::uint32_t left; (left = unfinished_.value()) != 0;) unfinished_.wait_while(left);
+    taken_.store(false, std::memory_order_release);
+    return true;
+  }
+
+ private:
+  // Returns fewer than asked for when the system refuses a thread.
+  int ensure_workers(int size) noexcept {
+    while (num_workers_ < size - 1) {
+      try {
+        std::thread(&Pool::work, this, num_workers_ + 1, epoch_.value()).detach();
+      } catch (...) {
+        break;
+      }
+      num_workers_++;
+    }
+    return num_workers_ + 1 < size ? num_workers_ + 1 : size;
+  }
+
+  void work(int rank, std::uint32_t epoch) noexcept {
+    for (;; epoch++) {
+      epoch_.wait_while(epoch);
+      if (rank < size_) (*body_)(Team{rank, size_, &meeting_});
+      unfinished_.add(std::uint32_t(-1));
+    }
+  }
+
+  std::atomic<bool> taken_{false};
+  Meeting meeting_;
+  const FunctionRef<void(const Team &)> *body_ = nullptr;
+  int size_ = 0;
+  int num_workers_ = 0;
+  Gate epoch_, unfinished_;
+};
+
+// Never destroyed: workers wait in it until the process ends. A forked child has none of the
+// parent's workers and may have copied a locked mutex, so it gets a new pool.
+std::atomic<Pool *> the_pool{nullptr};
+std::mutex pool_creation;
+
+Pool *pool() noexcept {
+  if (Pool *p = the_pool.load(std::memory_order_acquire)) return p;
+  std::lock_guard<std::mutex> lock(pool_creation);
+  if (Pool *p = the_pool.load(std::memory_order_acquire)) return p;
+  static const int registered = pthread_atfork([] { pool_creation.lock(); }, [] { pool_creation.unlock(); },
+                                               [] {
+                                                 the_pool.store(nullptr);
+                                                 pool_creation.unlock();
+                                               });
+  (void)registered;
+  Pool *p = new (std::nothrow) Pool;
+  the_pool.store(p, std::memory_order_release);
+  return p;
+}
+
+}  // namespace
+
+int get_num_threads() noexcept {
+  int n = num_threads.load(std::memory_order_relaxed);
+  if (n == 0) num_threads.store(n = default_num_threads(), std::memory_order_relaxed);
+  return n;
+}
+
+void set_num_threads(int n) noexcept {
+  num_threads.store(n < 1 ? 1 : n < kMaxThreads ? n : kMaxThreads, std::memory_order_relaxed);
+}
+
+// Sequential consistency on both sides: either the sleeper sees the new value, or add() sees the sleeper.
+std::uint32_t Gate::add(std::uint32_t amount) noexcept {
+  const std::uint32_t value = value_.fetch_add(amount, std::memory_order_seq_cst) + amount;
+  if (sleepers_.load(std::memory_order_seq_cst) != 0)
+    syscall(SYS_futex, reinterpret_cast<std::uint32_t *>(&value_), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+  return value;
+}
+
+void Gate::wait_while(std::uint32_t old_value) noexcept {
+  for (int i = 0; i < kSpins; i++) {
+    if (value() != old_value) return;
+    pause_cpu();
+  }
+  sleepers_.fetch_add(1, std::memory_order_seq_cst);
+  while (value_.load(std::memory_order_seq_cst) == old_value)
+    syscall(SYS_futex, reinterpret_cast<std::uint32_t *>(&value_), FUTEX_WAIT_PRIVATE, old_value, nullptr, nullptr, 0);
+  sleepers_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+void Meeting::reset(int size) noexcept {
+  size_ = std::uint32_t(size);
+  arrived_.store(0, std::memory_order_relaxed);
+}
+
+void Meeting::wait() noexcept {
+  const std::uint32_t generation = generation_.value();
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+    arrived_.store(0, std::memory_order_relaxed);
+    generation_.add(1);
+  } else {
+    generation_.wait_while(generation);
+  }
+}
+
+int threads_for(double flops, index max_threads) noexcept {
+  const double worth = flops / kFlopsPerThread;
+  index n = get_num_threads();
+  if (worth < double(n)) n = index(worth);
+  if (max_threads < n) n = max_threads;
+  return n < 1 ? 1 : int(n);
+}
+
+void run_team(int size, FunctionRef<void(const Team &)> body) noexcept {
+  if (size > 1)
+    if (Pool *p = pool())
+      if (p->try_run(size, body)) return;
+  body(Team{0, 1, nullptr});
+}
+
+void parallel_for(index num_tasks, double flops, FunctionRef<void(index)> task) noexcept {
+  std::atomic<index> next{0};
+  run_team(threads_for(flops, num_tasks), [&](const Team &) {
+    for (index i; (i = next.fetch_add(1, std::memory_order_relaxed)) < num_tasks;) task(i);
+  });
+}
+
+}  // namespace gradcore

@@ -1,0 +1,85 @@
+// Threads: a pool of our own (ECOSYSTEM: OpenMP runtimes break under fork, beside each other and when
+// oversubscribed). Nothing starts before the first call that wants two threads; a forked child
+// starts anew; a caller that finds the pool taken runs alone; workers spin briefly, then sleep.
+#ifndef GRADCORE_OPS_PARALLEL_HPP
+#define GRADCORE_OPS_PARALLEL_HPP
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include "kernels/kernel_table.hpp"
+
+namespace gradcore {
+
+// A callable by reference: two pointers, no allocation. The callable must outlive the call.
+template <class Signature>
+class FunctionRef;
+template <class R, class... Args>
+class FunctionRef<R(Args...)> {
+ public:
+  template <class F, class = std::enable_if_t<!std::is_same_v<std::decay_t<F>, FunctionRef>>>
+  FunctionRef(F &&f) noexcept  // NOLINT: implicit by design
+      : object_(const_cast<void *>(static_cast<const void *>(std::addressof(f)))),
+        call_([](void *object, Args... args) -> R {
+          return (*static_cast<std::remove_reference_t<F> *>(object))(std::forward<Args>(args)...);
+        }) {}
+  R operator()(Args... args) const { return call_(object_, std::forward<Args>(args)...); }
+
+ private:
+  void *object_;
+  R (*call_)(void *, Args...);
+};
+
+int get_num_threads() noexcept;
+void set_num_threads(int n) noexcept;  // n >= 1
+
+// A counter to wait on: spins for about 20 us, then sleeps until woken.
+class Gate {
+ public:
+  std::uint32_t value() const noexcept { return value_.load(std::memory_order_acquire); }
+  void reset(std::uint32_t value) noexcept { value_.store(value, std::memory_order_relaxed); }
+  std::uint32_t add(std::uint32_t amount) noexcept;      // wakes the waiting; returns the new value
+  void wait_while(std::uint32_t old_value) noexcept;     // returns once value() != old_value
+
+ private:
+  alignas(64) std::atomic<std::uint32_t> value_{0};
+  std::atomic<std::uint32_t> sleepers_{0};
+};
+
+// A barrier.
+class Meeting {
+ public:
+  void reset(int size) noexcept;
+  void wait() noexcept;
+
+ private:
+  alignas(64) std::atomic<std::uint32_t> arrived_{0};
+  Gate generation_;
+  std::uint32_t size_ = 1;
+};
+
+// What a body sees of the threads that run it together.
+struct Team {
+  int rank, size;
+  Meeting *meeting;
+  void meet() const noexcept {
+    if (size > 1) meeting->wait();
+  }
+};
+
+// Threads worth waking for this much work: at least kFlopsPerThread each, at most get_num_threads().
+int threads_for(double flops, index max_threads) noexcept;
+
+// Runs body on `size` threads at once (the caller is rank 0) and returns when all are done. Runs it
+// on a team of one when the pool is taken by another caller: bodies must give the same bits for any size.
+void run_team(int size, FunctionRef<void(const Team &)> body) noexcept;
+
+// task(0) ... task(num_tasks - 1) in any order.
+void parallel_for(index num_tasks, double flops, FunctionRef<void(index)> task) noexcept;
+
+}  // namespace gradcore
+
+#endif
