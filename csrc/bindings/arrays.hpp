@@ -1,0 +1,157 @@
+// What every binding shares: statuses become exceptions, arrays become pointers.
+//
+// Arrays are taken as they are or refused: what is not directly usable raises ConversionNeeded before
+// anything native runs, and the Python layer (gradcore/_check.py) then converts it or says what is wrong.
+#ifndef GRADCORE_BINDINGS_ARRAYS_HPP
+#define GRADCORE_BINDINGS_ARRAYS_HPP
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gradcore/gradcore.h"
+
+namespace gradcore::bindings {
+
+namespace py = pybind11;
+
+struct ConversionNeeded : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+[[noreturn]] inline void throw_status(gradcore_status status) {
+  PyObject *type = PyExc_RuntimeError;
+  if (status == GRADCORE_INVALID_ARGUMENT || status == GRADCORE_INVALID_STATE) type = PyExc_ValueError;
+  if (status == GRADCORE_NON_FINITE) type = PyExc_FloatingPointError;
+  if (status == GRADCORE_OUT_OF_MEMORY) type = PyExc_MemoryError;
+  py::set_error(type, gradcore_last_error());
+  throw py::error_already_set();
+}
+
+inline void check(gradcore_status status) {
+  if (status != GRADCORE_OK) throw_status(status);
+}
+
+// The native call, without the GIL. The error text belongs to this thread: it survives taking it back.
+template <class Call>
+inline void run_released(Call call) {
+  gradcore_status status;
+  {
+    py::gil_scoped_release release;
+    status = call();
+  }
+  check(status);
+}
+
+inline py::dtype numpy_dtype(int32_t dtype) {
+  return dtype == GRADCORE_FLOAT64 ? py::dtype::of<double>() : py::dtype::of<float>();
+}
+
+inline py::ssize_t item_size(int32_t dtype) {
+  return dtype == GRADCORE_FLOAT64 ? py::ssize_t{sizeof(double)} : py::ssize_t{sizeof(float)};
+}
+
+// Native byte order, aligned, and of exactly this NumPy type number.
+inline bool has_type_number(const py::array &array, int number) {
+  const py::dtype type = array.dtype();
+  return type.num() == number && type.byteorder() == '=' &&
+         (array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
+}
+
+inline bool has_dtype(const py::array &array, int32_t dtype) {
+  using api = py::detail::npy_api;
+  return has_type_number(array, dtype == GRADCORE_FLOAT64 ? api::NPY_DOUBLE_ : api::NPY_FLOAT_);
+}
+
+inline bool is_contiguous(const py::array &array) { return (array.flags() & py::array::c_style) != 0; }
+
+inline int32_t dtype_of(const py::array &array, const char *name) {
+  if (has_dtype(array, GRADCORE_FLOAT32)) return GRADCORE_FLOAT32;
+  if (has_dtype(array, GRADCORE_FLOAT64)) return GRADCORE_FLOAT64;
+  throw ConversionNeeded(std::string(name) + ": expected an aligned float32 or float64 array");
+}
+
+// A matrix whose rows are contiguous; the rows themselves may be strided.
+inline bool as_matrix(py::handle object, int32_t dtype, gradcore_matrix *matrix) {
+  if (!py::isinstance<py::array>(object)) return false;
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  if (array.ndim() != 2 || !has_dtype(array, dtype)) return false;
+  const py::ssize_t item = item_size(dtype), rows = array.shape(0), cols = array.shape(1);
+  py::ssize_t stride = cols;
+  if (rows > 1) {
+    if (array.strides(0) % item != 0 || array.strides(0) < cols * item) return false;
+    stride = array.strides(0) / item;
+  }
+  if (cols > 1 && array.strides(1) != item) return false;
+  *matrix = {array.data(), rows, cols, stride};
+  return true;
+}
+
+inline gradcore_matrix matrix_of(py::handle object, int32_t dtype, const char *name) {
+  gradcore_matrix matrix{};
+  if (!as_matrix(object, dtype, &matrix)) {
+    throw ConversionNeeded(std::string(name) + ": expected a 2-D array of the net's dtype with contiguous rows");
+  }
+  return matrix;
+}
+
+// A contiguous vector of `length` elements; None gives nullptr where it is allowed.
+inline const void *vector_of(py::handle object, int32_t dtype, py::ssize_t length, const char *name,
+                             bool optional = false) {
+  if (optional && object.is_none()) return nullptr;
+  if (py::isinstance<py::array>(object)) {
+    const auto array = py::reinterpret_borrow<py::array>(object);
+    if (array.ndim() == 1 && array.shape(0) == length && is_contiguous(array) && has_dtype(array, dtype)) {
+      return array.data();
+    }
+  }
+  throw ConversionNeeded(std::string(name) + ": expected a contiguous 1-D array of the right dtype and length");
+}
+
+inline void expect_shape(const gradcore_matrix &matrix, py::ssize_t rows, py::ssize_t cols, const char *name) {
+  if (matrix.rows != rows || matrix.cols != cols) throw ConversionNeeded(std::string(name) + ": wrong shape");
+}
+
+// Labels are int64 [rows]; values [rows, out], or [rows] where there is one output.
+inline gradcore_target_data target_of(py::handle object, int32_t dtype, int32_t loss, py::ssize_t rows,
+                                      py::ssize_t cols) {
+  gradcore_target_data target{};
+  if (as_matrix(object, dtype, &target.values)) {
+    expect_shape(target.values, rows, cols, "target");
+    return target;
+  }
+  if (py::isinstance<py::array>(object)) {
+    const auto array = py::reinterpret_borrow<py::array>(object);
+    if (array.ndim() == 1 && array.shape(0) == rows && is_contiguous(array)) {
+      if (loss == GRADCORE_CROSS_ENTROPY && has_type_number(array, py::detail::npy_api::NPY_INT64_)) {
+        target.labels = static_cast<const int64_t *>(array.data());
+        target.num_labels = rows;
+        return target;
+      }
+      if (cols == 1 && has_dtype(array, dtype)) {
+        target.values = {array.data(), rows, 1, 1};
+        return target;
+      }
+    }
+  }
+  throw ConversionNeeded("target: expected int64 labels [batch] or values [batch, out] of the net's dtype");
+}
+
+inline py::array new_array(int32_t dtype, std::vector<py::ssize_t> shape) {
+  return {numpy_dtype(dtype), std::move(shape)};
+}
+
+inline std::pair<int32_t, py::ssize_t> exponent_bins(int32_t dtype) {
+  if (dtype == GRADCORE_FLOAT64) return {GRADCORE_MIN_EXPONENT_F64, GRADCORE_NUM_BINS_F64};
+  return {GRADCORE_MIN_EXPONENT_F32, GRADCORE_NUM_BINS_F32};
+}
+
+void bind_ops(py::module_ &module);  // ops.cpp
+
+}  // namespace gradcore::bindings
+
+#endif

@@ -1,0 +1,327 @@
+// The Python module gradcore._core, with the net and its optimizer. The GIL is released around every
+// native call. No arithmetic in this folder, and nothing of the library but gradcore.h.
+#include <pybind11/stl.h>
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <tuple>
+
+#include "bindings/arrays.hpp"
+
+namespace gradcore::bindings {
+namespace {
+
+// ---- net -----------------------------------------------------------------------------------------
+
+using Tensor = std::tuple<std::string, int64_t, std::vector<int64_t>>;  // name, offset, shape
+
+class Net : public std::enable_shared_from_this<Net> {
+ public:
+  const int32_t dtype;
+  const py::ssize_t in_features, out_features;
+
+  Net(const std::vector<int64_t> &widths, const std::vector<int32_t> &activations, int32_t normalization, bool residual,
+      bool bias, int32_t dtype)
+      : dtype(dtype),
+        in_features(widths.empty() ? 0 : widths.front()),
+        out_features(widths.empty() ? 0 : widths.back()) {
+    if (widths.size() < 2 || activations.size() + 2 != widths.size()) {
+      throw py::value_error("widths: expected at least two, and one activation for each hidden layer");
+    }
+    const gradcore_net_config config{sizeof(gradcore_net_config),
+                                     widths.data(),
+                                     static_cast<int32_t>(widths.size()),
+                                     activations.data(),
+                                     normalization,
+                                     residual,
+                                     bias,
+                                     dtype};
+    check(gradcore_net_create(&config, &handle_));
+  }
+  ~Net() { gradcore_net_destroy(handle_); }
+  Net(const Net &) = delete;
+  Net &operator=(const Net &) = delete;
+
+  gradcore_net *handle() const { return handle_; }
+
+  // One thread at a time: the net has one workspace. Never waits, so it cannot deadlock with the GIL.
+  std::unique_lock<std::mutex> lock() const {
+    std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock.owns_lock()) throw py::value_error("net is in use by another thread");
+    return lock;
+  }
+
+  template <class Call>
+  void run(Call call) {
+    const auto locked = lock();
+    const bool written = parameters_written_.exchange(false);
+    if (written || live_views_.load() > 0) gradcore_net_parameters_changed(handle_);
+    run_released(call);
+  }
+
+  // A view of a flat buffer that keeps the net alive. While a view of the parameters lives they may
+  // be written at any time, so every call assumes they were; the first one after its end does too.
+  py::array parameters() {
+    struct View {
+      std::shared_ptr<Net> net;
+      explicit View(std::shared_ptr<Net> owner) : net(std::move(owner)) { net->live_views_.fetch_add(1); }
+      ~View() {
+        net->parameters_written_.store(true);
+        net->live_views_.fetch_sub(1);
+      }
+    };
+    auto view = std::make_unique<View>(shared_from_this());
+    py::capsule base(view.get(), [](void *pointer) { delete static_cast<View *>(pointer); });
+    view.release();
+    return flat(gradcore_net_parameters(handle_), gradcore_net_flat_size(handle_), base);
+  }
+  py::array gradients() { return flat(gradcore_net_gradients(handle_), gradcore_net_flat_size(handle_), keep_alive()); }
+  py::array buffers() {
+    return flat(gradcore_net_buffers(handle_), gradcore_net_flat_buffer_size(handle_), keep_alive());
+  }
+  py::array flat(void *data, int64_t size, py::handle base) const {
+    return {numpy_dtype(dtype), {static_cast<py::ssize_t>(size)}, data, base};
+  }
+  py::object keep_alive() { return py::cast(shared_from_this()); }
+
+  template <class Get>
+  std::vector<Tensor> table(int32_t count, Get get) const {
+    std::vector<Tensor> tensors;
+    for (int32_t i = 0; i < count; ++i) {
+      gradcore_tensor tensor{};
+      check(get(handle_, i, &tensor));
+      auto shape =
+          tensor.rank == 2 ? std::vector<int64_t>{tensor.rows, tensor.cols} : std::vector<int64_t>{tensor.cols};
+      tensors.emplace_back(tensor.name, tensor.offset, std::move(shape));
+    }
+    return tensors;
+  }
+
+  gradcore_matrix input(py::handle x) const {
+    const gradcore_matrix matrix = matrix_of(x, dtype, "x");
+    expect_shape(matrix, matrix.rows, in_features, "x");
+    return matrix;
+  }
+
+ private:
+  gradcore_net *handle_ = nullptr;
+  mutable std::mutex mutex_;
+  std::atomic<int> live_views_{0};
+  std::atomic<bool> parameters_written_{false};
+};
+
+py::array forward(Net &net, py::handle x, bool training) {
+  const gradcore_matrix input = net.input(x);
+  py::array output = new_array(net.dtype, {static_cast<py::ssize_t>(input.rows), net.out_features});
+  net.run([&, data = output.mutable_data()] { return gradcore_net_forward(net.handle(), &input, training, data); });
+  return output;
+}
+
+py::array backward(Net &net, py::handle grad_output) {
+  const gradcore_matrix matrix = matrix_of(grad_output, net.dtype, "grad_output");
+  expect_shape(matrix, matrix.rows, net.out_features, "grad_output");
+  py::array grad_input = new_array(net.dtype, {static_cast<py::ssize_t>(matrix.rows), net.in_features});
+  net.run([&, data = grad_input.mutable_data()] { return gradcore_net_backward(net.handle(), &matrix, data); });
+  return grad_input;
+}
+
+double loss_of(Net &net, py::handle x, py::handle y, int32_t loss) {
+  const gradcore_matrix input = net.input(x);
+  const gradcore_target_data target = target_of(y, net.dtype, loss, input.rows, net.out_features);
+  double value = 0;
+  net.run([&] { return gradcore_net_loss(net.handle(), &input, &target, loss, &value); });
+  return value;
+}
+
+double loss_and_gradients(Net &net, py::handle x, py::handle y, int32_t loss, bool record) {
+  const gradcore_matrix input = net.input(x);
+  const gradcore_target_data target = target_of(y, net.dtype, loss, input.rows, net.out_features);
+  double value = 0;
+  net.run([&] { return gradcore_net_loss_and_gradients(net.handle(), &input, &target, loss, record, &value); });
+  return value;
+}
+
+std::vector<gradcore_layer_flow> flow(const Net &net) {
+  const auto locked = net.lock();
+  std::vector<gradcore_layer_flow> layers(gradcore_net_num_flow_layers(net.handle()));
+  for (size_t l = 0; l < layers.size(); ++l)
+    check(gradcore_net_flow(net.handle(), static_cast<int32_t>(l), &layers[l]));
+  return layers;
+}
+
+py::array_t<int64_t> flow_histogram(const Net &net, int32_t layer, int32_t which) {
+  const auto locked = net.lock();
+  py::array_t<int64_t> histogram(exponent_bins(net.dtype).second);
+  check(gradcore_net_flow_histogram(net.handle(), layer, which, histogram.mutable_data()));
+  return histogram;
+}
+
+// ---- optimizer -----------------------------------------------------------------------------------
+
+class Optimizer {
+ public:
+  Optimizer(std::shared_ptr<Net> net, const gradcore_optimizer_config &config) : net_(std::move(net)) {
+    net_->run([&] { return gradcore_optimizer_create(net_->handle(), &config, &handle_); });
+  }
+  ~Optimizer() { gradcore_optimizer_destroy(handle_); }
+  Optimizer(const Optimizer &) = delete;
+  Optimizer &operator=(const Optimizer &) = delete;
+
+  gradcore_optimizer *handle() const { return handle_; }
+  Net &net() const { return *net_; }
+
+  void set_lr(double lr) {
+    net_->run([&] { return gradcore_optimizer_set_lr(handle_, lr); });
+  }
+  std::pair<double, double> step(double clip_norm, double clip_value, bool record) {
+    gradcore_step result{};
+    net_->run([&] { return gradcore_optimizer_step(handle_, clip_norm, clip_value, record, &result); });
+    return {result.loss, result.total_norm};
+  }
+  py::list states(const py::object &self) const {
+    py::list views;
+    for (int32_t i = 0; i < gradcore_optimizer_num_states(handle_); ++i) {
+      views.append(net_->flat(gradcore_optimizer_state(handle_, i), gradcore_net_flat_size(net_->handle()), self));
+    }
+    return views;
+  }
+
+ private:
+  std::shared_ptr<Net> net_;
+  gradcore_optimizer *handle_ = nullptr;
+};
+
+std::unique_ptr<Optimizer> new_optimizer(std::shared_ptr<Net> net, int32_t kind, double lr, double momentum,
+                                         bool nesterov, double weight_decay, double alpha, double beta1, double beta2,
+                                         double eps) {
+  gradcore_optimizer_config config{};
+  config.size = sizeof config;
+  config.kind = kind;
+  config.nesterov = nesterov;
+  config.lr = lr;
+  config.momentum = momentum;
+  config.weight_decay = weight_decay;
+  config.alpha = alpha;
+  config.beta1 = beta1;
+  config.beta2 = beta2;
+  config.eps = eps;
+  return std::make_unique<Optimizer>(std::move(net), config);
+}
+
+std::pair<double, double> train_step(Net &net, py::handle x, py::handle y, int32_t loss, Optimizer &optimizer,
+                                     double clip_norm, double clip_value, bool record) {
+  const gradcore_matrix input = net.input(x);
+  const gradcore_target_data target = target_of(y, net.dtype, loss, input.rows, net.out_features);
+  gradcore_step step{};
+  net.run([&] {
+    return gradcore_net_train_step(net.handle(), &input, &target, loss, optimizer.handle(), clip_norm, clip_value,
+                                   record, &step);
+  });
+  return {step.loss, step.total_norm};
+}
+
+// ---- module --------------------------------------------------------------------------------------
+
+template <class Name>
+py::tuple names(int32_t count, Name name) {
+  py::tuple result(count);
+  for (int32_t i = 0; i < count; ++i) result[i] = py::str(name(i));
+  return result;
+}
+
+void bind_library(py::module_ &m) {
+  py::register_exception<ConversionNeeded>(m, "ConversionNeeded", PyExc_TypeError);
+  m.attr("ACTIVATIONS") = names(GRADCORE_NUM_ACTIVATIONS, gradcore_activation_name);
+  m.attr("LOSSES") = names(GRADCORE_NUM_LOSSES, gradcore_loss_name);
+  m.attr("DTYPES") = py::make_tuple("float32", "float64");
+  m.attr("NORMALIZATIONS") = py::make_tuple(py::none(), "batch", "layer", "rms");
+  m.attr("OPTIMIZERS") = py::make_tuple("sgd", "rmsprop", "adam", "adamw");
+  m.def("version", &gradcore_version);
+  m.def("abi_version", &gradcore_abi_version);
+  m.def("targets", [] { return names(gradcore_num_targets(), gradcore_target_name); });
+  m.def("target_supported", [](int32_t index) { return gradcore_target_supported(index) != 0; });
+  m.def("target", &gradcore_target);
+  m.def("set_target", [](const char *name) { check(gradcore_set_target(name)); });
+  m.def("get_num_threads", &gradcore_get_num_threads);
+  m.def("set_num_threads", [](int32_t count) { check(gradcore_set_num_threads(count)); });
+  m.def("exponent_bins", &exponent_bins);
+}
+
+void bind_statistics(py::module_ &m) {
+  using Stats = gradcore_array_stats;
+  const auto formats = [](const int64_t (&counts)[4]) { return std::vector<int64_t>(counts, counts + 4); };
+  py::class_<Stats>(m, "ArrayStats")
+      .def_readonly("count", &Stats::count)
+      .def_readonly("zeros", &Stats::zeros)
+      .def_readonly("subnormals", &Stats::subnormals)
+      .def_readonly("nonfinite", &Stats::nonfinite)
+      .def_readonly("mean", &Stats::mean)
+      .def_readonly("variance", &Stats::variance)
+      .def_readonly("norm", &Stats::norm)
+      .def_readonly("max_abs", &Stats::max_abs)
+      .def_property_readonly("flushed", [formats](const Stats &stats) { return formats(stats.flushed); })
+      .def_property_readonly("overflowed", [formats](const Stats &stats) { return formats(stats.overflowed); });
+  using Flow = gradcore_layer_flow;
+  py::class_<Flow>(m, "LayerFlow")
+      .def_readonly("activation", &Flow::activation)
+      .def_readonly("delta", &Flow::delta)
+      .def_readonly("weight_grad", &Flow::weight_grad)
+      .def_readonly("grad_output_norm", &Flow::grad_output_norm)
+      .def_readonly("grad_preact_norm", &Flow::grad_preact_norm)
+      .def_readonly("weight_norm", &Flow::weight_norm)
+      .def_readonly("bias_grad_norm", &Flow::bias_grad_norm)
+      .def_readonly("mean_squared_derivative", &Flow::mean_squared_derivative)
+      .def_readonly("act_zeros", &Flow::act_zeros)
+      .def_readonly("saturated", &Flow::saturated)
+      .def_readonly("dead_units", &Flow::dead_units)
+      .def_readonly("update_norm", &Flow::update_norm);
+}
+
+void bind_net(py::module_ &m) {
+  py::class_<Net, std::shared_ptr<Net>>(m, "Net")
+      .def(py::init<const std::vector<int64_t> &, const std::vector<int32_t> &, int32_t, bool, bool, int32_t>())
+      .def_property_readonly(
+          "parameter_table",
+          [](const Net &net) { return net.table(gradcore_net_num_parameters(net.handle()), gradcore_net_parameter); })
+      .def_property_readonly(
+          "buffer_table",
+          [](const Net &net) { return net.table(gradcore_net_num_buffers(net.handle()), gradcore_net_buffer); })
+      .def("parameters", &Net::parameters)
+      .def("gradients", &Net::gradients)
+      .def("buffers", &Net::buffers)
+      .def("workspace_bytes", [](const Net &net) { return gradcore_net_workspace_bytes(net.handle()); })
+      .def("forward", &forward)
+      .def("backward", &backward)
+      .def("loss", &loss_of)
+      .def("loss_and_gradients", &loss_and_gradients)
+      .def("train_step", &train_step)
+      .def("flow", &flow)
+      .def("flow_histogram", &flow_histogram)
+      .def("clip_grad_adaptive", [](Net &net, double clipping, double eps) {
+        net.run([&] { return gradcore_clip_grad_adaptive(net.handle(), clipping, eps); });
+      });
+  py::class_<Optimizer>(m, "Optimizer")
+      .def(py::init(&new_optimizer))
+      .def("set_lr", &Optimizer::set_lr)
+      .def("step", &Optimizer::step)
+      .def("states", [](const py::object &self) { return self.cast<const Optimizer &>().states(self); })
+      .def_property(
+          "step_count", [](const Optimizer &optimizer) { return gradcore_optimizer_get_step(optimizer.handle()); },
+          [](Optimizer &optimizer, int64_t step) {
+            const auto locked = optimizer.net().lock();
+            gradcore_optimizer_set_step(optimizer.handle(), step);
+          });
+}
+
+}  // namespace
+}  // namespace gradcore::bindings
+
+PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
+  using namespace gradcore::bindings;
+  m.doc() = "Bindings of libgradcore; use the functions of the package gradcore instead.";
+  bind_library(m);
+  bind_statistics(m);
+  bind_net(m);
+  bind_ops(m);
+}

@@ -1,0 +1,45 @@
+// Dense layer: z = x W^T + b.
+//
+//   dx = dz W                       (D.1)  backward_input: dL/dh of the layer below
+//   dW = dz^T x,  db = sum_r dz[r]  (D.2)  backward_params
+#ifndef GRADCORE_LAYERS_DENSE_HPP
+#define GRADCORE_LAYERS_DENSE_HPP
+
+#include "network/workspace.hpp"
+#include "ops/gemm.hpp"
+
+namespace gradcore {
+
+template <class T>
+void dense_forward(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &tile) noexcept {
+  gemm_packed(kernels, tile.count, layer.spec->in, layer.spec->out, layer.x.rows(tile), layer.x.ld,
+              layer.forward_panels, layer.z.rows(tile), layer.z.ld, layer.bias ? TileInit::bias : TileInit::zero,
+              layer.bias);
+}
+
+// grad_input (+)= delta W.
+template <class T>
+void dense_backward_input(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &tile, T *grad_input,
+                          index ld, bool accumulate) noexcept {
+  gemm_packed(kernels, tile.count, layer.spec->out, layer.spec->in, layer.delta.rows(tile), layer.delta.ld,
+              layer.backward_panels, grad_input, ld, accumulate ? TileInit::accumulate : TileInit::zero,
+              static_cast<const T *>(nullptr));
+}
+
+// Rows [out_begin, out_end) of dW, over the rows of a chunk. grad_weight is the whole gradient.
+template <class T>
+void dense_backward_weight(const KernelSet<T> &kernels, const LayerState<T> &layer, index rows, index out_begin,
+                           index out_end, T *grad_weight, bool accumulate) noexcept {
+  gemm_params(kernels, rows, layer.spec->in, out_begin, out_end, layer.delta.data, layer.delta.ld, layer.x.data,
+              layer.x.ld, grad_weight, accumulate);
+}
+
+template <class T>
+void dense_backward_bias(const KernelSet<T> &kernels, const LayerState<T> &layer, index rows, T *grad_bias,
+                         bool accumulate) noexcept {
+  kernels.column_sum(rows, layer.spec->out, layer.delta.data, layer.delta.ld, accumulate, grad_bias);
+}
+
+}  // namespace gradcore
+
+#endif

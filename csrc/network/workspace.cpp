@@ -1,0 +1,164 @@
+#include "network/workspace.hpp"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "ops/gemm.hpp"
+
+namespace gradcore {
+
+namespace {
+
+constexpr std::size_t kCacheLine = 64;
+constexpr std::size_t kHugePage = std::size_t(2) << 20;
+
+// Row strides are an odd number of cache lines: a power of two would map every row of a column
+// panel to the same few sets of the L1 cache.
+template <class T>
+index row_stride(index cols) noexcept {
+  const index line = kCacheLine / sizeof(T);
+  const index lines = (cols + line - 1) / line;
+  return (lines | 1) * line;
+}
+
+}  // namespace
+
+AlignedBuffer::~AlignedBuffer() { std::free(data_); }
+
+void AlignedBuffer::reserve(std::size_t bytes) {
+  if (bytes <= bytes_) return;
+  const std::size_t alignment = bytes >= kHugePage ? kHugePage : kCacheLine;
+  const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  void *data = std::aligned_alloc(alignment, rounded);
+  if (!data) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  if (alignment == kHugePage) madvise(data, rounded, MADV_HUGEPAGE);
+#endif
+  std::memset(data, 0, rounded);
+  std::free(data_);
+  data_ = data;
+  bytes_ = rounded;
+}
+
+// Hands out 64-byte aligned pieces of a block, or only counts them when there is no block yet.
+class Arena {
+ public:
+  explicit Arena(void *base) : base_(static_cast<char *>(base)) {}
+
+  template <class T>
+  T *take(index count) noexcept {
+    char *piece = base_ ? base_ + used_ : nullptr;
+    used_ += (std::size_t(count) * sizeof(T) + kCacheLine - 1) / kCacheLine * kCacheLine;
+    return reinterpret_cast<T *>(piece);
+  }
+  // One row for each of `rows`.
+  template <class T>
+  Matrix<T> matrix(index rows, index cols) noexcept {
+    const index ld = row_stride<T>(cols);
+    return {take<T>(rows * ld), ld, 0};
+  }
+  // A tile for each thread.
+  template <class T>
+  Matrix<T> scratch(index tile_rows, index cols, int threads) noexcept {
+    const index ld = row_stride<T>(cols);
+    return {take<T>(threads * tile_rows * ld), ld, tile_rows * ld};
+  }
+  std::size_t used() const noexcept { return used_; }
+
+ private:
+  char *base_;
+  std::size_t used_ = 0;
+};
+
+template <class T>
+Workspace<T>::Workspace(const Architecture &net, const KernelSet<T> &kernels, T *parameters, T *buffers)
+    : net_(net), lanes_(kernels.lanes) {
+  const auto parameter = [&](int i) { return i < 0 ? nullptr : parameters + net.parameters[i].offset; };
+  const auto buffer = [&](int i) { return i < 0 ? nullptr : buffers + net.buffers[i].offset; };
+  for (const LayerSpec &spec : net.layers) {
+    LayerState<T> layer{};
+    layer.spec = &spec;
+    layer.weight = parameter(spec.weight);
+    layer.bias = parameter(spec.bias);
+    layer.gamma = parameter(spec.norm_weight);
+    layer.beta = parameter(spec.norm_bias);
+    layer.running_mean = buffer(spec.running_mean);
+    layer.running_var = buffer(spec.running_var);
+    layers.push_back(layer);
+  }
+  const auto place = [&](Arena arena) {
+    for (LayerState<T> &layer : layers) {
+      layer.forward_panels = arena.take<T>(packed_size(kernels, layer.spec->in, layer.spec->out));
+      layer.backward_panels = arena.take<T>(packed_size(kernels, layer.spec->out, layer.spec->in));
+    }
+    return arena.used();
+  };
+  packed_.reserve(place(Arena(nullptr)));
+  place(Arena(packed_.data()));
+}
+
+template <class T>
+void Workspace<T>::prepare(const WorkspaceShape &shape) {
+  std::fill(tile_loss.begin(), tile_loss.end(), 0.0);
+  if (shape == shape_) return;
+  Arena measure(nullptr);
+  place_rows(shape, measure);
+  rows_.reserve(measure.used());
+  tile_loss.assign(std::size_t(shape.plan.max_tiles()), 0.0);
+  Arena arena(rows_.data());
+  place_rows(shape, arena);
+  shape_ = shape;
+}
+
+template <class T>
+void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcept {
+  const index chunk = shape.plan.chunk_rows, tile = shape.plan.tile_rows;
+  const index width = net_.max_width();
+  // Inference needs the input and the output of one layer at a time.
+  Matrix<T> alternate[2];
+  if (!shape.training)
+    for (Matrix<T> &m : alternate) m = arena.scratch<T>(tile, width, shape.threads);
+  // With residual connections dL/dh outlives a layer's step; batch norm then makes it outlive a tile's.
+  Matrix<T> grad_out;
+  if (shape.training)
+    grad_out = net_.any_residual && net_.any_batch_norm ? arena.matrix<T>(chunk, width)
+                                                        : arena.scratch<T>(tile, width, shape.threads);
+
+  Matrix<T> x = shape.training ? arena.matrix<T>(chunk, net_.in_features()) : alternate[0];
+  for (int l = 0; l < net_.depth(); l++) {
+    LayerState<T> &layer = layers[l];
+    const LayerSpec &spec = *layer.spec;
+    layer.x = x;
+    layer.grad_out = grad_out;
+    layer.saves_derivative = shape.training && spec.activation != GRADCORE_IDENTITY &&
+                             (!spec.slope_from_output() || shape.record);
+    if (shape.training) {
+      layer.delta = arena.matrix<T>(chunk, spec.out);
+      layer.h = spec.hidden ? arena.matrix<T>(chunk, spec.out) : layer.delta;
+      layer.z = spec.normalization ? arena.matrix<T>(chunk, spec.out) : layer.h;
+    } else {
+      layer.h = layer.z = alternate[(l + 1) % 2];
+    }
+    const index columns = spec.batch_norm() ? spec.out : 0;
+    for (T **vector : {&layer.mean, &layer.inv_std, &layer.scale, &layer.shift, &layer.sum_dy, &layer.sum_dy_xhat,
+                       &layer.mean_dy, &layer.mean_dy_xhat})
+      *vector = arena.take<T>(columns);
+    if (spec.row_norm())
+      for (Matrix<T> *numbers : {&layer.row_mean, &layer.row_inv_std})
+        *numbers = shape.training ? Matrix<T>{arena.take<T>(chunk), 1, 0}
+                                  : Matrix<T>{arena.take<T>(tile * shape.threads), 1, tile};
+    layer.partial_ld = row_stride<T>(spec.out);
+    const bool needs_partials = spec.normalization && shape.training;
+    layer.partials = arena.take<T>(needs_partials ? shape.plan.max_tiles() * 2 * layer.partial_ld : 0);
+    x = layer.h;
+  }
+}
+
+template class Workspace<float>;
+template class Workspace<double>;
+
+}  // namespace gradcore

@@ -1,0 +1,113 @@
+// Memory of a pass: saved activations, deltas, statistics, packed weights. Grows when a larger pass
+// comes and never shrinks, so that a step allocates nothing after the first.
+#ifndef GRADCORE_NETWORK_WORKSPACE_HPP
+#define GRADCORE_NETWORK_WORKSPACE_HPP
+
+#include <vector>
+
+#include "network/plan.hpp"
+
+namespace gradcore {
+
+// 64-byte aligned memory; large blocks are offered to the kernel as huge pages.
+class AlignedBuffer {
+ public:
+  AlignedBuffer() = default;
+  AlignedBuffer(const AlignedBuffer &) = delete;
+  AlignedBuffer &operator=(const AlignedBuffer &) = delete;
+  ~AlignedBuffer();
+
+  // At least `bytes`, contents lost when it grows. Throws std::bad_alloc and keeps what it had.
+  void reserve(std::size_t bytes);
+  void *data() const noexcept { return data_; }
+  std::size_t bytes() const noexcept { return bytes_; }
+
+ private:
+  void *data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+// Rows of a chunk that one thread works on.
+struct Tile {
+  index id;         // within its chunk
+  index first;      // row within the chunk
+  index batch_row;  // row within the batch
+  index count;
+  int rank;         // of the thread
+};
+
+// A row-major matrix with one row for each of a chunk, or (per_thread) one tile for each thread.
+template <class T>
+struct Matrix {
+  T *data = nullptr;
+  index ld = 0;
+  index rank_stride = 0;  // elements from one thread's tile to the next; 0: all rows of the chunk
+
+  T *rows(const Tile &tile) const noexcept {
+    return data + (rank_stride ? tile.rank * rank_stride : tile.first * ld);
+  }
+};
+
+// All that the passes of one layer work on. Pointers into the net's flat buffers and the workspace.
+template <class T>
+struct LayerState {
+  const LayerSpec *spec;
+  const T *weight, *bias, *gamma, *beta;
+  T *running_mean, *running_var;
+
+  Matrix<T> x;         // input of the dense part
+  Matrix<T> z;         // its output, where a normalization or nothing follows
+  Matrix<T> h;         // the layer's output: x of the next layer
+  Matrix<T> delta;     // forward: act'(y) if saved; backward: dL/dy, then dL/dz
+  Matrix<T> grad_out;  // dL/dh, where it cannot be made in delta
+  bool saves_derivative;
+
+  // Batch norm, [out] each: y = z * scale + shift; then the sums of the backward pass over the batch.
+  T *mean, *inv_std, *scale, *shift;
+  T *sum_dy, *sum_dy_xhat, *mean_dy, *mean_dy_xhat;
+  Matrix<T> row_mean, row_inv_std;  // layer and rms norm: one number a row
+  T *partials;         // two vectors [partial_ld] a tile: moments forward, sums backward
+  index partial_ld;
+  T *partial(index tile) const noexcept { return partials + tile * 2 * partial_ld; }
+
+  T *forward_panels, *backward_panels;  // packed weights
+};
+
+// What the workspace is laid out for. `training`: whole chunks are kept for the backward pass.
+struct WorkspaceShape {
+  RowPlan plan;
+  int threads;
+  bool training, record;
+
+  bool operator==(const WorkspaceShape &other) const noexcept {
+    return plan.rows == other.plan.rows && plan.chunk_rows == other.plan.chunk_rows &&
+           plan.tile_rows == other.plan.tile_rows && threads == other.threads && training == other.training &&
+           record == other.record;
+  }
+};
+
+template <class T>
+class Workspace {
+ public:
+  Workspace(const Architecture &net, const KernelSet<T> &kernels, T *parameters, T *buffers);
+
+  // Lays the matrices out for a pass. May throw std::bad_alloc; the packed weights stay as they are.
+  void prepare(const WorkspaceShape &shape);
+
+  std::vector<LayerState<T>> layers;
+  std::vector<double> tile_loss;  // [max_tiles]: sums over the chunks
+
+  index bytes() const noexcept { return index(packed_.bytes() + rows_.bytes()); }
+
+ private:
+  void place_rows(const WorkspaceShape &shape, class Arena &arena) noexcept;
+
+  const Architecture &net_;
+  const index lanes_;
+  AlignedBuffer packed_, rows_;
+  WorkspaceShape shape_{};
+};
+
+}  // namespace gradcore
+
+#endif
