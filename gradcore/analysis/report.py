@@ -1,0 +1,381 @@
+"""What an analysis returns: records of plain numbers, with nothing computed here but their forms.
+
+Arrays and numbers are float64; NaN stands for "not measured" or "has no meaning here" and becomes
+null in JSON. Rendering is left to `gradcore.show`, which is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+VERDICTS = ("healthy", "vanishing", "exploding", "non_finite")  # from best to worst
+SEVERITIES = ("info", "warning", "critical")
+KINDS = (
+    "vanishing",
+    "exploding",
+    "non_finite",
+    "dead_units",
+    "saturation",
+    "zero_gradient",
+    "loss_output_mismatch",
+    "unscaled_input",
+    "update_ratio",
+    "underflow",
+)
+CAUSES = (
+    "weight_scale",
+    "saturating_activation",
+    "activation_slope",
+    "depth",
+    "batch_norm",
+    "narrow_layer",
+    "input_scale",
+    "target_scale",
+    "overflow",
+    "dead_units",
+    "loss_output",
+    "learning_rate",
+    "precision",
+)
+
+
+class Record:
+    """Gives a dataclass `to_dict`: nested plain Python values, ready for JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All public fields as dicts, lists, strings and numbers; a non-finite number becomes None."""
+        return {
+            entry.name: plain(getattr(self, entry.name))
+            for entry in dataclasses.fields(self)  # type: ignore[arg-type]
+            if not entry.name.startswith("_")
+        }
+
+
+def plain(value: Any) -> Any:
+    """`value` in types that JSON knows: arrays become lists, NaN and infinities None."""
+    if isinstance(value, Record):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@dataclass(frozen=True)
+class Finding(Record):
+    """One thing the numbers say.
+
+    kind: one of KINDS. severity: one of SEVERITIES; `info` findings never change the verdict.
+    layers: the dense layers concerned, 0 at the input. cause: one of CAUSES, or None.
+    explanation: sentences for a reader. evidence: the numbers they rest on, by name.
+    """
+
+    kind: str
+    severity: str
+    layers: tuple[int, ...]
+    cause: str | None
+    explanation: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GainFactors(Record):
+    """The split of delta_gain[l] = |delta_l|^2 / |delta_{l+1}|^2; the six factors multiply to it.
+
+    weight_scale: |W_{l+1}|_F^2 / out_features of layer l + 1 (the gain that directions drawn at random
+        would have, times the ratio of widths). For a residual block: of the branch and the skip together.
+    alignment: measured gain of the weights over weight_scale; 1 on average for random weights.
+    mask: share of entries with a non-zero derivative (ReLU, hard tanh); 1 for other activations.
+    active_slope: mean squared derivative of the unmasked entries.
+    coupling: measured gain of the activation over mask * active_slope.
+    normalization: |dL/dz|^2 / |dL/dy|^2; 1 without normalization.
+    """
+
+    weight_scale: float
+    alignment: float
+    mask: float
+    active_slope: float
+    coupling: float
+    normalization: float
+
+    def product(self) -> float:
+        """The gain that the factors make up."""
+        return float(np.prod([getattr(self, entry.name) for entry in dataclasses.fields(self)]))
+
+
+@dataclass(frozen=True)
+class LayerRecord(Record):
+    """One dense layer, over all measured batches: shares and variances are means, norms root mean squares.
+
+    Three profiles are kept apart: activations h, deltas dL/dz, weight gradients dL/dW. Norms are those of
+    GradientFlow (over the batch, with the loss's mean reduction). `activation` is None for the output layer.
+    delta_gain and factors lead from layer l + 1 to layer l: None or NaN for the output layer.
+    gradient_signal estimates |E dL/dW|^2, free of batch noise (it can be negative: no signal);
+    gradient_noise is the variance of dL/dW over batches of this size; signal_to_noise their ratio.
+    underflow: share of the non-zero deltas that would flush to zero, by format.
+    update_ratio: |dW| / |W| of one step of the optimizer judged for.
+    """
+
+    index: int
+    in_features: int
+    out_features: int
+    activation: str | None
+    activation_mean: float
+    activation_var: float
+    activation_norm: float
+    activation_max_abs: float
+    activation_zero_share: float
+    activation_nonfinite_share: float
+    saturated_share: float
+    dead_units: int
+    dead_share: float
+    mean_squared_derivative: float
+    delta_norm: float
+    delta_max_abs: float
+    delta_zero_share: float
+    delta_subnormal_share: float
+    delta_nonfinite_share: float
+    grad_output_norm: float
+    weight_norm: float
+    weight_grad_norm: float
+    bias_grad_norm: float
+    weight_grad_nonfinite_share: float
+    update_ratio: float
+    gradient_signal: float
+    gradient_noise: float
+    signal_to_noise: float
+    delta_gain: float
+    factors: GainFactors | None
+    underflow: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Slope(Record):
+    """Growth of ln |delta|^2 per layer towards the input; negative where gradients shrink.
+
+    value, low, high: estimate from the measured deltas and its confidence interval, which holds both the
+        batch noise (batch_error) and the noise that finite width alone makes (width_error).
+    systematic, systematic_low, systematic_high: the part that a redraw of the weights would not change.
+    band_low, band_high: healthy slopes at this depth. steps: layers the slope is carried over.
+    total: value * steps, the whole change of ln |delta|^2. confidence: level of the intervals.
+    """
+
+    value: float
+    low: float
+    high: float
+    systematic: float
+    systematic_low: float
+    systematic_high: float
+    batch_error: float
+    width_error: float
+    band_low: float
+    band_high: float
+    steps: int
+    confidence: float = 0.95
+
+    @property
+    def total(self) -> float:
+        """Change of ln |delta|^2 from the output to the first layer."""
+        return self.value * self.steps
+
+    @property
+    def norm_ratio(self) -> float:
+        """|delta| at the first layer over |delta| at the output; may be inf."""
+        return math.exp(min(0.5 * self.total, 709.0))
+
+    @property
+    def doubling_depth(self) -> float:
+        """Layers over which |delta|^2 doubles or halves; inf for a flat profile."""
+        return math.log(2.0) / abs(self.value) if self.value else math.inf
+
+    @property
+    def inside_band(self) -> bool:
+        """Whether the estimate lies in the healthy band."""
+        return self.band_low <= self.value <= self.band_high
+
+
+@dataclass(frozen=True)
+class Prediction(Record):
+    """What mean-field theory expects of this architecture, with the weight scales the net has.
+
+    Arrays have one entry a dense layer. preact_var: variance q of the pre-activations. chi: factor on the
+    squared gradient from layer l to its input. delta_log: ln |delta_l|^2 relative to the output layer, its
+    typical value at finite width; delta_log_low, delta_log_high: the 95 % band of single draws.
+    measured_log: the same of the measured deltas. departs: layers whose measurement leaves the band.
+    q_star, chi_star: fixed point of the deepest hidden layers' map. depth_scale: layers over which the
+    squared gradient changes by e. trainable_depth: layers through which inputs stay distinguishable.
+    critical_gain: the gain (std of weights * sqrt(fan_in)) for which chi is 1; NaN where none exists.
+    slope: ln chi averaged over the hidden layers. valid: False where no theory covers the design.
+    """
+
+    preact_var: np.ndarray
+    chi: np.ndarray
+    delta_log: np.ndarray
+    delta_log_low: np.ndarray
+    delta_log_high: np.ndarray
+    measured_log: np.ndarray
+    departs: tuple[int, ...]
+    q_star: float
+    chi_star: float
+    depth_scale: float
+    trainable_depth: float
+    critical_gain: float
+    slope: float
+    valid: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome(Record):
+    """A net as measured and trained for the short budget: means over the seeds.
+
+    slope: of ln |delta|^2 per layer at the start. loss: on held-out rows after the budget, beside the
+    loss before it. accuracy: of the same rows; NaN for regression.
+    """
+
+    verdict: str
+    slope: float
+    start_loss: float
+    loss: float
+    accuracy: float = math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class Remedy(Record):
+    """One change to the net, its data or its training, and what came of trying it.
+
+    name: a short title. change: the settings it changes, by name. reason: why it was proposed.
+    before, after: Outcome of the sick and of the cured net (None until verified).
+    effect: share of the sick net's final loss that the change takes away (1: all, 0: none, negative: worse).
+    confidence: 95 % interval of the effect over seeds. helps: the slope is healthy again and the interval of
+    the effect lies above zero; None until verified. cost: {"time_per_step": ratio, "parameters": ratio}.
+    note: what else to know, such as what the change cannot do.
+    """
+
+    name: str
+    change: Mapping[str, Any]
+    reason: str
+    before: Outcome | None = None
+    after: Outcome | None = None
+    effect: float = math.nan
+    confidence: tuple[float, float] = (math.nan, math.nan)
+    helps: bool | None = None
+    cost: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+    _apply: Callable[[], Any] | None = field(default=None, repr=False)
+
+    def apply(self) -> Any:
+        """A fresh, untrained MLP with the change made. Train it with `change["training"]`, if there."""
+        if self._apply is None:
+            raise ValueError("this remedy was read from a record; run gc.analyze again to apply it")
+        return self._apply()
+
+
+@dataclass(eq=False)
+class Report(Record):
+    """The result of `gc.analyze`.
+
+    verdict: worst of the findings, one of VERDICTS. findings: worst first. layers: one record a dense layer.
+    config: the net's settings. conditions: loss, optimizer, batches, rows, seed, dtype, seconds.
+    loss: mean loss of the measured batches. tried: remedies of the last `remedies()` call.
+    flows: the GradientFlow of each measured batch (not part of to_dict).
+    """
+
+    verdict: str
+    findings: tuple[Finding, ...]
+    layers: tuple[LayerRecord, ...]
+    slope: Slope
+    prediction: Prediction
+    config: Mapping[str, Any]
+    conditions: Mapping[str, Any]
+    loss: float
+    tried: tuple[Remedy, ...] = ()
+    flows: tuple[Any, ...] = field(default=(), repr=False)
+    _case: Any = field(default=None, repr=False)
+
+    def remedies(self, verify: bool = True, **options: Any) -> list[Remedy]:
+        """Changes that should help, best first; with `verify`, each has been tried on the same data.
+
+        Args:
+            verify: re-measure and train each candidate beside the sick net; without it the candidates
+                come back untried, in the order of what theory expects.
+            options: steps, seeds, progress and limits of `gradcore.analysis.remedies.find_remedies`.
+
+        Returns:
+            Remedies that helped first, then those that did not (`helps` is False).
+        """
+        if self._case is None:
+            raise ValueError("this report was read from a record; run gc.analyze again to try remedies")
+        from .remedies import find_remedies
+
+        found = find_remedies(self, self._case, verify=verify, **options)
+        self.tried = tuple(found)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the raw flows, as plain dicts, lists and numbers."""
+        record = super().to_dict()
+        del record["flows"]
+        return record
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """`to_dict` as JSON text; non-finite numbers are null."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    def to_dataframe(self) -> Any:
+        """One row a layer, as a pandas DataFrame (pandas must be installed)."""
+        import pandas
+
+        return pandas.DataFrame(self.rows()).set_index("index")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The layers as flat dicts of numbers: factors and underflow shares get columns of their own."""
+        return [_flat_row(layer) for layer in self.layers]
+
+    def plot(self) -> Any:
+        """A matplotlib Figure of the three profiles beside the prediction (matplotlib must be installed)."""
+        from ..show import plots
+
+        return plots.plot(self)
+
+    def save_html(self, path: Any) -> None:
+        """Write the report as one self-contained HTML page."""
+        from pathlib import Path
+
+        from ..show import html
+
+        Path(path).write_text(html.page(self), encoding="utf-8")
+
+    def __str__(self) -> str:
+        from ..show import text
+
+        return text.render(self)
+
+    def _repr_html_(self) -> str:
+        from ..show import html
+
+        return html.render(self)
+
+
+def _flat_row(layer: LayerRecord) -> dict[str, Any]:
+    row = {entry.name: getattr(layer, entry.name) for entry in dataclasses.fields(layer)}
+    factors = row.pop("factors")
+    underflow = row.pop("underflow")
+    for entry in dataclasses.fields(GainFactors):
+        row[f"gain_{entry.name}"] = getattr(factors, entry.name) if factors else math.nan
+    row.update({f"underflow_{name}": share for name, share in underflow.items()})
+    return row
