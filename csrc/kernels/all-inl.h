@@ -9,6 +9,7 @@
 #include "kernels/loss-inl.h"
 #include "kernels/normalize-inl.h"
 #include "kernels/reduce-inl.h"
+#include "kernels/stats-inl.h"
 
 namespace gradcore::GRADCORE_TARGET {
 
@@ -22,6 +23,7 @@ constexpr KernelSet<T> make_kernel_set() {
   fill_normalize(set);
   fill_elementwise(set);
   fill_reduce(set);
+  fill_stats(set);
   return set;
 }
 

@@ -139,10 +139,9 @@ struct KernelSet {
   // Sum of squares in double, right for every finite float (partials redone in double when the
   // float32 one overflows or is tiny). For double data it may overflow or underflow: norm handles it.
   double (*sum_of_squares)(index n, const T *x);
-  double (*sum_abs_power)(index n, const T *x, double scale, double p);  // sum (|x| * scale)^p, p > 0
   double (*max_abs)(index n, const T *x);                                // NaN if any element is NaN
   double (*dot)(index n, const T *x, const T *y);                        // in double
-  // sums += statistics of the block; histogram (may be null) has GRADCORE_NUM_BINS_* entries.
+  // Statistics of a recorded pass (stats-inl.h): sums += those of the block; histogram (may be null) has GRADCORE_NUM_BINS_* entries.
   void (*block_stats)(index rows, index cols, const T *x, index ldx, StatsSums *sums, index *histogram);
   // nonzero[c] |= any x[r, c] != 0 (NaN counts as nonzero); *zeros += number of x == 0.
   void (*column_nonzero)(index rows, index cols, const T *x, index ldx, unsigned char *nonzero, index *zeros);

@@ -105,6 +105,7 @@ template <class T>
 void Workspace<T>::prepare(const WorkspaceShape &shape) {
   std::fill(tile_loss.begin(), tile_loss.end(), 0.0);
   if (shape == shape_) return;
+  shape_ = WorkspaceShape{};  // until all is in place: reserve may throw
   Arena measure(nullptr);
   place_rows(shape, measure);
   rows_.reserve(measure.used());

@@ -97,6 +97,7 @@ class Workspace {
   std::vector<LayerState<T>> layers;
   std::vector<double> tile_loss;  // [max_tiles]: sums over the chunks
 
+  int threads() const noexcept { return shape_.threads; }
   index bytes() const noexcept { return index(packed_.bytes() + rows_.bytes()); }
 
  private:

@@ -32,12 +32,13 @@ class PanelSplit {
 template <class T>
 index packed_size(const KernelSet<T> &set, index depth, index cols) noexcept;
 
-// Panel p of B = weight^T, for the forward product. weight [out, in] with row stride `in`.
+// Panel p of B = weight^T, for the forward product. weight [out, in] with row stride ld.
 template <class T>
-void pack_forward_panel(const KernelSet<T> &set, index in, index out, const T *weight, index panel, T *packed) noexcept;
+void pack_forward_panel(const KernelSet<T> &set, index in, index out, const T *weight, index ld, index panel,
+                        T *packed) noexcept;
 // Panel p of B = weight, for backward_data.
 template <class T>
-void pack_backward_panel(const KernelSet<T> &set, index in, index out, const T *weight, index panel,
+void pack_backward_panel(const KernelSet<T> &set, index in, index out, const T *weight, index ld, index panel,
                          T *packed) noexcept;
 
 // c [rows, cols] = init + a [rows, depth] * B; B packed. c may be padded: only `cols` columns are written.

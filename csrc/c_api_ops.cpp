@@ -1,0 +1,419 @@
+// The C interface of clipping and of the single ops on plain arrays: checks, then ops and kernels.
+#include <cmath>
+#include <limits>
+#include <new>
+#include <vector>
+
+#include "error.hpp"
+#include "network/architecture.hpp"
+#include "network/loss.hpp"
+#include "network/workspace.hpp"
+#include "ops/clip.hpp"
+#include "ops/gemm.hpp"
+#include "ops/parallel.hpp"
+
+using namespace gradcore;
+
+namespace {
+
+// Rows that one task takes: fixed, so that sums over rows do not depend on threads.
+constexpr index kTileRows = 64;
+
+gradcore_status null_argument(const char *name) noexcept {
+  return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected a pointer, got NULL", name);
+}
+
+gradcore_status check_matrix(const char *name, const gradcore_matrix *m) noexcept {
+  if (!m || !m->data) return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected a matrix, got NULL", name);
+  if (m->rows < 1 || m->cols < 1)
+    return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected at least one row and column, got %lld x %lld", name,
+                (long long)m->rows, (long long)m->cols);
+  if (m->rows > 1 && m->stride < m->cols)
+    return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected a row stride of at least %lld, got %lld", name,
+                (long long)m->cols, (long long)m->stride);
+  return GRADCORE_OK;
+}
+
+gradcore_status check_shape(const char *name, const gradcore_matrix *m, index rows, index cols) noexcept {
+  GRADCORE_TRY(check_matrix(name, m));
+  if (m->rows != rows || m->cols != cols)
+    return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected %lld x %lld, got %lld x %lld", name, (long long)rows,
+                (long long)cols, (long long)m->rows, (long long)m->cols);
+  return GRADCORE_OK;
+}
+
+// Calls body(kernels) with the kernel set of a dtype; body may throw std::bad_alloc.
+template <class F>
+gradcore_status with_kernels(int32_t dtype, F &&body) noexcept {
+  try {
+    if (dtype == GRADCORE_FLOAT32) return body(current_target().f32);
+    if (dtype == GRADCORE_FLOAT64) return body(current_target().f64);
+  } catch (const std::bad_alloc &) {
+    return fail(GRADCORE_OUT_OF_MEMORY, "out of memory; nothing was changed");
+  } catch (...) {
+    return fail(GRADCORE_INTERNAL, "internal error");
+  }
+  return fail(GRADCORE_INVALID_ARGUMENT, "dtype: expected 0 (float32) or 1 (float64), got %d", dtype);
+}
+
+template <class T>
+T type_of(const KernelSet<T> &);  // its element type, for decltype
+
+template <class K>
+using ElementOf = decltype(type_of(std::declval<const K &>()));
+
+// task(first row, rows) over a matrix of n rows.
+template <class F>
+void for_tiles(index n, double flops, F &&task) noexcept {
+  parallel_for((n + kTileRows - 1) / kTileRows, flops, [&](index t) {
+    const index first = t * kTileRows;
+    task(first, n - first < kTileRows ? n - first : kTileRows);
+  });
+}
+
+// A caller's matrix whose rows may be read a full vector beyond their end.
+template <class T>
+struct PaddedCopy {
+  PaddedCopy(const KernelSet<T> &kernels, const gradcore_matrix &m) : ld((m.cols + 15) / 16 * 16) {
+    buffer.reserve(std::size_t(m.rows * ld) * sizeof(T));
+    kernels.copy(m.rows, m.cols, static_cast<const T *>(m.data), m.stride, data(), ld);
+  }
+  T *data() const noexcept { return static_cast<T *>(buffer.data()); }
+  AlignedBuffer buffer;
+  index ld;
+};
+
+// Panels of a weight [out, in], for the forward or the backward_input product.
+template <class T>
+void pack_weight(const KernelSet<T> &kernels, const gradcore_matrix &weight, bool forward, AlignedBuffer &packed) {
+  const index out = weight.rows, in = weight.cols;
+  packed.reserve(std::size_t(packed_size(kernels, forward ? in : out, forward ? out : in)) * sizeof(T));
+  const T *w = static_cast<const T *>(weight.data);
+  T *panels = static_cast<T *>(packed.data());
+  const PanelSplit split(forward ? out : in, kernels.lanes, kernels.tile_vectors);
+  for (index p = 0; p < split.num_panels(); p++) {
+    if (forward)
+      pack_forward_panel(kernels, in, out, w, weight.stride, p, panels);
+    else
+      pack_backward_panel(kernels, in, out, w, weight.stride, p, panels);
+  }
+}
+
+template <class T>
+ArrayList<T> as_list(void *const *arrays, const int64_t *sizes, int32_t count) noexcept {
+  return {reinterpret_cast<T *const *>(arrays), sizes, count};
+}
+
+gradcore_status check_arrays(void *const *arrays, const int64_t *sizes, int32_t count) noexcept {
+  if (count < 0) return fail(GRADCORE_INVALID_ARGUMENT, "num_arrays: expected at least 0, got %d", count);
+  if (count > 0 && (!arrays || !sizes)) return null_argument(arrays ? "sizes" : "arrays");
+  for (int32_t i = 0; i < count; i++)
+    if (sizes[i] < 0 || (sizes[i] > 0 && !arrays[i]))
+      return fail(GRADCORE_INVALID_ARGUMENT, "arrays[%d]: expected an array of at least 0 elements, got %s", i,
+                  sizes[i] < 0 ? "a negative size" : "NULL");
+  return GRADCORE_OK;
+}
+
+gradcore_status check_activation(int32_t activation, const void *input, int64_t count, const void *output) noexcept {
+  if (activation < 0 || activation >= GRADCORE_NUM_ACTIVATIONS)
+    return fail(GRADCORE_INVALID_ARGUMENT, "activation: expected 0 to %d, got %d", GRADCORE_NUM_ACTIVATIONS - 1,
+                activation);
+  if (count < 0) return fail(GRADCORE_INVALID_ARGUMENT, "count: expected at least 0, got %lld", (long long)count);
+  if (count > 0 && !input) return null_argument("input");
+  if (count > 0 && !output) return null_argument("output");
+  return GRADCORE_OK;
+}
+
+// Elementwise work is cut into pieces of this many elements.
+constexpr index kPiece = 8192;
+constexpr double kFlopsPerTranscendental = 16;
+
+template <class F>
+void for_elements(index count, F &&task) noexcept {
+  parallel_for((count + kPiece - 1) / kPiece, kFlopsPerTranscendental * double(count), [&](index p) {
+    const index first = p * kPiece;
+    task(first, count - first < kPiece ? count - first : kPiece);
+  });
+}
+
+}  // namespace
+
+extern "C" {
+
+gradcore_status gradcore_clip_grad_norm(int32_t dtype, void *const *arrays, const int64_t *sizes, int32_t num_arrays,
+                                        double max_norm, double norm_type, int32_t error_if_nonfinite,
+                                        double *total) {
+  GRADCORE_TRY(check_arrays(arrays, sizes, num_arrays));
+  if (!(max_norm >= 0)) return fail(GRADCORE_INVALID_ARGUMENT, "max_norm: expected a number >= 0, got %g", max_norm);
+  if (!(norm_type > 0)) return fail(GRADCORE_INVALID_ARGUMENT, "norm_type: expected a number > 0, got %g", norm_type);
+  return with_kernels(dtype, [&](const auto &kernels) -> gradcore_status {
+    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    const ArrayList<T> list = as_list<T>(arrays, sizes, num_arrays);
+    const double norm = total_norm(kernels, list, norm_type);
+    if (total) *total = norm;
+    if (error_if_nonfinite && !std::isfinite(norm))
+      return fail(GRADCORE_NON_FINITE, "total_norm: expected a finite norm to clip by, got %g; nothing was touched",
+                  norm);
+    scale_arrays(kernels, list, clip_coefficient(max_norm, norm));
+    return GRADCORE_OK;
+  });
+}
+
+gradcore_status gradcore_clip_grad_value(int32_t dtype, void *const *arrays, const int64_t *sizes, int32_t num_arrays,
+                                         double clip_value) {
+  GRADCORE_TRY(check_arrays(arrays, sizes, num_arrays));
+  if (!(clip_value >= 0))
+    return fail(GRADCORE_INVALID_ARGUMENT, "clip_value: expected a number >= 0, got %g", clip_value);
+  return with_kernels(dtype, [&](const auto &kernels) {
+    clip_arrays(kernels, as_list<ElementOf<std::decay_t<decltype(kernels)>>>(arrays, sizes, num_arrays), clip_value);
+    return GRADCORE_OK;
+  });
+}
+
+gradcore_status gradcore_op_dense(int32_t dtype, const gradcore_matrix *input, const gradcore_matrix *weight,
+                                  const void *bias, void *output) {
+  GRADCORE_TRY(check_matrix("input", input));
+  GRADCORE_TRY(check_matrix("weight", weight));
+  if (weight->cols != input->cols)
+    return fail(GRADCORE_INVALID_ARGUMENT, "weight: expected %lld columns as in the input, got %lld",
+                (long long)input->cols, (long long)weight->cols);
+  if (!output) return null_argument("output");
+  return with_kernels(dtype, [&](const auto &kernels) {
+    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    const index in = weight->cols, out = weight->rows;
+    AlignedBuffer packed, start;
+    pack_weight(kernels, *weight, true, packed);
+    if (bias) {  // tiles read it in full vectors
+      start.reserve(std::size_t(out + 16) * sizeof(T));
+      kernels.copy(1, out, static_cast<const T *>(bias), out, static_cast<T *>(start.data()), out);
+    }
+    for_tiles(input->rows, 2.0 * double(input->rows) * double(in) * double(out), [&](index first, index rows) {
+      gemm_packed(kernels, rows, in, out, static_cast<const T *>(input->data) + first * input->stride, input->stride,
+                  static_cast<const T *>(packed.data()), static_cast<T *>(output) + first * out, out,
+                  bias ? TileInit::bias : TileInit::zero, static_cast<const T *>(start.data()));
+    });
+    return GRADCORE_OK;
+  });
+}
+
+gradcore_status gradcore_op_dense_backward(int32_t dtype, const gradcore_matrix *grad_output,
+                                           const gradcore_matrix *input, const gradcore_matrix *weight,
+                                           void *grad_input, void *grad_weight, void *grad_bias) {
+  GRADCORE_TRY(check_matrix("input", input));
+  GRADCORE_TRY(check_matrix("weight", weight));
+  GRADCORE_TRY(check_shape("weight", weight, weight->rows, input->cols));
+  GRADCORE_TRY(check_shape("grad_output", grad_output, input->rows, weight->rows));
+  return with_kernels(dtype, [&](const auto &kernels) {
+    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    const index n = input->rows, in = weight->cols, out = weight->rows;
+    const double flops = 2.0 * double(n) * double(in) * double(out);
+    const T *dy = static_cast<const T *>(grad_output->data);
+    AlignedBuffer packed;
+    if (grad_input) {
+      pack_weight(kernels, *weight, false, packed);
+      for_tiles(n, flops, [&](index first, index rows) {
+        gemm_packed(kernels, rows, out, in, dy + first * grad_output->stride, grad_output->stride,
+                    static_cast<const T *>(packed.data()), static_cast<T *>(grad_input) + first * in, in,
+                    TileInit::zero, static_cast<const T *>(nullptr));
+      });
+    }
+    if (grad_weight) {
+      const PaddedCopy<T> x(kernels, *input);
+      for_tiles(out, flops, [&](index first, index rows) {
+        gemm_params(kernels, n, in, first, first + rows, dy, grad_output->stride, x.data(), x.ld,
+                    static_cast<T *>(grad_weight), false);
+      });
+    }
+    if (grad_bias) kernels.column_sum(n, out, dy, grad_output->stride, false, static_cast<T *>(grad_bias));
+    return GRADCORE_OK;
+  });
+}
+
+gradcore_status gradcore_op_activation(int32_t dtype, int32_t activation, const void *input, int64_t count,
+                                       void *output) {
+  GRADCORE_TRY(check_activation(activation, input, count, output));
+  return with_kernels(dtype, [&](const auto &kernels) {
+    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    for_elements(count, [&](index first, index n) {
+      kernels.activation_forward[activation](1, n, static_cast<const T *>(input) + first, n,
+                                             static_cast<T *>(output) + first, n);
+    });
+    return GRADCORE_OK;
+  });
+}
+
+gradcore_status gradcore_op_activation_backward(int32_t dtype, int32_t activation, const void *grad_output,
+                                                const void *input, int64_t count, void *grad_input) {
+  GRADCORE_TRY(check_activation(activation, input, count, grad_input));
+  if (count > 0 && !grad_output) return null_argument("grad_output");
+  return with_kernels(dtype, [&](const auto &kernels) {
+    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    for_elements(count, [&](index first, index n) {
+      kernels.activation_backward[activation](1, n, static_cast<const T *>(grad_output) + first, n,
+                                              static_cast<const T *>(input) + first, n,
+                                              static_cast<T *>(grad_input) + first, n);
+    });
+    return GRADCORE_OK;
+  });
+}
+
+gradcore_status gradcore_op_batch_norm(int32_t dtype, const gradcore_matrix *input, const void *weight,
+                                       const void *bias, double eps, void *output, void *save_mean,
+                                       void *save_invstd) {
+  GRADCORE_TRY(check_matrix("input", input));
+  if (input->rows < 2)
+    return fail(GRADCORE_INVALID_ARGUMENT, "input: expected at least 2 rows for batch norm, got %lld",
+                (long long)input->rows);
+  if (!weight || !bias || !output || !save_mean || !save_invstd) return null_argument("weight, bias or an output");
+  if (!(eps > 0)) return fail(GRADCORE_INVALID_ARGUMENT, "eps: expected a number > 0, got %g", eps);
+  return with_kernels(dtype, [&](const auto &kernels) {
+    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    const index n = input->rows, c = input->cols;
+    std::vector<T> scale_shift(std::size_t(2 * c));
+    T *scale = scale_shift.data(), *shift = scale + c;
+    T *mean = static_cast<T *>(save_mean), *inv_std = static_cast<T *>(save_invstd);
+    const T *x = static_cast<const T *>(input->data);
+    kernels.column_moments(n, c, x, input->stride, mean, inv_std);
+    for (index i = 0; i < c; i++) {
+      const double inverse = 1.0 / std::sqrt(double(inv_std[i]) / double(n) + eps);
+      const double gamma = double(static_cast<const T *>(weight)[i]), beta = double(static_cast<const T *>(bias)[i]);
+      inv_std[i] = T(inverse);
+      scale[i] = T(gamma * inverse);
+      shift[i] = T(beta - gamma * inverse * double(mean[i]));
+    }
+    kernels.scale_shift_columns(n, c, x, input->stride, scale, shift, static_cast<T *>(output), c);
+    return GRADCORE_OK;
+  });
+}
+
+gradcore_status gradcore_op_batch_norm_backward(int32_t dtype, const gradcore_matrix *grad_output,
+                                                const gradcore_matrix *input, const void *weight,
+                                                const void *save_mean, const void *save_invstd, void *grad_input,
+                                                void *grad_weight, void *grad_bias) {
+  GRADCORE_TRY(check_matrix("input", input));
+  GRADCORE_TRY(check_shape("grad_output", grad_output, input->rows, input->cols));
+  if (!weight || !save_mean || !save_invstd || !grad_input || !grad_weight || !grad_bias)
+    return null_argument("weight, save_mean, save_invstd or an output");
+  return with_kernels(dtype, [&](const auto &kernels) {
+    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    const index n = input->rows, c = input->cols;
+    std::vector<T> factors(std::size_t(3 * c));
+    T *a = factors.data(), *s1 = a + c, *s2 = s1 + c;
+    const T *x = static_cast<const T *>(input->data), *dy = static_cast<const T *>(grad_output->data);
+    const T *mean = static_cast<const T *>(save_mean), *inv_std = static_cast<const T *>(save_invstd);
+    T *dgamma = static_cast<T *>(grad_weight), *dbeta = static_cast<T *>(grad_bias);
+    kernels.batch_norm_sums(n, c, dy, grad_output->stride, x, input->stride, mean, inv_std, dbeta, dgamma);
+    for (index i = 0; i < c; i++) {
+      a[i] = static_cast<const T *>(weight)[i] * inv_std[i];
+      s1[i] = dbeta[i] / T(n);
+      s2[i] = dgamma[i] / T(n);
+    }
+    kernels.batch_norm_backward(n, c, dy, grad_output->stride, x, input->stride, mean, inv_std, a, s1, s2,
+                                static_cast<T *>(grad_input), c);
+    return GRADCORE_OK;
+  });
+}
+
+gradcore_status gradcore_op_layer_norm(int32_t dtype, const gradcore_matrix *input, const void *weight,
+                                       const void *bias, int32_t rms, double eps, void *output, void *save_mean,
+                                       void *save_invstd) {
+  GRADCORE_TRY(check_matrix("input", input));
+  if (!weight || !output || !save_mean || !save_invstd || (!rms && !bias))
+    return null_argument("weight, bias or an output");
+  if (!(eps > 0)) return fail(GRADCORE_INVALID_ARGUMENT, "eps: expected a number > 0, got %g", eps);
+  return with_kernels(dtype, [&](const auto &kernels) {
+    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    const index c = input->cols;
+    for_tiles(input->rows, 8.0 * double(input->rows) * double(c), [&](index first, index rows) {
+      kernels.layer_norm_forward(rows, c, static_cast<const T *>(input->data) + first * input->stride, input->stride,
+                                 static_cast<const T *>(weight), static_cast<const T *>(bias), rms != 0, T(eps),
+                                 static_cast<T *>(output) + first * c, c, static_cast<T *>(save_mean) + first,
+                                 static_cast<T *>(save_invstd) + first);
+    });
+    return GRADCORE_OK;
+  });
+}
+
+gradcore_status gradcore_op_layer_norm_backward(int32_t dtype, const gradcore_matrix *grad_output,
+                                                const gradcore_matrix *input, const void *weight,
+                                                const void *save_mean, const void *save_invstd, int32_t rms,
+                                                void *grad_input, void *grad_weight, void *grad_bias) {
+  GRADCORE_TRY(check_matrix("input", input));
+  GRADCORE_TRY(check_shape("grad_output", grad_output, input->rows, input->cols));
+  if (!weight || !save_mean || !save_invstd || !grad_input || !grad_weight || (!rms && !grad_bias))
+    return null_argument("weight, save_mean, save_invstd or an output");
+  return with_kernels(dtype, [&](const auto &kernels) {
+    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    const index n = input->rows, c = input->cols;
+    const T *x = static_cast<const T *>(input->data), *dy = static_cast<const T *>(grad_output->data);
+    const T *mean = static_cast<const T *>(save_mean), *inv_std = static_cast<const T *>(save_invstd);
+    kernels.layer_norm_param_grads(n, c, dy, grad_output->stride, x, input->stride, mean, inv_std,
+                                   static_cast<T *>(grad_weight), rms ? nullptr : static_cast<T *>(grad_bias));
+    for_tiles(n, 8.0 * double(n) * double(c), [&](index first, index rows) {
+      kernels.layer_norm_backward(rows, c, dy + first * grad_output->stride, grad_output->stride,
+                                  x + first * input->stride, input->stride, static_cast<const T *>(weight),
+                                  mean + first, inv_std + first, rms != 0, static_cast<T *>(grad_input) + first * c,
+                                  c);
+    });
+    return GRADCORE_OK;
+  });
+}
+
+gradcore_status gradcore_op_loss(int32_t dtype, int32_t loss, const gradcore_matrix *output,
+                                 const gradcore_target_data *target, double *loss_value, void *grad_output) {
+  GRADCORE_TRY(check_matrix("output", output));
+  if (!target) return null_argument("target");
+  if (!loss_value) return null_argument("loss_value");
+  if (loss < 0 || loss >= GRADCORE_NUM_LOSSES)
+    return fail(GRADCORE_INVALID_ARGUMENT, "loss: expected 0 to %d, got %d", GRADCORE_NUM_LOSSES - 1, loss);
+  const index n = output->rows, c = output->cols;
+  if (!target->labels) {
+    GRADCORE_TRY(check_shape("target", &target->values, n, c));
+  } else {
+    if (loss != GRADCORE_CROSS_ENTROPY)
+      return fail(GRADCORE_INVALID_ARGUMENT, "target: expected values for %s, got labels", gradcore_loss_name(loss));
+    if (target->num_labels != n)
+      return fail(GRADCORE_INVALID_ARGUMENT, "target: expected %lld labels, got %lld", (long long)n,
+                  (long long)target->num_labels);
+    for (index r = 0; r < n; r++)
+      if (target->labels[r] < 0 || target->labels[r] >= c)
+        return fail(GRADCORE_INVALID_ARGUMENT, "target[%lld]: expected a label in [0, %lld), got %lld", (long long)r,
+                    (long long)c, (long long)target->labels[r]);
+  }
+  return with_kernels(dtype, [&](const auto &kernels) {
+    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    const TargetView<T> view{target->labels, static_cast<const T *>(target->values.data), target->values.stride};
+    const double scale = loss_scale(loss, n, c);
+    std::vector<double> sums(std::size_t((n + kTileRows - 1) / kTileRows));
+    for_tiles(n, kFlopsPerTranscendental * double(n) * double(c), [&](index first, index rows) {
+      sums[std::size_t(first / kTileRows)] =
+          loss_rows(kernels, loss, rows, c, static_cast<const T *>(output->data) + first * output->stride,
+                    output->stride, view.from_row(first), T(scale),
+                    grad_output ? static_cast<T *>(grad_output) + first * c : nullptr, c);
+    });
+    double sum = 0;
+    for (const double part : sums) sum += part;
+    *loss_value = sum * scale;
+    return GRADCORE_OK;
+  });
+}
+
+gradcore_status gradcore_op_array_stats(int32_t dtype, const void *array, int64_t count, gradcore_array_stats *stats,
+                                        int64_t *histogram) {
+  if (count < 0) return fail(GRADCORE_INVALID_ARGUMENT, "count: expected at least 0, got %lld", (long long)count);
+  if (count > 0 && !array) return null_argument("array");
+  if (!stats) return null_argument("stats");
+  return with_kernels(dtype, [&](const auto &kernels) {
+    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    StatsSums sums{};
+    if (histogram)
+      for (int i = 0; i < (sizeof(T) == 4 ? GRADCORE_NUM_BINS_F32 : GRADCORE_NUM_BINS_F64); i++) histogram[i] = 0;
+    kernels.block_stats(1, count, static_cast<const T *>(array), count, &sums, histogram);
+    *stats = finish_stats(sums);
+    // The sum of squares of double data may overflow or vanish where the norm does neither.
+    if (sums.nonfinite == 0) stats->norm = norm2(kernels, count, static_cast<const T *>(array));
+    return GRADCORE_OK;
+  });
+}
+
+}  // extern "C"

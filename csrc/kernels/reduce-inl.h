@@ -1,0 +1,305 @@
+// Sums and statistics. A block is read as its elements in row-major order, cut into chunks of
+// kChunk elements: a chunk's partial sums are kept in T and promoted to double at its end, so that
+// the order of every sum depends on rows and cols only, not on the stride.
+
+namespace gradcore::GRADCORE_TARGET {
+
+// Elements of a chunk. A byte counts up to 255 vectors of byte codes (below): 2048 / 16 fits on
+// every target; and a chunk with its codes stays in the first-level cache.
+inline constexpr index kChunk = 2048;
+
+// ---- drivers ----
+
+// The chunks of a block, each contiguous: where it lies when it is, else copied to a buffer.
+template <class T>
+class Chunks {
+ public:
+  Chunks(index rows, index cols, const T *x, index ldx) : rows_(rows), cols_(cols), x_(x), ldx_(ldx) {
+    if (ldx == cols) {
+      cols_ *= rows;
+      rows_ = rows > 0 ? 1 : 0;
+    }
+  }
+
+  // False at the end of the block.
+  bool next() {
+    if (row_ >= rows_ || cols_ <= 0) return false;
+    if (cols_ - col_ >= kChunk || row_ + 1 == rows_) {
+      data_ = x_ + row_ * ldx_ + col_;
+      size_ = cols_ - col_ < kChunk ? cols_ - col_ : kChunk;
+      advance(size_);
+    } else {
+      gather();
+    }
+    return true;
+  }
+  const T *data() const { return data_; }
+  index size() const { return size_; }
+
+ private:
+  void advance(index n) {
+    col_ += n;
+    if (col_ == cols_) {
+      col_ = 0;
+      row_++;
+    }
+  }
+  void gather() {
+    data_ = buffer_;
+    for (size_ = 0; size_ < kChunk && row_ < rows_;) {
+      const index room = kChunk - size_, left = cols_ - col_, n = left < room ? left : room;
+      const CopyRow<T> copy{x_ + row_ * ldx_ + col_, buffer_ + size_};
+      for_vectors<T>(n, copy);
+      size_ += n;
+      advance(n);
+    }
+  }
+
+  index rows_, cols_;
+  const T *x_;
+  index ldx_;
+  index row_ = 0, col_ = 0;
+  const T *data_ = nullptr;
+  index size_ = 0;
+  T buffer_[kChunk];
+};
+
+// kLanes<double> elements as doubles.
+GRADCORE_INLINE Vec<double> load_wide(const double *p) { return load(p); }
+GRADCORE_INLINE Vec<double> load_wide(const float *p) {
+  using Half = float __attribute__((vector_size(GRADCORE_VECTOR_BYTES / 2), aligned(4), may_alias));
+  return __builtin_convertvector(*reinterpret_cast<const Half *>(p), Vec<double>);
+}
+// The first n of them, the others zero.
+template <class T>
+GRADCORE_INLINE Vec<double> load_wide_partial(const T *p, int n) {
+  double lanes[kLanes<double>] = {};
+  for (int k = 0; k < n; k++) lanes[k] = double(p[k]);
+  return load(lanes);
+}
+
+// Sum over an array of term(index, load_wide's lanes), in double with two accumulators.
+template <class T, class Term>
+GRADCORE_INLINE double wide_sum(index n, const Term &term) {
+  constexpr int W = kLanes<double>;
+  Vec<double> acc[2] = {};
+  index i = 0;
+  for (; i + 2 * W <= n; i += 2 * W) {
+    acc[0] += term.full(i);
+    acc[1] += term.full(i + W);
+  }
+  for (; i < n; i += W) acc[0] += n - i >= W ? term.full(i) : term.partial(i, int(n - i));
+  return reduce_add<double>(acc[0] + acc[1]);
+}
+
+template <class T>
+struct WideSum {
+  const T *x;
+  GRADCORE_INLINE_MEMBER Vec<double> full(index i) const { return load_wide(x + i); }
+  GRADCORE_INLINE_MEMBER Vec<double> partial(index i, int n) const { return load_wide_partial(x + i, n); }
+};
+
+template <class T>
+struct WideDot {
+  const T *x, *y;
+  GRADCORE_INLINE_MEMBER Vec<double> full(index i) const { return load_wide(x + i) * load_wide(y + i); }
+  GRADCORE_INLINE_MEMBER Vec<double> partial(index i, int n) const {
+    return load_wide_partial(x + i, n) * load_wide_partial(y + i, n);
+  }
+};
+
+template <class T>
+double dot(index n, const T *x, const T *y) {
+  return wide_sum<T>(n, WideDot<T>{x, y});
+}
+
+// ---- sums of squares ----
+//
+// float: a chunk's squares are summed in float. Below 2^-90 the squares that underflow (each off by
+// at most 2^-126, even with flush-to-zero) could be more than 2^-25 of the sum, and a non-finite sum
+// may only have overflowed: such a chunk is redone in double, where no float's square overflows or
+// underflows. NaN and infinity propagate.
+
+template <class T>
+GRADCORE_INLINE T chunk_squares(index n, const T *x) {
+  constexpr int W = kLanes<T>;
+  Vec<T> acc[4] = {};
+  index i = 0;
+  for (; i + 4 * W <= n; i += 4 * W) {
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; v++) {
+      const Vec<T> value = load(x + i + v * W);
+      acc[v] = fma(value, value, acc[v]);
+    }
+  }
+  for (; i < n; i += W) {
+    const Vec<T> value = n - i >= W ? load(x + i) : load_partial(x + i, int(n - i));
+    acc[0] = fma(value, value, acc[0]);
+  }
+  return reduce_add<T>((acc[0] + acc[1]) + (acc[2] + acc[3]));
+}
+
+GRADCORE_INLINE double chunk_sum_of_squares(index n, const double *x) { return chunk_squares(n, x); }
+GRADCORE_INLINE double chunk_sum_of_squares(index n, const float *x) {
+  const float sum = chunk_squares(n, x);
+  if (sum >= 0x1p-90f && sum <= 0x1.fffffep127f) return sum;
+  return dot(n, x, x);
+}
+
+template <class T>
+double sum_of_squares(index n, const T *x) {
+  double sum = 0;
+  for (index i = 0; i < n; i += kChunk) sum += chunk_sum_of_squares(n - i < kChunk ? n - i : kChunk, x + i);
+  return sum;
+}
+
+// ---- extremes and checks ----
+
+// On the bits of |x|: infinity is above every finite number and NaN above infinity.
+template <class T>
+struct MaxMagnitude {
+  const T *x;
+  IVec<T> best = {};
+  template <class Lanes>
+  GRADCORE_INLINE_MEMBER void operator()(index i, Lanes lanes) {
+    best = max(to_bits(abs<T>(lanes.get(x + i))), best);
+  }
+};
+
+template <class T>
+double max_abs(index n, const T *x) {
+  MaxMagnitude<T> op{x};
+  for_vectors<T>(n, op);
+  typename VecTraits<T>::Int best = 0;
+  for (int k = 0; k < kLanes<T>; k++) best = op.best[k] > best ? op.best[k] : best;
+  return double(from_bits(splat_int<T>(best))[0]);
+}
+
+// 0 * x is NaN for NaN and infinity and stays so in a sum.
+template <class T>
+struct ZeroTimes {
+  const T *x;
+  Vec<T> sum = {};
+  template <class Lanes>
+  GRADCORE_INLINE_MEMBER void operator()(index i, Lanes lanes) {
+    sum = fma(lanes.get(x + i), Vec<T>{}, sum);
+  }
+};
+
+template <class T>
+bool all_finite(index rows, index cols, const T *x, index ldx) {
+  if (ldx == cols) {
+    cols *= rows;
+    rows = 1;
+  }
+  Vec<T> sum{};
+  for (index r = 0; r < rows; r++) {
+    ZeroTimes<T> op{x + r * ldx};
+    for_vectors<T>(cols, op);
+    sum += op.sum;
+  }
+  return !any_set<T>(sum != Vec<T>{});
+}
+
+// ---- columns ----
+
+template <class T>
+struct ColumnSum {
+  index rows;
+  const T *x;
+  index ldx;
+  bool accumulate;
+  T *sum;
+
+  template <int V, class Lanes>
+  GRADCORE_INLINE_MEMBER void strip(index c, Lanes lanes) const {
+    constexpr int W = kLanes<T>;
+    Vec<T> acc[V];
+    for (int v = 0; v < V; v++) acc[v] = accumulate ? lanes.get(sum + c + v * W) : Vec<T>{};
+    for (index r = 0; r < rows; r++)
+      for (int v = 0; v < V; v++) acc[v] += lanes.get(x + r * ldx + c + v * W);
+    for (int v = 0; v < V; v++) lanes.put(sum + c + v * W, acc[v]);
+  }
+};
+
+template <class T>
+void column_sum(index rows, index cols, const T *x, index ldx, bool accumulate, T *sum) {
+  for_column_strips<T, 4>(cols, ColumnSum<T>{rows, x, ldx, accumulate, sum});
+}
+
+template <class T>
+struct ColumnNonzero {
+  index rows, cols;
+  const T *x;
+  index ldx;
+  unsigned char *nonzero;
+  index *zeros;
+
+  template <int V, class Lanes>
+  GRADCORE_INLINE_MEMBER void strip(index c, Lanes lanes) const {
+    constexpr int W = kLanes<T>;
+    IVec<T> any[V] = {}, zero_rows[V] = {};
+    for (index r = 0; r < rows; r++) {
+      for (int v = 0; v < V; v++) {
+        const IVec<T> bits = to_bits(abs<T>(lanes.get(x + r * ldx + c + v * W)));
+        any[v] |= bits;
+        zero_rows[v] -= bits == IVec<T>{};
+      }
+    }
+    for (index k = 0; k < V * W && c + k < cols; k++) {
+      nonzero[c + k] |= any[k / W][k % W] != 0;
+      *zeros += zero_rows[k / W][k % W];
+    }
+  }
+};
+
+// On the bits, so that subnormals are nonzero whatever the thread's floating-point mode.
+template <class T>
+void column_nonzero(index rows, index cols, const T *x, index ldx, unsigned char *nonzero, index *zeros) {
+  for_column_strips<T, 2>(cols, ColumnNonzero<T>{rows, cols, x, ldx, nonzero, zeros});
+}
+
+// ---- derivative statistics ----
+
+template <class T>
+struct CountBelow {
+  const T *x;
+  Vec<T> bound;
+  IVec<T> count = {};
+  template <class Lanes>
+  GRADCORE_INLINE_MEMBER void operator()(index i, Lanes lanes) {
+    count -= abs<T>(lanes.get(x + i)) < bound;
+  }
+};
+
+template <class T>
+GRADCORE_INLINE index add_lanes(IVec<T> counts) {
+  index total = 0;
+  for (int k = 0; k < kLanes<T>; k++) total += counts[k];
+  return total;
+}
+
+template <class T>
+void derivative_stats(index rows, index cols, const T *d, index ldd, T threshold, double *sumsq, index *below) {
+  Chunks<T> chunks(rows, cols, d, ldd);
+  while (chunks.next()) {
+    const index n = chunks.size(), padding = (kLanes<T> - n % kLanes<T>) % kLanes<T>;
+    *sumsq += chunk_sum_of_squares(n, chunks.data());
+    CountBelow<T> op{chunks.data(), splat<T>(threshold)};
+    for_vectors<T>(n, op);
+    *below += add_lanes<T>(op.count) - (threshold > 0 ? padding : 0);
+  }
+}
+
+template <class T>
+constexpr void fill_reduce(KernelSet<T> &set) {
+  set.all_finite = all_finite<T>;
+  set.column_sum = column_sum<T>;
+  set.sum_of_squares = sum_of_squares<T>;
+  set.max_abs = max_abs<T>;
+  set.dot = dot<T>;
+  set.column_nonzero = column_nonzero<T>;
+  set.derivative_stats = derivative_stats<T>;
+}
+
+}  // namespace gradcore::GRADCORE_TARGET

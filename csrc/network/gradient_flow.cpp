@@ -1,0 +1,158 @@
+#include "network/gradient_flow.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "ops/reduce.hpp"
+
+namespace gradcore {
+
+namespace {
+
+constexpr double kSaturatedShare = 0.01;  // of the largest |act'|
+
+// Largest |act'| over the line, of each gradcore_activation. selu: lambda * alpha, at 0-; gelu at
+// sqrt 2, gelu_tanh at 1.4185, silu at 2.3994, mish at 1.4906 (tests/test_flow.py checks them all).
+constexpr double kMaxDerivative[GRADCORE_NUM_ACTIVATIONS] = {
+    1.0, 1.0, 1.0, 1.0, 1.7580993408473766, 1.1289041451478552, 1.1289930686587718,
+    1.0998393201288669, 1.0884981612517279, 1.0, 1.0, 1.0, 0.25};
+
+}  // namespace
+
+template <class T>
+GradientFlow<T>::GradientFlow(const Architecture &net, const KernelSet<T> &kernels,
+                              const std::vector<ParamBlock> &blocks)
+    : net_(net), kernels_(kernels), blocks_(blocks) {
+  for (const LayerSpec &layer : net.layers) {
+    first_unit_.push_back(units_);
+    units_ += layer.out;
+  }
+}
+
+template <class T>
+void GradientFlow<T>::begin(const RowPlan &plan, int threads) {
+  ready_ = false;
+  max_tiles_ = plan.max_tiles();
+  threads_ = threads;
+  const std::size_t depth = std::size_t(net_.depth());
+  tile_.assign(depth * std::size_t(max_tiles_), TileSums{});
+  block_.assign(blocks_.size(), BlockSums{});
+  thread_histogram_.assign(std::size_t(threads) * depth * 2 * kBins, 0);
+  histogram_.assign(depth * 2 * kBins, 0);
+  nonzero_.assign(std::size_t(threads) * std::size_t(units_), 0);
+  result_.assign(depth, gradcore_layer_flow{});
+}
+
+template <class T>
+void GradientFlow<T>::activation(int l, const LayerState<T> &layer, const Tile &tile) noexcept {
+  TileSums &to = sums(l, tile);
+  const LayerSpec &spec = *layer.spec;
+  kernels_.column_nonzero(tile.count, spec.out, layer.h.rows(tile), layer.h.ld, nonzero_units(l, tile.rank),
+                          &to.act_zeros);
+  if (layer.saves_derivative)
+    kernels_.derivative_stats(tile.count, spec.out, layer.delta.rows(tile), layer.delta.ld,
+                              T(kSaturatedShare * kMaxDerivative[spec.activation]), &to.derivative_sumsq,
+                              &to.saturated);
+  else
+    to.derivative_sumsq += double(tile.count) * double(spec.out);  // identity
+}
+
+template <class T>
+void GradientFlow<T>::output(int l, const LayerState<T> &layer, const Tile &tile) noexcept {
+  kernels_.block_stats(tile.count, layer.spec->out, layer.h.rows(tile), layer.h.ld, &sums(l, tile).output, nullptr);
+}
+
+template <class T>
+void GradientFlow<T>::grad_output(int l, const Tile &tile, const T *grad, index ld) noexcept {
+  kernels_.block_stats(tile.count, net_.layers[l].out, grad, ld, &sums(l, tile).grad_output, nullptr);
+}
+
+template <class T>
+void GradientFlow<T>::grad_preact(int l, const LayerState<T> &layer, const Tile &tile) noexcept {
+  kernels_.block_stats(tile.count, layer.spec->out, layer.delta.rows(tile), layer.delta.ld, &sums(l, tile).grad_preact,
+                       nullptr);
+}
+
+template <class T>
+void GradientFlow<T>::delta(int l, const LayerState<T> &layer, const Tile &tile) noexcept {
+  kernels_.block_stats(tile.count, layer.spec->out, layer.delta.rows(tile), layer.delta.ld, &sums(l, tile).delta,
+                       thread_histogram(l, 0, tile.rank));
+}
+
+template <class T>
+void GradientFlow<T>::parameter(index block, int rank, const T *parameters, const T *gradients) noexcept {
+  const ParamBlock &b = blocks_[block];
+  index *histogram = b.kind == ParamBlock::weight ? thread_histogram(b.layer, 1, rank) : nullptr;
+  kernels_.block_stats(1, b.size, gradients + b.offset, b.size, &block_[block].gradient, histogram);
+  if (b.kind == ParamBlock::weight)
+    block_[block].parameter_sumsq = kernels_.sum_of_squares(b.size, parameters + b.offset);
+}
+
+template <class T>
+void GradientFlow<T>::finish(bool updated) noexcept {
+  for (int l = 0; l < net_.depth(); l++) finish_layer(l);
+  finish_parameters(updated);
+  ready_ = true;
+}
+
+template <class T>
+void GradientFlow<T>::finish_layer(int l) noexcept {
+  gradcore_layer_flow &to = result_[l];
+  const LayerSpec &spec = net_.layers[l];
+  TileSums total{};
+  for (index t = 0; t < max_tiles_; t++) {
+    const TileSums &from = tile_[l * max_tiles_ + t];
+    merge_stats(total.output, from.output);
+    merge_stats(total.delta, from.delta);
+    merge_stats(total.grad_output, from.grad_output);
+    merge_stats(total.grad_preact, from.grad_preact);
+    total.derivative_sumsq += from.derivative_sumsq;
+    total.saturated += from.saturated;
+    total.act_zeros += from.act_zeros;
+  }
+  to.activation = finish_stats(total.output);
+  to.delta = finish_stats(total.delta);
+  // Where nothing stands between two points of the chain, the later norm is the earlier one.
+  to.grad_preact_norm = spec.normalization ? finish_stats(total.grad_preact).norm : to.delta.norm;
+  to.grad_output_norm = spec.hidden ? finish_stats(total.grad_output).norm : to.delta.norm;
+  to.mean_squared_derivative = spec.hidden ? total.derivative_sumsq / double(to.activation.count) : 1.0;
+  to.saturated = total.saturated;
+  to.act_zeros = spec.hidden ? total.act_zeros : to.activation.zeros;
+  for (index c = 0; spec.hidden && c < spec.out; c++) {
+    bool alive = false;
+    for (int rank = 0; rank < threads_; rank++) alive |= nonzero_units(l, rank)[c] != 0;
+    to.dead_units += !alive;
+  }
+  for (int which = 0; which < 2; which++)
+    for (int rank = 0; rank < threads_; rank++)
+      for (int bin = 0; bin < kBins; bin++)
+        histogram_[(2 * l + which) * kBins + bin] += thread_histogram(l, which, rank)[bin];
+}
+
+template <class T>
+void GradientFlow<T>::finish_parameters(bool updated) noexcept {
+  std::vector<StatsSums>::size_type block = 0;
+  for (int l = 0; l < net_.depth(); l++) {
+    gradcore_layer_flow &to = result_[l];
+    StatsSums weight{}, bias{};
+    double parameter_sumsq = 0, update_sumsq = 0;
+    for (; block < blocks_.size() && blocks_[block].layer == l; block++) {
+      const BlockSums &from = block_[block];
+      if (blocks_[block].kind == ParamBlock::bias) merge_stats(bias, from.gradient);
+      if (blocks_[block].kind != ParamBlock::weight) continue;
+      merge_stats(weight, from.gradient);
+      parameter_sumsq += from.parameter_sumsq;
+      update_sumsq += from.update_sumsq;
+    }
+    to.weight_grad = finish_stats(weight);
+    to.bias_grad_norm = finish_stats(bias).norm;
+    to.weight_norm = std::sqrt(parameter_sumsq);
+    to.update_norm = updated ? std::sqrt(update_sumsq) : std::numeric_limits<double>::quiet_NaN();
+  }
+}
+
+template class GradientFlow<float>;
+template class GradientFlow<double>;
+
+}  // namespace gradcore

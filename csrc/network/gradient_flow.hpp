@@ -1,0 +1,73 @@
+// What a recorded pass measures, taken while each tile is in cache. Sums are kept per tile (or per
+// parameter block) and merged in their order, counts per thread: neither depends on the threads.
+#ifndef GRADCORE_NETWORK_GRADIENT_FLOW_HPP
+#define GRADCORE_NETWORK_GRADIENT_FLOW_HPP
+
+#include <vector>
+
+#include "network/workspace.hpp"
+
+namespace gradcore {
+
+template <class T>
+class GradientFlow {
+ public:
+  GradientFlow(const Architecture &net, const KernelSet<T> &kernels, const std::vector<ParamBlock> &blocks);
+
+  // Clears all for a pass. May throw std::bad_alloc.
+  void begin(const RowPlan &plan, int threads);
+
+  // Called by the steps of a pass, on the tile they have just computed.
+  void activation(int l, const LayerState<T> &layer, const Tile &tile) noexcept;  // act(y), act'(y)
+  void output(int l, const LayerState<T> &layer, const Tile &tile) noexcept;      // h
+  void grad_output(int l, const Tile &tile, const T *grad, index ld) noexcept;    // dL/dh
+  void grad_preact(int l, const LayerState<T> &layer, const Tile &tile) noexcept; // dL/dy in delta
+  void delta(int l, const LayerState<T> &layer, const Tile &tile) noexcept;       // dL/dz in delta
+  void parameter(index block, int rank, const T *parameters, const T *gradients) noexcept;
+  double *update_sumsq(index block) noexcept { return &block_[block].update_sumsq; }
+
+  // Merges the partial sums into the layers' results. updated: the pass included an optimizer step.
+  void finish(bool updated) noexcept;
+
+  int num_layers() const noexcept { return ready_ ? net_.depth() : 0; }
+  const gradcore_layer_flow &layer(int l) const noexcept { return result_[l]; }
+  const index *histogram(int l, int which) const noexcept { return &histogram_[(2 * l + which) * kBins]; }
+  static constexpr int kBins = sizeof(T) == 4 ? GRADCORE_NUM_BINS_F32 : GRADCORE_NUM_BINS_F64;
+
+ private:
+  struct TileSums {
+    StatsSums output, delta, grad_output, grad_preact;
+    double derivative_sumsq;
+    index saturated, act_zeros;
+  };
+  struct BlockSums {
+    StatsSums gradient;
+    double parameter_sumsq, update_sumsq;
+  };
+  TileSums &sums(int l, const Tile &tile) noexcept { return tile_[l * max_tiles_ + tile.id]; }
+  index *thread_histogram(int l, int which, int rank) noexcept {
+    return &thread_histogram_[((rank * net_.depth() + l) * 2 + which) * kBins];
+  }
+  unsigned char *nonzero_units(int l, int rank) noexcept {
+    return &nonzero_[rank * units_ + first_unit_[l]];
+  }
+  void finish_layer(int l) noexcept;
+  void finish_parameters(bool updated) noexcept;
+
+  const Architecture &net_;
+  const KernelSet<T> &kernels_;
+  const std::vector<ParamBlock> &blocks_;
+  index max_tiles_ = 0, units_ = 0;
+  int threads_ = 0;
+  bool ready_ = false;
+  std::vector<index> first_unit_;
+  std::vector<TileSums> tile_;
+  std::vector<BlockSums> block_;
+  std::vector<index> thread_histogram_, histogram_;
+  std::vector<unsigned char> nonzero_;
+  std::vector<gradcore_layer_flow> result_;
+};
+
+}  // namespace gradcore
+
+#endif

@@ -1,0 +1,110 @@
+// Runs passes: which thread takes which rows through which steps, where threads meet, and how the
+// parameter gradients, their norms and the update follow. One fork and join a call.
+#ifndef GRADCORE_NETWORK_SCHEDULE_HPP
+#define GRADCORE_NETWORK_SCHEDULE_HPP
+
+#include <atomic>
+#include <vector>
+
+#include "network/gradient_flow.hpp"
+#include "network/loss.hpp"
+#include "network/optimizer.hpp"
+#include "ops/parallel.hpp"
+
+namespace gradcore {
+
+// A matrix of the caller.
+template <class T>
+struct InputView {
+  const T *data = nullptr;
+  index stride = 0;
+};
+
+// What one call asks for. Unused members stay empty.
+template <class T>
+struct PassRequest {
+  PassKind kind;
+  index rows;
+  InputView<T> input;        // [rows, in]
+  InputView<T> grad_output;  // [rows, out]
+  T *output = nullptr;       // [rows, out] contiguous
+  T *grad_input = nullptr;   // [rows, in] contiguous
+  TargetView<T> target;
+  int loss = 0;
+  bool record = false;
+  Optimizer<T> *optimizer = nullptr;  // update after the gradients
+  double clip_norm = 0, clip_value = 0;
+};
+
+struct PassResult {
+  bool input_finite = true;  // false: nothing was done
+  bool norm_finite = true;   // false: clip_norm was asked for and no update was made
+  double loss = 0;
+  double total_norm = 0;     // with an optimizer
+};
+
+template <class T>
+class Schedule {
+ public:
+  // The flat buffers outlive the schedule. May throw std::bad_alloc.
+  Schedule(const Architecture &net, const KernelSet<T> &kernels, T *parameters, T *gradients, T *buffers);
+
+  // May throw std::bad_alloc, before anything has changed.
+  PassResult run(const PassRequest<T> &request);
+  // Norm, clip and update alone, from the gradients as they are.
+  PassResult update(const PassRequest<T> &request);
+
+  void parameters_changed() noexcept { forward_packed_ = backward_packed_ = false; }
+  const GradientFlow<T> &flow() const noexcept { return flow_; }
+  index workspace_bytes() const noexcept { return workspace_.bytes(); }
+
+ private:
+  struct PackTask {
+    int layer;
+    index panel;
+    bool forward;
+  };
+  // Claims tasks of the phases of one run. Every thread passes the same phases in the same order.
+  class Phases;
+
+  void run_thread(const PassRequest<T> &request, const RowPlan &plan, const Team &team) noexcept;
+  void prologue(const PassRequest<T> &request, const RowPlan &plan, Phases &phases) noexcept;
+  void pack(const PackTask &task) noexcept;
+  void run_chunk(const PassRequest<T> &request, const RowPlan &plan, index chunk, const Team &team) noexcept;
+  void run_step(const Step &step, const PassRequest<T> &request, const Tile &tile) noexcept;
+  void load_input(const PassRequest<T> &request, const Tile &tile) noexcept;
+  void finish_hidden(int l, const Tile &tile, bool training) noexcept;
+  void compute_loss(const PassRequest<T> &request, const Tile &tile) noexcept;
+  void load_grad_output(const PassRequest<T> &request, const Tile &tile) noexcept;
+  void backward_hidden(int l, const Tile &tile) noexcept;
+  void store_grad_input(const PassRequest<T> &request, const Tile &tile) noexcept;
+  void merge(const Stage &stage, const RowPlan &plan, const Team &team) noexcept;
+  void fill_gradient(index block, index rows, index tiles, bool accumulate) noexcept;
+  void fill_norm_gradient(const ParamBlock &block, index tiles, bool accumulate) noexcept;
+  void measure_gradient(const PassRequest<T> &request, index block, int rank) noexcept;
+  void update_parameters(const PassRequest<T> &request, Phases &phases) noexcept;
+  double total_norm() const noexcept;
+  int threads_for_pass(const PassRequest<T> &request, const RowPlan &plan) const noexcept;
+  double tile_losses() const noexcept;
+
+  const Architecture &net_;
+  const KernelSet<T> &kernels_;
+  T *const parameters_, *const gradients_, *const buffers_;
+  const std::vector<ParamBlock> blocks_;
+  Program programs_[kNumPassKinds];
+  std::vector<PackTask> pack_tasks_;  // forward panels, then backward panels
+  index num_forward_packs_ = 0;
+  Workspace<T> workspace_;
+  GradientFlow<T> flow_;
+  std::vector<double> block_sumsq_;
+  GradientFlow<T> *recorder_ = nullptr;  // of the running pass
+  PassResult result_;
+  std::atomic<index> next_task_{0};
+  std::atomic<bool> input_finite_{true};
+  index pack_begin_ = 0, pack_end_ = 0;  // of the running pass
+  bool forward_packed_ = false, backward_packed_ = false;
+};
+
+}  // namespace gradcore
+
+#endif
