@@ -80,13 +80,52 @@ void pack_rows(index depth, index cols, const T *src, index ld, index width, T *
   }
 }
 
+// ---- transposition in registers: log2(W) stages of exchanges between rows H apart ----
+
+template <int... I>
+struct Lanes {};
+template <int N, int... I>
+struct MakeLanes : MakeLanes<N - 1, N - 1, I...> {};
+template <int... I>
+struct MakeLanes<0, I...> {
+  using Type = Lanes<I...>;
+};
+
+// Rows a and b become the rows of their two H x H blocks' transposition.
+template <int H, class V, int... I>
+GRADCORE_INLINE void exchange(V &a, V &b, Lanes<I...>) {
+  constexpr int W = sizeof...(I);
+  const V low = __builtin_shufflevector(a, b, ((I & H) ? I - H + W : I)...);
+  b = __builtin_shufflevector(a, b, ((I & H) ? I + W : I + H)...);
+  a = low;
+}
+
+template <class T, int H>
+GRADCORE_INLINE void transpose_stages(Vec<T> *rows) {
+  constexpr int W = kLanes<T>;
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++)
+    if ((i & H) == 0) exchange<H>(rows[i], rows[i + H], typename MakeLanes<W>::Type{});
+  if constexpr (H > 1) transpose_stages<T, H / 2>(rows);
+}
+
 template <class T>
 void pack_transposed(index depth, index cols, const T *src, index ld, index width, T *panel) {
-  for (index j = 0; j < width; j++) {
-    if (j < cols)
-      for (index k = 0; k < depth; k++) panel[k * width + j] = src[j * ld + k];
-    else
-      for (index k = 0; k < depth; k++) panel[k * width + j] = T(0);
+  constexpr int W = kLanes<T>;
+  for (index j = 0; j < width; j += W) {
+    for (index k = 0; k < depth; k += W) {
+      const int left = depth - k < W ? int(depth - k) : W;
+      Vec<T> rows[W];
+#pragma GCC unroll 16
+      for (int i = 0; i < W; i++) {
+        const T *row = src + (j + i) * ld + k;
+        rows[i] = j + i >= cols ? Vec<T>{} : left == W ? load(row) : load_partial(row, left);
+      }
+      transpose_stages<T, W / 2>(rows);
+#pragma GCC unroll 16
+      for (int i = 0; i < W; i++)
+        if (i < left) store(panel + (k + i) * width + j, rows[i]);
+    }
   }
 }
 
