@@ -3,8 +3,9 @@
 
 #include "kernels/math-inl.h"
 
+#include "kernels/elementwise-inl.h"  // first: the drivers that solve the ends of rows
+
 #include "kernels/activation-inl.h"
-#include "kernels/elementwise-inl.h"
 #include "kernels/gemm-inl.h"
 #include "kernels/loss-inl.h"
 #include "kernels/normalize-inl.h"
