@@ -133,16 +133,19 @@ void clamp_array(index n, T bound, T *x) {
 // One element's step, as torch.optim computes it (dampening 0, RMSprop not centered, no amsgrad):
 //   g = clamp(grad * clip_coef, clip_value)                                              (U.1)
 //   g = g + weight_decay * p            sgd, rmsprop, adam                               (U.2)
-//   sgd      m = first ? g : momentum * m + g;  u = lr * (nesterov ? g + momentum * m : m)
-//            without momentum           u = lr * g                                       (U.3)
+//   sgd      m = first ? g : momentum * m + g;  d = nesterov ? g + momentum * m : m
+//            without momentum           d = g                                            (U.3)
 //   rmsprop  v = alpha * v + (1 - alpha) * g^2;  d = g / (sqrt(v) + eps)
-//            m = momentum * m + d;      u = lr * m   (u = lr * d without momentum)       (U.4)
+//            with momentum              m = momentum * m + d;  d = m                     (U.4)
 //   adam     m = m + (1 - beta1) * (g - m);  v = beta2 * v + (1 - beta2) * g^2
-//            u = lr / bias1 * m / (sqrt(v) / sqrt(bias2) + eps)                          (U.5)
-//   adamw    as adam without U.2, and   u = u + lr * weight_decay * p                    (U.6)
-//   p = p - u;  *update_sumsq += u^2 in double
-// m is state0, v is state1. A zero weight_decay or momentum is not multiplied in: 0 * inf is NaN.
+//            d = m / (sqrt(v) / sqrt(bias2) + eps)                                       (U.5)
+//   p' = p - rate * d,  rate = lr; adam and adamw: lr / bias1; adamw: p * (1 - lr * weight_decay) for p
+//   *update_sumsq += (p' - p)^2 in double: the step as rounding left it                  (U.6)
+// m is state0 and v is state1; rmsprop without momentum keeps its only state, v, in state0.
+// A zero weight_decay or momentum is not multiplied in: 0 * inf is NaN.
 //
+// The product in U.6 has one use in every variant, so that it is fused in all or in none: recording
+// does not change a bit of the parameters.
 // Cost  one pass: every array is loaded once and stored once (adam moves 7 elements per element).
 
 GRADCORE_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
@@ -151,57 +154,51 @@ GRADCORE_INLINE double square_root(double x) { return __builtin_sqrt(x); }
 template <class T>
 struct SgdRule {
   const UpdateArgs<T> &args;
-  Vec<T> lr = splat<T>(T(args.lr)), momentum = splat<T>(T(args.momentum));
-  Vec<T> weight_decay = splat<T>(T(args.weight_decay));
+  Vec<T> rate = splat<T>(T(args.lr)), momentum = splat<T>(T(args.momentum));
 
   template <class Lanes>
-  GRADCORE_INLINE_MEMBER Vec<T> update(index i, Lanes lanes, Vec<T> g, Vec<T> p) const {
-    if (args.weight_decay != 0) g = fma(weight_decay, p, g);
-    if (args.momentum == 0) return lr * g;
+  GRADCORE_INLINE_MEMBER Vec<T> direction(index i, Lanes lanes, Vec<T> g) const {
+    if (args.momentum == 0) return g;
     const Vec<T> m = args.first ? g : fma(momentum, lanes.get(args.state0 + i), g);
     lanes.put(args.state0 + i, m);
-    return lr * (args.nesterov ? fma(momentum, m, g) : m);
+    return args.nesterov ? fma(momentum, m, g) : m;
   }
 };
 
 template <class T>
 struct RmspropRule {
   const UpdateArgs<T> &args;
-  Vec<T> lr = splat<T>(T(args.lr)), momentum = splat<T>(T(args.momentum));
-  Vec<T> weight_decay = splat<T>(T(args.weight_decay)), eps = splat<T>(T(args.eps));
+  Vec<T> rate = splat<T>(T(args.lr)), momentum = splat<T>(T(args.momentum)), eps = splat<T>(T(args.eps));
   Vec<T> alpha = splat<T>(T(args.alpha)), rest = splat<T>(T(1 - args.alpha));
 
   template <class Lanes>
-  GRADCORE_INLINE_MEMBER Vec<T> update(index i, Lanes lanes, Vec<T> g, Vec<T> p) const {
-    if (args.weight_decay != 0) g = fma(weight_decay, p, g);
-    const Vec<T> v = fma(alpha, lanes.get(args.state1 + i), rest * g * g);
-    lanes.put(args.state1 + i, v);
-    const Vec<T> direction = g / (sqrt(v) + eps);
-    if (args.momentum == 0) return lr * direction;
-    const Vec<T> m = fma(momentum, lanes.get(args.state0 + i), direction);
+  GRADCORE_INLINE_MEMBER Vec<T> direction(index i, Lanes lanes, Vec<T> g) const {
+    T *mean_square = args.momentum == 0 ? args.state0 : args.state1;
+    const Vec<T> v = fma(alpha, lanes.get(mean_square + i), rest * g * g);
+    lanes.put(mean_square + i, v);
+    const Vec<T> scaled = g / (sqrt(v) + eps);
+    if (args.momentum == 0) return scaled;
+    const Vec<T> m = fma(momentum, lanes.get(args.state0 + i), scaled);
     lanes.put(args.state0 + i, m);
-    return lr * m;
+    return m;
   }
 };
 
-template <class T, bool kDecoupledDecay>
+template <class T>
 struct AdamRule {
   const UpdateArgs<T> &args;
+  Vec<T> rate = splat<T>(T(args.lr / args.bias1)), root_bias2 = splat<T>(T(square_root(args.bias2)));
   Vec<T> rest1 = splat<T>(T(1 - args.beta1)), beta2 = splat<T>(T(args.beta2)), rest2 = splat<T>(T(1 - args.beta2));
-  Vec<T> step_size = splat<T>(T(args.lr / args.bias1)), root_bias2 = splat<T>(T(square_root(args.bias2)));
-  Vec<T> eps = splat<T>(T(args.eps)), weight_decay = splat<T>(T(args.weight_decay));
-  Vec<T> shrinkage = splat<T>(T(args.lr * args.weight_decay));
+  Vec<T> eps = splat<T>(T(args.eps));
 
   template <class Lanes>
-  GRADCORE_INLINE_MEMBER Vec<T> update(index i, Lanes lanes, Vec<T> g, Vec<T> p) const {
-    if (!kDecoupledDecay && args.weight_decay != 0) g = fma(weight_decay, p, g);
+  GRADCORE_INLINE_MEMBER Vec<T> direction(index i, Lanes lanes, Vec<T> g) const {
     const Vec<T> m0 = lanes.get(args.state0 + i);
     const Vec<T> m = fma(rest1, g - m0, m0);
     const Vec<T> v = fma(beta2, lanes.get(args.state1 + i), rest2 * g * g);
     lanes.put(args.state0 + i, m);
     lanes.put(args.state1 + i, v);
-    const Vec<T> u = step_size * m / (sqrt(v) / root_bias2 + eps);
-    return kDecoupledDecay && args.weight_decay != 0 ? fma(shrinkage, p, u) : u;
+    return m / (sqrt(v) / root_bias2 + eps);
   }
 };
 
@@ -215,31 +212,33 @@ GRADCORE_INLINE void add_squares(Vec<float> v, Vec<double> &acc) {
   add_squares(__builtin_convertvector(half[1], Vec<double>), acc);
 }
 
-template <class T, class Rule, bool kRecord>
+template <class T, class Rule, bool kDecoupledDecay, bool kRecord>
 struct UpdateStep {
   const UpdateArgs<T> &args;
   Rule rule{args};
   Vec<T> clip_coef = splat<T>(T(args.clip_coef)), clip_value = splat<T>(T(args.clip_value));
+  Vec<T> weight_decay = splat<T>(T(args.weight_decay)), kept = splat<T>(T(1 - args.lr * args.weight_decay));
   Vec<double> sumsq = {};
 
   template <class Lanes>
   GRADCORE_INLINE_MEMBER void operator()(index i, Lanes lanes) {
-    const Vec<T> g = clamp_magnitude<T>(lanes.get(args.grad + i) * clip_coef, clip_value);
+    Vec<T> g = clamp_magnitude<T>(lanes.get(args.grad + i) * clip_coef, clip_value);
     const Vec<T> p = lanes.get(args.param + i);
-    const Vec<T> u = rule.update(i, lanes, g, p);
-    lanes.put(args.param + i, p - u);
-    if (kRecord) add_squares(lanes.keep(u), sumsq);
+    if (!kDecoupledDecay && args.weight_decay != 0) g = fma(weight_decay, p, g);
+    const Vec<T> stepped = (kDecoupledDecay ? p * kept : p) - rule.rate * rule.direction(i, lanes, g);
+    lanes.put(args.param + i, stepped);
+    if (kRecord) add_squares(lanes.keep(stepped - p), sumsq);
   }
 };
 
-template <class T, class Rule>
+template <class T, class Rule, bool kDecoupledDecay = false>
 void update_range(const UpdateArgs<T> &args) {
   if (args.update_sumsq) {
-    UpdateStep<T, Rule, true> step{args};
+    UpdateStep<T, Rule, kDecoupledDecay, true> step{args};
     for_vectors<T>(args.n, step);
     *args.update_sumsq += reduce_add<double>(step.sumsq);
   } else {
-    UpdateStep<T, Rule, false> step{args};
+    UpdateStep<T, Rule, kDecoupledDecay, false> step{args};
     for_vectors<T>(args.n, step);
   }
 }
@@ -253,8 +252,8 @@ constexpr void fill_elementwise(KernelSet<T> &set) {
   set.clamp = clamp_array<T>;
   set.update[GRADCORE_SGD] = update_range<T, SgdRule<T>>;
   set.update[GRADCORE_RMSPROP] = update_range<T, RmspropRule<T>>;
-  set.update[GRADCORE_ADAM] = update_range<T, AdamRule<T, false>>;
-  set.update[GRADCORE_ADAMW] = update_range<T, AdamRule<T, true>>;
+  set.update[GRADCORE_ADAM] = update_range<T, AdamRule<T>>;
+  set.update[GRADCORE_ADAMW] = update_range<T, AdamRule<T>, true>;
 }
 
 }  // namespace gradcore::GRADCORE_TARGET
