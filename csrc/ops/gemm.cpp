@@ -10,17 +10,19 @@ constexpr index kDepthBlock = 1024;
 // Rows of x and delta taken per block of a weight gradient: x's panel (64 columns) takes 64 kB.
 constexpr index kParamsDepthBlock = 256;
 
-// Runs a column of tiles, rows [0, rows), over one panel. `tile` is complete but for rows.
+// Runs a column of tiles, rows [0, rows), over one panel. `tile` is complete but for rows. Heights are
+// as even as possible: 32 rows as 6 + 6 + 5 + 5 + 5 + 5, where 6 + ... + 6 + 2 would end in a tile of
+// two rows that has not enough sums in flight.
 template <class T>
 void run_panel(const KernelSet<T> &set, index rows, int vectors, GemmTile<T> tile) noexcept {
-  const int step = set.tile_rows[vectors - 1];
-  index row = 0;
-  for (; row + step <= rows; row += step) {
+  const index tallest = set.tile_rows[vectors - 1], count = (rows + tallest - 1) / tallest;
+  const index height = rows / count, taller = rows % count;
+  for (index i = 0; i < count; i++) {
+    const index step = i < taller ? height + 1 : height;
     set.gemm_tile[step - 1][vectors - 1](tile);
     tile.a += step * tile.a_row;
     tile.c += step * tile.c_row;
   }
-  if (row < rows) set.gemm_tile[rows - row - 1][vectors - 1](tile);
 }
 
 }  // namespace
