@@ -187,7 +187,7 @@ struct RmspropRule {
 template <class T>
 struct AdamRule {
   const UpdateArgs<T> &args;
-  Vec<T> rate = splat<T>(T(args.lr / args.bias1)), root_bias2 = splat<T>(T(square_root(args.bias2)));
+  Vec<T> rate = splat<T>(T(args.lr / args.bias1)), inverse_root_bias2 = splat<T>(1 / square_root(args.bias2));
   Vec<T> rest1 = splat<T>(T(1 - args.beta1)), beta2 = splat<T>(T(args.beta2)), rest2 = splat<T>(T(1 - args.beta2));
   Vec<T> eps = splat<T>(T(args.eps));
 
@@ -198,7 +198,7 @@ struct AdamRule {
     const Vec<T> v = fma(beta2, lanes.get(args.state1 + i), rest2 * g * g);
     lanes.put(args.state0 + i, m);
     lanes.put(args.state1 + i, v);
-    return m / (sqrt(v) / root_bias2 + eps);
+    return m / fma(sqrt(v), inverse_root_bias2, eps);  // the only division: it takes half of the time
   }
 };
 
