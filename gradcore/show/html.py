@@ -1,0 +1,283 @@
+"""A report as one self-contained HTML page: hand-written markup and inline SVG.
+
+It loads nothing, runs no script, follows the reader's light or dark theme, and prints. Every text
+that could come from a user passes through `escape`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from importlib import resources
+
+import numpy as np
+
+from ..analysis.report import Finding, LayerRecord, Report
+from . import story
+from .svg import Chart, log_range
+
+_MAX_DOTS = 120  # layers beyond which single markers would run into each other
+
+
+def page(report: Report) -> str:
+    """A complete HTML document."""
+    title = escape(f"{story.TITLES[report.verdict]}: {story.net_line(report)}")
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>body{{margin:0}}</style></head>\n<body>{render(report)}</body></html>\n"
+    )
+
+
+def render(report: Report) -> str:
+    """The report as a fragment with its own scoped style, for a page or a notebook."""
+    style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
+    parts = (_head(report), _delta_section(report), _profile_section(report), _findings(report.findings),
+             _prediction(report), _remedies(report), _layer_table(report), _terms())  # fmt: skip
+    return f'<article class="gradcore"><style>{style}</style>{"".join(parts)}</article>'
+
+
+# ---- head ------------------------------------------------------------------------------------
+
+
+def _head(report: Report) -> str:
+    sentences = "".join(f"<p>{_math(sentence)}</p>" for sentence in story.why(report))
+    return (
+        f'<header><p class="verdict {report.verdict}">{escape(story.TITLES[report.verdict])}</p>'
+        f"<h1>{escape(story.net_line(report))}</h1>"
+        f'<p class="muted">{escape(story.conditions_line(report))}</p></header>{_tiles(report)}{sentences}'
+    )
+
+
+def _math(text: str) -> str:
+    """Escaped text with the ASCII spelling of the formulas set as formulas."""
+    text = escape(text).replace("|delta|^2", "|&delta;|<sup>2</sup>").replace("|delta|", "|&delta;|")
+    return text.replace("sqrt(fan_in)", "&radic;<i>fan_in</i>")
+
+
+def _tiles(report: Report) -> str:
+    slope = report.slope
+    if math.isnan(slope.value):
+        return ""
+    ratio = slope.norm_ratio
+    size, word = (1 / ratio if ratio else math.inf, "smaller") if ratio < 1 else (ratio, "larger")
+    tiles = [
+        (f"&times; {story.gain(slope.value)}", "|&delta;|<sup>2</sup> per layer, measured"),
+        (f"{story.number(size)}&times;", f"{word} |&delta;| at the input than at the output"),
+    ]
+    if report.prediction.valid:
+        tiles.insert(1, (f"&times; {story.gain(report.prediction.slope)}", "per layer, expected by theory"))
+    return '<div class="tiles">' + "".join(f"<div><b>{a}</b>{b}</div>" for a, b in tiles) + "</div>"
+
+
+# ---- charts ----------------------------------------------------------------------------------
+
+
+def _delta_section(report: Report) -> str:
+    legend = [("measured", "measured"), ("healthy", "healthy at this depth")]
+    if report.prediction.valid:
+        legend.append(("theory", "mean-field theory, 95% band"))
+    keys = "".join(f'<span><i class="key {css}"></i>{escape(text)}</span>' for css, text in legend)
+    return (
+        "<section><h2>Gradients over depth</h2>"
+        '<p class="muted">&delta; is the gradient of the loss with respect to a layer&rsquo;s '
+        "pre-activation. Backpropagation runs from the right (output) to the left (input).</p>"
+        f'<div class="legend">{keys}</div>{delta_chart(report)}</section>'
+    )
+
+
+def delta_chart(report: Report) -> str:
+    """|delta| over depth, the healthy cone and the band that theory expects."""
+    measured = story.log10(story.profiles(report)["delta"])
+    cone_low, cone_high = story.healthy_cone(report)
+    low, high, middle = story.predicted_deltas(report)
+    chart = Chart((0, max(len(measured) - 1, 1)), log_range(measured, middle), size=(860, 300),
+                  x_label="layer (0 is at the input)")  # fmt: skip
+    chart.band(cone_low, cone_high, "healthy")
+    chart.band(low, high, "theory-band")
+    chart.line(middle, "theory")
+    chart.line(measured, "measured", dots=len(measured) <= _MAX_DOTS)
+    for layer in report.layers:
+        if layer.delta_nonfinite_share > 0 or not math.isfinite(layer.delta_norm):
+            chart.cross(layer.index, "bad", f"layer {layer.index}: NaN or infinite")
+    return chart.svg(f"Norm of the deltas over depth. {' '.join(story.why(report))}")
+
+
+def _profile_section(report: Report) -> str:
+    profiles = story.profiles(report)
+    profiles["update"] = np.array([layer.update_ratio for layer in report.layers])
+    titles = {
+        "activation": "Activations, root mean square",
+        "weight gradient": "Weight gradients, norm",
+        "update": "One step of the optimizer, relative to the weights",
+    }
+    rounding = {"update": story.ROUNDING.get(str(report.config.get("dtype")), 0.0)}
+    figures = [_figure(title, _profile_chart(profiles[name], title, rounding.get(name, 0.0)))
+               for name, title in titles.items()]  # fmt: skip
+    figures.append(_figure("Size of the gradients: where low precision loses them", exponent_chart(report)))
+    figures.append(_figure("Saturated units (line) and dead units (dashes), share", _unit_chart(report)))
+    factors = story.mean_factors(report)
+    if factors:
+        figures.append(_figure("What makes the factor on |delta|^2 per layer", factor_chart(factors)))
+    return f'<section><h2>The other profiles</h2><div class="grid">{"".join(figures)}</div></section>'
+
+
+def _figure(title: str, chart: str) -> str:
+    return f"<figure><figcaption>{_math(title)}</figcaption>{chart}</figure>" if chart else ""
+
+
+def _profile_chart(values: np.ndarray, label: str, rounding: float = 0.0) -> str:
+    log = story.log10(values)
+    chart = Chart((0, max(len(log) - 1, 1)), log_range(log))
+    chart.line(log, "measured", dots=len(log) <= _MAX_DOTS)
+    if rounding:
+        chart.level(math.log10(rounding), "limit", "lost to rounding below this")
+    for index in np.flatnonzero(~np.isfinite(values)):
+        chart.cross(int(index), "bad", f"layer {index}: {story.number(values[index])}")
+    return chart.svg(f"{label}, over the layers")
+
+
+def _unit_chart(report: Report) -> str:
+    hidden = [layer for layer in report.layers if layer.activation]
+    saturated = np.array([layer.saturated_share for layer in hidden])
+    dead = np.array([layer.dead_share for layer in hidden])
+    if not np.any(saturated > 0) and not np.any(dead > 0):
+        return ""
+    chart = Chart((0, max(len(report.layers) - 1, 1)), (0.0, 1.0), log=False)
+    chart.line(saturated, "measured")
+    chart.line(dead, "theory")
+    return chart.svg("Share of saturated and of dead units, over the layers")
+
+
+def exponent_chart(report: Report) -> str:
+    """Where the single deltas lie, as ribbons over depth, with the flush-to-zero limits of low precision."""
+    histogram = story.delta_histogram(report)
+    if histogram is None:
+        return ""
+    exponents, counts = histogram
+    scale = math.log10(2.0)
+    ribbons = [scale * quantile(exponents, counts, share) for share in (0.01, 0.25, 0.5, 0.75, 0.99)]
+    chart = Chart((0, max(len(counts) - 1, 1)), log_range(*ribbons, np.array([-10.0, -1.0])))
+    chart.band(ribbons[0], ribbons[4], "spread")
+    chart.band(ribbons[1], ribbons[3], "spread")
+    chart.line(ribbons[2], "measured")
+    for name, exponent in story.FLUSH_EXPONENTS.items():
+        chart.level(scale * exponent, "limit", f"zero in {name} below this")
+    return chart.svg("Median, middle half and middle 98% of the single deltas of each layer")
+
+
+def quantile(exponents: np.ndarray, counts: np.ndarray, share: float) -> np.ndarray:
+    """log2 of the size below which `share` of each layer's values lie; NaN for a layer without any.
+
+    Bin i holds sizes from 2^exponents[i] to twice that, taken as evenly spread in the logarithm.
+    """
+    found = np.full(len(counts), np.nan)
+    for layer, bins in enumerate(counts):
+        cumulative = np.cumsum(bins)
+        if cumulative[-1] > 0:
+            wanted = share * cumulative[-1]
+            i = int(np.argmax(cumulative >= wanted))
+            found[layer] = exponents[i] + 1.0 - (cumulative[i] - wanted) / max(bins[i], 1)
+    return found
+
+
+def factor_chart(factors: dict[str, float]) -> str:
+    """Bars to the left (shrinks) or right (grows) of 1 on a log scale, and their product."""
+    rows = [*((story.FACTORS[name], value) for name, value in factors.items()),
+            ("together", math.prod(factors.values()))]  # fmt: skip
+    reach = max(0.3, *(abs(math.log10(value)) for _, value in rows))
+    height = 20 + 30 * len(rows)
+    marks = [f'<line class="axis" x1="285" x2="285" y1="6" y2="{height - 8}"/>']
+    for row, (name, value) in enumerate(rows):
+        y, length = 10 + 30 * row, 72 * math.log10(value) / reach
+        css = "bar together" if name == "together" else "bar"
+        marks.append(f'<text text-anchor="end" x="200" y="{y + 14}">{escape(name)}</text>')
+        marks.append(f'<rect class="{css}" x="{285 + min(length, 0):.1f}" y="{y}" height="20" '
+                     f'width="{max(abs(length), 1):.1f}"/>')  # fmt: skip
+        marks.append(f'<text x="366" y="{y + 14}">&#215; {story.number(value, 3)}</text>')
+    label = "; ".join(f"{name} {story.number(value, 3)}" for name, value in rows)
+    return f'<svg viewBox="0 0 420 {height}" role="img" aria-label="{escape(label)}">{"".join(marks)}</svg>'
+
+
+# ---- findings, prediction, remedies ----------------------------------------------------------
+
+
+def _findings(findings: Sequence[Finding]) -> str:
+    if not findings:
+        return ""
+    cards = "".join(
+        f'<div class="card {escape(finding.severity)}"><h3><span>{escape(finding.severity)}</span> '
+        f"{escape(story.finding_title(finding))}</h3><p>{_math(finding.explanation)}</p>"
+        f'<p class="muted">{escape(story.evidence(finding.evidence))}</p></div>'
+        for finding in findings
+    )
+    return f"<section><h2>Findings</h2>{cards}</section>"
+
+
+def _prediction(report: Report) -> str:
+    sentences = "".join(f"<p>{_math(sentence)}</p>" for sentence in story.prediction_lines(report))
+    return f"<section><h2>Prediction and measurement</h2>{sentences}</section>"
+
+
+def _remedies(report: Report) -> str:
+    helped, failed = story.split_remedies(report)
+    tried = [*helped, *failed]
+    untried = [remedy for remedy in report.tried if remedy.helps is None]
+    if not report.tried:
+        return ""
+    blocks = [f"<section><h2>Remedies{', tried on this data' if tried else ''}</h2>"]
+    if tried:
+        heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in story.REMEDY_COLUMNS)
+        as_is = _remedy_row("", "as it is", [*story.outcome_cells(tried[0].before), "", "", ""], "")
+        rows = "".join(
+            _remedy_row("&#10003;" if good else "&#10007;", remedy.name, story.remedy_cells(remedy),
+                        remedy.note, "good" if good else "failed")
+            for good, group in ((True, helped), (False, failed)) for remedy in group
+        )  # fmt: skip
+        blocks.append(
+            f'<p class="muted">{escape(story.REMEDIES_NOTE)}</p><div class="scroll"><table><thead><tr>'
+            f'<th></th><th scope="col" class="name">remedy</th>{heads}</tr></thead>'
+            f"<tbody>{as_is}{rows}</tbody></table></div>"
+        )
+    if untried:
+        blocks.append(f"<p>Proposed, not tried: {escape(', '.join(remedy.name for remedy in untried))}.</p>")
+    return "".join(blocks) + "</section>"
+
+
+def _remedy_row(mark: str, name: str, cells: Sequence[str], note: str, css: str = "") -> str:
+    small = f'<br><span class="muted">{_math(note)}</span>' if note else ""
+    numbers = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+    return f'<tr class="{css}"><td>{mark}</td><th scope="row">{escape(name)}{small}</th>{numbers}</tr>'
+
+
+# ---- tables at the end -----------------------------------------------------------------------
+
+
+def _layer_table(report: Report) -> str:
+    columns = ("layer", "units", "activation", "delta", "weight gradient", "saturated", "dead", "update")
+    heads = "".join(f'<th scope="col">{name}</th>' for name in columns)
+    profiles = story.profiles(report)
+    rows = "".join(
+        f'<tr><th scope="row">{layer.index}</th><td>{layer.out_features}</td>'
+        + "".join(f"<td>{story.number(values[layer.index])}</td>" for values in profiles.values())
+        + "".join(f"<td>{cell}</td>" for cell in _shares(layer))
+        + "</tr>"
+        for layer in report.layers
+    )
+    return (
+        "<details><summary>All layers as a table</summary>"
+        f'<div class="scroll"><table><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></details>"
+    )
+
+
+def _shares(layer: LayerRecord) -> tuple[str, str, str]:
+    shares = (layer.saturated_share, layer.dead_share) if layer.activation else (math.nan, math.nan)
+    saturated, dead = ("" if math.isnan(share) else escape(story.percent(share)) for share in shares)
+    return saturated, dead, story.number(layer.update_ratio)
+
+
+def _terms() -> str:
+    items = "".join(f"<dt>{term}</dt><dd>{meaning}</dd>" for term, meaning in story.TERMS)
+    return f"<details><summary>What the words mean</summary><dl>{items}</dl></details>"

@@ -1,0 +1,143 @@
+"""A report as a matplotlib figure (extra `plot`). matplotlib is imported when a figure is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..analysis.report import GainFactors, Report
+from . import story
+
+_BLUE, _GOLD, _GREEN, _RED, _GREY = "#1d5fc4", "#8a6d1d", "#17794a", "#bb2b33", "#5a6472"
+
+
+def plot(report: Report) -> Any:
+    """A matplotlib Figure of six panels: the three profiles, the gain factors, the exponents, the remedies.
+
+    It is attached to no window and no global state: show it in a notebook or call its `savefig`.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("plots need matplotlib: pip install 'gradcore[plot]'") from None
+    figure = Figure(figsize=(13, 7.6), layout="constrained")
+    axes = figure.subplots(2, 3)
+    figure.suptitle(f"{story.TITLES[report.verdict]}: {story.net_line(report)}", fontweight="bold")
+    _deltas(axes[0, 0], report)
+    profiles = story.profiles(report)
+    _profile(axes[0, 1], profiles["activation"], "activations, root mean square")
+    _profile(axes[0, 2], profiles["weight gradient"], "weight gradients, norm")
+    _factors(axes[1, 0], report)
+    _exponents(axes[1, 1], report)
+    _remedies(axes[1, 2], report)
+    for ax in axes.flat:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.title.set_fontsize(11)
+    return figure
+
+
+def _deltas(ax: Any, report: Report) -> None:
+    values = story.log10(story.profiles(report)["delta"])
+    layers = np.arange(len(values))
+    low, high, middle = story.predicted_deltas(report)
+    cone_low, cone_high = story.healthy_cone(report)
+    ax.fill_between(
+        layers, cone_low, cone_high, color=_GREEN, alpha=0.18, lw=0, label="healthy at this depth"
+    )
+    if report.prediction.valid:
+        ax.fill_between(layers, low, high, color=_GOLD, alpha=0.2, lw=0)
+        ax.plot(layers, middle, "--", color=_GOLD, lw=1.3, label="mean-field theory, 95% band")
+    _finish_profile(ax, layers, values, "deltas, norm")
+    ax.legend(frameon=False, fontsize=8)
+
+
+def _profile(ax: Any, values: np.ndarray, title: str) -> None:
+    _finish_profile(ax, np.arange(len(values)), story.log10(values), title)
+
+
+def _finish_profile(ax: Any, layers: np.ndarray, log: np.ndarray, title: str) -> None:
+    ax.plot(layers, log, ".-", color=_BLUE, label="measured", zorder=3)
+    missing = layers[np.isnan(log)]
+    if len(missing):
+        ax.plot(missing, np.full(len(missing), 0.98), "x", color=_RED, transform=ax.get_xaxis_transform())
+    low, high = ax.get_ylim()
+    if high - low < 2:  # a flat profile should look flat
+        ax.set_ylim((low + high) / 2 - 1, (low + high) / 2 + 1)
+    ax.set(title=title, xlabel="layer (0 is at the input)", ylabel="log10")
+
+
+def _factors(ax: Any, report: Report) -> None:
+    layers = [layer for layer in report.layers if layer.factors is not None]
+    for name in story.mean_factors(report):
+        values = np.array([getattr(layer.factors, name) for layer in layers], np.float64)
+        ax.plot(
+            [layer.index for layer in layers],
+            story.log10(values),
+            ".-",
+            ms=4,
+            lw=1,
+            label=story.FACTORS[name],
+        )
+    gains = np.array([GainFactors.product(layer.factors) for layer in layers if layer.factors])
+    ax.plot([layer.index for layer in layers], story.log10(gains), color="black", lw=1.8, label="together")
+    ax.axhline(0, color=_GREY, lw=0.8)
+    ax.set(title="factors of the gain of |delta|$^2$", xlabel="layer", ylabel="log10")
+    ax.legend(frameon=False, fontsize=7)
+
+
+def _exponents(ax: Any, report: Report) -> None:
+    ax.set_title("size of the single deltas, by power of two")
+    histogram = story.delta_histogram(report)
+    if histogram is None:
+        _say(ax, "no raw flows in this report")
+        return
+    exponents, counts = histogram
+    used = np.flatnonzero(counts.sum(axis=0))
+    if len(used) == 0:
+        _say(ax, "every delta is zero or not finite")
+        return
+    first, last = used[0], used[-1] + 1
+    shares = counts[:, first:last] / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    image = ax.imshow(
+        np.where(shares > 0, shares, np.nan).T,
+        origin="lower",
+        aspect="auto",
+        cmap="Blues",
+        vmin=0,
+        extent=(-0.5, len(counts) - 0.5, exponents[first], exponents[last - 1] + 1),
+    )
+    ax.figure.colorbar(image, ax=ax, label="share of the layer", pad=0.01)
+    for name, exponent in story.FLUSH_EXPONENTS.items():
+        if exponents[first] < exponent <= exponents[last - 1] + 1:
+            ax.axhline(exponent, color=_RED, ls=":", lw=1)
+            ax.text(-0.3, exponent, f" zero in {name}", color=_RED, fontsize=7, va="bottom")
+    ax.set(xlabel="layer", ylabel="log2 of the size")
+
+
+def _remedies(ax: Any, report: Report) -> None:
+    ax.set_title("remedies: held-out loss")
+    helped, failed = story.split_remedies(report)
+    tried = [remedy for remedy in [*helped, *failed] if remedy.before and remedy.after]
+    if not tried:
+        _say(ax, "none tried: call report.remedies()")
+        return
+    for row, remedy in enumerate(reversed(tried)):
+        assert remedy.before is not None
+        assert remedy.after is not None
+        color = _GREEN if remedy.helps else _GREY
+        ax.plot([remedy.before.loss, remedy.after.loss], [row, row], color=color, lw=1.5)
+        ax.plot(remedy.before.loss, row, "o", mfc="white", mec=color)
+        ax.plot(remedy.after.loss, row, "o", color=color)
+        name = f"{remedy.name} ({story.gain(remedy.after.slope)})"
+        ax.text(0.02, row + 0.15, name, transform=ax.get_yaxis_transform(), fontsize=8, color=color)
+    ax.set_yticks([])
+    ax.set(xlabel="loss (in brackets: gain of |delta|$^2$ per layer)", ylim=(-0.6, len(tried) - 0.4))
+
+
+def _say(ax: Any, text: str) -> None:
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color=_GREY)
+    ax.set_axis_off()

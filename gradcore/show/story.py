@@ -1,0 +1,353 @@
+"""What every face of a report says: the words, the numbers' form and the order of things.
+
+The renderers decide how it looks; what is claimed is decided once, here. All text is ASCII and
+unescaped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..analysis.report import Finding, GainFactors, LayerRecord, Outcome, Remedy, Report
+
+TITLES = {
+    "healthy": "Healthy gradients",
+    "vanishing": "Vanishing gradients",
+    "exploding": "Exploding gradients",
+    "non_finite": "Non-finite numbers",
+}
+
+# GainFactors in words: what each measures, for a reader who has not met the split before.
+FACTORS = {
+    "weight_scale": "size of the weights",
+    "alignment": "alignment of weights and gradient",
+    "mask": "share of units that pass a gradient",
+    "active_slope": "squared slope of the activation",
+    "coupling": "coupling of gradient and slope",
+    "normalization": "normalization",
+}
+
+# Half the relative spacing of numbers: a smaller change of a weight rounds to no change.
+ROUNDING = {"float32": 2.0**-24, "float64": 2.0**-53}
+
+# Nonzero numbers below 2^exponent round to zero (half the smallest subnormal of the format).
+FLUSH_EXPONENTS = {"fp8 e4m3": -10, "fp8 e5m2": -17, "fp16": -25, "bf16": -134}
+
+TERMS = (
+    ("activation", "root mean square of a layer's output over the batch"),
+    ("delta", "gradient of the loss with respect to a layer's pre-activation, norm over the batch"),
+    ("weight gradient", "gradient of the loss with respect to a layer's weights, norm"),
+    ("saturated", "share of units whose derivative is below 1 % of its maximum"),
+    ("dead", "share of units that are zero for every row of a batch"),
+    ("update", "change of the weights in one step of the optimizer, relative to the weights"),
+)
+
+
+# ---- numbers ---------------------------------------------------------------------------------
+
+
+def number(value: float, digits: int = 2) -> str:
+    """`digits` significant digits, plain between 0.001 and 10000, else like 1.2e-20; n/a for NaN."""
+    if math.isnan(value):
+        return "n/a"
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:.{max(digits, len(str(int(abs(value)))))}g}"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage that never rounds a small one to none or a large one to all."""
+    if math.isnan(share):
+        return "n/a"
+    value = 100.0 * share
+    if 0 < value < 0.1:
+        return "<0.1%"
+    if 99.9 < value < 100:
+        return ">99.9%"
+    return f"{value:.3g}%"
+
+
+def exp(value: float) -> float:
+    """e^value, infinite instead of an error beyond the range of a double."""
+    return math.exp(value) if value < 709.0 else math.inf if not math.isnan(value) else value
+
+
+def count(number_of: int, noun: str) -> str:
+    """`1 layer`, `2 layers`."""
+    return f"{number_of} {noun}" + ("" if number_of == 1 else "s")
+
+
+def layer_ranges(layers: Sequence[int]) -> str:
+    """Sorted layer numbers as `layer 3` or `layers 0-4, 7`."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    words = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+    return f"{'layer' if len(layers) == 1 else 'layers'} {words}"
+
+
+def evidence(values: Mapping[str, Any]) -> str:
+    """Named numbers in one line; nested records are left to the JSON."""
+    words = []
+    for name, value in values.items():
+        if isinstance(value, (float, np.floating)):
+            value = number(float(value), 3)
+        elif not isinstance(value, (str, int, np.integer)):
+            continue
+        words.append(f"{name.replace('_', ' ')} {value}")
+    return ", ".join(words)
+
+
+# ---- the net and the conditions --------------------------------------------------------------
+
+
+def architecture(widths: Sequence[int]) -> str:
+    """Widths with equal neighbours joined: 64, 100 x 30, 10."""
+    runs: list[list[int]] = []
+    for width in widths:
+        if runs and runs[-1][0] == width:
+            runs[-1][1] += 1
+        else:
+            runs.append([width, 1])
+    return ", ".join(str(width) if count == 1 else f"{width} x {count}" for width, count in runs)
+
+
+def net_line(report: Report) -> str:
+    """One line that says which net was looked at."""
+    config = report.config
+    widths = config.get("widths") or [report.layers[0].in_features, *(r.out_features for r in report.layers)]
+    activation = config.get("activation", "")
+    names = dict.fromkeys([activation] if isinstance(activation, str) else activation)
+    parts = [architecture(widths), " / ".join(names)]
+    if config.get("normalization"):
+        parts.append(f"{config['normalization']} norm")
+    if config.get("residual"):
+        parts.append("residual")
+    init = config.get("init")
+    if init:
+        parts.append(f"init {init if isinstance(init, str) else getattr(init, '__name__', 'of its own')}")
+    return ", ".join([*filter(None, parts), str(config.get("dtype", "float32"))])
+
+
+def conditions_line(report: Report) -> str:
+    """One line that says how it was measured and for which optimizer it is judged."""
+    conditions = report.conditions
+    parts = [str(conditions.get("loss", ""))]
+    if "batches" in conditions:
+        rows = conditions.get("batch_size", conditions.get("rows"))
+        parts.append(f"{conditions['batches']} batches" + (f" of {rows} rows" if rows else ""))
+    parts.append(f"loss {number(report.loss, 3)}")
+    parts.append(f"judged for {conditions.get('optimizer') or 'plain SGD'}")
+    return ", ".join(filter(None, parts))
+
+
+# ---- the verdict and its reason --------------------------------------------------------------
+
+
+def why(report: Report) -> list[str]:
+    """The verdict in two to four sentences, each with its numbers."""
+    slope = report.slope
+    broken = _nonfinite_sentences(report)
+    if math.isnan(slope.value):
+        return broken or [
+            "The deltas could not be followed through the depth, so there is no slope to judge."
+        ]
+    level = f"{round(100 * slope.confidence)}% interval"
+    first = (
+        f"On its way from the output to the input every layer multiplies the squared gradient |delta|^2 by "
+        f"{gain(slope.value)} ({level} {gain(slope.low)} to {gain(slope.high)}; "
+        f"healthy at this depth: {gain(slope.band_low)} to {gain(slope.band_high)})."
+    )
+    second = f"Over {count(slope.steps, 'layer')} that leaves |delta| {size_at_input(slope.norm_ratio)}."
+    return [*broken, first, second, *_factor_sentence(report)]
+
+
+def gain(log_squared: float) -> str:
+    """A slope of ln |delta|^2 as the factor on |delta|^2 it stands for."""
+    return number(exp(log_squared), 3)
+
+
+def size_at_input(ratio: float) -> str:
+    """|delta| at the first layer over |delta| at the output, in words."""
+    if 0.5 < ratio < 2:
+        return "at the input about as large as at the output"
+    words = ("smaller", 1 / ratio if ratio else math.inf) if ratio < 1 else ("larger", ratio)
+    return f"at the input {number(words[1])} times {words[0]} than at the output"
+
+
+def _nonfinite_sentences(report: Report) -> list[str]:
+    sentences = []
+    for name, attribute in (
+        ("Activations", "activation_nonfinite_share"),
+        ("Deltas", "delta_nonfinite_share"),
+    ):
+        bad = [layer.index for layer in report.layers if getattr(layer, attribute) > 0]
+        if bad:
+            sentences.append(f"{name} are NaN or infinite at {layer_ranges(bad)}.")
+    return sentences
+
+
+def _factor_sentence(report: Report) -> list[str]:
+    factors = mean_factors(report)
+    if not factors or report.verdict == "healthy":
+        return []
+    sign = 1.0 if report.slope.value > 0 else -1.0
+    name, value = max(factors.items(), key=lambda item: sign * math.log(item[1]))
+    return [f"Its largest part is the {FACTORS[name]}: {number(value, 3)} per layer."]
+
+
+def mean_factors(report: Report) -> dict[str, float]:
+    """Geometric mean over the layers of each factor of the gain; {} where none was measured.
+
+    Factors that are 1 in every layer, because the net has no such part, are left out.
+    """
+    measured = [layer.factors for layer in report.layers if layer.factors is not None]
+    means = {}
+    for entry in dataclasses.fields(GainFactors):
+        values = np.array([getattr(factors, entry.name) for factors in measured], np.float64)
+        values = values[np.isfinite(values) & (values > 0)]
+        if len(values) and np.any(values != 1.0):
+            means[entry.name] = float(np.exp(np.log(values).mean()))
+    return means
+
+
+def finding_title(finding: Finding) -> str:
+    """Kind, layers and cause of a finding in one line."""
+    title = finding.kind.replace("_", " ")
+    if finding.layers:
+        title += f", {layer_ranges(finding.layers)}"
+    return title + (f"; cause: {finding.cause.replace('_', ' ')}" if finding.cause else "")
+
+
+def prediction_lines(report: Report) -> list[str]:
+    """What theory expects of this architecture beside what was measured."""
+    prediction = report.prediction
+    if not prediction.valid:
+        return [f"No mean-field prediction. {prediction.note}".strip()]
+    lines = [
+        f"Mean-field theory expects of this architecture with random weights a factor of "
+        f"{gain(prediction.slope)} on |delta|^2 per layer; measured: {gain(report.slope.value)}."
+    ]
+    if math.isfinite(prediction.depth_scale):
+        words = f"The squared gradient changes by a factor e every {number(prediction.depth_scale)} layers"
+        if math.isfinite(prediction.trainable_depth):
+            words += (
+                f"; inputs stay distinguishable through about {number(prediction.trainable_depth)} layers"
+            )
+        lines.append(words + ".")
+    if report.verdict != "healthy" and math.isfinite(prediction.critical_gain):
+        spread = number(prediction.critical_gain, 3)
+        lines.append(f"It would stay level with weights of standard deviation {spread} / sqrt(fan_in).")
+    if prediction.departs:
+        lines.append(
+            f"The measured deltas leave the 95% band of random draws at {layer_ranges(prediction.departs)}."
+        )
+    return [*lines, *filter(None, [prediction.note])]
+
+
+# ---- profiles --------------------------------------------------------------------------------
+
+
+def activation_rms(layer: LayerRecord) -> float:
+    """Root mean square of the layer's output."""
+    return math.sqrt(layer.activation_var + layer.activation_mean**2)
+
+
+def profiles(report: Report) -> dict[str, np.ndarray]:
+    """The three profiles over depth, [layers] float64 each, by name."""
+    layers = report.layers
+    return {
+        "activation": np.array([activation_rms(layer) for layer in layers]),
+        "delta": np.array([layer.delta_norm for layer in layers]),
+        "weight gradient": np.array([layer.weight_grad_norm for layer in layers]),
+    }
+
+
+def log10(values: np.ndarray) -> np.ndarray:
+    """log10 with NaN for everything that has none: zero, NaN and infinity."""
+    usable = np.isfinite(values) & (values > 0)
+    return np.where(usable, np.log10(np.where(usable, values, 1.0)), np.nan)
+
+
+def healthy_cone(report: Report) -> tuple[np.ndarray, np.ndarray]:
+    """log10 |delta| that the healthy slopes would give, starting from the output layer's."""
+    slope, log = report.slope, log10(profiles(report)["delta"])
+    steps = np.minimum(np.arange(len(log))[::-1], slope.steps or len(log))
+    half = 0.5 / math.log(10.0)
+    return log[-1] + half * slope.band_low * steps, log[-1] + half * slope.band_high * steps
+
+
+def predicted_deltas(report: Report) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """log10 |delta| (low, high, typical) of theory, set level with the measured output layer."""
+    prediction, log = report.prediction, log10(profiles(report)["delta"])
+    half = 0.5 / math.log(10.0) if prediction.valid else math.nan
+    arrays = (prediction.delta_log_low, prediction.delta_log_high, prediction.delta_log)
+    low, high, middle = (log[-1] + half * array for array in arrays)
+    return low, high, middle
+
+
+def delta_histogram(report: Report) -> tuple[np.ndarray, np.ndarray] | None:
+    """(exponents [bins], counts [layers, bins]) of the deltas of all batches; None without raw flows."""
+    if not report.flows:
+        return None
+    return report.flows[0].exponents, sum(np.asarray(flow.delta_histogram) for flow in report.flows)
+
+
+def elide(count: int, limit: int) -> list[int | None]:
+    """Indices 0..count-1, at most `limit` of them, with None where the middle was left out."""
+    if count <= limit:
+        return list(range(count))
+    head = (limit + 1) // 2
+    return [*range(head), None, *range(count - (limit - head), count)]
+
+
+# ---- remedies --------------------------------------------------------------------------------
+
+REMEDY_COLUMNS = ("gradients", "gain/layer", "loss", "right", "less loss", "time", "size")
+
+
+REMEDIES_NOTE = (
+    "Each net was trained from fresh weights for the same number of steps. Loss and share of right answers "
+    "are those of held-out rows; the intervals are 95% over seeds."
+)
+
+
+def split_remedies(report: Report) -> tuple[list[Remedy], list[Remedy]]:
+    """(those that helped, those that were tried and did not), in the order of the report."""
+    helped = [remedy for remedy in report.tried if remedy.helps]
+    return helped, [remedy for remedy in report.tried if remedy.helps is False]
+
+
+def remedy_cells(remedy: Remedy) -> list[str]:
+    """REMEDY_COLUMNS of a remedy, as text; loss and accuracy are those of held-out rows."""
+    low, high = remedy.confidence
+    effect = (
+        "n/a" if math.isnan(remedy.effect) else f"{_whole(remedy.effect)}% ({_whole(low)} to {_whole(high)})"
+    )
+    prices = [
+        f"{remedy.cost[key]:.2f}x" if key in remedy.cost else "" for key in ("time_per_step", "parameters")
+    ]
+    return [*outcome_cells(remedy.after), effect, *prices]
+
+
+def outcome_cells(outcome: Outcome | None) -> list[str]:
+    """The first four of REMEDY_COLUMNS."""
+    if outcome is None:
+        return ["", "", "", ""]
+    accuracy = "" if math.isnan(outcome.accuracy) else percent(outcome.accuracy)
+    return [outcome.verdict.replace("_", "-"), gain(outcome.slope), number(outcome.loss, 3), accuracy]
+
+
+def _whole(share: float) -> str:
+    return "n/a" if math.isnan(share) else str(round(100 * share))

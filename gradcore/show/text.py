@@ -1,0 +1,236 @@
+"""A report as terminal text: verdict, reason, profile over depth, findings, prediction, remedies."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+import numpy as np
+
+from ..analysis.report import LayerRecord, Remedy, Report
+from . import story
+
+_STYLES = {"bold": "1", "dim": "2", "red": "1;31", "green": "1;32", "yellow": "1;33", "cyan": "36"}
+_VERDICT_STYLE = {"healthy": "green", "vanishing": "red", "exploding": "red", "non_finite": "red"}
+_SEVERITY_STYLE = {"critical": "red", "warning": "yellow", "info": "cyan"}
+
+_MAX_LAYERS = 24  # longer profiles are elided in the middle
+_BAR_WIDTH = 7
+_MIN_DECADES = 3.0  # a bar spans at least this many, so that a flat profile looks flat
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """What the output can show: columns, colours, and more than ASCII."""
+
+    width: int = 80
+    color: bool = False
+    unicode: bool = True
+
+    @classmethod
+    def of(cls, stream: TextIO) -> Terminal:
+        """The properties of a stream: colours only on a terminal without NO_COLOR (https://no-color.org)."""
+        tty = stream.isatty()
+        color = tty and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        try:
+            "\u2588\u2192".encode(stream.encoding or "ascii")
+            unicode = True
+        except (UnicodeEncodeError, LookupError):
+            unicode = False
+        width = shutil.get_terminal_size((88, 24)).columns if tty else 100
+        return cls(min(max(width, 60), 120), color, unicode)
+
+    def style(self, text: str, style: str) -> str:
+        """`text` in a style of this module, or as it is on a terminal without colours."""
+        return f"\033[{_STYLES[style]}m{text}\033[0m" if self.color else text
+
+    def rule(self, title: str) -> str:
+        """A heading that spans the terminal."""
+        line = ("\u2500" if self.unicode else "-") * (self.width - len(title) - 1)
+        return f"\n{self.style(title, 'bold')} {self.style(line, 'dim')}"
+
+    def wrap(self, text: str, indent: str = "") -> list[str]:
+        """`text` broken into lines that fit."""
+        return textwrap.wrap(text, self.width, initial_indent=indent, subsequent_indent=indent)
+
+    def mark(self, good: bool) -> str:
+        """A tick or a cross."""
+        return ("\u2713" if good else "\u2717") if self.unicode else ("+" if good else "-")
+
+    def bar(self, share: float, width: int = _BAR_WIDTH) -> str:
+        """A bar `share` of `width` cells long; a sliver where share is 0, blank where it is NaN."""
+        if math.isnan(share):
+            return " " * width
+        eighths = max(1, round(8 * width * share))
+        if not self.unicode:
+            return ("#" * max(1, round(eighths / 8))).ljust(width)
+        full, rest = divmod(eighths, 8)
+        return ("\u2588" * full + (chr(0x2590 - rest) if rest else "")).ljust(width)
+
+
+def render(
+    report: Report, color: bool | None = False, *, width: int | None = None, unicode: bool | None = None
+) -> str:
+    """The report as text.
+
+    Args:
+        report: the result of `gc.analyze`.
+        color: ANSI colours; None decides by sys.stdout (a terminal, and NO_COLOR not set).
+        width: columns; default that of the terminal, 60 to 120.
+        unicode: block characters and arrows instead of ASCII; default whether sys.stdout can encode them.
+    """
+    stdout = Terminal.of(sys.stdout)
+    terminal = Terminal(
+        width=width or stdout.width,
+        color=stdout.color if color is None else color,
+        unicode=stdout.unicode if unicode is None else unicode,
+    )
+    blocks = (_head, _profile, _gain, _findings, _prediction, remedies)
+    return "\n".join(line for block in blocks for line in block(report, terminal))
+
+
+def _head(report: Report, terminal: Terminal) -> list[str]:
+    title = terminal.style(story.TITLES[report.verdict].upper(), _VERDICT_STYLE[report.verdict])
+    subtitle = [story.net_line(report), story.conditions_line(report)]
+    lines = [title, *(terminal.style(line, "dim") for text in subtitle for line in terminal.wrap(text)), ""]
+    return lines + [line for sentence in story.why(report) for line in terminal.wrap(sentence)]
+
+
+# ---- profile over depth ----------------------------------------------------------------------
+
+
+def _profile(report: Report, terminal: Terminal) -> list[str]:
+    values = story.profiles(report)
+    bars = {name: bar_shares(value) for name, value in values.items()}
+    extras = _extra_columns(terminal.width)
+    header = "layer  units  " + "  ".join(name.ljust(8 + _BAR_WIDTH) for name in values)
+    lines = [terminal.rule("Profile over depth"), terminal.style(header + "  " + "  ".join(extras), "dim")]
+    for index in story.elide(len(report.layers), _MAX_LAYERS):
+        if index is None:
+            hidden = len(report.layers) - _MAX_LAYERS
+            words = f"       {hidden} layers between are in the JSON and HTML reports"
+            lines.append(terminal.style(words, "dim"))
+            continue
+        layer = report.layers[index]
+        cells = [f"{story.number(values[n][index]):>7} {terminal.bar(bars[n][index])}" for n in values]
+        tail = "  ".join(f"{_extra(layer, name):>{len(name)}}" for name in extras)
+        lines.append(f"{index:5}  {layer.out_features:5}  {'  '.join(cells)}  {tail}".rstrip())
+    spans = [f"{name} {_decades(values[name]):.0f}" for name in values]
+    note = f"Bars are logarithmic; decades from one end of a column to the other: {', '.join(spans)}."
+    return lines + [terminal.style(line, "dim") for line in terminal.wrap(note)]
+
+
+def _extra_columns(width: int) -> list[str]:
+    names = ["saturated", "dead", "update"]
+    used = 14 + 3 * (10 + _BAR_WIDTH)
+    while names and used + sum(len(name) + 2 for name in names) > width + 2:
+        names.pop(0)
+    return names
+
+
+def _extra(layer: LayerRecord, name: str) -> str:
+    if name == "update":
+        return story.number(layer.update_ratio, 1)
+    if layer.activation is None:
+        return ""
+    share = layer.saturated_share if name == "saturated" else layer.dead_share
+    return story.percent(share)
+
+
+def bar_shares(values: np.ndarray) -> np.ndarray:
+    """Length of a logarithmic bar for each value: 1 for the largest, 0 for the smallest, NaN for none."""
+    log = story.log10(values)
+    if np.all(np.isnan(log)):
+        return log
+    high = np.nanmax(log)
+    low = min(float(np.nanmin(log)), high - _MIN_DECADES)
+    return (log - low) / (high - low)
+
+
+def _decades(values: np.ndarray) -> float:
+    log = story.log10(values)
+    return 0.0 if np.all(np.isnan(log)) else float(np.nanmax(log) - np.nanmin(log))
+
+
+# ---- the gain and its factors ----------------------------------------------------------------
+
+
+def _gain(report: Report, terminal: Terminal) -> list[str]:
+    factors = story.mean_factors(report)
+    if not factors:
+        return []
+    intro = (
+        "The change of |delta|^2 from one layer to the one before it is a product. "
+        "Geometric means over the layers:"
+    )
+    lines = [terminal.rule("What makes the factor per layer"), *terminal.wrap(intro)]
+    names = [(story.FACTORS[name], value) for name, value in factors.items()]
+    names.append(("together", math.prod(factors.values())))
+    for name, value in names:
+        style = "bold" if name == "together" else "dim" if abs(math.log(value)) < 0.05 else "yellow"
+        lines.append(terminal.style(f"  {name:38} x {story.number(value, 3)}", style))
+    return lines
+
+
+# ---- findings and prediction -----------------------------------------------------------------
+
+
+def _findings(report: Report, terminal: Terminal) -> list[str]:
+    if not report.findings:
+        return []
+    lines = [terminal.rule("Findings")]
+    for finding in report.findings:
+        lines.append(terminal.style(f"{finding.severity}: {story.finding_title(finding)}",
+                                    _SEVERITY_STYLE[finding.severity]))  # fmt: skip
+        lines += terminal.wrap(finding.explanation, "  ")
+        if finding.evidence:
+            numbers = terminal.wrap(story.evidence(finding.evidence), "  ")
+            lines += [terminal.style(line, "dim") for line in numbers]
+    return lines
+
+
+def _prediction(report: Report, terminal: Terminal) -> list[str]:
+    lines = [line for sentence in story.prediction_lines(report) for line in terminal.wrap(sentence)]
+    return [terminal.rule("Prediction and measurement"), *lines]
+
+
+# ---- remedies --------------------------------------------------------------------------------
+
+
+def remedies(report: Report, terminal: Terminal) -> list[str]:
+    """The remedies tried: the net as it is, those that helped, those that did not."""
+    helped, failed = story.split_remedies(report)
+    untried = [remedy.name for remedy in report.tried if remedy.helps is None]
+    lines = [terminal.rule("Remedies, tried on this data")] if report.tried else []
+    if helped or failed:
+        lines += terminal.wrap(story.REMEDIES_NOTE)
+        lines += _remedy_table(helped, failed, terminal)
+    if failed and not helped:
+        lines += terminal.wrap("None of the remedies tried helped.")
+    return lines + (terminal.wrap(f"Proposed, not tried: {', '.join(untried)}.") if untried else [])
+
+
+def _remedy_table(helped: Sequence[Remedy], failed: Sequence[Remedy], terminal: Terminal) -> list[str]:
+    """A row for each net; its name has a line of its own where the terminal is too narrow."""
+    tried = [*helped, *failed]
+    rows = [story.REMEDY_COLUMNS, [*story.outcome_cells(tried[0].before), "", "", ""]]
+    rows += [story.remedy_cells(remedy) for remedy in tried]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    numbers = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    names = ["", "  as it is", *(f"{terminal.mark(bool(remedy.helps))} {remedy.name}" for remedy in tried)]
+    styles = ["dim", "bold", *["green"] * len(helped), *["dim"] * len(failed)]
+    notes = ["", "", *(remedy.note for remedy in tried)]
+    room = max(map(len, names))
+    narrow = room + 2 + len(numbers[0]) > terminal.width
+    lines = []
+    for name, text, style, note in zip(names, numbers, styles, notes, strict=True):
+        row = [name, "    " + text] if narrow else [name.ljust(room) + "  " + text]
+        lines += [terminal.style(line.rstrip(), style) for line in row if line.strip()]
+        lines += [terminal.style(line, "dim") for line in terminal.wrap(note, "    ")]
+    return lines
