@@ -1,0 +1,83 @@
+"""Trains deep MLPs, finds vanishing and exploding gradients in them, explains them and proves the cure.
+
+    import gradcore as gc
+
+    net = gc.MLP([64] + [100] * 30 + [10], activation="tanh")
+    optimizer = gc.optim.Adam(net, lr=1e-3)
+    step = net.train_step(x, labels, optimizer, clip_norm=1.0)
+    print(gc.analyze(net, x, labels))
+
+Importing starts no thread and loads nothing but NumPy and the native library.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import _core, clip, flow, init, ops, optim
+from ._runtime import cpu_info, get_num_threads, register_with_threadpoolctl, set_num_threads
+from .clip import clip_grad_adaptive_, clip_grad_norm_, clip_grad_value_
+from .flow import GradientFlow
+from .init import activations, initializers
+from .io import load
+from .mlp import MLP, Step
+
+if TYPE_CHECKING:
+    from . import analysis, training
+    from .analysis import analyze
+    from .training import Callback, EarlyStopping, History
+
+__version__: str = _core.version()
+
+__all__ = [
+    "MLP",
+    "Callback",
+    "EarlyStopping",
+    "GradientFlow",
+    "History",
+    "Step",
+    "activations",
+    "analyze",
+    "clip",
+    "clip_grad_adaptive_",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "cpu_info",
+    "flow",
+    "get_num_threads",
+    "init",
+    "initializers",
+    "load",
+    "ops",
+    "optim",
+    "set_num_threads",
+]
+
+# Imported when first asked for, to keep `import gradcore` cheap.
+_LAZY = {
+    "analysis": ("analysis", None),
+    "analyze": ("analysis", "analyze"),
+    "training": ("training", None),
+    "Callback": ("training", "Callback"),
+    "EarlyStopping": ("training", "EarlyStopping"),
+    "History": ("training", "History"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    module_name, attribute = _LAZY[name]
+    module = import_module(f".{module_name}", __name__)
+    value = module if attribute is None else getattr(module, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])
+
+
+register_with_threadpoolctl()

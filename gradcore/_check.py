@@ -1,0 +1,257 @@
+"""Every argument check and its message: which argument, what was expected, what came.
+
+Wrong types are TypeErrors, wrong values and shapes ValueErrors. Arrays are converted here, and only
+when the bindings could not take them as they were.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from . import _core
+
+Array = NDArray[Any]
+Choice = TypeVar("Choice")
+
+ACTIVATIONS: dict[Any, int] = {name: code for code, name in enumerate(_core.ACTIVATIONS)}
+DTYPES: dict[Any, int] = {name: code for code, name in enumerate(_core.DTYPES)}
+LOSSES: dict[Any, int] = {name: code for code, name in enumerate(_core.LOSSES)}
+NORMALIZATIONS: dict[Any, int] = {name: code for code, name in enumerate(_core.NORMALIZATIONS)}
+
+
+# ---- single values -------------------------------------------------------------------------------------
+
+
+def described(value: object) -> str:
+    """What came, in few words: arrays by dtype and shape, everything else by its repr, cut short."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{type(value).__name__} {text[:50]}..."
+
+
+def number(value: object, name: str, expected: str, accept: Callable[[float], bool]) -> float:
+    """A real number for which `accept` holds; NaN never does."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected {expected}, got {described(value)}")
+    result = float(value)
+    if math.isnan(result) or not accept(result):
+        raise ValueError(f"{name}: expected {expected}, got {result:g}")
+    return result
+
+
+def non_negative(value: object, name: str) -> float:
+    """A finite number >= 0."""
+    return number(value, name, "a finite number >= 0", lambda x: 0 <= x < math.inf)
+
+
+def positive(value: object, name: str) -> float:
+    """A finite number > 0."""
+    return number(value, name, "a finite number > 0", lambda x: 0 < x < math.inf)
+
+
+def share(value: object, name: str) -> float:
+    """A number in [0, 1)."""
+    return number(value, name, "a number in [0, 1)", lambda x: 0 <= x < 1)
+
+
+def clip_bound(value: object, name: str) -> float:
+    """A bound to clip at, possibly infinite; None becomes 0, which means no clipping to the library."""
+    if value is None:
+        return 0.0
+    return number(value, name, "None or a number > 0", lambda x: x > 0)
+
+
+def integer(value: object, name: str, least: int) -> int:
+    """A whole number >= least."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}: expected a whole number >= {least}, got {described(value)}")
+    if value < least:
+        raise ValueError(f"{name}: expected a whole number >= {least}, got {int(value)}")
+    return int(value)
+
+
+def flag(value: object, name: str) -> bool:
+    """True or False, and no other truth."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected True or False, got {described(value)}")
+    return bool(value)
+
+
+def choice(value: object, name: str, choices: dict[Any, Choice]) -> Choice:
+    """The entry of `choices` that `value` names."""
+    try:
+        return choices[value]
+    except (KeyError, TypeError):
+        expected = ", ".join(repr(key) for key in choices)
+    error = ValueError if isinstance(value, str) else TypeError
+    raise error(f"{name}: expected one of {expected}, got {described(value)}")
+
+
+def instance(value: object, name: str, kind: type, expected: str) -> None:
+    """An object of this type."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected {expected}, got {described(value)}")
+
+
+# ---- architectures -------------------------------------------------------------------------------------
+
+
+def widths(value: object) -> list[int]:
+    """At least two whole numbers >= 1."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"widths: expected a sequence [in, hidden..., out], got {described(value)}")
+    result = [integer(width, f"widths[{index}]", 1) for index, width in enumerate(value)]
+    if len(result) < 2:
+        raise ValueError(f"widths: expected at least two, [in, out], got {result}")
+    return result
+
+
+def activations(value: object, num_hidden: int) -> list[str]:
+    """One name for each hidden layer."""
+    if isinstance(value, str):
+        choice(value, "activation", ACTIVATIONS)
+        return [value] * num_hidden
+    if not isinstance(value, Iterable):
+        raise TypeError(f"activation: expected a name or one per hidden layer, got {described(value)}")
+    names = list(value)
+    for index, name in enumerate(names):
+        choice(name, f"activation[{index}]", ACTIVATIONS)
+    if len(names) != num_hidden:
+        raise ValueError(f"activation: expected one name or {num_hidden}, one per hidden layer, got {len(names)}")
+    return names
+
+
+def dtype_name(value: object) -> str:
+    """'float32' or 'float64', given as a name, a NumPy dtype or a scalar type."""
+    try:
+        name = np.dtype(value).name if value is not None else None  # type: ignore[call-overload]
+    except TypeError:
+        name = value
+    choice(name, "dtype", DTYPES)
+    return str(name)
+
+
+def seed(value: object) -> int | None:
+    """None, or a whole number >= 0."""
+    return None if value is None else integer(value, "seed", 0)
+
+
+# ---- arrays --------------------------------------------------------------------------------------------
+
+
+def array(value: object, name: str) -> Array:
+    """`value` as an array of real numbers, without a copy where that is possible.
+
+    Takes NumPy arrays, whatever has `__array__` or the buffer protocol (pandas, memoryview, array.array),
+    `__dlpack__` (torch, jax, cupy on the host), and nested sequences of numbers.
+    """
+    if not isinstance(value, np.ndarray):
+        try:
+            value = _as_array(value)
+        except Exception as error:
+            kind = ValueError if isinstance(value, (list, tuple)) else TypeError
+            reason = str(error).partition("\n")[0]
+            raise kind(f"{name}: expected an array of numbers, got {type(value).__name__} ({reason})") from None
+    if value.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: expected real numbers, got dtype {value.dtype}")
+    return value
+
+
+def _as_array(value: Any) -> Array:
+    array = np.asarray(value)
+    if array.dtype == object and hasattr(value, "__dlpack__"):
+        return np.from_dlpack(value)
+    return array
+
+
+def converted(values: Array, dtype: DTypeLike) -> Array:
+    """C-contiguous rows of `dtype`; a value too large for it becomes infinite, and is then refused as such."""
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values, dtype=dtype)
+
+
+def matrix(value: object, name: str, dtype: np.dtype[Any], columns: int) -> Array:
+    """A [batch, columns] array with contiguous rows of `dtype`; row-strided ones are passed as they are."""
+    values = array(value, name)
+    if values.ndim != 2:
+        raise ValueError(f"{name}: expected a 2-D array [batch, {columns}], got shape {list(values.shape)}")
+    if values.shape[1] != columns:
+        raise ValueError(f"{name}: expected {columns} columns, got shape {list(values.shape)}")
+    if values.shape[0] == 0:
+        raise ValueError(f"{name}: expected at least one row, got shape {list(values.shape)}")
+    row, item = values.strides
+    usable = values.dtype == dtype and values.flags.aligned and item == values.itemsize
+    if usable and row % item == 0 and row >= columns * item:
+        return values
+    return converted(values, dtype)
+
+
+def target(value: object, dtype: np.dtype[Any], loss: str, rows: int, columns: int) -> Array:
+    """Labels as int64 [rows], values as [rows, columns] of `dtype`."""
+    values = array(value, "target")
+    if values.ndim == 0 or values.shape[0] != rows:
+        raise ValueError(f"target: expected {rows} rows as in x, got shape {list(values.shape)}")
+    flat = values.ndim == 1 or values.shape == (rows, 1)
+    if loss == "cross_entropy" and flat and values.dtype.kind in "iub" and values.shape != (rows, columns):
+        return np.ascontiguousarray(values.reshape(rows), dtype=np.int64)
+    if flat and columns == 1:
+        values = values.reshape(rows, 1)
+    if values.shape != (rows, columns):
+        raise ValueError(f"target: expected {_target_forms(loss, rows, columns)}, got {described(values)}")
+    return converted(values, dtype)
+
+
+def _target_forms(loss: str, rows: int, columns: int) -> str:
+    values = f"[{rows}, {columns}]" + (f" or [{rows}]" if columns == 1 else "")
+    if loss == "cross_entropy":
+        return f"integer labels [{rows}] or probabilities {values} for loss 'cross_entropy'"
+    return f"values {values} for loss {loss!r}"
+
+
+def finite(values: Array, name: str) -> None:
+    """No NaN and no infinity, or else where the first one is."""
+    good = np.isfinite(values)
+    if not good.all():
+        first = [int(index) for index in np.unravel_index(int(np.argmin(good)), values.shape)]
+        raise ValueError(f"{name}: expected finite values, got {values[tuple(first)]:g} at {first}")
+
+
+def labels(values: Array, name: str, classes: int) -> None:
+    """Every label in [0, classes), or else where the first one is not."""
+    bad = (values < 0) | (values >= classes)
+    if bad.any():
+        first = int(np.argmax(bad))
+        raise ValueError(f"{name}[{first}]: expected a label in [0, {classes}), got {values[first]}")
+
+
+def writable(value: object, name: str) -> Array:
+    """An array that shares the memory of `value`, C-contiguous float32 or float64, to be changed in place."""
+    try:
+        values = _shared(value)
+    except Exception as error:
+        raise TypeError(f"{name}: expected a writable array, got {type(value).__name__} ({error})") from None
+    problem = ""
+    if values.dtype not in (np.float32, np.float64) or not values.dtype.isnative:
+        problem = f"dtype {values.dtype}"
+    elif not values.flags.c_contiguous or not values.flags.aligned:
+        problem = f"{values.dtype} with strides {values.strides}"
+    elif not values.flags.writeable:
+        problem = "a read-only one"
+    if problem:
+        raise ValueError(f"{name}: expected a writable C-contiguous float32 or float64 array, got {problem}")
+    return values
+
+
+def _shared(value: Any) -> Array:
+    if isinstance(value, np.ndarray):
+        return value
+    if hasattr(value, "__dlpack__"):
+        return np.from_dlpack(value)
+    return np.asarray(memoryview(value))

@@ -1,0 +1,103 @@
+"""Threads and CPU of this process, and how threadpoolctl learns of the thread pool."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+from . import _check, _core
+
+
+def get_num_threads() -> int:
+    """Threads that a call may use, the calling one included."""
+    return _core.get_num_threads()
+
+
+def set_num_threads(num_threads: int) -> None:
+    """Let each call use up to `num_threads` threads; results do not depend on it.
+
+    Before the first call of this function the number is that of GRADCORE_NUM_THREADS in the
+    environment, else OMP_NUM_THREADS, else of the CPUs this process may run on.
+    """
+    _core.set_num_threads(min(_check.integer(num_threads, "num_threads", 1), 2**31 - 1))
+
+
+def cpu_info() -> dict[str, Any]:
+    """Targets (kernel sets) and threads: "targets" built, "supported" by this CPU, "target" in use, "num_threads"."""
+    targets = _core.targets()
+    supported = tuple(name for index, name in enumerate(targets) if _core.target_supported(index))
+    return {
+        "targets": targets,
+        "supported": supported,
+        "target": _core.target(),
+        "num_threads": _core.get_num_threads(),
+    }
+
+
+# ---- threadpoolctl -----------------------------------------------------------------------------------------
+
+
+def register_with_threadpoolctl() -> None:
+    """Let `threadpoolctl.threadpool_limits` limit gradcore too.
+
+    threadpoolctl must know a library before its limits are set, but importing it here would cost every
+    user its import time. So the registration happens when something else imports it.
+    """
+    module = sys.modules.get("threadpoolctl")
+    if module is not None:
+        _register(module)
+    else:
+        sys.meta_path.insert(0, _RegisterOnImport())
+
+
+class _RegisterOnImport(MetaPathFinder):
+    """Finds nothing itself; sees threadpoolctl being imported, and steps aside for good."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != "threadpoolctl":
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_register(module: ModuleType) -> None:
+                execute(module)
+                _register(module)
+
+            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec
+
+
+def _register(threadpoolctl: ModuleType) -> None:
+    if not hasattr(threadpoolctl, "register"):  # before threadpoolctl 3.2
+        return
+
+    class GradcoreController(threadpoolctl.LibController):  # type: ignore[name-defined, misc]
+        """The thread pool of libgradcore, for threadpoolctl."""
+
+        user_api = "gradcore"
+        internal_api = "gradcore"
+        filename_prefixes = ("libgradcore",)
+        check_symbols = ("gradcore_get_num_threads", "gradcore_set_num_threads")
+
+        def get_num_threads(self) -> int:
+            return int(self.dynlib.gradcore_get_num_threads())
+
+        def set_num_threads(self, num_threads: int) -> None:
+            self.dynlib.gradcore_set_num_threads(num_threads)
+
+        def get_version(self) -> str:
+            return _core.version()
+
+        def set_additional_attributes(self) -> None:
+            self.target = _core.target()
+
+    threadpoolctl.register(GradcoreController)

@@ -1,0 +1,96 @@
+"""Gradient clipping, in place, on a net, a mapping or a sequence of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from . import _check, _core
+
+if TYPE_CHECKING:
+    from .mlp import MLP
+
+Gradients = Any  # an MLP, a mapping to arrays, a sequence of arrays, or one array
+
+
+def clip_grad_norm_(
+    grads: Gradients, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
+) -> float:
+    """Scale gradients in place so that their total norm is at most `max_norm`.
+
+    The norm is that of all arrays concatenated (Pascanu et al. 2013, arXiv:1211.5063). It is exact
+    where a float32 sum of squares would overflow. Everything is multiplied by
+    min(1, max_norm / (total_norm + 1e-6)), as PyTorch does.
+
+    Args:
+        grads: a net, whose gradients are meant; or a mapping or sequence of writable C-contiguous
+            float32 or float64 arrays of any shapes and one dtype.
+        max_norm: bound >= 0; infinity only measures.
+        norm_type: 2.0, any other p > 0, or infinity for the largest absolute value.
+        error_if_nonfinite: raise FloatingPointError when the total norm is NaN or infinite; every
+            array is then untouched. Without it the arrays are scaled as PyTorch scales them: an
+            infinite norm makes finite elements 0, a NaN norm makes all NaN.
+
+    Returns:
+        The total norm before clipping; 0.0 for no arrays.
+
+    Raises:
+        ValueError, TypeError: naming the offending array or argument; nothing has changed.
+        FloatingPointError: see `error_if_nonfinite`.
+    """
+    max_norm = _check.number(max_norm, "max_norm", "a number >= 0", lambda x: x >= 0)
+    norm_type = _check.number(norm_type, "norm_type", "a number > 0 or infinity", lambda x: x > 0)
+    arrays = _arrays(grads)
+    if not arrays:
+        return 0.0
+    return _core.clip_grad_norm(arrays, max_norm, norm_type, _check.flag(error_if_nonfinite, "error_if_nonfinite"))
+
+
+def clip_grad_value_(grads: Gradients, clip_value: float) -> None:
+    """Clamp every element of the gradients to [-clip_value, clip_value], in place.
+
+    NaN stays NaN. `grads` as for `clip_grad_norm_`.
+    """
+    clip_value = _check.number(clip_value, "clip_value", "a number >= 0", lambda x: x >= 0)
+    arrays = _arrays(grads)
+    if arrays:
+        _core.clip_grad_value(arrays, clip_value)
+
+
+def clip_grad_adaptive_(net: MLP, clipping: float = 0.01, eps: float = 1e-3) -> None:
+    """Adaptive gradient clipping, in place (Brock et al. 2021, arXiv:2102.06171).
+
+    Per output unit of each dense layer: a row of the weight gradient longer than
+    clipping * max(|row of the weights|, eps) is scaled to that length. Biases and normalization
+    parameters are left alone.
+
+    Args:
+        net: the net whose gradients are clipped.
+        clipping: largest ratio of gradient to weights, > 0.
+        eps: weights count as at least this long, >= 0, so that new units can grow.
+    """
+    from .mlp import MLP
+
+    _check.instance(net, "net", MLP, "a gradcore.MLP")
+    net._core.clip_grad_adaptive(_check.positive(clipping, "clipping"), _check.non_negative(eps, "eps"))
+
+
+def _arrays(grads: Gradients) -> list[_check.Array]:
+    """The arrays to change, checked to be writable and of one dtype."""
+    from .mlp import MLP
+
+    if isinstance(grads, MLP):
+        return [grads.gradients.flat]
+    if isinstance(grads, Mapping):
+        named = [(f"grads[{name!r}]", value) for name, value in grads.items()]
+    elif hasattr(grads, "__array__") or hasattr(grads, "__dlpack__"):
+        named = [("grads", grads)]
+    elif isinstance(grads, Iterable) and not isinstance(grads, (str, bytes)):
+        named = [(f"grads[{index}]", value) for index, value in enumerate(grads)]
+    else:
+        raise TypeError(f"grads: expected a net, a mapping or a sequence of arrays, got {_check.described(grads)}")
+    arrays = [_check.writable(value, name) for name, value in named]
+    for (name, _), array in zip(named, arrays, strict=True):
+        if array.dtype != arrays[0].dtype:
+            raise ValueError(f"{name}: expected {arrays[0].dtype} as the first array, got {array.dtype}")
+    return arrays

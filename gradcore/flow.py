@@ -1,0 +1,217 @@
+"""What a recorded pass measured, layer by layer: the three profiles and all that explains them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _check, _core
+
+if TYPE_CHECKING:
+    import pandas
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# In the order of the library's counts.
+FORMATS = ("fp16", "bf16", "e4m3", "e5m2")
+_FORMAT_INDEX = {name: index for index, name in enumerate(FORMATS)}
+_DELTA, _WEIGHT_GRAD = 0, 1
+_ARRAYS = {"delta": _DELTA, "weight_grad": _WEIGHT_GRAD}
+
+_TABLE = (
+    ("act var", "activation_var"),
+    ("act zero", "activation_zero_share"),
+    ("saturated", "saturated_share"),
+    ("dead", "dead_share"),
+    ("|delta|", "delta_norm"),
+    ("max |delta|", "delta_max_abs"),
+    ("|W|", "weight_norm"),
+    ("|dW|", "weight_grad_norm"),
+    ("update/W", "update_ratio"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class GradientFlow:
+    """Statistics of one forward and backward pass, as `net.flow` gives them.
+
+    Every field but the first three is an array with one entry a dense layer, layer 0 at the input:
+    float64 [num_layers] unless said otherwise. In each layer
+
+        z = W x + b,   y = norm(z),   h = act(y) (+ x with a residual connection),   delta = dL/dz
+
+    with L the loss of the whole batch, its mean reduction included. In the last layer h = y = z. Means,
+    variances, norms and maxima run over the finite entries; shares are of all entries.
+    """
+
+    num_layers: int
+    batch_size: int
+    dtype: str
+
+    activation_mean: Floats  # of h
+    activation_var: Floats
+    activation_max_abs: Floats
+    activation_norm: Floats  # Frobenius, over the batch
+    activation_nonfinite_share: Floats
+    activation_zero_share: Floats  # of act(y)
+    saturated_share: Floats  # |act'(y)| below 1 % of its maximum
+    dead_units: Ints  # units whose act(y) is zero on every row
+    dead_share: Floats
+    mean_squared_derivative: Floats  # of act'(y); 1 for the last layer
+
+    delta_mean: Floats
+    delta_var: Floats
+    delta_max_abs: Floats
+    delta_norm: Floats
+    delta_zero_share: Floats
+    delta_subnormal_share: Floats
+    delta_nonfinite_share: Floats
+    grad_output_norm: Floats  # |dL/dh|
+    grad_preact_norm: Floats  # |dL/dy|
+
+    weight_norm: Floats
+    weight_grad_norm: Floats
+    weight_grad_max_abs: Floats
+    weight_grad_zero_share: Floats
+    weight_grad_nonfinite_share: Floats
+    bias_grad_norm: Floats
+    update_ratio: Floats  # |change of W| / |W| in the recorded step; NaN where none was taken
+
+    delta_histogram: Ints  # [num_layers, bins]: entries with floor(log2 |x|) == exponents[bin]
+    weight_grad_histogram: Ints
+    exponents: Ints  # [bins]
+    _flushed: Ints  # [2, num_layers, formats]: entries of delta and of the weight gradient
+    _overflowed: Ints
+
+    def underflow_share(self, format: str, of: str = "delta") -> Floats:
+        """Share of the finite nonzero entries that rounding to `format` would turn into zero.
+
+        Args:
+            format: "fp16", "bf16", "e4m3" or "e5m2" (rounding to nearest even, without loss scaling).
+            of: "delta" or "weight_grad".
+
+        Returns:
+            [num_layers], exact; 0 where a layer has no finite nonzero entry.
+        """
+        return self._range_share(self._flushed, format, of)
+
+    def overflow_share(self, format: str, of: str = "delta") -> Floats:
+        """Share of the finite nonzero entries that rounding to `format` would carry beyond its range."""
+        return self._range_share(self._overflowed, format, of)
+
+    def _range_share(self, counts: Ints, format: str, of: str) -> Floats:
+        index = _check.choice(format, "format", _FORMAT_INDEX)
+        which = _check.choice(of, "of", _ARRAYS)
+        histogram = self.delta_histogram if which == _DELTA else self.weight_grad_histogram
+        return counts[which, :, index] / np.maximum(histogram.sum(axis=1), 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field by name; arrays as nested lists, ready for JSON but for NaN."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name[0] != "_"}
+        return {
+            name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()
+        }
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """One row a layer, one column a measurement (histograms left out). Needs pandas."""
+        import pandas
+
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        per_layer = {
+            name: value
+            for name, value in values.items()
+            if isinstance(value, np.ndarray) and value.shape == (self.num_layers,) and name != "exponents"
+        }
+        return pandas.DataFrame(per_layer, index=pandas.RangeIndex(self.num_layers, name="layer"))
+
+    def __str__(self) -> str:
+        lines = [f"gradient flow: {self.num_layers} layers, batch of {self.batch_size}, {self.dtype}"]
+        lines.append("layer" + "".join(f"{title:>12}" for title, _ in _TABLE))
+        columns = [getattr(self, name) for _, name in _TABLE]
+        for layer in range(self.num_layers):
+            lines.append(f"{layer:5d}" + "".join(f"{column[layer]:12.3g}" for column in columns))
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<GradientFlow: {self.num_layers} layers, batch of {self.batch_size}, {self.dtype}>"
+
+
+def recorded(net: _core.Net, widths: Sequence[int], dtype: str) -> GradientFlow:
+    """The flow of the net's last recorded pass; ValueError when there is none."""
+    layers = net.flow()
+    if not layers:
+        raise ValueError("flow: expected a pass with record=True before, got none")
+    batch_size = layers[0].activation.count // widths[1]
+    lowest, num_bins = _core.exponent_bins(_check.DTYPES[dtype])
+
+    def histograms(which: int) -> Ints:
+        return np.stack([net.flow_histogram(layer, which) for layer in range(len(layers))])
+
+    def counts(name: str) -> Ints:
+        arrays = [[getattr(stats, name) for stats in (layer.delta, layer.weight_grad)] for layer in layers]
+        return np.array(arrays, dtype=np.int64).swapaxes(0, 1)
+
+    return GradientFlow(
+        num_layers=len(layers),
+        batch_size=batch_size,
+        dtype=dtype,
+        **_activation_fields(layers, np.array(widths[1:]), batch_size),
+        **_gradient_fields(layers),
+        delta_histogram=histograms(_DELTA),
+        weight_grad_histogram=histograms(_WEIGHT_GRAD),
+        exponents=np.arange(lowest, lowest + num_bins, dtype=np.int64),
+        _flushed=counts("flushed"),
+        _overflowed=counts("overflowed"),
+    )
+
+
+def _column(layers: Sequence[_core.LayerFlow], get: Callable[[_core.LayerFlow], float]) -> Floats:
+    return np.array([get(layer) for layer in layers], dtype=np.float64)
+
+
+def _activation_fields(layers: Sequence[_core.LayerFlow], units: Ints, batch_size: int) -> dict[str, Any]:
+    dead = np.array([layer.dead_units for layer in layers], dtype=np.int64)
+    entries = units * float(batch_size)
+    return {
+        "activation_mean": _column(layers, lambda layer: layer.activation.mean),
+        "activation_var": _column(layers, lambda layer: layer.activation.variance),
+        "activation_max_abs": _column(layers, lambda layer: layer.activation.max_abs),
+        "activation_norm": _column(layers, lambda layer: layer.activation.norm),
+        "activation_nonfinite_share": _column(layers, lambda layer: layer.activation.nonfinite) / entries,
+        "activation_zero_share": _column(layers, lambda layer: layer.act_zeros) / entries,
+        "saturated_share": _column(layers, lambda layer: layer.saturated) / entries,
+        "dead_units": dead,
+        "dead_share": dead / units,
+        "mean_squared_derivative": _column(layers, lambda layer: layer.mean_squared_derivative),
+    }
+
+
+def _gradient_fields(layers: Sequence[_core.LayerFlow]) -> dict[str, Any]:
+    delta_entries = _column(layers, lambda layer: layer.delta.count)
+    weights = _column(layers, lambda layer: layer.weight_grad.count)
+    weight_norm = _column(layers, lambda layer: layer.weight_norm)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        update_ratio = _column(layers, lambda layer: layer.update_norm) / weight_norm
+    return {
+        "delta_mean": _column(layers, lambda layer: layer.delta.mean),
+        "delta_var": _column(layers, lambda layer: layer.delta.variance),
+        "delta_max_abs": _column(layers, lambda layer: layer.delta.max_abs),
+        "delta_norm": _column(layers, lambda layer: layer.delta.norm),
+        "delta_zero_share": _column(layers, lambda layer: layer.delta.zeros) / delta_entries,
+        "delta_subnormal_share": _column(layers, lambda layer: layer.delta.subnormals) / delta_entries,
+        "delta_nonfinite_share": _column(layers, lambda layer: layer.delta.nonfinite) / delta_entries,
+        "grad_output_norm": _column(layers, lambda layer: layer.grad_output_norm),
+        "grad_preact_norm": _column(layers, lambda layer: layer.grad_preact_norm),
+        "weight_norm": weight_norm,
+        "weight_grad_norm": _column(layers, lambda layer: layer.weight_grad.norm),
+        "weight_grad_max_abs": _column(layers, lambda layer: layer.weight_grad.max_abs),
+        "weight_grad_zero_share": _column(layers, lambda layer: layer.weight_grad.zeros) / weights,
+        "weight_grad_nonfinite_share": _column(layers, lambda layer: layer.weight_grad.nonfinite) / weights,
+        "bias_grad_norm": _column(layers, lambda layer: layer.bias_grad_norm),
+        "update_ratio": update_ratio,
+    }

@@ -1,0 +1,367 @@
+"""The multilayer perceptron: a thin face of the native net. Names, shapes and defaults; no arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from os import PathLike
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _check, _core, flow, init
+from ._core import ConversionNeeded
+
+if TYPE_CHECKING:
+    from .optim import Optimizer
+    from .training import History
+
+Array = _check.Array
+
+
+class Step(NamedTuple):
+    """What `train_step` returns: the loss, and the total gradient norm before clipping."""
+
+    loss: float
+    total_norm: float
+
+
+class Tensors(Mapping[str, Array]):
+    """Named writable views of one contiguous buffer of a net.
+
+    `tensors[name]` is made when asked for; it stays valid, and keeps the net's memory alive, for as
+    long as it is held. `tensors[name] = values` copies into it. `tensors.flat` is the whole buffer, 1-D:
+    each tensor starts at a multiple of 64 bytes, and the elements between tensors are zero and must
+    stay so.
+
+    While any view of the parameters is held, each call of the net prepares its weights anew, since they
+    may have been written: in a training loop, do not keep views.
+    """
+
+    def __init__(self, flat: Callable[[], Array], table: Sequence[tuple[str, int, list[int]]]) -> None:
+        self._flat = flat
+        self._table = {name: (offset, tuple(shape)) for name, offset, shape in table}
+
+    @property
+    def flat(self) -> Array:
+        """The whole buffer, 1-D."""
+        return self._flat()
+
+    def __getitem__(self, name: str) -> Array:
+        offset, shape = self._table[name]
+        size = shape[0] * (shape[1] if len(shape) == 2 else 1)
+        return self._flat()[offset : offset + size].reshape(shape)
+
+    def __setitem__(self, name: str, values: ArrayLike) -> None:
+        self[name][...] = values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __repr__(self) -> str:
+        return "{" + ", ".join(f"{name!r}: {list(shape)}" for name, (_, shape) in self._table.items()) + "}"
+
+
+class MLP:
+    """A multilayer perceptron with its parameters, gradients and everything a pass needs.
+
+    Dense layers are numbered from 0 at the input. Hidden layer l computes
+
+        z = W x + b,   y = norm(z),   h = act(y) (+ x)
+
+    and the last one is linear: neither normalization nor activation.
+
+    Args:
+        widths: [in, hidden..., out]; len(widths) - 1 dense layers.
+        activation: a name of `gc.activations()`, or one for each hidden layer.
+        normalization: None, "batch", "layer" or "rms" (eps 1e-5; batch norm as in PyTorch, momentum 0.1).
+        residual: add a hidden block's input to its output wherever the two widths agree.
+        init: a name of `gc.initializers()`, or a function (shape, rng) -> weights; see `gradcore.init`.
+        bias: whether dense layers have biases; they start at zero.
+        dtype: "float32" or "float64".
+        seed: of the initial weights; None for fresh randomness.
+
+    Attributes:
+        widths, depth, in_features, out_features: the shape; depth is the number of dense layers.
+        activations: one name a hidden layer. normalization, residual, bias: as given.
+        dtype: numpy.dtype of all arrays.
+        parameters, gradients, buffers: mappings from names to writable views, see `Tensors`.
+            "dense0.weight" [out_features, in_features], "dense0.bias", "norm0.weight", "norm0.bias", ...;
+            buffers are the running statistics of batch norm.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+
+    A net may be used by one thread at a time; a second one gets a ValueError.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        *,
+        activation: str | Sequence[str] = "relu",
+        normalization: str | None = None,
+        residual: bool = False,
+        init: str | init.Initializer = "auto",
+        bias: bool = True,
+        dtype: str = "float32",
+        seed: int | None = 0,
+    ) -> None:
+        from .init import check, initialize
+
+        check(init)
+        self._build(widths, activation, normalization, residual, init, bias, dtype, seed)
+        initialize(self, init, self._config["seed"])
+
+    def _build(
+        self,
+        widths: Sequence[int],
+        activation: str | Sequence[str],
+        normalization: str | None,
+        residual: bool,
+        init: str | init.Initializer,
+        bias: bool,
+        dtype: str,
+        seed: int | None,
+    ) -> None:
+        """Everything but the weights, which stay zero."""
+        self.widths = tuple(_check.widths(widths))
+        self.depth = len(self.widths) - 1
+        self.in_features, self.out_features = self.widths[0], self.widths[-1]
+        self.activations = tuple(_check.activations(activation, self.depth - 1))
+        normalization_code = _check.choice(normalization, "normalization", _check.NORMALIZATIONS)
+        self.normalization = normalization
+        self.residual, self.bias = _check.flag(residual, "residual"), _check.flag(bias, "bias")
+        self.dtype = np.dtype(_check.dtype_name(dtype))
+        self._config = {"init": init, "seed": _check.seed(seed)}
+        self._core = _core.Net(
+            list(self.widths),
+            [_check.ACTIVATIONS[name] for name in self.activations],
+            normalization_code,
+            self.residual,
+            self.bias,
+            _check.DTYPES[self.dtype.name],
+        )
+        table = self._core.parameter_table
+        self.parameters = Tensors(self._core.parameters, table)
+        self.gradients = Tensors(self._core.gradients, table)
+        self.buffers = Tensors(self._core.buffers, self._core.buffer_table)
+
+    @classmethod
+    def _without_weights(cls, config: dict[str, Any]) -> MLP:
+        """A net of this `config` with zero weights: for those who fill them in at once."""
+        net = cls.__new__(cls)
+        net._build(**config)
+        return net
+
+    # ---- what it is --------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that build an equal net: `gc.MLP(**net.config)`."""
+        return {
+            "widths": list(self.widths),
+            "activation": list(self.activations),
+            "normalization": self.normalization,
+            "residual": self.residual,
+            "bias": self.bias,
+            "dtype": self.dtype.name,
+            **self._config,
+        }
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trainable values."""
+        return sum(array.size for array in self.parameters.values())
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes held for passes (saved activations, deltas, packed weights), at their largest so far."""
+        return self._core.workspace_bytes()
+
+    def __repr__(self) -> str:
+        text = f"MLP({_widths_text(self.widths)}"
+        names = set(self.activations)
+        if names and names != {"relu"}:
+            text += f", activation={next(iter(names)) if len(names) == 1 else list(self.activations)!r}"
+        options = {"normalization": None, "residual": False, "bias": True}
+        changed = {name: getattr(self, name) for name, default in options.items() if getattr(self, name) != default}
+        if self.dtype != np.float32:
+            changed["dtype"] = self.dtype.name
+        return text + "".join(f", {name}={value!r}" for name, value in changed.items()) + ")"
+
+    # ---- passes ------------------------------------------------------------------------------------------
+
+    def __call__(self, x: ArrayLike) -> Array:
+        """The net's outputs for `x`, in inference mode: `forward(x)`."""
+        return self.forward(x)
+
+    def forward(self, x: ArrayLike, training: bool = False) -> Array:
+        """Outputs for a batch.
+
+        Args:
+            x: [batch, in_features]. Arrays of the net's dtype with contiguous rows are used as they
+                are; any other array of numbers is converted.
+            training: use the batch's own statistics in batch norm and update the running ones, and
+                keep what `backward` needs.
+
+        Returns:
+            [batch, out_features]; logits, for the cross entropies.
+
+        Raises:
+            ValueError: for a wrong shape, no rows, or NaN or infinity in `x`.
+        """
+        try:
+            return self._core.forward(x, training)
+        except ConversionNeeded:
+            pass
+        return self._core.forward(self._input(x), training)
+
+    def backward(self, grad_output: ArrayLike) -> Array:
+        """Gradients by the parameters, into `gradients` (overwritten), and by the input.
+
+        Args:
+            grad_output: [batch, out_features], the gradient of the loss by the outputs of the last
+                `forward(x, training=True)`; each forward pass serves one backward.
+
+        Returns:
+            grad_input, [batch, in_features].
+        """
+        try:
+            return self._core.backward(grad_output)
+        except ConversionNeeded:
+            pass
+        return self._core.backward(_check.matrix(grad_output, "grad_output", self.dtype, self.out_features))
+
+    def loss(self, x: ArrayLike, target: ArrayLike, loss: str = "cross_entropy") -> float:
+        """The mean loss in inference mode; nothing of the net changes. Arguments as `loss_and_gradients`."""
+        code = _check.choice(loss, "loss", _check.LOSSES)
+        try:
+            return self._core.loss(x, target, code)
+        except ConversionNeeded:
+            pass
+        return self._core.loss(*self._batch(x, target, loss), code)
+
+    def loss_and_gradients(
+        self, x: ArrayLike, target: ArrayLike, loss: str = "cross_entropy", record: bool = False
+    ) -> float:
+        """Forward, loss and backward in one native call; overwrites `gradients`.
+
+        Args:
+            x: [batch, in_features].
+            target: labels [batch] of any integer type, or probabilities [batch, out_features], for
+                "cross_entropy"; values [batch, out_features] for all other losses; [batch] will do
+                where out_features is 1.
+            loss: "cross_entropy" (mean over rows), "binary_cross_entropy" (of logits), "mse", "mae" or
+                "huber" (delta 1), these with the mean over all elements.
+            record: measure the pass; `flow` then holds the result.
+
+        Returns:
+            The mean loss; a loss that overflows is returned as it is.
+
+        Raises:
+            ValueError: for wrong shapes, labels out of range, NaN or infinity in the data.
+        """
+        code = _check.choice(loss, "loss", _check.LOSSES)
+        try:
+            return self._core.loss_and_gradients(x, target, code, record)
+        except ConversionNeeded:
+            pass
+        return self._core.loss_and_gradients(*self._batch(x, target, loss), code, record)
+
+    def train_step(
+        self,
+        x: ArrayLike,
+        target: ArrayLike,
+        optimizer: Optimizer,
+        loss: str = "cross_entropy",
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        record: bool = False,
+    ) -> Step:
+        """Loss, gradients, clipping and update in one native call.
+
+        Clipping is part of the update: `gradients` stay as they were computed.
+
+        Args:
+            x, target, loss, record: as `loss_and_gradients`.
+            optimizer: one that was made for this net.
+            clip_norm, clip_value: as `Optimizer.step`.
+
+        Returns:
+            Step(loss, total_norm), the norm before clipping.
+
+        Raises:
+            ValueError: as `loss_and_gradients`, or for a bad bound.
+            FloatingPointError: with `clip_norm`, when the total norm is not finite; parameters and
+                optimizer state are then as before.
+        """
+        code = _check.choice(loss, "loss", _check.LOSSES)
+        norm = 0.0 if clip_norm is None else _check.clip_bound(clip_norm, "clip_norm")
+        value = 0.0 if clip_value is None else _check.clip_bound(clip_value, "clip_value")
+        try:
+            ready = optimizer._ready()
+        except AttributeError:
+            raise TypeError(f"optimizer: expected one of gc.optim, got {_check.described(optimizer)}") from None
+        try:
+            return Step(*self._core.train_step(x, target, code, ready, norm, value, record))
+        except ConversionNeeded:
+            pass
+        return Step(*self._core.train_step(*self._batch(x, target, loss), code, ready, norm, value, record))
+
+    @property
+    def flow(self) -> flow.GradientFlow:
+        """What the last pass with `record=True` measured; ValueError before the first one."""
+        return flow.recorded(self._core, self.widths, self.dtype.name)
+
+    def _input(self, x: ArrayLike) -> Array:
+        return _check.matrix(x, "x", self.dtype, self.in_features)
+
+    def _batch(self, x: ArrayLike, target: ArrayLike, loss: str) -> tuple[Array, Array]:
+        rows = self._input(x)
+        return rows, _check.target(target, self.dtype, loss, len(rows), self.out_features)
+
+    # ---- training, files, copies -------------------------------------------------------------------------
+
+    def fit(self, X: ArrayLike, target: ArrayLike, **options: Any) -> History:  # noqa: N803
+        """Train on a data set; see `gradcore.training.fit` for the options. Returns the History."""
+        from .training import fit
+
+        return fit(self, X, target, **options)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write architecture, parameters and buffers to a safetensors file, atomically; see `gc.load`."""
+        from .io import save
+
+        save(self, path)
+
+    def copy(self) -> MLP:
+        """A net of its own with equal parameters and buffers; gradients are zero."""
+        other = MLP._without_weights(self.config)
+        other.parameters.flat[:] = self.parameters.flat
+        other.buffers.flat[:] = self.buffers.flat
+        return other
+
+    def __copy__(self) -> MLP:
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MLP:
+        other = memo[id(self)] = self.copy()
+        return other
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from .io import from_bytes, to_bytes
+
+        return from_bytes, (to_bytes(self),)
+
+
+def _widths_text(widths: tuple[int, ...]) -> str:
+    """[64] + [100] * 30 + [10], runs of equal widths drawn together."""
+    runs = [(width, len(list(group))) for width, group in groupby(widths)]
+    if len(widths) <= 6 or len(runs) > 6:
+        return str(list(widths))
+    return " + ".join(f"[{width}]" if count == 1 else f"[{width}] * {count}" for width, count in runs)

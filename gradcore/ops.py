@@ -1,0 +1,252 @@
+"""The kernels by themselves on plain arrays: forward and backward of each building block.
+
+float32 and float64 arrays are taken as they are (the first argument decides which), everything else
+becomes float64. Outputs are new arrays; nothing is changed in place. Gradients follow the forward
+function with the same arguments, the gradient of its output first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _check, _core
+from .flow import FORMATS
+
+Array = _check.Array
+
+
+def _first(value: ArrayLike, name: str) -> Array:
+    """The argument that decides the dtype, C-contiguous."""
+    array = _check.array(value, name)
+    return _check.converted(array, array.dtype if array.dtype in (np.float32, np.float64) else np.float64)
+
+
+def _matrix(value: ArrayLike, name: str) -> Array:
+    array = _first(value, name)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"{name}: expected a 2-D array with at least one row and column, got {list(array.shape)}")
+    return array
+
+
+def _like(value: ArrayLike, name: str, first: Array, shape: tuple[int, ...]) -> Array:
+    """A further argument: of the first one's dtype, and of this shape."""
+    array = _check.array(value, name)
+    if array.shape != shape:
+        raise ValueError(f"{name}: expected shape {list(shape)}, got {list(array.shape)}")
+    return _check.converted(array, first.dtype)
+
+
+# ---- dense ------------------------------------------------------------------------------------------------
+
+
+def dense(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -> Array:
+    """input weight^T + bias.
+
+    Args:
+        input: [batch, in_features].
+        weight: [out_features, in_features].
+        bias: [out_features], or None for zeros.
+
+    Returns:
+        [batch, out_features].
+    """
+    x = _matrix(input, "input")
+    w = _check.array(weight, "weight")
+    w = _like(w, "weight", x, (w.shape[0] if w.ndim else 0, x.shape[1]))
+    return _core.op_dense(x, w, None if bias is None else _like(bias, "bias", x, w.shape[:1]))
+
+
+def dense_backward(grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike) -> tuple[Array, Array, Array]:
+    """Gradients of `dense`.
+
+    Returns:
+        grad_input [batch, in_features], grad_weight [out_features, in_features], grad_bias
+        [out_features]; the last two summed over the batch.
+    """
+    dy = _matrix(grad_output, "grad_output")
+    x = _check.array(input, "input")
+    x = _like(x, "input", dy, (dy.shape[0], x.shape[1] if x.ndim == 2 else 0))
+    return _core.op_dense_backward(dy, x, _like(weight, "weight", dy, (dy.shape[1], x.shape[1])))
+
+
+# ---- activations ------------------------------------------------------------------------------------------
+
+
+def activation(input: ArrayLike, activation: str) -> Array:
+    """act(input) elementwise, of any shape; `activation` is a name of `gc.activations()`."""
+    code = _check.choice(activation, "activation", _check.ACTIVATIONS)
+    return _core.op_activation(code, _first(input, "input"))
+
+
+def activation_backward(grad_output: ArrayLike, input: ArrayLike, activation: str) -> Array:
+    """grad_output * act'(input). At a kink the derivative is that of the side below (relu: 0 at 0)."""
+    code = _check.choice(activation, "activation", _check.ACTIVATIONS)
+    dy = _first(grad_output, "grad_output")
+    return _core.op_activation_backward(code, dy, _like(input, "input", dy, dy.shape))
+
+
+# ---- normalization ----------------------------------------------------------------------------------------
+
+
+def batch_norm(
+    input: ArrayLike, weight: ArrayLike, bias: ArrayLike, eps: float = 1e-5
+) -> tuple[Array, Array, Array]:
+    """Batch normalization with the statistics of this batch (Ioffe & Szegedy 2015, arXiv:1502.03167).
+
+    Args:
+        input: [batch, features], at least two rows.
+        weight, bias: [features].
+        eps: added to the biased variance, > 0.
+
+    Returns:
+        output [batch, features], save_mean [features] and save_invstd [features], 1 / sqrt(var + eps).
+    """
+    x = _matrix(input, "input")
+    features = x.shape[1:]
+    return _core.op_batch_norm(
+        x, _like(weight, "weight", x, features), _like(bias, "bias", x, features), _check.positive(eps, "eps")
+    )
+
+
+def batch_norm_backward(
+    grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, save_mean: ArrayLike, save_invstd: ArrayLike
+) -> tuple[Array, Array, Array]:
+    """Gradients of `batch_norm`: grad_input, grad_weight, grad_bias."""
+    dy = _matrix(grad_output, "grad_output")
+    x, gamma, mean, invstd = _norm_arguments(dy, input, weight, save_mean, save_invstd, dy.shape[1:])
+    return _core.op_batch_norm_backward(dy, x, gamma, mean, invstd)
+
+
+def layer_norm(
+    input: ArrayLike, weight: ArrayLike, bias: ArrayLike, eps: float = 1e-5
+) -> tuple[Array, Array, Array]:
+    """Layer normalization of each row (Ba et al. 2016, arXiv:1607.06450).
+
+    Args:
+        input: [batch, features].
+        weight, bias: [features].
+        eps: added to the biased variance, > 0.
+
+    Returns:
+        output [batch, features], save_mean [batch] and save_invstd [batch].
+    """
+    x = _matrix(input, "input")
+    features = x.shape[1:]
+    gamma, beta = _like(weight, "weight", x, features), _like(bias, "bias", x, features)
+    return _core.op_layer_norm(x, gamma, beta, False, _check.positive(eps, "eps"))
+
+
+def layer_norm_backward(
+    grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, save_mean: ArrayLike, save_invstd: ArrayLike
+) -> tuple[Array, Array, Array]:
+    """Gradients of `layer_norm`: grad_input, grad_weight, grad_bias."""
+    dy = _matrix(grad_output, "grad_output")
+    x, gamma, mean, invstd = _norm_arguments(dy, input, weight, save_mean, save_invstd, dy.shape[:1])
+    return _core.op_layer_norm_backward(dy, x, gamma, mean, invstd, False)
+
+
+def rms_norm(input: ArrayLike, weight: ArrayLike, eps: float = 1e-5) -> tuple[Array, Array]:
+    """Root-mean-square normalization of each row (Zhang & Sennrich 2019, arXiv:1910.07467).
+
+    Returns:
+        output [batch, features] and save_invstd [batch], 1 / sqrt(mean(input^2) + eps).
+    """
+    x = _matrix(input, "input")
+    gamma = _like(weight, "weight", x, x.shape[1:])
+    output, _, save_invstd = _core.op_layer_norm(x, gamma, None, True, _check.positive(eps, "eps"))
+    return output, save_invstd
+
+
+def rms_norm_backward(
+    grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, save_invstd: ArrayLike
+) -> tuple[Array, Array]:
+    """Gradients of `rms_norm`: grad_input, grad_weight."""
+    dy = _matrix(grad_output, "grad_output")
+    zeros = np.zeros(dy.shape[0])
+    x, gamma, mean, invstd = _norm_arguments(dy, input, weight, zeros, save_invstd, dy.shape[:1])
+    return _core.op_layer_norm_backward(dy, x, gamma, mean, invstd, True)[:2]
+
+
+def _norm_arguments(
+    dy: Array, input: Any, weight: Any, save_mean: Any, save_invstd: Any, saved: tuple[int, ...]
+) -> tuple[Array, Array, Array, Array]:
+    return (
+        _like(input, "input", dy, dy.shape),
+        _like(weight, "weight", dy, dy.shape[1:]),
+        _like(save_mean, "save_mean", dy, saved),
+        _like(save_invstd, "save_invstd", dy, saved),
+    )
+
+
+# ---- losses -----------------------------------------------------------------------------------------------
+
+
+def loss(output: ArrayLike, target: ArrayLike, loss: str = "cross_entropy") -> float:
+    """The mean loss of net outputs, with PyTorch's reductions.
+
+    Args:
+        output: [batch, features]; logits for the two cross entropies.
+        target: labels [batch] for "cross_entropy"; values [batch, features] for it and all others;
+            [batch] will do where there is one feature.
+        loss: "cross_entropy", "binary_cross_entropy", "mse", "mae" or "huber" (delta 1).
+    """
+    return _core.op_loss(*_loss_arguments(output, target, loss), False)[0]
+
+
+def loss_backward(output: ArrayLike, target: ArrayLike, loss: str = "cross_entropy") -> Array:
+    """The gradient of `loss` by its outputs, [batch, features]."""
+    return _core.op_loss(*_loss_arguments(output, target, loss), True)[1]
+
+
+def _loss_arguments(output: Any, target: Any, loss: str) -> tuple[int, Array, Array]:
+    code = _check.choice(loss, "loss", _check.LOSSES)
+    y = _matrix(output, "output")
+    return code, y, _check.target(target, y.dtype, loss, *y.shape)
+
+
+# ---- statistics -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayStats:
+    """Statistics of one array; mean, variance, norm and max_abs are those of its finite elements."""
+
+    count: int
+    zeros: int
+    subnormals: int
+    nonfinite: int
+    mean: float
+    variance: float  # biased
+    norm: float  # L2, without overflow
+    max_abs: float
+    underflow: Mapping[str, int]  # finite nonzero elements that rounding to "fp16", "bf16", "e4m3", "e5m2" flushes
+    overflow: Mapping[str, int]  # ... or carries beyond the largest finite value
+    histogram: NDArray[np.int64]  # elements with floor(log2 |x|) == exponents[bin]
+    exponents: NDArray[np.int64]
+
+
+def array_stats(array: ArrayLike) -> ArrayStats:
+    """Count, moments, norm, exponent histogram and range losses of an array of any shape, in one pass."""
+    values = _first(array, "array")
+    stats, histogram = _core.op_array_stats(values)
+    lowest, num_bins = _core.exponent_bins(_check.DTYPES[values.dtype.name])
+    return ArrayStats(
+        count=stats.count,
+        zeros=stats.zeros,
+        subnormals=stats.subnormals,
+        nonfinite=stats.nonfinite,
+        mean=stats.mean,
+        variance=stats.variance,
+        norm=stats.norm,
+        max_abs=stats.max_abs,
+        underflow=MappingProxyType(dict(zip(FORMATS, stats.flushed, strict=True))),
+        overflow=MappingProxyType(dict(zip(FORMATS, stats.overflowed, strict=True))),
+        histogram=histogram,
+        exponents=np.arange(lowest, lowest + num_bins, dtype=np.int64),
+    )

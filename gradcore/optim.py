@@ -1,0 +1,365 @@
+"""Optimizers with PyTorch's semantics, and learning-rate schedules as plain callables of the step.
+
+    optimizer = gc.optim.Adam(net, lr=gc.optim.warmup(gc.optim.cosine(1e-3, total_steps=1000), 50))
+    net.train_step(x, target, optimizer)
+
+A schedule is any callable from the step number (0 for the first) to a learning rate. Those made here
+can be pickled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _check, _core
+
+if TYPE_CHECKING:
+    from .mlp import MLP
+
+Schedule = Callable[[int], float]
+
+_KINDS = {name: code for code, name in enumerate(_core.OPTIMIZERS)}
+
+
+class Optimizer:
+    """An optimizer's hyper-parameters and its state for one net; the base of those below.
+
+    Attributes:
+        net: the net whose parameters it updates.
+        lr: the learning rate of the next step; assign a float or a schedule to change it.
+        schedule: the callable given as `lr`, or None.
+        step_count: updates made so far.
+        hyperparameters: everything but the learning rate, by name.
+    """
+
+    _kind: str
+
+    def __init__(self, net: MLP, lr: float | Schedule, hyperparameters: dict[str, Any]) -> None:
+        from .mlp import MLP
+
+        _check.instance(net, "net", MLP, "a gradcore.MLP")
+        self.net = net
+        self.hyperparameters = hyperparameters
+        self.schedule: Schedule | None = None
+        self._lr = 0.0
+        beta1, beta2 = hyperparameters.get("betas", (0.9, 0.999))
+        self._core = _core.Optimizer(
+            net._core,
+            _KINDS[self._kind],
+            0.0,
+            hyperparameters.get("momentum", 0.0),
+            hyperparameters.get("nesterov", False),
+            hyperparameters["weight_decay"],
+            hyperparameters.get("alpha", 0.99),
+            beta1,
+            beta2,
+            hyperparameters.get("eps", 1e-8),
+        )
+        self.lr = lr  # type: ignore[assignment]
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return self._lr if self.schedule is None else self._scheduled(self.schedule)
+
+    @lr.setter
+    def lr(self, value: float | Schedule) -> None:
+        if callable(value):
+            self._scheduled(value)  # a schedule that gives no learning rate is refused here
+            self.schedule = value
+            return
+        lr = _check.non_negative(value, "lr")
+        self._core.set_lr(lr)
+        self._lr, self.schedule = lr, None
+
+    @property
+    def step_count(self) -> int:
+        """Updates made so far."""
+        return self._core.step_count
+
+    def step(
+        self, clip_norm: float | None = None, clip_value: float | None = None, *, record: bool = False
+    ) -> float:
+        """One update of the net's parameters from `net.gradients`, which are read and not changed.
+
+        Args:
+            clip_norm: scale the gradients used to at most this total L2 norm: coefficient
+                min(1, clip_norm / (total_norm + 1e-6)), as PyTorch.
+            clip_value: then clamp each element to [-clip_value, clip_value].
+            record: put the size of the update into `net.flow`.
+
+        Returns:
+            The total norm of all gradients, before clipping.
+
+        Raises:
+            ValueError: for a bound that is not > 0.
+            FloatingPointError: with `clip_norm`, when the total norm is not finite; parameters and
+                optimizer state are then as before.
+        """
+        norm, value = _check.clip_bound(clip_norm, "clip_norm"), _check.clip_bound(clip_value, "clip_value")
+        return self._ready().step(norm, value, record)[1]
+
+    def _ready(self) -> _core.Optimizer:
+        """The native optimizer, with the learning rate of the step to come."""
+        if self.schedule is not None:
+            self._core.set_lr(self._scheduled(self.schedule))
+        return self._core
+
+    def _scheduled(self, schedule: Schedule) -> float:
+        step = self._core.step_count
+        return _check.non_negative(schedule(step), f"lr: the schedule at step {step}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Learning rate, step count and state vectors, copied; `load_state_dict` takes them back."""
+        return {
+            "lr": self._lr if self.schedule is None else self.schedule,
+            "step_count": self.step_count,
+            "states": [state.copy() for state in self._core.states()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues where `state`, of an optimizer of the same kind and net shape, left off."""
+        views, saved = self._core.states(), [np.asarray(values) for values in state["states"]]
+        if [(view.dtype, view.shape) for view in views] != [(values.dtype, values.shape) for values in saved]:
+            raise ValueError("state: expected the state vectors of an optimizer of this kind for this net's shape")
+        step_count = _check.integer(state["step_count"], "state['step_count']", 0)
+        self.lr = state["lr"]
+        for view, values in zip(views, saved, strict=True):
+            view[...] = values
+        self._core.step_count = step_count
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        lr = self._lr if self.schedule is None else self.schedule
+        rebuild = partial(type(self), lr=lr, **self.hyperparameters)
+        return _restored, (rebuild, self.net, self.state_dict())
+
+    def __repr__(self) -> str:
+        lr = self._lr if self.schedule is None else self.schedule
+        options = "".join(f", {name}={value!r}" for name, value in self.hyperparameters.items())
+        return f"{type(self).__name__}(lr={lr!r}{options})"
+
+
+def _restored(rebuild: Callable[[MLP], Optimizer], net: MLP, state: dict[str, Any]) -> Optimizer:
+    optimizer = rebuild(net)
+    optimizer.load_state_dict(state)
+    return optimizer
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum (dampening 0) if wanted.
+
+    Args:
+        net: the net to train.
+        lr: learning rate >= 0, or a schedule.
+        momentum: of the velocity v = momentum * v + g.
+        nesterov: step by g + momentum * v in place of v; needs momentum > 0.
+        weight_decay: added to the gradient, times the parameter.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+
+    _kind = "sgd"
+
+    def __init__(
+        self,
+        net: MLP,
+        lr: float | Schedule,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+    ) -> None:
+        options = {
+            "momentum": _check.non_negative(momentum, "momentum"),
+            "nesterov": _check.flag(nesterov, "nesterov"),
+            "weight_decay": _check.non_negative(weight_decay, "weight_decay"),
+        }
+        super().__init__(net, lr, options)
+
+
+class RMSprop(Optimizer):
+    """RMSprop, not centered (Hinton, lecture 6e): steps of g / (sqrt(s) + eps).
+
+    Args:
+        net: the net to train.
+        lr: learning rate >= 0, or a schedule.
+        alpha: smoothing of the mean square s, in [0, 1).
+        eps: > 0.
+        weight_decay: added to the gradient, times the parameter.
+        momentum: of the steps.
+    """
+
+    _kind = "rmsprop"
+
+    def __init__(
+        self,
+        net: MLP,
+        lr: float | Schedule = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+    ) -> None:
+        options = {
+            "alpha": _check.share(alpha, "alpha"),
+            "eps": _check.positive(eps, "eps"),
+            "weight_decay": _check.non_negative(weight_decay, "weight_decay"),
+            "momentum": _check.non_negative(momentum, "momentum"),
+        }
+        super().__init__(net, lr, options)
+
+
+def _adam_options(betas: tuple[float, float], eps: float, weight_decay: float) -> dict[str, Any]:
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise TypeError(f"betas: expected a pair of numbers, got {_check.described(betas)}")
+    return {
+        "betas": (_check.share(betas[0], "betas[0]"), _check.share(betas[1], "betas[1]")),
+        "eps": _check.positive(eps, "eps"),
+        "weight_decay": _check.non_negative(weight_decay, "weight_decay"),
+    }
+
+
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015, arXiv:1412.6980), weight decay added to the gradient.
+
+    Args:
+        net: the net to train.
+        lr: learning rate >= 0, or a schedule.
+        betas: smoothing of the first and second moment, in [0, 1).
+        eps: > 0, added to the root of the second moment.
+        weight_decay: added to the gradient, times the parameter.
+    """
+
+    _kind = "adam"
+
+    def __init__(
+        self,
+        net: MLP,
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(net, lr, _adam_options(betas, eps, weight_decay))
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101); arguments as Adam."""
+
+    _kind = "adamw"
+
+    def __init__(
+        self,
+        net: MLP,
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(net, lr, _adam_options(betas, eps, weight_decay))
+
+
+# ---- schedules -----------------------------------------------------------------------------------------
+
+
+def constant(lr: float) -> Schedule:
+    """The same learning rate at every step."""
+    return partial(_constant, lr=_check.non_negative(lr, "lr"))
+
+
+def step(lr: float, step_size: int, gamma: float = 0.1) -> Schedule:
+    """Multiplied by `gamma` every `step_size` steps."""
+    return partial(
+        _step,
+        lr=_check.non_negative(lr, "lr"),
+        step_size=_check.integer(step_size, "step_size", 1),
+        gamma=_check.non_negative(gamma, "gamma"),
+    )
+
+
+def exponential(lr: float, gamma: float) -> Schedule:
+    """lr * gamma^step."""
+    return step(lr, 1, gamma)
+
+
+def cosine(lr: float, total_steps: int, final_lr: float = 0.0) -> Schedule:
+    """From `lr` down to `final_lr` along half a cosine, over `total_steps` steps; then constant."""
+    return partial(
+        _cosine,
+        lr=_check.non_negative(lr, "lr"),
+        total_steps=_check.integer(total_steps, "total_steps", 1),
+        final_lr=_check.non_negative(final_lr, "final_lr"),
+    )
+
+
+def one_cycle(
+    max_lr: float,
+    total_steps: int,
+    warmup_share: float = 0.3,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+) -> Schedule:
+    """Up to `max_lr` and down again (Smith & Topin 2018, arXiv:1708.07120), as PyTorch's OneCycleLR.
+
+    Args:
+        max_lr: the peak.
+        total_steps: length of the cycle, at least 2; the last value holds afterwards.
+        warmup_share: part of the steps spent rising.
+        div_factor: the first learning rate is max_lr / div_factor.
+        final_div_factor: the last one is max_lr / div_factor / final_div_factor.
+    """
+    return partial(
+        _one_cycle,
+        max_lr=_check.non_negative(max_lr, "max_lr"),
+        total_steps=_check.integer(total_steps, "total_steps", 2),
+        warmup_share=_check.share(warmup_share, "warmup_share"),
+        div_factor=_check.positive(div_factor, "div_factor"),
+        final_div_factor=_check.positive(final_div_factor, "final_div_factor"),
+    )
+
+
+def warmup(schedule: float | Schedule, steps: int) -> Schedule:
+    """`schedule`, or a constant, scaled by 1/steps, 2/steps, ... up to 1 over the first `steps` steps."""
+    inner = schedule if callable(schedule) else constant(schedule)
+    return partial(_warmup, schedule=inner, steps=_check.integer(steps, "steps", 1))
+
+
+def _constant(step: int, *, lr: float) -> float:
+    return lr
+
+
+def _step(step: int, *, lr: float, step_size: int, gamma: float) -> float:
+    return lr * gamma ** (step // step_size)
+
+
+def _half_cosine(start: float, end: float, share: float) -> float:
+    return float(end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * share)))
+
+
+def _cosine(step: int, *, lr: float, total_steps: int, final_lr: float) -> float:
+    return _half_cosine(lr, final_lr, min(step / total_steps, 1.0))
+
+
+def _one_cycle(
+    step: int,
+    *,
+    max_lr: float,
+    total_steps: int,
+    warmup_share: float,
+    div_factor: float,
+    final_div_factor: float,
+) -> float:
+    start = max_lr / div_factor
+    peak, last = warmup_share * total_steps - 1.0, total_steps - 1.0
+    if step < peak:
+        return _half_cosine(start, max_lr, step / peak)
+    return _half_cosine(max_lr, start / final_div_factor, min((step - peak) / (last - peak), 1.0))
+
+
+def _warmup(step: int, *, schedule: Schedule, steps: int) -> float:
+    return schedule(step) * min((step + 1) / steps, 1.0)

@@ -1,0 +1,381 @@
+"""The training loop: `net.fit`, its history and its callbacks.
+
+A callback is any object with one or more of these methods; `Callback` has all of them, empty.
+
+    on_fit_start(net)       before the first step
+    on_step(logs) -> stop   after each step: epoch, step, num_steps, loss, total_norm, lr
+    on_epoch(logs) -> stop  after each epoch: epoch, epochs, loss, total_norm, lr, seconds, and with
+                            validation val_loss and, for the cross entropies, val_accuracy
+    on_fit_end(history)     after the last step, also when training was interrupted or failed
+
+`logs` is a plain dict of numbers, new at each call. Training ends when a hook returns True.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _check, _progress, ops
+from .mlp import MLP
+from .optim import Optimizer
+
+if TYPE_CHECKING:
+    import pandas
+
+Array = _check.Array
+Logs = dict[str, float]
+
+_HOOKS = ("on_fit_start", "on_step", "on_epoch", "on_fit_end")
+
+
+@dataclass
+class History:
+    """What each epoch of a `fit` gave.
+
+    Attributes:
+        epochs: the logs of each epoch, in order.
+        stopped_by: "epochs" when all were run, "interrupt" after Ctrl-C, else the class name of the
+            callback that ended the training.
+    """
+
+    epochs: list[Logs] = field(default_factory=list)
+    stopped_by: str = "epochs"
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    def __getitem__(self, name: str) -> list[float]:
+        """One quantity over the epochs, such as history["loss"]."""
+        return [logs[name] for logs in self.epochs]
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Every quantity over the epochs."""
+        return {name: self[name] for name in self.epochs[0]} if self.epochs else {}
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """One row an epoch. Needs pandas."""
+        import pandas
+
+        return pandas.DataFrame(self.epochs)
+
+
+class Callback:
+    """Base of callbacks, every hook empty; see the module for when each is called."""
+
+    def on_fit_start(self, net: MLP) -> None:
+        """Before the first step."""
+
+    def on_step(self, logs: Logs) -> bool | None:
+        """After each step; True ends the training."""
+
+    def on_epoch(self, logs: Logs) -> bool | None:
+        """After each epoch; True ends the training."""
+
+    def on_fit_end(self, history: History) -> None:
+        """After the last step."""
+
+
+class EarlyStopping(Callback):
+    """Ends the training when a quantity has stopped improving, and puts the best weights back.
+
+    Args:
+        monitor: name of the quantity in the epoch's logs.
+        patience: epochs without improvement to wait, >= 1.
+        min_delta: smallest change that counts as an improvement, >= 0.
+        mode: "min" or "max"; None takes "max" for an accuracy and "min" for all else.
+        restore_best: give the net the parameters and buffers of its best epoch at the end.
+
+    Attributes:
+        best, best_epoch: the best value and when it was reached.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        patience: int = 10,
+        min_delta: float = 0.0,
+        mode: str | None = None,
+        restore_best: bool = True,
+    ) -> None:
+        _check.instance(monitor, "monitor", str, "the name of a quantity")
+        inferred = "max" if monitor.endswith("accuracy") else "min"
+        self._sign = _check.choice(mode or inferred, "mode", {"min": 1.0, "max": -1.0})
+        self.monitor = monitor
+        self.patience = _check.integer(patience, "patience", 1)
+        self.min_delta = _check.non_negative(min_delta, "min_delta")
+        self.restore_best = _check.flag(restore_best, "restore_best")
+
+    def on_fit_start(self, net: MLP) -> None:
+        """Forgets an earlier fit."""
+        self._net = net
+        self._saved: tuple[Array, Array] | None = None
+        self.best, self.best_epoch = math.inf * self._sign, -1
+
+    def on_epoch(self, logs: Logs) -> bool:
+        """True when `patience` epochs have passed since the best one."""
+        if self.monitor not in logs:
+            raise ValueError(f"monitor: expected one of {', '.join(logs)}, got {self.monitor!r}")
+        value, epoch = logs[self.monitor], int(logs["epoch"])
+        if self._sign * value < self._sign * self.best - self.min_delta:
+            self.best, self.best_epoch = value, epoch
+            if self.restore_best:
+                self._saved = self._net.parameters.flat.copy(), self._net.buffers.flat.copy()
+        return epoch - max(self.best_epoch, 0) >= self.patience
+
+    def on_fit_end(self, history: History) -> None:
+        """Puts the best weights back."""
+        if self._saved is not None:
+            self._net.parameters.flat[:], self._net.buffers.flat[:] = self._saved
+        self._saved = None
+
+
+# ---- data --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Rows ready for the net, checked."""
+
+    x: Array
+    target: Array
+
+    @classmethod
+    def of(cls, net: MLP, x: ArrayLike, target: ArrayLike, loss: str, names: tuple[str, str]) -> _Data:
+        rows = _check.matrix(x, names[0], net.dtype, net.in_features)
+        values = _check.target(target, net.dtype, loss, len(rows), net.out_features)
+        _check.finite(rows, names[0])
+        if values.dtype == np.int64:
+            _check.labels(values, names[1], net.out_features)
+        else:
+            _check.finite(values, names[1])
+        return cls(rows, values)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, rows: Array) -> _Data:
+        return _Data(self.x[rows], self.target[rows])
+
+
+def _with_validation(
+    data: _Data, net: MLP, loss: str, validation: Any, rng: np.random.Generator
+) -> tuple[_Data, _Data | None]:
+    """Training and validation rows: given apart, or a random share taken out."""
+    if validation is None:
+        return data, None
+    if isinstance(validation, (tuple, list)) and len(validation) == 2:
+        return data, _Data.of(net, *validation, loss, ("validation[0]", "validation[1]"))
+    share = _check.number(
+        validation, "validation", "None, a pair (X, target) or a share in (0, 1)", lambda x: 0 < x < 1
+    )
+    held_out = max(1, round(share * len(data)))
+    if held_out >= len(data):
+        raise ValueError(f"validation: expected a share that leaves rows to train on, got {share:g} of {len(data)}")
+    order = rng.permutation(len(data))
+    return data.take(np.sort(order[held_out:])), data.take(np.sort(order[:held_out]))
+
+
+class _Batches:
+    """The batches of an epoch: slices, or shuffled rows gathered into two buffers made once.
+
+    Under batch norm a last batch of a single row, which has no variance, is left out of the epoch.
+    """
+
+    def __init__(self, data: _Data, batch_size: int, rng: np.random.Generator | None, net: MLP) -> None:
+        self._data, self._batch_size, self._rng = data, min(batch_size, len(data)), rng
+        last = len(data) % self._batch_size
+        self._end = len(data) - (net.normalization == "batch" and last == 1 and len(data) > 1)
+        if rng is not None:
+            # np.take copies a source that is not contiguous at every call
+            self._data = _Data(np.ascontiguousarray(data.x), data.target)
+            self._buffer = data.take(np.arange(self._batch_size))
+
+    def __len__(self) -> int:
+        return -(-self._end // self._batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Array, Array]]:
+        x, target, size = self._data.x, self._data.target, self._batch_size
+        if self._rng is None:
+            for start in range(0, self._end, size):
+                stop = min(start + size, self._end)
+                yield x[start:stop], target[start:stop]
+            return
+        order = self._rng.permutation(len(self._data))
+        for start in range(0, self._end, size):
+            rows = order[start : min(start + size, self._end)]
+            batch_x, batch_target = self._buffer.x[: len(rows)], self._buffer.target[: len(rows)]
+            # mode="clip" writes to `out` directly; the rows are in range by construction
+            np.take(x, rows, axis=0, out=batch_x, mode="clip")
+            np.take(target, rows, axis=0, out=batch_target, mode="clip")
+            yield batch_x, batch_target
+
+
+# ---- the loop ----------------------------------------------------------------------------------------------
+
+
+class _Hooks:
+    """The callbacks' hooks by name; a missing one is not called."""
+
+    def __init__(self, callbacks: Iterable[Any]) -> None:
+        self._callbacks = list(callbacks)
+        for index, callback in enumerate(self._callbacks):
+            if isinstance(callback, type) or not any(hasattr(callback, name) for name in _HOOKS):
+                expected = "an object with on_fit_start, on_step, on_epoch or on_fit_end"
+                raise TypeError(f"callbacks[{index}]: expected {expected}, got {_check.described(callback)}")
+
+    def of(self, name: str) -> list[tuple[str, Callable[[Any], Any]]]:
+        """(name of the callback's class, bound hook) of every callback that has this hook."""
+        # the empty hooks of Callback cost a call a step, so they are left out
+        return [
+            (type(callback).__name__, getattr(callback, name))
+            for callback in self._callbacks
+            if hasattr(callback, name) and getattr(type(callback), name, None) is not getattr(Callback, name)
+        ]
+
+
+class _Stop(Exception):  # noqa: N818
+    """Ends the training on a callback's request."""
+
+
+def _call(hooks: Sequence[tuple[str, Callable[[Any], Any]]], logs: Logs) -> None:
+    stops = [name for name, hook in hooks if hook(dict(logs)) is True]
+    if stops:
+        raise _Stop(stops[0])
+
+
+def fit(
+    net: MLP,
+    X: ArrayLike,  # noqa: N803
+    target: ArrayLike,
+    *,
+    epochs: int,
+    batch_size: int,
+    optimizer: Optimizer,
+    loss: str = "cross_entropy",
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    validation: tuple[ArrayLike, ArrayLike] | float | None = None,
+    callbacks: Iterable[Any] = (),
+    progress: bool | Callable[[Logs], Any] = True,
+    shuffle: bool = True,
+    seed: int | None = 0,
+) -> History:
+    """Train `net` on a data set.
+
+    Args:
+        net: the net; trained in place.
+        X: [rows, in_features]; all of it is converted at once where that is needed.
+        target: as for `MLP.loss_and_gradients`.
+        epochs: passes over the data, >= 1.
+        batch_size: rows a step; the last batch of an epoch may be smaller (under batch norm a last
+            batch of one row is left out).
+        optimizer: one that was made for this net.
+        loss: as for `MLP.loss_and_gradients`.
+        clip_norm, clip_value: as for `MLP.train_step`.
+        validation: (X, target) to evaluate after each epoch, or a share of the rows to set aside.
+        callbacks: see `gradcore.training`.
+        progress: True shows a progress line on stderr, False nothing; a function is called with the
+            logs of each epoch.
+        shuffle: new order of the rows in each epoch.
+        seed: of the order and of the validation share; None for fresh randomness.
+
+    Returns:
+        History. Ctrl-C ends the training after the step under way, and returns the history so far.
+
+    Raises:
+        ValueError, TypeError: naming the argument, before anything is trained.
+        FloatingPointError: with `clip_norm`, when gradients are no longer finite.
+    """
+    _check.instance(optimizer, "optimizer", Optimizer, "one of gc.optim")
+    epochs = _check.integer(epochs, "epochs", 1)
+    batch_size = _check.integer(batch_size, "batch_size", 1)
+    _check.choice(loss, "loss", _check.LOSSES)
+    rng = np.random.default_rng(_check.seed(seed))
+    data, held_out = _with_validation(
+        _Data.of(net, X, target, loss, ("X", "target")), net, loss, validation, rng
+    )
+    batches = _Batches(data, batch_size, rng if _check.flag(shuffle, "shuffle") else None, net)
+    hooks = _Hooks([*callbacks, *_progress.callbacks(progress, epochs)])
+
+    def step(batch: tuple[Array, Array]) -> tuple[float, float]:
+        return net.train_step(*batch, optimizer, loss, clip_norm, clip_value)
+
+    def validate() -> Logs:
+        return {} if held_out is None else _validate(net, held_out, loss)
+
+    return _run(net, optimizer, batches, epochs, hooks, step, validate)
+
+
+def _run(
+    net: MLP,
+    optimizer: Optimizer,
+    batches: _Batches,
+    epochs: int,
+    hooks: _Hooks,
+    step: Callable[[tuple[Array, Array]], tuple[float, float]],
+    validate: Callable[[], Logs],
+) -> History:
+    """All epochs; ends early on Ctrl-C or when a callback asks for it."""
+    history = History()
+    for _, hook in hooks.of("on_fit_start"):
+        hook(net)
+    try:
+        for epoch in range(epochs):
+            started = time.perf_counter()
+            logs = {"epoch": epoch, "epochs": epochs}
+            logs |= _epoch(epoch, batches, optimizer, step, hooks.of("on_step"))
+            logs |= {**validate(), "seconds": time.perf_counter() - started}
+            history.epochs.append(logs)
+            _call(hooks.of("on_epoch"), logs)
+    except _Stop as stop:
+        history.stopped_by = str(stop)
+    except KeyboardInterrupt:
+        history.stopped_by = "interrupt"
+    finally:
+        for _, hook in hooks.of("on_fit_end"):
+            hook(history)
+    return history
+
+
+def _epoch(
+    epoch: int,
+    batches: _Batches,
+    optimizer: Optimizer,
+    step: Callable[[tuple[Array, Array]], tuple[float, float]],
+    on_step: Sequence[tuple[str, Callable[[Any], Any]]],
+) -> Logs:
+    """One pass over the data; means over its rows and steps."""
+    rows, loss_sum, norm_sum, lr = 0, 0.0, 0.0, optimizer.lr
+    for index, batch in enumerate(batches):
+        lr = optimizer.lr
+        try:
+            loss, norm = step(batch)
+        except FloatingPointError as error:
+            error.add_note(f"in epoch {epoch}, step {index} of fit")
+            raise
+        rows += len(batch[0])
+        loss_sum += loss * len(batch[0])
+        norm_sum += norm
+        if on_step:
+            logs = {"epoch": epoch, "step": index, "num_steps": len(batches)}
+            _call(on_step, {**logs, "loss": loss, "total_norm": norm, "lr": lr})
+    return {"loss": loss_sum / rows, "total_norm": norm_sum / len(batches), "lr": lr}
+
+
+def _validate(net: MLP, data: _Data, loss: str) -> Logs:
+    """Loss, and for the cross entropies the share of right answers, in inference mode."""
+    output = net.forward(data.x)
+    logs = {"val_loss": ops.loss(output, data.target, loss)}
+    if loss == "cross_entropy":
+        right = data.target if data.target.dtype == np.int64 else data.target.argmax(axis=1)
+        logs["val_accuracy"] = float((output.argmax(axis=1) == right).mean())
+    elif loss == "binary_cross_entropy":
+        logs["val_accuracy"] = float(((output > 0) == (data.target > 0.5)).mean())
+    return logs
