@@ -1,0 +1,347 @@
+// Activations h = act(z), their derivatives, and the kernels that apply them to blocks. No include
+// guard: part of kernels/all-inl.h.
+//
+// An activation is a struct with one function, both(x) = {act(x), act'(x)}: the derivative shares
+// the exponential, and the compiler drops the half a kernel does not use. Everything is written in
+// e = exp(-|x|) or its like, so that derivatives keep their relative precision in the tails, where
+// gradients vanish (tanh' as 1 - tanh^2 is off by 28 % at x = 8.5 and zero above 9), and a result
+// that is subnormal is rounded once.
+//
+// Conventions at kinks are PyTorch's: relu'(0) = 0, leaky_relu'(0) = slope, elu'(0) = 1,
+// selu'(0) = scale * alpha, hard_tanh'(-1) = hard_tanh'(1) = 0.
+//
+// Special values, act(x) | act'(x). NaN gives NaN in both (identity': 1). At -inf gelu, silu and
+// mish have their limit, zero, where PyTorch returns NaN.
+//                     -inf           -0             +0          +inf
+//   identity        -inf | 1       -0 | 1          0 | 1      inf | 1
+//   relu               0 | 0        0 | 0          0 | 0      inf | 1
+//   leaky_relu      -inf | 0.01    -0 | 0.01       0 | 0.01   inf | 1
+//   elu               -1 | 0       -0 | 1          0 | 1      inf | 1
+//   selu         -1.7581 | 0       -0 | 1.7581     0 | 1.7581 inf | 1.0507
+//   gelu, gelu_tanh, silu
+//                     -0 | -0      -0 | 0.5        0 | 0.5    inf | 1
+//   mish              -0 | -0      -0 | 0.6        0 | 0.6    inf | 1
+//   softplus           0 | 0     ln 2 | 0.5     ln 2 | 0.5    inf | 1
+//   tanh              -1 | 0       -0 | 1          0 | 1        1 | 0
+//   hard_tanh         -1 | 0       -0 | 1          0 | 1        1 | 0
+//   sigmoid            0 | 0      0.5 | 0.25     0.5 | 0.25     1 | 0
+
+namespace gradcore::GRADCORE_TARGET {
+
+// d, or NaN where x is NaN.
+template <class T>
+GRADCORE_INLINE Vec<T> unless_nan(Vec<T> x, Vec<T> d) {
+  return select(x == x, d, x);
+}
+
+template <class T>
+struct ValueGrad {
+  Vec<T> value, grad;
+};
+
+// ---- piecewise linear ----
+
+template <class T>
+struct Identity {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) { return {x, splat<T>(1)}; }
+};
+
+template <class T>
+struct Relu {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
+    const Vec<T> zero{};
+    return {select(x <= zero, zero, x), unless_nan<T>(x, select(x > zero, splat<T>(1), zero))};
+  }
+};
+
+template <class T>
+struct LeakyRelu {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
+    const Vec<T> slope = splat<T>(T(0.01)), zero{};
+    return {select(x > zero, x, x * slope), unless_nan<T>(x, select(x > zero, splat<T>(1), slope))};
+  }
+};
+
+template <class T>
+struct HardTanh {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
+    const Vec<T> one = splat<T>(1), zero{};
+    return {max(-one, min(one, x)), unless_nan<T>(x, select(abs<T>(x) < one, one, zero))};
+  }
+};
+
+// ---- one exponential: e = exp(-|x|), or exp(x) where only x < 0 needs it ----
+
+// Elu: x > 0 ? x : exp(x) - 1.
+template <class T>
+struct Elu {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
+    const Vec<T> zero{};
+    const Exp<T> e = exp_parts<T>(min(x, zero));
+    return {select(x < zero, expm1(e), x), unless_nan<T>(x, value(e))};
+  }
+};
+
+// scale * (x > 0 ? x : alpha * (exp(x) - 1)); constants of Klambauer et al. 2017, arXiv:1706.02515.
+template <class T>
+struct Selu {
+  static constexpr double kScale = 1.0507009873554804934193349852946;
+  static constexpr double kScaleAlpha = 1.7580993408473768599402175208123;
+  // What T leaves of the exact product of the two constants.
+  static constexpr double kScaleAlphaLo = sizeof(T) == 4 ? kScaleAlpha - double(T(kScaleAlpha)) : 1.4153519380084e-17;
+
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
+    const Vec<T> zero{};
+    const Exp<T> e = exp_parts<T>(min(x, zero));
+    const Vec<T> below = expm1(e);
+    const Vec<T> value = fma(below, splat<T>(T(kScaleAlpha)), below * T(kScaleAlphaLo));
+    const Vec<T> grad = e.shifted * T(kScaleAlpha) * kUnshift<T>;
+    return {select(x < zero, value, fma(x, splat<T>(T(kScale - 1)), x)),
+            unless_nan<T>(x, select(x > zero, splat<T>(T(kScale)), grad))};
+  }
+};
+
+// With e = exp(-2|x|): tanh|x| = (1 - e) / (1 + e), tanh' = 4 e / (1 + e)^2.
+template <class T>
+struct Tanh {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
+    const Exp<T> e = exp_parts<T>(abs<T>(x) * T(-2));
+    const OnePlus<T> d = one_plus<T>(value(e));
+    return {copy_sign<T>(quotient<T>(expm1(e), Vec<T>{}, d), x),
+            e.shifted * d.inverse * d.inverse * (4 * kUnshift<T>)};
+  }
+};
+
+// With e = exp(-|x|): sigmoid = x < 0 ? e / (1 + e) : 1 / (1 + e), sigmoid' = e / (1 + e)^2.
+template <class T>
+struct Sigmoid {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
+    const Exp<T> e = exp_parts<T>(-abs<T>(x));
+    const Vec<T> inverse = one_plus<T>(value(e)).inverse;
+    const Vec<T> below = e.shifted * inverse;
+    return {select(x < Vec<T>{}, below * kUnshift<T>, inverse), below * inverse * kUnshift<T>};
+  }
+};
+
+// log(1 + exp(x)) = max(x, 0) + log(1 + e), derivative sigmoid.
+template <class T>
+struct Softplus {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
+    const Exp<T> e = exp_parts<T>(-abs<T>(x));
+    const Vec<T> rest = e.shifted * log1p_rest<T>(value(e));
+    const Vec<T> log1p = e.shifted + rest;
+    const Vec<T> log1p_lo = rest - (log1p - e.shifted);
+    const Vec<T> inverse = one_plus<T>(value(e)).inverse;
+    const auto negative = x < Vec<T>{};
+    return {select(negative, log1p * kUnshift<T>, fma(log1p_lo, splat<T>(kUnshift<T>), x) + log1p * kUnshift<T>),
+            select(negative, e.shifted * inverse * kUnshift<T>, inverse)};
+  }
+};
+
+// ---- gated: x times a sigmoid of x ----
+
+// x * sigmoid(s(x)) and its derivative, given e = exp(-|s|), where s has the sign of x:
+//   x < 0    x e / (1 + e)      e (1 + e + x s') / (1 + e)^2
+//   x >= 0   x / (1 + e)        (1 + e + e x s') / (1 + e)^2
+// `bounded` is x cut to where e has not yet vanished, so that no product is inf * 0.
+template <class T>
+GRADCORE_INLINE ValueGrad<T> sigmoid_gate(Vec<T> x, Vec<T> bounded, const Exp<T> &e, Vec<T> slope) {
+  const OnePlus<T> d = one_plus<T>(value(e));
+  const Vec<T> q = fma(bounded, slope, splat<T>(1));
+  const Vec<T> below = e.shifted * d.inverse;
+  const Pair<T> product = exact_product<T>(bounded, e.shifted);
+  const auto negative = x < Vec<T>{};
+  return {select(negative, quotient<T>(product.hi, product.lo, d) * kUnshift<T>, x * d.inverse),
+          select(negative, (q + value(e)) * d.inverse * below * kUnshift<T>,
+                 fma(value(e), q, splat<T>(1)) * d.inverse * d.inverse)};
+}
+
+template <class T>
+struct Silu {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
+    const Vec<T> size = min(splat<T>(-MathConstants<T>::kExpMin), abs<T>(x));
+    return sigmoid_gate<T>(x, copy_sign<T>(size, x), exp_parts<T>(-size), splat<T>(1));
+  }
+};
+
+// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) = x sigmoid(s), s = a x + b x^3. s is needed to an
+// absolute error, so it is kept as a pair: rounded, it would cost 2^7 ULP at x = -10.
+template <class T>
+struct GeluTanh {
+  static constexpr double kA = 1.5957691216057307117597842397375;   // 2 sqrt(2/pi)
+  static constexpr double kB = 0.071354816272600248776348732302363; // 0.044715 a
+  // What T leaves of them.
+  static constexpr double kALo = sizeof(T) == 4 ? kA - double(T(kA)) : -9.96930880911092e-17;
+  static constexpr double kBLo = sizeof(T) == 4 ? kB - double(T(kB)) : -6.175149918155315e-19;
+  // exp(-s) x vanishes beyond this.
+  static constexpr T kMax = sizeof(T) == 4 ? T(11.5) : T(22);
+
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
+    const Vec<T> size = min(splat<T>(kMax), abs<T>(x));
+    const Pair<T> square = exact_product<T>(size, size);
+    const Pair<T> cubic = exact_product<T>(square.hi, splat<T>(T(kB)));
+    const Pair<T> sum = exact_sum<T>(cubic.hi, splat<T>(T(kA)));
+    const Vec<T> sum_lo = sum.lo + (cubic.lo + fma(square.lo, splat<T>(T(kB)), fma(square.hi, splat<T>(T(kBLo)), splat<T>(T(kALo)))));
+    const Pair<T> s = exact_product<T>(size, sum.hi);
+    const Exp<T> e = exp_parts<T>(-s.hi, -fma(size, sum_lo, s.lo));
+    const Vec<T> slope = fma(square.hi, splat<T>(T(3 * kB)), splat<T>(T(kA)));
+    return sigmoid_gate<T>(x, copy_sign<T>(size, x), e, slope);
+  }
+};
+
+// x Phi(x), derivative Phi(x) + x phi(x). With t = |x| and Phi(-t) = E M(t), E = exp(-t^2/2):
+//   x < 0    -t E M         E (M - c t)          c = 1 / sqrt(2 pi)
+//   x >= 0   x (1 - E M)    1 - E (M - c t)
+template <class T>
+struct Gelu {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
+    const Vec<T> t = min(splat<T>(MathConstants<T>::kMillsMax), abs<T>(x));
+    const Pair<T> square = exact_product<T>(t, t);
+    const Exp<T> e = exp_parts<T>(square.hi * T(-0.5), square.lo * T(-0.5));
+    const Vec<T> m = mills<T>(t);
+    const Vec<T> tail = e.shifted * m;
+    const Vec<T> slope = e.shifted * fma(t, splat<T>(T(-0.39894228040143267794)), m);
+    const auto negative = x < Vec<T>{};
+    return {select(negative, -t * tail * kUnshift<T>, x * fma(tail, splat<T>(-kUnshift<T>), splat<T>(1))),
+            select(negative, slope * kUnshift<T>, fma(slope, splat<T>(-kUnshift<T>), splat<T>(1)))};
+  }
+};
+
+// x tanh(log(1 + exp(x))) = x n / d, with e = exp(-|x|) and
+//   x < 0    n = e (2 + e)   d = n + 2         derivative e ((2 + e) + 4 x (1 + e) / d) / d
+//   x >= 0   n = 1 + 2 e     d = n + 2 e^2     derivative (n + 4 x e^2 (1 + e) / d) / d
+template <class T>
+struct Mish {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
+    const Vec<T> one = splat<T>(1), two = splat<T>(2);
+    const Vec<T> size = min(splat<T>(-MathConstants<T>::kExpMin), abs<T>(x));
+    const Exp<T> parts = exp_parts<T>(-size);
+    const Vec<T> e = value(parts);
+    const auto negative = x < Vec<T>{};
+    const Vec<T> n = select(negative, e + two, fma(e, two, one));  // x < 0: without its factor e
+    const Vec<T> d = select(negative, fma(e, n, two), fma(e * e, two, n));
+    const Vec<T> inverse = one / d;
+    const Vec<T> cross = copy_sign<T>(size, x) * (e + one) * select(negative, splat<T>(4), e * e * T(4));
+    const Vec<T> grad = fma(cross, inverse, n) * inverse;
+    const Vec<T> ratio = n * inverse;
+    return {select(negative, -size * (parts.shifted * ratio) * kUnshift<T>, x * ratio),
+            select(negative, parts.shifted * grad * kUnshift<T>, grad)};
+  }
+};
+
+// ---- blocks ----
+
+template <class T, template <class> class Act>
+struct ForwardRow {
+  const T *z;
+  T *h;
+  template <class Lanes>
+  GRADCORE_INLINE_MEMBER void operator()(index i, Lanes lanes) const {
+    lanes.put(h + i, Act<T>::both(lanes.get(z + i)).value);
+  }
+};
+
+template <class T, template <class> class Act>
+struct ForwardGradRow {
+  const T *z;
+  T *h, *d;
+  template <class Lanes>
+  GRADCORE_INLINE_MEMBER void operator()(index i, Lanes lanes) const {
+    const ValueGrad<T> act = Act<T>::both(lanes.get(z + i));
+    lanes.put(h + i, act.value);
+    lanes.put(d + i, act.grad);
+  }
+};
+
+template <class T, template <class> class Act>
+struct BackwardRow {
+  const T *dy, *z;
+  T *dz;
+  template <class Lanes>
+  GRADCORE_INLINE_MEMBER void operator()(index i, Lanes lanes) const {
+    lanes.put(dz + i, lanes.get(dy + i) * Act<T>::both(lanes.get(z + i)).grad);
+  }
+};
+
+template <class T, template <class> class Act>
+void activation_forward(index rows, index cols, const T *z, index ldz, T *h, index ldh) {
+  if (ldz == cols && ldh == cols) {  // one long row: a single end
+    cols *= rows;
+    rows = 1;
+  }
+  for (index r = 0; r < rows; r++) {
+    const ForwardRow<T, Act> row{z + r * ldz, h + r * ldh};
+    for_vectors<T>(cols, row);
+  }
+}
+
+template <class T, template <class> class Act>
+void activation_forward_grad(index rows, index cols, const T *z, index ldz, T *h, index ldh, T *d, index ldd) {
+  if (ldz == cols && ldh == cols && ldd == cols) {
+    cols *= rows;
+    rows = 1;
+  }
+  for (index r = 0; r < rows; r++) {
+    const ForwardGradRow<T, Act> row{z + r * ldz, h + r * ldh, d + r * ldd};
+    for_vectors<T>(cols, row);
+  }
+}
+
+template <class T, template <class> class Act>
+void activation_backward(index rows, index cols, const T *dy, index lddy, const T *z, index ldz, T *dz, index lddz) {
+  if (lddy == cols && ldz == cols && lddz == cols) {
+    cols *= rows;
+    rows = 1;
+  }
+  for (index r = 0; r < rows; r++) {
+    const BackwardRow<T, Act> row{dy + r * lddy, z + r * ldz, dz + r * lddz};
+    for_vectors<T>(cols, row);
+  }
+}
+
+template <class T>
+struct SlopeRow {
+  T *dy;
+  const T *h;
+  Vec<T> slope;
+  template <class Lanes>
+  GRADCORE_INLINE_MEMBER void operator()(index i, Lanes lanes) const {
+    const Vec<T> grad = lanes.get(dy + i);
+    lanes.put(dy + i, select(lanes.get(h + i) > Vec<T>{}, grad, slope * grad));
+  }
+};
+
+template <class T>
+void slope_backward(index rows, index cols, T *dy, index lddy, const T *h, index ldh, T slope) {
+  for (index r = 0; r < rows; r++) {
+    const SlopeRow<T> row{dy + r * lddy, h + r * ldh, splat<T>(slope)};
+    for_vectors<T>(cols, row);
+  }
+}
+
+template <class T, template <class> class Act>
+constexpr void fill_one_activation(KernelSet<T> &set, gradcore_activation i) {
+  set.activation_forward[i] = activation_forward<T, Act>;
+  set.activation_forward_grad[i] = activation_forward_grad<T, Act>;
+  set.activation_backward[i] = activation_backward<T, Act>;
+}
+
+template <class T>
+constexpr void fill_activation(KernelSet<T> &set) {
+  fill_one_activation<T, Identity>(set, GRADCORE_IDENTITY);
+  fill_one_activation<T, Relu>(set, GRADCORE_RELU);
+  fill_one_activation<T, LeakyRelu>(set, GRADCORE_LEAKY_RELU);
+  fill_one_activation<T, Elu>(set, GRADCORE_ELU);
+  fill_one_activation<T, Selu>(set, GRADCORE_SELU);
+  fill_one_activation<T, Gelu>(set, GRADCORE_GELU);
+  fill_one_activation<T, GeluTanh>(set, GRADCORE_GELU_TANH);
+  fill_one_activation<T, Silu>(set, GRADCORE_SILU);
+  fill_one_activation<T, Mish>(set, GRADCORE_MISH);
+  fill_one_activation<T, Softplus>(set, GRADCORE_SOFTPLUS);
+  fill_one_activation<T, Tanh>(set, GRADCORE_TANH);
+  fill_one_activation<T, HardTanh>(set, GRADCORE_HARD_TANH);
+  fill_one_activation<T, Sigmoid>(set, GRADCORE_SIGMOID);
+  set.slope_backward = slope_backward<T>;
+}
+
+}  // namespace gradcore::GRADCORE_TARGET
