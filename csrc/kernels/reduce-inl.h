@@ -1,68 +1,51 @@
-// Sums and statistics. A block is read as its elements in row-major order, cut into chunks of
-// kChunk elements: a chunk's partial sums are kept in T and promoted to double at its end, so that
-// the order of every sum depends on rows and cols only, not on the stride.
+// Sums over blocks and arrays, each cut into chunks: a chunk's partial sums are kept in T and promoted
+// to double at its end. How a block is cut depends on rows and cols only, so that the order of every
+// sum does, too.
 
 namespace gradcore::GRADCORE_TARGET {
 
-// Elements of a chunk. A byte counts up to 255 vectors of byte codes (below): 2048 / 16 fits on
-// every target; and a chunk with its codes stays in the first-level cache.
-inline constexpr index kChunk = 2048;
+// Most elements of a chunk, counting rows as rounded up to the vector. 64 vectors of bytes: a byte can
+// count them (stats-inl.h), and a chunk and its exponents stay in the first-level cache.
+inline constexpr index kChunk = 64 * GRADCORE_VECTOR_BYTES;
 
 // ---- drivers ----
 
-// The chunks of a block, each contiguous: where it lies when it is, else copied to a buffer.
 template <class T>
-class Chunks {
- public:
-  Chunks(index rows, index cols, const T *x, index ldx) : rows_(rows), cols_(cols), x_(x), ldx_(ldx) {
-    if (ldx == cols) {
-      cols_ *= rows;
-      rows_ = rows > 0 ? 1 : 0;
-    }
-  }
+struct Block {
+  const T *x;
+  index rows, cols, ld;
 
-  // False at the end of the block.
-  bool next() {
-    if (row_ >= rows_ || cols_ <= 0) return false;
-    if (cols_ - col_ >= kChunk || row_ + 1 == rows_) {
-      data_ = x_ + row_ * ldx_ + col_;
-      size_ = cols_ - col_ < kChunk ? cols_ - col_ : kChunk;
-      advance(size_);
-    } else {
-      gather();
-    }
-    return true;
-  }
-  const T *data() const { return data_; }
-  index size() const { return size_; }
-
- private:
-  void advance(index n) {
-    col_ += n;
-    if (col_ == cols_) {
-      col_ = 0;
-      row_++;
-    }
-  }
-  void gather() {
-    data_ = buffer_;
-    for (size_ = 0; size_ < kChunk && row_ < rows_;) {
-      const index room = kChunk - size_, left = cols_ - col_, n = left < room ? left : room;
-      const CopyRow<T> copy{x_ + row_ * ldx_ + col_, buffer_ + size_};
-      for_vectors<T>(n, copy);
-      size_ += n;
-      advance(n);
-    }
-  }
-
-  index rows_, cols_;
-  const T *x_;
-  index ldx_;
-  index row_ = 0, col_ = 0;
-  const T *data_ = nullptr;
-  index size_ = 0;
-  T buffer_[kChunk];
+  index size() const { return rows * cols; }
+  // Lanes beyond the ends of rows, which read as zero.
+  index padding() const { return rows * ((kLanes<T> - cols % kLanes<T>) % kLanes<T>); }
 };
+
+// op(chunk) for the chunks of a block: some of its rows, or a part of one row.
+template <class T, class Op>
+GRADCORE_INLINE void for_chunks(Block<T> block, Op &op) {
+  if (block.cols <= 0) return;
+  const index width = block.cols < kChunk ? block.cols : kChunk;
+  const index height = kChunk / (width + Block<T>{nullptr, 1, width, 0}.padding());
+  for (index r = 0; r < block.rows; r += height) {
+    const index rows = block.rows - r < height ? block.rows - r : height;
+    for (index c = 0; c < block.cols; c += width) {
+      const index cols = block.cols - c < width ? block.cols - c : width;
+      op(Block<T>{block.x + r * block.ld + c, rows, cols, block.ld});
+    }
+  }
+}
+
+// op(pointer, lanes) for every vector of a block, row by row.
+template <class T, class Op>
+GRADCORE_INLINE void for_block_vectors(const Block<T> &block, Op &op) {
+  constexpr int W = kLanes<T>;
+  for (index r = 0; r < block.rows; r++) {
+    const T *row = block.x + r * block.ld;
+    index c = 0;
+    for (; c + W <= block.cols; c += W) op(row + c, AllLanes<T>{});
+    if (c < block.cols) op(row + c, FirstLanes<T>{int(block.cols - c)});
+  }
+}
 
 // kLanes<double> elements as doubles.
 GRADCORE_INLINE Vec<double> load_wide(const double *p) { return load(p); }
@@ -139,17 +122,26 @@ GRADCORE_INLINE T chunk_squares(index n, const T *x) {
   return reduce_add<T>((acc[0] + acc[1]) + (acc[2] + acc[3]));
 }
 
-GRADCORE_INLINE double chunk_sum_of_squares(index n, const double *x) { return chunk_squares(n, x); }
-GRADCORE_INLINE double chunk_sum_of_squares(index n, const float *x) {
-  const float sum = chunk_squares(n, x);
-  if (sum >= 0x1p-90f && sum <= 0x1.fffffep127f) return sum;
-  return dot(n, x, x);
-}
+// Whether a chunk's sum of squares in T may stand.
+GRADCORE_INLINE bool squares_hold(double) { return true; }
+GRADCORE_INLINE bool squares_hold(float sum) { return sum >= 0x1p-90f && sum <= 0x1.fffffep127f; }
 
 template <class T>
 double sum_of_squares(index n, const T *x) {
   double sum = 0;
-  for (index i = 0; i < n; i += kChunk) sum += chunk_sum_of_squares(n - i < kChunk ? n - i : kChunk, x + i);
+  for (index i = 0; i < n; i += kChunk) {
+    const index size = n - i < kChunk ? n - i : kChunk;
+    const T partial = chunk_squares(size, x + i);
+    sum += squares_hold(partial) ? double(partial) : dot(size, x + i, x + i);
+  }
+  return sum;
+}
+
+// Of a chunk, in double.
+template <class T>
+GRADCORE_INLINE double wide_squares(const Block<T> &chunk) {
+  double sum = 0;
+  for (index r = 0; r < chunk.rows; r++) sum += dot(chunk.cols, chunk.x + r * chunk.ld, chunk.x + r * chunk.ld);
   return sum;
 }
 
@@ -262,17 +254,6 @@ void column_nonzero(index rows, index cols, const T *x, index ldx, unsigned char
 // ---- derivative statistics ----
 
 template <class T>
-struct CountBelow {
-  const T *x;
-  Vec<T> bound;
-  IVec<T> count = {};
-  template <class Lanes>
-  GRADCORE_INLINE_MEMBER void operator()(index i, Lanes lanes) {
-    count -= abs<T>(lanes.get(x + i)) < bound;
-  }
-};
-
-template <class T>
 GRADCORE_INLINE index add_lanes(IVec<T> counts) {
   index total = 0;
   for (int k = 0; k < kLanes<T>; k++) total += counts[k];
@@ -280,15 +261,35 @@ GRADCORE_INLINE index add_lanes(IVec<T> counts) {
 }
 
 template <class T>
-void derivative_stats(index rows, index cols, const T *d, index ldd, T threshold, double *sumsq, index *below) {
-  Chunks<T> chunks(rows, cols, d, ldd);
-  while (chunks.next()) {
-    const index n = chunks.size(), padding = (kLanes<T> - n % kLanes<T>) % kLanes<T>;
-    *sumsq += chunk_sum_of_squares(n, chunks.data());
-    CountBelow<T> op{chunks.data(), splat<T>(threshold)};
-    for_vectors<T>(n, op);
-    *below += add_lanes<T>(op.count) - (threshold > 0 ? padding : 0);
+struct ScanDerivatives {
+  Vec<T> threshold, squares = {};
+  IVec<T> below = {};  // lanes beyond the end of a row are zero and below, too
+  template <class Lanes>
+  GRADCORE_INLINE_MEMBER void operator()(const T *d, Lanes lanes) {
+    const Vec<T> value = lanes.get(d);
+    squares = fma(value, value, squares);
+    below -= abs<T>(value) < threshold;
   }
+};
+
+template <class T>
+struct DerivativeStats {
+  T threshold;
+  double *sumsq;
+  index *below;
+  GRADCORE_INLINE_MEMBER void operator()(const Block<T> &chunk) const {
+    ScanDerivatives<T> scan{splat<T>(threshold)};
+    for_block_vectors(chunk, scan);
+    const T squares = reduce_add<T>(scan.squares);
+    *sumsq += squares_hold(squares) ? double(squares) : wide_squares(chunk);
+    *below += add_lanes<T>(scan.below) - (threshold > 0 ? chunk.padding() : 0);
+  }
+};
+
+template <class T>
+void derivative_stats(index rows, index cols, const T *d, index ldd, T threshold, double *sumsq, index *below) {
+  const DerivativeStats<T> op{threshold, sumsq, below};
+  for_chunks(Block<T>{d, rows, cols, ldd}, op);
 }
 
 template <class T>
