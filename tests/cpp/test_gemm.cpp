@@ -1,0 +1,277 @@
+// Products on every target the CPU supports: register tiles, packing, gemm_packed and gemm_params
+// against plain loops in double, guards around all outputs, and the same bits for any split of rows.
+#include <algorithm>
+
+#include "check.hpp"
+#include "ops/gemm.hpp"
+
+namespace gradcore::testing {
+namespace {
+
+Random rng;
+
+constexpr TileInit kInits[] = {TileInit::zero, TileInit::bias, TileInit::accumulate};
+
+struct Shape {
+  index rows, depth, cols;
+};
+
+// Every extent in turn beside small odd ones, all three alike, random triples, and more depth than one
+// block of gemm_packed (1024) or gemm_params (256) takes.
+std::vector<Shape> shapes(int lanes) {
+  std::vector<index> sizes = {lanes - 1, lanes, lanes + 1, 63, 64, 65, 66, 67, 100, 130, 257};
+  for (index n = 1; n <= 20; n++) sizes.push_back(n);
+  std::vector<Shape> all;
+  for (const index n : sizes) {
+    all.insert(all.end(), {{n, 7, 13}, {13, n, 7}, {7, 13, n}});
+    if (n <= 130) all.push_back({n, n, n});
+  }
+  for (int i = 0; i < 40; i++) all.push_back({1 + rng.below(70), 1 + rng.below(70), 1 + rng.below(140)});
+  for (const index deep : {255, 256, 1023, 1024, 1025, 2100}) all.push_back({13, deep, 5 * lanes - 3});
+  return all;
+}
+
+// body(kernel set) for each supported target.
+template <class T, class Body>
+void for_each_target(const char *name, Body &&body) {
+  for (int t = 0; t < num_targets(); t++) {
+    if (!target_supported(t)) continue;
+    tally().where = std::string(name) + " " + target(t).name + " " + kTypeName<T>;
+    body(target(t).template set<T>());
+  }
+}
+
+// body(kernel set, shape, gap) for each supported target and shape, gaps between rows now and then.
+template <class T, class Body>
+void for_each_shape(const char *name, Body &&body) {
+  for_each_target<T>(name, [&](const KernelSet<T> &k) {
+    const std::string where = tally().where;
+    index gap = 0;
+    for (const Shape &s : shapes(k.lanes)) {
+      tally().where = where + " rows " + std::to_string(s.rows) + " depth " + std::to_string(s.depth) + " cols " +
+                      std::to_string(s.cols) + " gap " + std::to_string(gap);
+      body(k, s, gap);
+      gap = (gap + 3) % 7;
+    }
+  });
+}
+
+// c[i, j] = start(i, j) + sum_k a(i, k) b(k, j), within tolerances.dense.
+template <class T, class A, class B, class Start>
+void check_product(const Matrix<T> &c, index depth, A &&a, B &&b, Start &&start) {
+  bool close = true;
+  for (index i = 0; i < c.rows(); i++) {
+    for (index j = 0; j < c.cols(); j++) {
+      double sum = double(start(i, j)), magnitude = std::abs(sum);
+      for (index k = 0; k < depth; k++) {
+        const double term = double(a(i, k)) * double(b(k, j));
+        sum += term;
+        magnitude += std::abs(term);
+      }
+      close &= near(double(c(i, j)), sum, double(depth + 2) * 2 * kRoundoff<T> * magnitude);
+    }
+  }
+  CHECK(close);
+  CHECK(c.intact());
+}
+
+template <class T>
+double start_of(TileInit init, const Matrix<T> &bias, const Matrix<T> &before, index i, index j) {
+  return init == TileInit::zero ? 0 : init == TileInit::bias ? double(bias[j]) : double(before(i, j));
+}
+
+// ---- the register tile: every height, width and tail ----
+
+template <class T>
+void test_tile(const KernelSet<T> &k, int rows, int vectors, index depth) {
+  const index most = vectors * k.lanes;
+  const Matrix<T> a = rng.matrix<T>({rows, depth, 2, 1}, 1), b = rng.matrix<T>({depth, most, 1, 1}, 1);
+  const Matrix<T> bias = rng.vector<T>(most, 1);
+  for (index cols = most - k.lanes + 1; cols <= most; cols++) {
+    for (const TileInit init : kInits) {
+      Matrix<T> c = rng.matrix<T>({rows, cols, 3, 1}, 1);
+      const Matrix<T> before = c;
+      k.gemm_tile[rows - 1][vectors - 1]({depth, a.data(), a.ld(), 1, b.data(), b.ld(), c.data(), c.ld(), int(cols),
+                                          init, bias.data()});
+      check_product(c, depth, a, b, [&](index i, index j) { return start_of(init, bias, before, i, j); });
+    }
+  }
+}
+
+template <class T>
+void test_tiles() {
+  for_each_target<T>("gemm_tile", [](const KernelSet<T> &k) {
+    CHECK(k.tile_vectors >= 1 && k.tile_vectors <= kMaxTileVectors);
+    for (int vectors = 1; vectors <= k.tile_vectors; vectors++) {
+      const int tallest = k.tile_rows[vectors - 1];
+      if (!CHECK(tallest >= 1 && tallest <= kMaxTileRows)) continue;
+      for (int rows = 1; rows <= tallest; rows++)
+        for (const index depth : {1, 9}) test_tile(k, rows, vectors, depth);
+    }
+  });
+}
+
+// ---- packing ----
+
+template <class T>
+Matrix<T> pack(const KernelSet<T> &k, bool forward, const Shape &s, const Matrix<T> &weight) {
+  const PanelSplit split(s.cols, k.lanes, k.tile_vectors);
+  Matrix<T> packed(1, packed_size(k, s.depth, s.cols));
+  for (index p = 0; p < split.num_panels(); p++) {
+    if (forward)
+      pack_forward_panel(k, s.depth, s.cols, weight.data(), weight.ld(), p, packed.data());
+    else
+      pack_backward_panel(k, s.cols, s.depth, weight.data(), weight.ld(), p, packed.data());
+  }
+  return packed;
+}
+
+// Panels hold B, rows padded with zeros; B[k, j] is weight[j, k] forward and weight[k, j] backward.
+template <class T>
+void check_packed(const KernelSet<T> &k, bool forward, const Shape &s, const Matrix<T> &weight,
+                  const Matrix<T> &packed) {
+  const PanelSplit split(s.cols, k.lanes, k.tile_vectors);
+  bool equal = true;
+  index covered = 0;
+  for (index p = 0; p < split.num_panels(); p++) {
+    const index begin = split.begin(p), width = split.vectors(p) * k.lanes;
+    CHECK(begin == covered && split.vectors(p) >= 1 && split.vectors(p) <= k.tile_vectors);
+    CHECK(split.cols(p) <= width && split.cols(p) > width - k.lanes);
+    covered += split.cols(p);
+    for (index d = 0; d < s.depth; d++) {
+      for (index j = 0; j < width; j++) {
+        const bool inside = j < split.cols(p);
+        const T expected = !inside ? T(0) : forward ? weight(begin + j, d) : weight(d, begin + j);
+        equal &= packed[s.depth * begin + d * width + j] == expected;
+      }
+    }
+  }
+  CHECK(equal && covered == s.cols);
+  CHECK(packed.intact());
+}
+
+template <class T>
+void test_packing() {
+  for_each_shape<T>("pack", [](const KernelSet<T> &k, const Shape &s, index gap) {
+    const Matrix<T> forward = rng.matrix<T>({s.cols, s.depth, gap, 1}, 1);
+    check_packed(k, true, s, forward, pack(k, true, s, forward));
+    const Matrix<T> backward = rng.matrix<T>({s.depth, s.cols, gap, 1}, 1);
+    check_packed(k, false, s, backward, pack(k, false, s, backward));
+  });
+}
+
+// ---- gemm_packed ----
+
+template <class T>
+struct PackedProduct {
+  const KernelSet<T> &kernels;
+  Shape shape;
+  Matrix<T> a, packed, bias;
+
+  // Rows [begin, end) of c.
+  void run(index begin, index end, TileInit init, Matrix<T> &c) const {
+    gemm_packed(kernels, end - begin, shape.depth, shape.cols, a.data() + begin * a.ld(), a.ld(), packed.data(),
+                c.data() + begin * c.ld(), c.ld(), init, bias.data());
+  }
+};
+
+template <class T>
+void check_row_splits(const PackedProduct<T> &product, TileInit init, const Matrix<T> &before, const Matrix<T> &c) {
+  const index rows = product.shape.rows;
+  for (const index cut : {index(1), index(3), index(8), rows / 2, rows - 1}) {
+    if (cut <= 0 || cut >= rows) continue;
+    Matrix<T> apart = before;
+    product.run(cut, rows, init, apart);
+    product.run(0, cut, init, apart);
+    CHECK(same_bits(apart, c));
+    CHECK(apart.intact());
+  }
+}
+
+template <class T>
+void test_gemm_packed(bool forward) {
+  for_each_shape<T>(forward ? "gemm_packed forward" : "gemm_packed backward",
+                    [&](const KernelSet<T> &k, const Shape &s, index gap) {
+    const Matrix<T> weight =
+        forward ? rng.matrix<T>({s.cols, s.depth, gap, 1}, 1) : rng.matrix<T>({s.depth, s.cols, gap, 1}, 1);
+    const PackedProduct<T> product{k, s, rng.matrix<T>({s.rows, s.depth, gap, 1}, 1), pack(k, forward, s, weight),
+                                   rng.vector<T>(s.cols, 1)};
+    for (const TileInit init : kInits) {
+      const Matrix<T> before = rng.matrix<T>({s.rows, s.cols, gap, 1}, 1);
+      Matrix<T> c = before;
+      product.run(0, s.rows, init, c);
+      check_product(c, s.depth, product.a, [&](index d, index j) { return forward ? weight(j, d) : weight(d, j); },
+                    [&](index i, index j) { return start_of(init, product.bias, before, i, j); });
+      check_row_splits(product, init, before, c);
+    }
+  });
+}
+
+// ---- gemm_params: dw [out, in] of delta [n, out] and x [n, in] ----
+
+template <class T>
+struct ParamsProduct {
+  const KernelSet<T> &kernels;
+  Matrix<T> delta, x;
+
+  void run(index begin, index end, index out_begin, index out_end, bool accumulate, Matrix<T> &dw) const {
+    gemm_params(kernels, end - begin, dw.cols(), out_begin, out_end, delta.data() + begin * delta.ld(), delta.ld(),
+                x.data() + begin * x.ld(), x.ld(), dw.data(), accumulate);
+  }
+};
+
+// Strips of dw written apart, and rows of the batch added one part after the other.
+template <class T>
+void check_params_splits(const ParamsProduct<T> &product, bool accumulate, const Matrix<T> &before,
+                         const Matrix<T> &dw) {
+  const index n = product.x.rows(), out = dw.rows();
+  Matrix<T> strips = before;
+  product.run(0, n, out / 2, out, accumulate, strips);
+  bool untouched = true;
+  for (index i = 0; i < out / 2 * dw.cols(); i++) untouched &= strips[i] == before[i];
+  CHECK(untouched);
+  if (out > 1) product.run(0, n, 0, out / 2, accumulate, strips);
+  CHECK(same_bits(strips, dw) && strips.intact());
+
+  for (const index cut : {n / 3, n / 2, n - 1}) {
+    if (cut <= 0) continue;
+    Matrix<T> parts = before;
+    product.run(0, cut, 0, out, accumulate, parts);
+    product.run(cut, n, 0, out, true, parts);
+    CHECK(same_bits(parts, dw));
+  }
+}
+
+template <class T>
+void test_gemm_params() {
+  for_each_shape<T>("gemm_params", [](const KernelSet<T> &k, const Shape &s, index gap) {
+    const ParamsProduct<T> product{k, rng.matrix<T>({s.depth, s.rows, gap, 1}, 1),
+                                   rng.matrix<T>({s.depth, s.cols, gap, 1}, 1)};
+    for (const bool accumulate : {false, true}) {
+      const Matrix<T> before = rng.matrix<T>({s.rows, s.cols, 0, 1}, 1);
+      Matrix<T> dw = before;
+      product.run(0, s.depth, 0, s.rows, accumulate, dw);
+      check_product(dw, s.depth, [&](index o, index r) { return product.delta(r, o); }, product.x,
+                    [&](index o, index i) { return accumulate ? double(before(o, i)) : 0.0; });
+      check_params_splits(product, accumulate, before, dw);
+    }
+  });
+}
+
+template <class T>
+void test_all() {
+  test_tiles<T>();
+  test_packing<T>();
+  test_gemm_packed<T>(true);
+  test_gemm_packed<T>(false);
+  test_gemm_params<T>();
+}
+
+}  // namespace
+}  // namespace gradcore::testing
+
+int main() {
+  gradcore::testing::test_all<float>();
+  gradcore::testing::test_all<double>();
+  return gradcore::testing::report();
+}
