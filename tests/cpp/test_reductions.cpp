@@ -259,6 +259,21 @@ void test_block_stats() {
   });
 }
 
+// With mean / std = 1000, E[x^2] - E[x]^2 of float32 sums would lose every digit.
+template <class T>
+void test_variance() {
+  for_each_case<T>("variance", [&](const KernelSet<T> &k, const Case &c) {
+    const Matrix<T> x = rng.matrix<T>(c, c.scale, 1000);
+    StatsSums s{};
+    k.block_stats(c.rows, c.cols, x.data(), x.ld(), &s, nullptr);
+    double mean = 0, variance = 0;
+    for (const double v : x.values()) mean += v / double(x.size());
+    for (const double v : x.values()) variance += (v - mean) * (v - mean) / double(x.size());
+    const double measured = s.sumsq / double(s.count) - std::pow(s.sum / double(s.count), 2);
+    CHECK_NEAR(measured, variance, 4 * sum_bound<T>(x.size()) * variance + 64 * kRoundoff<double> * mean * mean);
+  });
+}
+
 // The order of a sum depends on the shape, not on the stride.
 template <class T>
 void test_stride_independence() {
@@ -287,6 +302,7 @@ void test_all() {
   test_column_nonzero<T>();
   test_derivative_stats<T>();
   test_block_stats<T>();
+  test_variance<T>();
   test_stride_independence<T>();
 }
 
