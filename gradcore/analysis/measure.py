@@ -1,0 +1,352 @@
+"""Numbers from recorded passes over several batches: nothing here judges.
+
+A `Case` holds what is analysed; `measure` runs it on a copy of the net and returns a `Measurement`;
+`layer_records` turns that into the records of a report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .predict import layer_scales
+from .report import GainFactors, LayerRecord
+
+FORMATS = ("fp16", "bf16", "e4m3", "e5m2")
+
+# Activations whose derivative is exactly 0 over half a line: their mask can be told from their slope.
+_MASKED = {"relu": "activation_zero_share", "hard_tanh": "saturated_share"}
+
+# Steps tried on a copy: enough for a diverging loss to show, few enough to cost less than the batches.
+REHEARSAL_STEPS = 8
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is analysed: a private copy of the net, the data, the loss, and how to measure.
+
+    optimizer: an Optimizer of the user's net, or None to judge for plain SGD at lr.
+    rows: the index arrays of the batches.
+    """
+
+    net: Any
+    x: np.ndarray
+    target: np.ndarray
+    loss: str
+    optimizer: Any
+    lr: float
+    batch_size: int
+    rows: tuple[np.ndarray, ...]
+    seed: int
+
+    def batch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of one batch, cycling through them."""
+        rows = self.rows[index % len(self.rows)]
+        return self.x[rows], self.target[rows]
+
+    def optimizer_for(self, net: Any, *, keep_state: bool = False) -> Any:
+        """The optimizer judged for, made anew for `net`; with its present state where the shapes allow."""
+        if self.optimizer is None:
+            from ..optim import SGD
+
+            return SGD(net, lr=self.lr)
+        rebuilt = type(self.optimizer)(net, lr=self.optimizer.lr, **self.optimizer.hyperparameters)
+        if keep_state:
+            rebuilt.load_state_dict({**self.optimizer.state_dict(), "lr": self.optimizer.lr})
+        return rebuilt
+
+
+def batch_rows(num_rows: int, batch_size: int, batches: int, seed: int) -> tuple[np.ndarray, ...]:
+    """Disjoint random batches; smaller or fewer ones where the data does not hold as many.
+
+    The two-batch-size estimate of the signal needs independent batches, so none shares a row. At least
+    four are kept as long as each then has two rows.
+    """
+    if num_rows < batch_size * min(batches, 4):
+        batch_size = max(num_rows // min(batches, 4), min(2, num_rows))
+    count = max(1, min(batches, num_rows // batch_size))
+    order = np.random.default_rng(seed).permutation(num_rows)
+    return tuple(np.sort(order[index * batch_size : (index + 1) * batch_size]) for index in range(count))
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A few steps of the optimizer in use on a copy: losses [steps], total norms [steps], and |dW| / |W| of
+    the first step [depth]."""
+
+    losses: np.ndarray
+    total_norms: np.ndarray
+    update_ratio: np.ndarray
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Recorded passes of one net over the batches of a case.
+
+    flows, losses: one a batch. mean_gradient_norm: |mean of dL/dW over batches| a layer. weight_var,
+    bias_var: scales of the weights (`predict.layer_scales`). input_square: mean square of the inputs. has_gradient: whether any parameter of the
+    layer, biases and normalization included, received a gradient. finite_parameters: a flag a layer.
+    rehearsal: None where no step was tried. interrupted: stopped before all batches were measured.
+    """
+
+    config: Mapping[str, Any]
+    flows: tuple[Any, ...]
+    losses: np.ndarray
+    mean_gradient_norm: np.ndarray
+    weight_var: np.ndarray
+    bias_var: np.ndarray
+    input_square: float
+    has_gradient: np.ndarray
+    finite_parameters: np.ndarray
+    rehearsal: Rehearsal | None = None
+    interrupted: bool = False
+
+    @property
+    def depth(self) -> int:
+        return len(self.weight_var)
+
+    @property
+    def batch_size(self) -> int:
+        return int(self.flows[0].batch_size)
+
+    @property
+    def loss(self) -> float:
+        """Mean loss over the batches."""
+        return float(self.losses.mean())
+
+    def preact_square(self) -> np.ndarray:
+        """Mean square of z of each dense layer that random weights of the measured size make, [depth]."""
+        entries = self.batch_size * np.array(self.config["widths"][1:], dtype=np.float64)
+        with np.errstate(over="ignore"):
+            squares = np.concatenate(([self.input_square], (self.rms("activation_norm") ** 2 / entries)[:-1]))
+        return self.weight_var * squares + self.bias_var
+
+    def stack(self, name: str) -> np.ndarray:
+        """A field of the flows, [batches, depth]."""
+        return np.array([getattr(flow, name) for flow in self.flows], dtype=np.float64)
+
+    def mean(self, name: str) -> np.ndarray:
+        """Its mean over batches, [depth]."""
+        return self.stack(name).mean(axis=0)
+
+    def rms(self, name: str) -> np.ndarray:
+        """Its root mean square over batches, [depth], free of overflow."""
+        values = self.stack(name)
+        scale = np.maximum(np.abs(values).max(axis=0), np.finfo(np.float64).tiny)
+        return scale * np.sqrt(np.mean((values / scale) ** 2, axis=0))
+
+
+def measure(case: Case, net: Any, *, progress: Progress | None = None) -> Measurement:
+    """Record every batch of the case on `net`, whose gradients and running statistics change.
+
+    An interrupt after the first batch ends the measurement early.
+    """
+    flows: list[Any] = []
+    losses: list[float] = []
+    total = np.zeros(net.gradients.flat.shape, dtype=np.float64)
+    interrupted = False
+    try:
+        for index in range(len(case.rows)):
+            if progress is not None:
+                progress(index, len(case.rows), "measuring gradients")
+            losses.append(float(net.loss_and_gradients(*case.batch(index), loss=case.loss, record=True)))
+            flows.append(net.flow)
+            total += net.gradients.flat
+    except KeyboardInterrupt:
+        if not flows:
+            raise
+        interrupted = True
+    # The mean gradient goes back into the copy's own buffer, which knows where each tensor lies.
+    net.gradients.flat[:] = total / len(flows)
+    weight_var, bias_var = layer_scales(net)
+    return Measurement(
+        config=net.config,
+        flows=tuple(flows),
+        losses=np.array(losses[: len(flows)]),
+        mean_gradient_norm=np.array([_norm(net.gradients[f"dense{layer}.weight"]) for layer in range(net.depth)]),
+        weight_var=weight_var,
+        bias_var=bias_var,
+        input_square=float(np.mean(np.square(case.x[np.concatenate(case.rows)], dtype=np.float64))),
+        has_gradient=_layers_with(net, net.gradients, np.any),
+        finite_parameters=~_layers_with(net, net.parameters, lambda values: not np.isfinite(values).all()),
+        interrupted=interrupted,
+    )
+
+
+def _norm(values: np.ndarray) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.linalg.norm(np.asarray(values, dtype=np.float64)))
+
+
+def _layers_with(net: Any, tensors: Mapping[str, np.ndarray], test: Callable[[np.ndarray], Any]) -> np.ndarray:
+    """Whether any tensor of a layer ("dense3.bias", "norm3.weight", ...) passes a test."""
+    found = np.zeros(net.depth, dtype=bool)
+    for name, values in tensors.items():
+        layer = int(name.split(".")[0].removeprefix("dense").removeprefix("norm"))
+        found[layer] |= bool(test(values))
+    return found
+
+
+def rehearse(case: Case, net: Any) -> Rehearsal:
+    """Take a few steps of the optimizer in use on `net`, which is changed; stops once the loss is not finite."""
+    optimizer = case.optimizer_for(net, keep_state=True)
+    losses, norms = [], []
+    update_ratio = np.full(net.depth, np.nan)
+    for index in range(REHEARSAL_STEPS):
+        step = net.train_step(*case.batch(index), optimizer, loss=case.loss, record=index == 0)
+        losses.append(step.loss)
+        norms.append(step.total_norm)
+        if index == 0:
+            update_ratio = np.array(net.flow.update_ratio)
+        if not np.isfinite(step.loss):
+            break
+    return Rehearsal(np.array(losses), np.array(norms), update_ratio)
+
+
+def update_ratio(case: Case, measurement: Measurement) -> np.ndarray:
+    """|dW| / |W| of one step, [depth]: as rehearsed, or lr |dL/dW| / |W| for the plain SGD assumed."""
+    if measurement.rehearsal is not None:
+        return measurement.rehearsal.update_ratio
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return case.lr * measurement.rms("weight_grad_norm") / measurement.rms("weight_norm")
+
+
+def signal_and_noise(measurement: Measurement) -> tuple[np.ndarray, np.ndarray]:
+    """Estimates of |E g|^2 and of the variance of g = dL/dW over batches of this size, [depth] each.
+
+    The two-batch-size identity E|g_B|^2 = |G|^2 + trace / B, with the single batches as the small size
+    and their mean as the large one (McCandlish et al. 2018, arXiv:1812.06162, appendix A). NaN with one
+    batch. The signal can come out negative: there is none above the noise.
+    """
+    count = len(measurement.flows)
+    if count < 2:
+        return np.full(measurement.depth, np.nan), np.full(measurement.depth, np.nan)
+    with np.errstate(over="ignore", invalid="ignore"):
+        single = measurement.rms("weight_grad_norm") ** 2
+        mean = measurement.mean_gradient_norm**2
+        return (count * mean - single) / (count - 1), (single - mean) * count / (count - 1)
+
+
+# ---- gains ----
+
+
+def _ratio_squared(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return (above / below) ** 2
+
+
+def gain_factors(measurement: Measurement) -> tuple[np.ndarray, list[GainFactors | None]]:
+    """|delta_l|^2 / |delta_{l+1}|^2 of each hidden layer and its split; NaN and None for the output layer."""
+    delta, grad_output = measurement.rms("delta_norm"), measurement.rms("grad_output_norm")
+    preact = measurement.rms("grad_preact_norm")
+    gains = np.full(measurement.depth, np.nan)
+    gains[:-1] = _ratio_squared(delta[:-1], delta[1:])
+    weights = _ratio_squared(grad_output[:-1], delta[1:])
+    derivative, norm = _ratio_squared(preact, grad_output), _ratio_squared(delta, preact)
+    expected = expected_weight_gain(measurement)
+    slopes, masks = measurement.mean("mean_squared_derivative"), mask_shares(measurement)
+    factors: list[GainFactors | None] = []
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for layer in range(measurement.depth - 1):
+            factors.append(
+                GainFactors(
+                    weight_scale=float(expected[layer]),
+                    alignment=float(weights[layer] / expected[layer]),
+                    mask=float(masks[layer]),
+                    active_slope=float(slopes[layer] / masks[layer]),
+                    coupling=float(derivative[layer] / slopes[layer]),
+                    normalization=float(norm[layer]),
+                )
+            )
+    return gains, [*factors, None]
+
+
+def expected_weight_gain(measurement: Measurement) -> np.ndarray:
+    """|dL/dh_l|^2 / |delta_{l+1}|^2 that weights of the measured size would have if their directions were
+    random, [depth - 1]: |W|_F^2 / out_features, plus the skip connection's share where there is one."""
+    out_features = np.array(measurement.config["widths"][1:], dtype=np.float64)
+    gain = (measurement.rms("weight_norm") ** 2 / out_features)[1:]
+    skips = skip_connections(measurement.config)[1:]
+    skip = _ratio_squared(measurement.rms("grad_output_norm")[1:], measurement.rms("delta_norm")[1:])
+    return gain + np.where(skips, skip, 0.0)
+
+
+def skip_connections(config: Mapping[str, Any]) -> np.ndarray:
+    """Which dense layers have a skip connection around their block, [depth]."""
+    widths = np.array(config["widths"])
+    skips = (widths[:-1] == widths[1:]) & bool(config["residual"])
+    skips[-1] = False
+    return skips
+
+
+def mask_shares(measurement: Measurement) -> np.ndarray:
+    """Share of entries that let a gradient through, [depth]; 1 for activations without a mask."""
+    shares = np.ones(measurement.depth)
+    for layer, name in enumerate(measurement.config["activation"]):
+        if name in _MASKED:
+            shares[layer] = 1.0 - measurement.mean(_MASKED[name])[layer]
+    return shares
+
+
+# ---- records ----
+
+_MEAN_FIELDS = (
+    "activation_mean",
+    "activation_var",
+    "activation_zero_share",
+    "activation_nonfinite_share",
+    "saturated_share",
+    "dead_share",
+    "mean_squared_derivative",
+    "delta_zero_share",
+    "delta_subnormal_share",
+    "delta_nonfinite_share",
+    "weight_grad_nonfinite_share",
+)
+_RMS_FIELDS = (
+    "activation_norm",
+    "delta_norm",
+    "grad_output_norm",
+    "weight_norm",
+    "weight_grad_norm",
+    "bias_grad_norm",
+)
+
+
+def layer_records(case: Case, measurement: Measurement) -> tuple[LayerRecord, ...]:
+    """One record a dense layer."""
+    columns = {name: measurement.mean(name) for name in _MEAN_FIELDS}
+    columns |= {name: measurement.rms(name) for name in _RMS_FIELDS}
+    columns |= {name: measurement.stack(name).max(axis=0) for name in ("activation_max_abs", "delta_max_abs")}
+    signal, noise = signal_and_noise(measurement)
+    gains, factors = gain_factors(measurement)
+    columns |= {"gradient_signal": signal, "gradient_noise": noise, "delta_gain": gains}
+    columns["update_ratio"] = update_ratio(case, measurement)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        columns["signal_to_noise"] = signal / noise
+    dead = measurement.stack("dead_units").min(axis=0)
+    underflow = {name: underflow_shares(measurement, name) for name in FORMATS}
+    widths, names = measurement.config["widths"], [*measurement.config["activation"], None]
+    return tuple(
+        LayerRecord(
+            index=layer,
+            in_features=int(widths[layer]),
+            out_features=int(widths[layer + 1]),
+            activation=names[layer],
+            dead_units=int(dead[layer]),
+            factors=factors[layer],
+            underflow={name: float(shares[layer]) for name, shares in underflow.items()},
+            **{name: float(values[layer]) for name, values in columns.items()},
+        )
+        for layer in range(measurement.depth)
+    )
+
+
+def underflow_shares(measurement: Measurement, number_format: str) -> np.ndarray:
+    """Share of the non-zero deltas that would flush to zero in a format, [depth]."""
+    return np.mean([flow.underflow_share(number_format) for flow in measurement.flows], axis=0)

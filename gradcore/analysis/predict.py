@@ -1,0 +1,178 @@
+"""The profile that mean-field theory expects of one net: `mean_field` applied layer by layer.
+
+delta_l is the gradient with respect to the pre-activations of dense layer l, G_l the one with respect to
+its output h_l. Per unit of delta_{l+1}, with f the share of random signs (see mean_field):
+
+    G_l     = weight_var_{l+1} |delta_{l+1}|^2   (+ G_{l+1} where block l + 1 has a skip connection)   (P.1)
+    delta_l = G_l E[phi'^2] / Var z_l  (the variance only with normalization)                          (P.2)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import mean_field as theory
+from .report import Prediction
+
+_TWO_SIDED = 1.96  # 95 % of a Gaussian
+
+
+def layer_scales(net: Any) -> tuple[np.ndarray, np.ndarray]:
+    """weight_var = fan_in * mean(W^2) and bias_var = mean(b^2) of each dense layer, as the net stands."""
+    weight_var, bias_var = [], []
+    for layer in range(net.depth):
+        weight = np.asarray(net.parameters[f"dense{layer}.weight"], dtype=np.float64)
+        weight_var.append(weight.shape[1] * float(np.mean(weight**2)))
+        bias = net.parameters[f"dense{layer}.bias"] if net.config["bias"] else 0.0
+        bias_var.append(float(np.mean(np.asarray(bias, dtype=np.float64) ** 2)))
+    return np.array(weight_var), np.array(bias_var)
+
+
+def predict(
+    config: Mapping[str, Any],
+    weight_var: Sequence[float] | np.ndarray,
+    bias_var: Sequence[float] | np.ndarray,
+    *,
+    input_square: float = 1.0,
+    batch_size: int = 128,
+    measured_log: np.ndarray | None = None,
+) -> Prediction:
+    """What theory expects of an architecture, before any data.
+
+    Args:
+        config: `net.config`: widths, activation (a list, one a hidden layer), normalization, residual.
+        weight_var, bias_var: of each dense layer, as `layer_scales` gives them.
+        input_square: mean square of the inputs.
+        batch_size: rows of a batch; matters to batch norm alone.
+        measured_log: ln |delta_l|^2 relative to the output layer, [depth], to lay beside.
+    """
+    stack = _Stack(config, np.nan_to_num(weight_var, nan=0.0), np.nan_to_num(bias_var, nan=0.0), batch_size)
+    stack.forward(min(input_square, 1e24))
+    stack.backward()
+    band = _TWO_SIDED * np.sqrt(stack.spread)
+    low, high = stack.delta_log - band, stack.delta_log + 0.5 * stack.spread + band
+    measured = np.full(stack.depth, np.nan) if measured_log is None else np.asarray(measured_log, dtype=np.float64)
+    margin = 0.5 + 0.05 * np.abs(stack.delta_log)  # approximations of the theory itself: 5 % of the change
+    with np.errstate(invalid="ignore"):
+        departs = np.flatnonzero((measured < low - margin) | (measured > high + margin))
+    return Prediction(
+        preact_var=stack.q,
+        chi=stack.chi,
+        delta_log=stack.delta_log,
+        delta_log_low=low,
+        delta_log_high=high,
+        measured_log=measured,
+        departs=tuple(int(layer) for layer in departs),
+        **_deep_limit(stack),
+    )
+
+
+class _Stack:
+    """The two recursions over the layers of one architecture; arrays have one entry a dense layer."""
+
+    def __init__(self, config: Mapping[str, Any], weight_var: np.ndarray, bias_var: np.ndarray, batch_size: int):
+        self.widths = list(config["widths"])
+        self.activations = list(config["activation"])
+        self.normalization = config["normalization"]
+        self.residual = bool(config["residual"])
+        self.depth = len(self.widths) - 1
+        self.weight_var, self.bias_var, self.batch_size = weight_var, bias_var, batch_size
+        self.q = np.ones(self.depth)  # variance of the argument of each activation
+        self.preact_square = np.ones(self.depth)  # of z, before normalization
+        self.chi = np.full(self.depth, np.nan)
+        self.delta_log, self.spread = np.zeros(self.depth), np.zeros(self.depth)
+
+    def has_skip(self, layer: int) -> bool:
+        return self.residual and layer < self.depth - 1 and self.widths[layer] == self.widths[layer + 1]
+
+    def forward(self, square: float) -> None:
+        """(M.1) from the input's mean square; with skip connections, means and squares both add up."""
+        mean = 0.0
+        for layer in range(self.depth):
+            centred = square - mean**2 if self.normalization == "batch" else square
+            self.preact_square[layer] = min(self.weight_var[layer] * centred, 1e24)
+            if layer == self.depth - 1 or self.normalization is None:
+                self.q[layer] = min(self.weight_var[layer] * square + self.bias_var[layer], 1e24)
+            if layer == self.depth - 1:
+                break
+            branch_mean = theory.activation_mean(self.activations[layer], self.q[layer])
+            branch = theory.activation_square(self.activations[layer], self.q[layer])
+            if self.has_skip(layer):
+                square, mean = square + 2.0 * mean * branch_mean + branch, mean + branch_mean
+            else:
+                square, mean = branch, branch_mean
+
+    def backward(self) -> None:
+        """(P.1) and (P.2) from the output down, with the noise of finite width beside them."""
+        delta, stream = 0.0, 0.0  # ln of the mean of |delta|^2 and of G, in the layer above
+        spread, typical = 0.0, 0.0
+        with np.errstate(divide="ignore"):
+            weight_log = np.log(self.weight_var)
+        for layer in range(self.depth - 2, -1, -1):
+            branch = weight_log[layer + 1] + delta
+            stream = float(np.logaddexp(branch, stream)) if self.has_skip(layer + 1) else branch
+            share = math.exp(branch - stream) if math.isfinite(stream) else 1.0
+            local = self._local_log(layer)
+            delta = stream + local
+            self.chi[layer] = math.exp(min(weight_log[layer] + local, 700.0))
+            step = self._step_noise(layer, share)
+            spread, typical = spread + step, typical - 0.5 * step
+            self.delta_log[layer], self.spread[layer] = delta + typical, spread
+
+    def _step_noise(self, layer: int, share: float) -> float:
+        """Variance of ln |delta|^2 from one layer to the next when the branch makes up `share` of the gradient.
+
+        The branch's own noise is (M.6); its random sign against the skip adds 4 share (1 - share) / n.
+        """
+        width = self.widths[layer + 1]
+        noise = theory.width_noise(self.activations[layer], self.q[layer], width)
+        return share**2 * noise + 4.0 * share * (1.0 - share) / width
+
+    def _local_log(self, layer: int) -> float:
+        """ln of (P.2)'s factor."""
+        slope = theory.derivative_moment(self.activations[layer], self.q[layer])
+        factor = math.log(max(slope, 1e-300))
+        if self.normalization is not None:
+            factor -= math.log(max(self.preact_square[layer], 1e-300))
+        if self.normalization == "batch" and self.batch_size > 3:
+            factor += math.log(theory.finite_batch_factor(self.batch_size))
+        return factor
+
+
+def _deep_limit(stack: _Stack) -> dict[str, Any]:
+    """What the deepest hidden layers would do if they went on for ever."""
+    hidden = stack.depth - 1
+    if hidden < 2:
+        return {
+            **dict.fromkeys(("q_star", "chi_star", "critical_gain", "slope"), math.nan),
+            **dict.fromkeys(("depth_scale", "trainable_depth"), math.inf),
+            "valid": False,
+            "note": "fewer than two hidden layers: there is no depth to carry a slope over",
+        }
+    name, weight_var = stack.activations[-1], float(stack.weight_var[hidden - 1])
+    slope = float((stack.delta_log[0] - stack.delta_log[hidden - 1]) / (hidden - 1))
+    if stack.residual:
+        q_star, chi_star = math.nan, math.exp(min(slope, 700.0))
+        scale = theory.depth_scale(chi_star)
+    elif stack.normalization is not None:
+        batch = stack.normalization == "batch"
+        q_star = 1.0
+        chi_star = theory.batch_norm_growth(name, stack.batch_size) if batch else theory.layer_norm_growth(name)
+        scale = theory.depth_scale(chi_star)
+    else:
+        bias_var = float(stack.bias_var[hidden - 1])
+        q_star = theory.fixed_point(name, weight_var, bias_var, max(float(stack.q[hidden - 1]), 1e-9))
+        chi_star = theory.chi(name, q_star, weight_var)
+        scale = theory.correlation_scale(name, q_star, weight_var, bias_var)
+    return {
+        "q_star": q_star,
+        "chi_star": chi_star,
+        "depth_scale": theory.depth_scale(chi_star),
+        "trainable_depth": theory.TRAINABLE_SCALES * scale,
+        "critical_gain": math.sqrt(theory.critical_point(name)[1]),
+        "slope": slope,
+    }
