@@ -37,6 +37,7 @@ __all__ = [
     "History",
     "Step",
     "activations",
+    "analysis",
     "analyze",
     "clip",
     "clip_grad_adaptive_",
@@ -51,6 +52,7 @@ __all__ = [
     "ops",
     "optim",
     "set_num_threads",
+    "training",
 ]
 
 # Imported when first asked for, to keep `import gradcore` cheap.

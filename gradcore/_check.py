@@ -31,7 +31,7 @@ NORMALIZATIONS: dict[Any, int] = {name: code for code, name in enumerate(_core.N
 def described(value: object) -> str:
     """What came, in few words: arrays by dtype and shape, everything else by its repr, cut short."""
     if isinstance(value, np.ndarray):
-        return f"{value.dtype} {list(value.shape)}"
+        return f"{value.dtype} {value.shape}"
     text = repr(value)
     return text if len(text) <= 60 else f"{type(value).__name__} {text[:50]}..."
 
@@ -42,7 +42,7 @@ def number(value: object, name: str, expected: str, accept: Callable[[float], bo
         raise TypeError(f"{name}: expected {expected}, got {described(value)}")
     result = float(value)
     if math.isnan(result) or not accept(result):
-        raise ValueError(f"{name}: expected {expected}, got {result:g}")
+        raise ValueError(f"{name}: expected {expected}, got {result!r}")
     return result
 
 
@@ -181,11 +181,11 @@ def matrix(value: object, name: str, dtype: np.dtype[Any], columns: int) -> Arra
     """A [batch, columns] array with contiguous rows of `dtype`; row-strided ones are passed as they are."""
     values = array(value, name)
     if values.ndim != 2:
-        raise ValueError(f"{name}: expected a 2-D array [batch, {columns}], got shape {list(values.shape)}")
+        raise ValueError(f"{name}: expected a 2-D array [batch, {columns}], got shape {values.shape}")
     if values.shape[1] != columns:
-        raise ValueError(f"{name}: expected {columns} columns, got shape {list(values.shape)}")
+        raise ValueError(f"{name}: expected {columns} columns, got shape {values.shape}")
     if values.shape[0] == 0:
-        raise ValueError(f"{name}: expected at least one row, got shape {list(values.shape)}")
+        raise ValueError(f"{name}: expected at least one row, got shape {values.shape}")
     row, item = values.strides
     usable = values.dtype == dtype and values.flags.aligned and item == values.itemsize
     if usable and row % item == 0 and row >= columns * item:
@@ -197,7 +197,7 @@ def target(value: object, dtype: np.dtype[Any], loss: str, rows: int, columns: i
     """Labels as int64 [rows], values as [rows, columns] of `dtype`."""
     values = array(value, "target")
     if values.ndim == 0 or values.shape[0] != rows:
-        raise ValueError(f"target: expected {rows} rows as in x, got shape {list(values.shape)}")
+        raise ValueError(f"target: expected {rows} rows as in x, got shape {values.shape}")
     flat = values.ndim == 1 or values.shape == (rows, 1)
     if loss == "cross_entropy" and flat and values.dtype.kind in "iub" and values.shape != (rows, columns):
         return np.ascontiguousarray(values.reshape(rows), dtype=np.int64)
@@ -220,7 +220,7 @@ def finite(values: Array, name: str) -> None:
     good = np.isfinite(values)
     if not good.all():
         first = [int(index) for index in np.unravel_index(int(np.argmin(good)), values.shape)]
-        raise ValueError(f"{name}: expected finite values, got {values[tuple(first)]:g} at {first}")
+        raise ValueError(f"{name}: expected finite values, got {values[tuple(first)]} at {first}")
 
 
 def labels(values: Array, name: str, classes: int) -> None:

@@ -81,9 +81,7 @@ class _Bar:
     def on_epoch(self, logs: Logs) -> None:
         epoch = int(logs["epoch"]) + 1
         # one refresh is drawn by on_step; many short epochs would only repaint the same line
-        self._progress.update(
-            self._task, completed=epoch, description=_summary(logs), epoch=f"{epoch}/{self._epochs}"
-        )
+        self._progress.update(self._task, completed=epoch, description=_summary(logs), epoch=f"{epoch}/{self._epochs}")
 
     def on_fit_end(self, history: object) -> None:
         self._progress.refresh()

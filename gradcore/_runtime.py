@@ -58,9 +58,7 @@ def register_with_threadpoolctl() -> None:
 class _RegisterOnImport(MetaPathFinder):
     """Finds nothing itself; sees threadpoolctl being imported, and steps aside for good."""
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != "threadpoolctl":
             return None
         sys.meta_path.remove(self)

@@ -32,7 +32,7 @@ def clip_grad_norm_(
             infinite norm makes finite elements 0, a NaN norm makes all NaN.
 
     Returns:
-        The total norm before clipping; 0.0 for no arrays.
+        The total norm before clipping.
 
     Raises:
         ValueError, TypeError: naming the offending array or argument; nothing has changed.
@@ -40,10 +40,8 @@ def clip_grad_norm_(
     """
     max_norm = _check.number(max_norm, "max_norm", "a number >= 0", lambda x: x >= 0)
     norm_type = _check.number(norm_type, "norm_type", "a number > 0 or infinity", lambda x: x > 0)
-    arrays = _arrays(grads)
-    if not arrays:
-        return 0.0
-    return _core.clip_grad_norm(arrays, max_norm, norm_type, _check.flag(error_if_nonfinite, "error_if_nonfinite"))
+    error_if_nonfinite = _check.flag(error_if_nonfinite, "error_if_nonfinite")
+    return _core.clip_grad_norm(_arrays(grads), max_norm, norm_type, error_if_nonfinite)
 
 
 def clip_grad_value_(grads: Gradients, clip_value: float) -> None:
@@ -52,9 +50,7 @@ def clip_grad_value_(grads: Gradients, clip_value: float) -> None:
     NaN stays NaN. `grads` as for `clip_grad_norm_`.
     """
     clip_value = _check.number(clip_value, "clip_value", "a number >= 0", lambda x: x >= 0)
-    arrays = _arrays(grads)
-    if arrays:
-        _core.clip_grad_value(arrays, clip_value)
+    _core.clip_grad_value(_arrays(grads), clip_value)
 
 
 def clip_grad_adaptive_(net: MLP, clipping: float = 0.01, eps: float = 1e-3) -> None:
@@ -89,6 +85,8 @@ def _arrays(grads: Gradients) -> list[_check.Array]:
         named = [(f"grads[{index}]", value) for index, value in enumerate(grads)]
     else:
         raise TypeError(f"grads: expected a net, a mapping or a sequence of arrays, got {_check.described(grads)}")
+    if not named:
+        raise ValueError("grads: expected at least one array, got none")
     arrays = [_check.writable(value, name) for name, value in named]
     for (name, _), array in zip(named, arrays, strict=True):
         if array.dtype != arrays[0].dtype:

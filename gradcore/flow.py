@@ -108,14 +108,13 @@ class GradientFlow:
         index = _check.choice(format, "format", _FORMAT_INDEX)
         which = _check.choice(of, "of", _ARRAYS)
         histogram = self.delta_histogram if which == _DELTA else self.weight_grad_histogram
-        return counts[which, :, index] / np.maximum(histogram.sum(axis=1), 1)
+        shares: Floats = counts[which, :, index] / np.maximum(histogram.sum(axis=1), 1)
+        return shares
 
     def to_dict(self) -> dict[str, Any]:
         """Every field by name; arrays as nested lists, ready for JSON but for NaN."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name[0] != "_"}
-        return {
-            name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()
-        }
+        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
 
     def to_dataframe(self) -> pandas.DataFrame:
         """One row a layer, one column a measurement (histograms left out). Needs pandas."""

@@ -167,7 +167,7 @@ def _checked_weights(values: ArrayLike, shape: tuple[int, int], layer: int) -> A
     name = f"init: weights of layer {layer}"
     weights = _check.array(values, name)
     if weights.shape != shape:
-        raise ValueError(f"{name}: expected shape {list(shape)}, got {list(weights.shape)}")
+        raise ValueError(f"{name}: expected shape {list(shape)}, got {weights.shape}")
     if not np.isfinite(weights).all():
         raise ValueError(f"{name}: expected finite values, got NaN or infinity")
     return weights

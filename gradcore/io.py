@@ -195,9 +195,7 @@ def _config(metadata: Any) -> dict[str, Any]:
     return config
 
 
-def _placed(
-    header: dict[str, Any], expected: dict[str, _check.Array], num_bytes: int
-) -> list[tuple[str, int, int]]:
+def _placed(header: dict[str, Any], expected: dict[str, _check.Array], num_bytes: int) -> list[tuple[str, int, int]]:
     """Name, start and end of each tensor in the body, all of them checked."""
     spans = []
     for name, entry in header.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -115,7 +115,7 @@ class MLP:
 
         check(init)
         self._build(widths, activation, normalization, residual, init, bias, dtype, seed)
-        initialize(self, init, self._config["seed"])
+        initialize(self, init, self._seed)
 
     def _build(
         self,
@@ -137,7 +137,7 @@ class MLP:
         self.normalization = normalization
         self.residual, self.bias = _check.flag(residual, "residual"), _check.flag(bias, "bias")
         self.dtype = np.dtype(_check.dtype_name(dtype))
-        self._config = {"init": init, "seed": _check.seed(seed)}
+        self._init, self._seed = init, _check.seed(seed)
         self._core = _core.Net(
             list(self.widths),
             [_check.ACTIVATIONS[name] for name in self.activations],
@@ -147,9 +147,9 @@ class MLP:
             _check.DTYPES[self.dtype.name],
         )
         table = self._core.parameter_table
-        self.parameters = Tensors(self._core.parameters, table)
-        self.gradients = Tensors(self._core.gradients, table)
-        self.buffers = Tensors(self._core.buffers, self._core.buffer_table)
+        self._parameters = Tensors(self._core.parameters, table)
+        self._gradients = Tensors(self._core.gradients, table)
+        self._buffers = Tensors(self._core.buffers, self._core.buffer_table)
 
     @classmethod
     def _without_weights(cls, config: dict[str, Any]) -> MLP:
@@ -161,6 +161,21 @@ class MLP:
     # ---- what it is --------------------------------------------------------------------------------------
 
     @property
+    def parameters(self) -> Tensors:
+        """Weights and biases by name."""
+        return self._parameters
+
+    @property
+    def gradients(self) -> Tensors:
+        """Gradients of the last backward pass, by the names of their parameters."""
+        return self._gradients
+
+    @property
+    def buffers(self) -> Tensors:
+        """Running means and variances of batch norm, by name."""
+        return self._buffers
+
+    @property
     def config(self) -> dict[str, Any]:
         """The arguments that build an equal net: `gc.MLP(**net.config)`."""
         return {
@@ -170,7 +185,8 @@ class MLP:
             "residual": self.residual,
             "bias": self.bias,
             "dtype": self.dtype.name,
-            **self._config,
+            "init": self._init,
+            "seed": self._seed,
         }
 
     @property
@@ -327,11 +343,42 @@ class MLP:
 
     # ---- training, files, copies -------------------------------------------------------------------------
 
-    def fit(self, X: ArrayLike, target: ArrayLike, **options: Any) -> History:  # noqa: N803
-        """Train on a data set; see `gradcore.training.fit` for the options. Returns the History."""
+    def fit(
+        self,
+        X: ArrayLike,  # noqa: N803
+        target: ArrayLike,
+        *,
+        epochs: int,
+        batch_size: int,
+        optimizer: Optimizer,
+        loss: str = "cross_entropy",
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        validation: tuple[ArrayLike, ArrayLike] | float | None = None,
+        callbacks: Iterable[Any] = (),
+        progress: bool | Callable[[dict[str, float]], Any] = True,
+        shuffle: bool = True,
+        seed: int | None = 0,
+    ) -> History:
+        """Train on a data set; `gradcore.training.fit` describes the arguments. Returns the History."""
         from .training import fit
 
-        return fit(self, X, target, **options)
+        return fit(
+            self,
+            X,
+            target,
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            loss=loss,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            validation=validation,
+            callbacks=callbacks,
+            progress=progress,
+            shuffle=shuffle,
+            seed=seed,
+        )
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write architecture, parameters and buffers to a safetensors file, atomically; see `gc.load`."""

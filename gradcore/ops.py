@@ -30,7 +30,7 @@ def _first(value: ArrayLike, name: str) -> Array:
 def _matrix(value: ArrayLike, name: str) -> Array:
     array = _first(value, name)
     if array.ndim != 2 or 0 in array.shape:
-        raise ValueError(f"{name}: expected a 2-D array with at least one row and column, got {list(array.shape)}")
+        raise ValueError(f"{name}: expected a 2-D array with at least one row and column, got {array.shape}")
     return array
 
 
@@ -38,7 +38,7 @@ def _like(value: ArrayLike, name: str, first: Array, shape: tuple[int, ...]) -> 
     """A further argument: of the first one's dtype, and of this shape."""
     array = _check.array(value, name)
     if array.shape != shape:
-        raise ValueError(f"{name}: expected shape {list(shape)}, got {list(array.shape)}")
+        raise ValueError(f"{name}: expected shape {list(shape)}, got {array.shape}")
     return _check.converted(array, first.dtype)
 
 
@@ -94,9 +94,7 @@ def activation_backward(grad_output: ArrayLike, input: ArrayLike, activation: st
 # ---- normalization ----------------------------------------------------------------------------------------
 
 
-def batch_norm(
-    input: ArrayLike, weight: ArrayLike, bias: ArrayLike, eps: float = 1e-5
-) -> tuple[Array, Array, Array]:
+def batch_norm(input: ArrayLike, weight: ArrayLike, bias: ArrayLike, eps: float = 1e-5) -> tuple[Array, Array, Array]:
     """Batch normalization with the statistics of this batch (Ioffe & Szegedy 2015, arXiv:1502.03167).
 
     Args:
@@ -123,9 +121,7 @@ def batch_norm_backward(
     return _core.op_batch_norm_backward(dy, x, gamma, mean, invstd)
 
 
-def layer_norm(
-    input: ArrayLike, weight: ArrayLike, bias: ArrayLike, eps: float = 1e-5
-) -> tuple[Array, Array, Array]:
+def layer_norm(input: ArrayLike, weight: ArrayLike, bias: ArrayLike, eps: float = 1e-5) -> tuple[Array, Array, Array]:
     """Layer normalization of each row (Ba et al. 2016, arXiv:1607.06450).
 
     Args:
@@ -201,7 +197,8 @@ def loss(output: ArrayLike, target: ArrayLike, loss: str = "cross_entropy") -> f
 
 def loss_backward(output: ArrayLike, target: ArrayLike, loss: str = "cross_entropy") -> Array:
     """The gradient of `loss` by its outputs, [batch, features]."""
-    return _core.op_loss(*_loss_arguments(output, target, loss), True)[1]
+    grad_output: Array = _core.op_loss(*_loss_arguments(output, target, loss), True)[1]
+    return grad_output
 
 
 def _loss_arguments(output: Any, target: Any, loss: str) -> tuple[int, Array, Array]:

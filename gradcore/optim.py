@@ -60,7 +60,7 @@ class Optimizer:
             beta2,
             hyperparameters.get("eps", 1e-8),
         )
-        self.lr = lr  # type: ignore[assignment]
+        self.lr = lr
 
     @property
     def lr(self) -> float:
@@ -82,9 +82,7 @@ class Optimizer:
         """Updates made so far."""
         return self._core.step_count
 
-    def step(
-        self, clip_norm: float | None = None, clip_value: float | None = None, *, record: bool = False
-    ) -> float:
+    def step(self, clip_norm: float | None = None, clip_value: float | None = None, *, record: bool = False) -> float:
         """One update of the net's parameters from `net.gradients`, which are read and not changed.
 
         Args:
@@ -124,6 +122,9 @@ class Optimizer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues where `state`, of an optimizer of the same kind and net shape, left off."""
+        missing = {"lr", "step_count", "states"} - set(state)
+        if missing:
+            raise ValueError(f"state: expected lr, step_count and states, got no {' and no '.join(sorted(missing))}")
         views, saved = self._core.states(), [np.asarray(values) for values in state["states"]]
         if [(view.dtype, view.shape) for view in views] != [(values.dtype, values.shape) for values in saved]:
             raise ValueError("state: expected the state vectors of an optimizer of this kind for this net's shape")
@@ -215,8 +216,10 @@ class RMSprop(Optimizer):
 
 
 def _adam_options(betas: tuple[float, float], eps: float, weight_decay: float) -> dict[str, Any]:
-    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+    if not isinstance(betas, (tuple, list)):
         raise TypeError(f"betas: expected a pair of numbers, got {_check.described(betas)}")
+    if len(betas) != 2:
+        raise ValueError(f"betas: expected a pair of numbers, got {_check.described(betas)}")
     return {
         "betas": (_check.share(betas[0], "betas[0]"), _check.share(betas[1], "betas[1]")),
         "eps": _check.positive(eps, "eps"),

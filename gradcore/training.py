@@ -35,7 +35,7 @@ Logs = dict[str, float]
 _HOOKS = ("on_fit_start", "on_step", "on_epoch", "on_fit_end")
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """What each epoch of a `fit` gave.
 
@@ -54,6 +54,10 @@ class History:
     def __getitem__(self, name: str) -> list[float]:
         """One quantity over the epochs, such as history["loss"]."""
         return [logs[name] for logs in self.epochs]
+
+    def __repr__(self) -> str:
+        last = ", ".join(f"{name}={value:.4g}" for name, value in self.epochs[-1].items()) if self.epochs else "none"
+        return f"<History of {len(self)} epochs, ended by {self.stopped_by}; the last: {last}>"
 
     def to_dict(self) -> dict[str, list[float]]:
         """Every quantity over the epochs."""
@@ -171,7 +175,7 @@ def _with_validation(
     if validation is None:
         return data, None
     if isinstance(validation, (tuple, list)) and len(validation) == 2:
-        return data, _Data.of(net, *validation, loss, ("validation[0]", "validation[1]"))
+        return data, _Data.of(net, validation[0], validation[1], loss, ("validation[0]", "validation[1]"))
     share = _check.number(
         validation, "validation", "None, a pair (X, target) or a share in (0, 1)", lambda x: 0 < x < 1
     )
@@ -240,7 +244,7 @@ class _Hooks:
         ]
 
 
-class _Stop(Exception):  # noqa: N818
+class _Stop(Exception):
     """Ends the training on a callback's request."""
 
 
@@ -298,9 +302,7 @@ def fit(
     batch_size = _check.integer(batch_size, "batch_size", 1)
     _check.choice(loss, "loss", _check.LOSSES)
     rng = np.random.default_rng(_check.seed(seed))
-    data, held_out = _with_validation(
-        _Data.of(net, X, target, loss, ("X", "target")), net, loss, validation, rng
-    )
+    data, held_out = _with_validation(_Data.of(net, X, target, loss, ("X", "target")), net, loss, validation, rng)
     batches = _Batches(data, batch_size, rng if _check.flag(shuffle, "shuffle") else None, net)
     hooks = _Hooks([*callbacks, *_progress.callbacks(progress, epochs)])
 
@@ -329,7 +331,7 @@ def _run(
     try:
         for epoch in range(epochs):
             started = time.perf_counter()
-            logs = {"epoch": epoch, "epochs": epochs}
+            logs: Logs = {"epoch": epoch, "epochs": epochs}
             logs |= _epoch(epoch, batches, optimizer, step, hooks.of("on_step"))
             logs |= {**validate(), "seconds": time.perf_counter() - started}
             history.epochs.append(logs)
@@ -364,7 +366,7 @@ def _epoch(
         loss_sum += loss * len(batch[0])
         norm_sum += norm
         if on_step:
-            logs = {"epoch": epoch, "step": index, "num_steps": len(batches)}
+            logs: Logs = {"epoch": epoch, "step": index, "num_steps": len(batches)}
             _call(on_step, {**logs, "loss": loss, "total_norm": norm, "lr": lr})
     return {"loss": loss_sum / rows, "total_norm": norm_sum / len(batches), "lr": lr}
 

@@ -23,28 +23,29 @@ struct ConversionNeeded : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-[[noreturn]] inline void throw_status(gradcore_status status) {
+[[noreturn]] inline void throw_status(gradcore_status status, const std::string &text) {
   PyObject *type = PyExc_RuntimeError;
   if (status == GRADCORE_INVALID_ARGUMENT || status == GRADCORE_INVALID_STATE) type = PyExc_ValueError;
   if (status == GRADCORE_NON_FINITE) type = PyExc_FloatingPointError;
   if (status == GRADCORE_OUT_OF_MEMORY) type = PyExc_MemoryError;
-  py::set_error(type, gradcore_last_error());
+  py::set_error(type, text.c_str());
   throw py::error_already_set();
 }
 
 inline void check(gradcore_status status) {
-  if (status != GRADCORE_OK) throw_status(status);
+  if (status != GRADCORE_OK) throw_status(status, gradcore_last_error());
 }
 
 // The native call, without the GIL. The error text belongs to this thread: it survives taking it back.
 template <class Call>
-inline void run_released(Call call) {
-  gradcore_status status;
-  {
-    py::gil_scoped_release release;
-    status = call();
-  }
-  check(status);
+gradcore_status released(Call call) {
+  py::gil_scoped_release release;
+  return call();
+}
+
+template <class Call>
+void run_released(Call call) {
+  check(released(call));
 }
 
 inline py::dtype numpy_dtype(int32_t dtype) {

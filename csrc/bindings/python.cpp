@@ -16,6 +16,11 @@ namespace {
 
 using Tensor = std::tuple<std::string, int64_t, std::vector<int64_t>>;  // name, offset, shape
 
+// What C calls a net's `input`, Python calls `x`.
+std::string python_terms(const std::string &text) {
+  return text.compare(0, 6, "input:") == 0 ? "x" + text.substr(5) : text;
+}
+
 class Net : public std::enable_shared_from_this<Net> {
  public:
   const int32_t dtype;
@@ -57,7 +62,8 @@ class Net : public std::enable_shared_from_this<Net> {
     const auto locked = lock();
     const bool written = parameters_written_.exchange(false);
     if (written || live_views_.load() > 0) gradcore_net_parameters_changed(handle_);
-    run_released(call);
+    const gradcore_status status = released(call);
+    if (status != GRADCORE_OK) throw_status(status, python_terms(gradcore_last_error()));
   }
 
   // A view of a flat buffer that keeps the net alive. While a view of the parameters lives they may
