@@ -138,7 +138,7 @@ void for_elements(index count, F &&task) noexcept {
 
 }  // namespace
 
-extern "C" {
+// gradcore.h declares these extern "C".
 
 gradcore_status gradcore_clip_grad_norm(int32_t dtype, void *const *arrays, const int64_t *sizes, int32_t num_arrays,
                                         double max_norm, double norm_type, int32_t error_if_nonfinite,
@@ -415,5 +415,3 @@ gradcore_status gradcore_op_array_stats(int32_t dtype, const void *array, int64_
     return GRADCORE_OK;
   });
 }
-
-}  // extern "C"

@@ -137,20 +137,32 @@ template <class T>
 T activation(int kind, T x) {
   const bool positive = real_part(x) > 0;
   switch (kind) {
-    case GRADCORE_RELU: return positive ? x : T(0);
-    case GRADCORE_LEAKY_RELU: return positive ? x : T(kLeakySlope) * x;
-    case GRADCORE_ELU: return positive ? x : expm1(x);
-    case GRADCORE_SELU: return T(kSeluScale) * (positive ? x : T(kSeluAlpha) * expm1(x));
-    case GRADCORE_GELU: return T(0.5) * x * (T(1) + erf(x * T(kSqrtHalf)));
+    case GRADCORE_RELU:
+      return positive ? x : T(0);
+    case GRADCORE_LEAKY_RELU:
+      return positive ? x : T(kLeakySlope) * x;
+    case GRADCORE_ELU:
+      return positive ? x : expm1(x);
+    case GRADCORE_SELU:
+      return T(kSeluScale) * (positive ? x : T(kSeluAlpha) * expm1(x));
+    case GRADCORE_GELU:
+      return T(0.5) * x * (T(1) + erf(x * T(kSqrtHalf)));
     case GRADCORE_GELU_TANH:
       return T(0.5) * x * (T(1) + tanh(T(kSqrtTwoOverPi) * (x + T(kGeluCubic) * x * x * x)));
-    case GRADCORE_SILU: return x * sigmoid(x);
-    case GRADCORE_MISH: return x * tanh(softplus(x));
-    case GRADCORE_SOFTPLUS: return softplus(x);
-    case GRADCORE_TANH: return tanh(x);
-    case GRADCORE_HARD_TANH: return real_part(x) >= 1 ? T(1) : real_part(x) <= -1 ? T(-1) : x;
-    case GRADCORE_SIGMOID: return sigmoid(x);
-    default: return x;
+    case GRADCORE_SILU:
+      return x * sigmoid(x);
+    case GRADCORE_MISH:
+      return x * tanh(softplus(x));
+    case GRADCORE_SOFTPLUS:
+      return softplus(x);
+    case GRADCORE_TANH:
+      return tanh(x);
+    case GRADCORE_HARD_TANH:
+      return real_part(x) >= 1 ? T(1) : real_part(x) <= -1 ? T(-1) : x;
+    case GRADCORE_SIGMOID:
+      return sigmoid(x);
+    default:
+      return x;
   }
 }
 
@@ -185,8 +197,7 @@ void layer_norm(index n, index c, const T *x, const T *gamma, const T *beta, boo
     mean[r] = rms ? T(0) : sum / T(c);
     for (index k = 0; k < c; k++) squares += (row[k] - mean[r]) * (row[k] - mean[r]);
     inv_std[r] = T(1) / std::sqrt(squares / T(c) + eps);
-    for (index k = 0; k < c; k++)
-      y[r * c + k] = (row[k] - mean[r]) * inv_std[r] * gamma[k] + (beta ? beta[k] : T(0));
+    for (index k = 0; k < c; k++) y[r * c + k] = (row[k] - mean[r]) * inv_std[r] * gamma[k] + (beta ? beta[k] : T(0));
   }
 }
 
@@ -210,10 +221,14 @@ template <class T>
 T elementwise_loss(int kind, T y, double target) {
   const T error = y - T(target), distance = magnitude(error);
   switch (kind) {
-    case GRADCORE_BINARY_CROSS_ENTROPY: return softplus(y) - T(target) * y;
-    case GRADCORE_MSE: return error * error;
-    case GRADCORE_MAE: return distance;
-    default: return real_part(distance) < 1 ? T(0.5) * error * error : distance - T(0.5);
+    case GRADCORE_BINARY_CROSS_ENTROPY:
+      return softplus(y) - T(target) * y;
+    case GRADCORE_MSE:
+      return error * error;
+    case GRADCORE_MAE:
+      return distance;
+    default:
+      return real_part(distance) < 1 ? T(0.5) * error * error : distance - T(0.5);
   }
 }
 

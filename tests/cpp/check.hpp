@@ -42,12 +42,12 @@ inline bool near(double actual, double expected, double bound) {
   if (std::isnan(expected)) return std::isnan(actual);
   return actual == expected || std::abs(actual - expected) <= bound;
 }
-#define CHECK_NEAR(actual, expected, bound)                                                                  \
-  do {                                                                                                       \
-    const double a_ = double(actual), e_ = double(expected), b_ = double(bound);                             \
-    char text_[200];                                                                                         \
-    std::snprintf(text_, sizeof text_, "%s = %.17g, expected %.17g within %.3g", #actual, a_, e_, b_);       \
-    ::gradcore::testing::check(::gradcore::testing::near(a_, e_, b_), text_, __FILE__, __LINE__);            \
+#define CHECK_NEAR(actual, expected, bound)                                                            \
+  do {                                                                                                 \
+    const double a_ = double(actual), e_ = double(expected), b_ = double(bound);                       \
+    char text_[200];                                                                                   \
+    std::snprintf(text_, sizeof text_, "%s = %.17g, expected %.17g within %.3g", #actual, a_, e_, b_); \
+    ::gradcore::testing::check(::gradcore::testing::near(a_, e_, b_), text_, __FILE__, __LINE__);      \
   } while (0)
 
 inline int report() {
@@ -145,7 +145,8 @@ class Random {
 
 inline std::vector<Case> cases(int lanes) {
   std::vector<Case> all;
-  for (const index cols : {index(1), index(lanes - 1), index(lanes), index(lanes + 1), index(17), index(67), index(4 * lanes)})
+  for (const index cols :
+       {index(1), index(lanes - 1), index(lanes), index(lanes + 1), index(17), index(67), index(4 * lanes)})
     for (const index rows : {1, 2, 9})
       if (cols > 0)
         for (const index gap : {0, 5}) all.push_back({rows, cols, gap, 1.0});

@@ -273,7 +273,8 @@ template <class T>
 void test_layer_norm_forward(bool rms) {
   for_each_case<T>(rms ? "rms norm" : "layer norm", [&](const KernelSet<T> &k, const Case &c) {
     const double eps = 1e-5 * c.scale * c.scale, u = 2 * kRoundoff<T>;
-    const Matrix<T> x = rng.matrix<T>(c, c.scale, 0.5), gamma = rng.vector<T>(c.cols, 1), beta = rng.vector<T>(c.cols, 1);
+    const Matrix<T> x = rng.matrix<T>(c, c.scale, 0.5), gamma = rng.vector<T>(c.cols, 1),
+                    beta = rng.vector<T>(c.cols, 1);
     Matrix<T> y(c.rows, c.cols, c.gap + 1), mean(1, c.rows), inv_std(1, c.rows);
     k.layer_norm_forward(c.rows, c.cols, x.data(), x.ld(), gamma.data(), rms ? nullptr : beta.data(), rms, T(eps),
                          y.data(), y.ld(), mean.data(), inv_std.data());
@@ -346,7 +347,8 @@ void test_layer_norm_backward(bool rms) {
         size = std::max(size, std::abs(grad[std::size_t(j)] * double(gamma[j])));
         spread = std::max(spread, std::abs(row[std::size_t(j)]) * double(inv_std[r]));
       }
-      const double m = double(c.cols), bound = 4 * (m + 8) * u * double(inv_std[r]) * size * (1 + spread) * (1 + spread);
+      const double m = double(c.cols),
+                   bound = 4 * (m + 8) * u * double(inv_std[r]) * size * (1 + spread) * (1 + spread);
       for (index j = 0; j < c.cols; j++) {
         CHECK_NEAR(dx(r, j), expected[std::size_t(j)], bound);
         sum_gamma[std::size_t(j)] += for_gamma[std::size_t(j)];

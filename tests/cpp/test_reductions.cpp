@@ -73,7 +73,7 @@ void test_column_sum() {
 // Partial sums of float32 run over at most 2048 elements in at least 16 accumulators, then a tree.
 template <class T>
 double sum_bound(index n) {
-  return (sizeof(T) == 4 ? 140 * kRoundoff<float> : double(n) * kRoundoff<double>) + 1e-15;
+  return (sizeof(T) == 4 ? 140 * kRoundoff<float> : double(n) * kRoundoff<double>)+1e-15;
 }
 
 template <class T>
