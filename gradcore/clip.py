@@ -76,7 +76,8 @@ def _arrays(grads: Gradients) -> list[_check.Array]:
     from .mlp import MLP
 
     if isinstance(grads, MLP):
-        return [grads.gradients.flat]
+        # Not `.flat`: a NaN norm would reach the padding between the tensors, and stay there.
+        return list(grads.gradients.values())
     if isinstance(grads, Mapping):
         named = [(f"grads[{name!r}]", value) for name, value in grads.items()]
     elif hasattr(grads, "__array__") or hasattr(grads, "__dlpack__"):
