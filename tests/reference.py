@@ -433,10 +433,10 @@ OPTIMIZERS = {"SGD": sgd_step, "RMSprop": rmsprop_step, "Adam": adam_step, "Adam
 # ---- initialization: mean-field constants -----------------------------------------------------
 
 
-def gaussian_mean(f, points=40001, limit=12.0):
-    """E[f(z)], z ~ N(0, 1), by the trapezoidal rule: kinks cost 1e-8, smooth f nothing."""
-    z = np.linspace(-limit, limit, points)
-    return float((f(z) * normal_pdf(z)).sum() * (z[1] - z[0]))
+def gaussian_mean(f, points=40000, limit=12.0):
+    """E[f(z)], z ~ N(0, 1), by the midpoint rule, whose points avoid the kink at 0: smooth f cost nothing."""
+    z = (np.arange(points) + 0.5) * (2 * limit / points) - limit
+    return float((f(z) * normal_pdf(z)).sum() * (2 * limit / points))
 
 
 def chi1(activation, weight_gain2, q):

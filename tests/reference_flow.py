@@ -11,7 +11,10 @@ import reference
 
 
 def array_stats(a):
-    """Counts and moments of one array, as gradcore_array_stats; sums run over finite entries."""
+    """Counts and moments of one array, as gradcore_array_stats; sums run over finite entries.
+
+    Moments are taken of the array divided by its largest entry, so that nothing overflows before the end.
+    """
     flat = np.ravel(a)
     finite = flat[np.isfinite(flat)].astype(np.float64)
     max_abs = float(np.abs(finite).max(initial=0.0))
@@ -21,8 +24,8 @@ def array_stats(a):
         "zeros": int((finite == 0).sum()),
         "subnormals": int(((finite != 0) & (np.abs(finite) < np.finfo(flat.dtype).smallest_normal)).sum()),
         "nonfinite": int(flat.size - finite.size),
-        "mean": float(finite.mean()) if finite.size else 0.0,
-        "variance": float(finite.var()) if finite.size else 0.0,
+        "mean": scale * float((finite / scale).mean()) if finite.size else math.nan,
+        "variance": scale * float((finite / scale).var()) * scale if finite.size else math.nan,
         "norm": scale * float(np.linalg.norm(finite / scale)),
         "max_abs": max_abs,
     }

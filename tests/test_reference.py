@@ -6,6 +6,7 @@ import pytest
 import reference
 import reference_flow
 import tolerances
+from nets import random_target
 from reference import ACTIVATIONS, LOSSES, Net
 
 STEP = 1e-30  # complex step: no cancellation, so it may be as small as the exponent allows
@@ -44,13 +45,6 @@ def test_largest_derivative(name):
 )
 def test_derivative_at_zero_is_the_left_one(name, at_kink):
     assert ACTIVATIONS[name].df(np.array([0.0])) == pytest.approx(at_kink)
-
-
-def random_target(loss, rng, rows, columns):
-    """A target of the kind a loss expects; labels for cross_entropy."""
-    if loss == "cross_entropy":
-        return rng.integers(0, columns, rows)
-    return rng.uniform(0, 1, (rows, columns)) if loss == "binary_cross_entropy" else rng.normal(0, 2, (rows, columns))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -134,29 +128,39 @@ def test_exponent_histogram():
 
 # ---- against PyTorch -------------------------------------------------------------------------
 
-TORCH_FUNCTIONS = {
-    "identity": lambda F, x: x,
-    "relu": lambda F, x: F.relu(x),
-    "leaky_relu": lambda F, x: F.leaky_relu(x),
-    "elu": lambda F, x: F.elu(x),
-    "selu": lambda F, x: F.selu(x),
-    "gelu": lambda F, x: F.gelu(x),
-    "gelu_tanh": lambda F, x: F.gelu(x, approximate="tanh"),
-    "silu": lambda F, x: F.silu(x),
-    "mish": lambda F, x: F.mish(x),
-    "softplus": lambda F, x: F.softplus(x, threshold=800),
-    "tanh": lambda F, x: F.tanh(x),
-    "hard_tanh": lambda F, x: F.hardtanh(x),
-    "sigmoid": lambda F, x: F.sigmoid(x),
-}
-
 
 @pytest.mark.torch
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_are_torchs(name, torch):
+    from torch_twin import ACTIVATIONS as TORCH_ACTIVATIONS
+
     x = np.linspace(-8, 8, 641)  # includes the kinks
     leaf = torch.tensor(x, requires_grad=True)
-    value = TORCH_FUNCTIONS[name](torch.nn.functional, leaf)
+    value = TORCH_ACTIVATIONS[name](leaf)
     value.sum().backward()
     np.testing.assert_allclose(ACTIVATIONS[name].f(x), value.detach().numpy(), rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(ACTIVATIONS[name].df(x), leaf.grad.numpy(), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("net", NETS, ids=str)
+def test_networks_are_torchs(net, loss, torch, rng):
+    from torch_twin import Twin
+
+    params = reference.random_parameters(net, rng)
+    x, target = rng.standard_normal((6, net.widths[0])), random_target(loss, rng, 6, net.widths[-1])
+    value, grads, trace = reference.loss_and_gradients(net, params, x, target, loss)
+    buffers = {}
+    if net.normalization == "batch":
+        for layer in range(net.depth - 1):
+            width = net.widths[layer + 1]
+            buffers |= {f"norm{layer}.running_mean": np.zeros(width), f"norm{layer}.running_var": np.ones(width)}
+    twin = Twin(net, params, buffers)
+    expected_value, expected = twin.loss_and_gradients(x, target, loss)
+    assert value == pytest.approx(expected_value, rel=1e-12)
+    for name, grad in grads.items():
+        np.testing.assert_allclose(grad, expected[name], rtol=0, atol=1e-13, err_msg=name)
+    if buffers:
+        for name, value in reference.updated_buffers(net, buffers, trace).items():
+            np.testing.assert_allclose(value, twin.buffers[name].numpy(), rtol=1e-12, err_msg=name)

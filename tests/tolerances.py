@@ -8,6 +8,7 @@ the rounding error of the equation, evaluated on absolute values.
 """
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -40,16 +41,17 @@ DERIVATIVE_ULP = {"float32": 4, "float64": 4}
 
 
 def activation(value, x):
-    """4 ULP of the result; gelu, silu and mish cross zero or die out as x f(x): hence relative to |x| too."""
-    return 4 * _u(x.dtype) * np.abs(value) + SMALLEST_NORMAL[x.dtype.name]
+    """4 ULP of the result, and x^2 more in float64: the reference's own e^(-x^2 / 2) errs by half that."""
+    return (4 + x.astype(float) ** 2) * _u(x.dtype) * np.abs(value) + SMALLEST_NORMAL[x.dtype.name]
 
 
 def activation_derivative(value, x):
-    """4 ULP of a result of order one: f' of gelu, silu and mish crosses zero, where only absolute error counts."""
-    return 8 * _u(x.dtype) * np.maximum(np.abs(value), UNIT_ROUNDOFF[x.dtype.name]) + SMALLEST_NORMAL[x.dtype.name]
+    """As above; where f' of gelu, silu and mish crosses zero (-3 < x < 0) only absolute error counts."""
+    floor = np.where(np.abs(x) < 3, 0.1, 0)
+    return (8 + x.astype(float) ** 2) * _u(x.dtype) * np.maximum(np.abs(value), floor) + SMALLEST_NORMAL[x.dtype.name]
 
 
-def normalization(x, x_hat, inv_std, weight, bias, axis):
+def _normalization(x, x_hat, inv_std, weight, bias, *, axis):
     """y = x_hat weight + bias over m = x.shape[axis] entries.
 
     The mean errs by (m + 1) u mean|x|, hence x_hat by that times inv_std; two-pass variance errs by
@@ -61,7 +63,7 @@ def normalization(x, x_hat, inv_std, weight, bias, axis):
     return _u(x.dtype) * (x_hat_error * np.abs(weight) + 2 * np.abs(bias))
 
 
-def normalization_backward(x, x_hat, inv_std, weight, grad_output, axis):
+def _normalization_backward(x, x_hat, inv_std, weight, grad_output, *, axis):
     """(grad_input, grad_weight) of the above.
 
     dx = inv_std (g - mean(g) - x_hat mean(g x_hat)), g = weight * dy: each mean errs by (m + 4) u of its
@@ -74,6 +76,14 @@ def normalization_backward(x, x_hat, inv_std, weight, grad_output, axis):
     grad_input = inv_std * (g + (1 + np.abs(x_hat)) * spread) * condition
     grad_weight = (np.abs(grad_output) * (np.abs(x_hat) + condition)).sum(axis=0)
     return 2 * (m + 8) * u * grad_input, (len(x) + m + 8) * u * grad_weight
+
+
+batch_norm = partial(_normalization, axis=0)
+batch_norm_backward = partial(_normalization_backward, axis=0)
+layer_norm = partial(_normalization, axis=1)
+layer_norm_backward = partial(_normalization_backward, axis=1)
+# RMS norm is layer norm with a mean of zero.
+rms_norm, rms_norm_backward = layer_norm, layer_norm_backward
 
 
 def loss_value(dtype, terms):
@@ -95,9 +105,18 @@ def elementwise_loss_gradient(y, target):
     return 4 * _u(y.dtype) * (np.abs(y) + np.abs(target) + 1) / y.size
 
 
-def sums_in_double(dtype, count):
-    """Relative, for norms and statistics: sums run in double, so float32 data costs rounding only once."""
-    return (count + 8) * 2 * UNIT_ROUNDOFF["float64"]
+# Relative to the sum of absolute terms: statistics are summed in the array's type, at most 128 terms a
+# lane and a few additions more; chunks are then added in double.
+STATISTICS_ROUNDINGS = 140
+
+
+def statistics(dtype):
+    return STATISTICS_ROUNDINGS * _u(dtype)
+
+
+def norm(dtype):
+    """Relative, for total norms: summed like statistics."""
+    return STATISTICS_ROUNDINGS * _u(dtype)
 
 
 # ---- optimizers ------------------------------------------------------------------------------

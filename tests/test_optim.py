@@ -1,0 +1,249 @@
+"""The optimizers: step by step against their equations and against PyTorch; schedules; state."""
+
+import math
+
+import numpy as np
+import pytest
+
+import gradcore as gc
+import reference
+import tolerances
+from nets import Case, assert_same_bits, copies
+from reference import Net
+
+# name, options; each row exercises one more term of the update
+UPDATES = [
+    ("SGD", {}),
+    ("SGD", {"momentum": 0.9}),
+    ("SGD", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    ("RMSprop", {}),
+    ("RMSprop", {"alpha": 0.9, "momentum": 0.5, "weight_decay": 0.1, "eps": 1e-3}),
+    ("Adam", {}),
+    ("Adam", {"betas": (0.8, 0.95), "eps": 1e-4, "weight_decay": 0.1}),
+    ("AdamW", {}),
+    ("AdamW", {"betas": (0.8, 0.95), "weight_decay": 0.2}),
+]
+STEPS = 7
+each_update = pytest.mark.parametrize(("name", "options"), UPDATES, ids=lambda value: str(value))
+
+
+def random_gradients(mlp, rng):
+    """Fills the net's gradients, a few of them exactly zero; returns them in float64."""
+    for value in mlp.gradients.values():
+        value[...] = rng.standard_normal(value.shape) * np.exp(rng.standard_normal(value.shape))
+        value.flat[0] = 0
+    return {name: value.astype(np.float64) for name, value in mlp.gradients.items()}
+
+
+def assert_parameters_close(mlp, expected, dtype):
+    tolerance = tolerances.optimizer(dtype, STEPS)
+    for name, value in expected.items():
+        np.testing.assert_allclose(mlp.parameters[name], value, rtol=0, atol=tolerance * max(1, np.abs(value).max()))
+
+
+def small_case(dtype):
+    return Case(Net((6, 37, 11, 4), ("tanh", "gelu"), "layer"), dtype, batch_size=12)
+
+
+@each_update
+def test_equations(name, options, target, dtype, rng):
+    case = small_case(dtype)
+    optimizer = getattr(gc.optim, name)(case.mlp, lr=0.03, **options)
+    params, states = dict(case.params), {key: {} for key in case.params}
+    for _ in range(STEPS):
+        grads = random_gradients(case.mlp, rng)
+        assert optimizer.step() == pytest.approx(reference.total_norm(grads.values()), rel=1e-6)
+        for key, grad in grads.items():
+            params[key] = reference.OPTIMIZERS[name](params[key], grad, states[key], lr=0.03, **options)
+        assert_parameters_close(case.mlp, params, dtype)
+
+
+@pytest.mark.torch
+@each_update
+def test_pytorch(name, options, dtype, rng, torch):
+    case = small_case(dtype)
+    optimizer = getattr(gc.optim, name)(case.mlp, lr=0.03, **options)
+    twins = {key: torch.tensor(value, requires_grad=True) for key, value in case.params.items()}
+    twin_optimizer = getattr(torch.optim, name)(twins.values(), lr=0.03, **options)
+    for _ in range(STEPS):
+        for key, grad in random_gradients(case.mlp, rng).items():
+            twins[key].grad = torch.from_numpy(grad)
+        optimizer.step()
+        twin_optimizer.step()
+        assert_parameters_close(case.mlp, {key: value.detach().numpy() for key, value in twins.items()}, dtype)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", ["SGD", "RMSprop", "Adam", "AdamW"])
+def test_defaults_are_pytorchs(name, dtype, rng, torch):
+    """With nothing but a learning rate given, one net trained by both stays one net."""
+    from torch_twin import LOSSES, Twin
+
+    case = small_case(dtype)
+    optimizer = getattr(gc.optim, name)(case.mlp, lr=0.01)
+    twin = Twin(case.net, case.params)
+    twin_optimizer = getattr(torch.optim, name)(twin.params.values(), lr=0.01)
+    x, target = torch.from_numpy(case.x).double(), torch.from_numpy(case.target).double()
+    for _ in range(STEPS):
+        step = case.mlp.train_step(case.x, case.target, optimizer, loss="mse")
+        twin_optimizer.zero_grad()
+        loss = LOSSES["mse"](twin.forward(x), target)
+        loss.backward()
+        twin_optimizer.step()
+        assert step.loss == pytest.approx(loss.item(), rel=tolerances.NETWORK[dtype.name])
+
+
+@pytest.mark.parametrize("clipping", [{"clip_norm": 0.5}, {"clip_value": 0.2}, {"clip_norm": 5.0, "clip_value": 0.2}], ids=str)
+def test_step_clips_what_it_uses_not_what_is_kept(clipping, dtype, rng):
+    case = small_case(dtype)
+    optimizer = gc.optim.SGD(case.mlp, lr=1.0)
+    grads = random_gradients(case.mlp, rng)
+    norm = reference.total_norm(grads.values())
+    assert optimizer.step(**clipping) == pytest.approx(norm, rel=1e-6)
+
+    coefficient = reference.clip_coefficient(norm, clipping.get("clip_norm", math.inf))
+    bound = clipping.get("clip_value", math.inf)
+    expected = {key: case.params[key] - np.clip(coefficient * grad, -bound, bound) for key, grad in grads.items()}
+    assert_parameters_close(case.mlp, expected, dtype)
+    assert_same_bits(case.mlp.gradients, {key: grad.astype(dtype) for key, grad in grads.items()})
+
+
+@pytest.mark.parametrize("name", ["SGD", "RMSprop", "Adam", "AdamW"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_non_finite_norm_with_clipping_touches_nothing(name, bad, dtype, rng):
+    case = small_case(dtype)
+    optimizer = getattr(gc.optim, name)(case.mlp, lr=0.1)
+    random_gradients(case.mlp, rng)
+    optimizer.step()
+    twin_params = copies(case.mlp.parameters)
+    case.mlp.gradients["dense1.weight"][3, 2] = bad
+    with pytest.raises(FloatingPointError, match="norm"):
+        optimizer.step(clip_norm=1.0)
+    assert_same_bits(case.mlp.parameters, twin_params)
+
+    # the state was not touched either: the next step is what it would have been
+    case.mlp.gradients["dense1.weight"][3, 2] = 0.5
+    optimizer.step()
+    undisturbed = small_case(dtype)
+    other = getattr(gc.optim, name)(undisturbed.mlp, lr=0.1)
+    random_gradients(undisturbed.mlp, np.random.default_rng(20240229))
+    other.step()
+    undisturbed.mlp.gradients["dense1.weight"][3, 2] = 0.5
+    other.step()
+    assert_same_bits(case.mlp.parameters, copies(undisturbed.mlp.parameters))
+
+
+def test_without_clipping_non_finite_gradients_go_through(rng):
+    case = small_case("float32")
+    optimizer = gc.optim.SGD(case.mlp, lr=0.1)
+    random_gradients(case.mlp, rng)
+    case.mlp.gradients["dense0.bias"][2] = np.nan
+    assert math.isnan(optimizer.step())
+    assert np.isnan(case.mlp.parameters["dense0.bias"]).tolist() == [i == 2 for i in range(37)]
+    assert np.isfinite(case.mlp.parameters["dense0.weight"]).all()
+
+
+# ---- learning rates ------------------------------------------------------------------------------------
+
+
+def test_schedule_is_called_with_the_step(rng):
+    case, steps = small_case("float64"), []
+
+    def schedule(step):
+        steps.append(step)
+        return 0.1 / (1 + step)
+
+    optimizer = gc.optim.SGD(case.mlp, lr=schedule)
+    params = dict(case.params)
+    for step in range(4):
+        grads = random_gradients(case.mlp, rng)
+        optimizer.step()
+        params = {key: value - 0.1 / (1 + step) * grads[key] for key, value in params.items()}
+    assert_parameters_close(case.mlp, params, np.dtype("float64"))
+    assert sorted(set(steps)) == [0, 1, 2, 3]
+
+
+def test_learning_rate_may_change_between_steps(rng):
+    case = small_case("float64")
+    optimizer = gc.optim.SGD(case.mlp, lr=0.5)
+    assert optimizer.lr == 0.5
+    optimizer.lr = 0.25
+    grads = random_gradients(case.mlp, rng)
+    optimizer.step()
+    assert_parameters_close(
+        case.mlp, {key: value - 0.25 * grads[key] for key, value in case.params.items()}, np.dtype("float64")
+    )
+
+
+def test_zero_learning_rate_moves_nothing(rng, dtype):
+    for name in ("SGD", "RMSprop", "Adam", "AdamW"):
+        case = small_case(dtype)
+        before = copies(case.mlp.parameters)
+        random_gradients(case.mlp, rng)
+        getattr(gc.optim, name)(case.mlp, lr=0.0).step()
+        assert_same_bits(case.mlp.parameters, before)
+
+
+def test_padding_between_tensors_stays_zero(rng):
+    case = small_case("float32")
+    used = np.zeros(case.mlp.parameters.flat.size, bool)
+    start = case.mlp.parameters.flat.ctypes.data
+    for value in case.mlp.parameters.values():
+        first = (value.ctypes.data - start) // 4
+        used[first : first + value.size] = True
+    optimizer = gc.optim.AdamW(case.mlp, lr=0.1)
+    for _ in range(3):
+        case.mlp.train_step(case.x, case.target, optimizer, loss="mse")
+    assert not used.all()
+    assert (case.mlp.parameters.flat[~used] == 0).all() and (case.mlp.gradients.flat[~used] == 0).all()
+
+
+# ---- schedules of gc.optim ---------------------------------------------------------------------------------
+
+
+def test_schedules_by_their_formulas():
+    optim = gc.optim
+    steps = range(12)
+    assert [optim.constant(0.1)(s) for s in steps] == [0.1] * 12
+    assert [optim.step(1.0, 5, 0.5)(s) for s in steps] == [1.0] * 5 + [0.5] * 5 + [0.25] * 2
+    assert [optim.exponential(1.0, 0.5)(s) for s in steps] == [0.5**s for s in steps]
+    cosine = [0.1 + 0.9 * (1 + math.cos(math.pi * min(s / 8, 1))) / 2 for s in steps]
+    assert [optim.cosine(1.0, 8, 0.1)(s) for s in steps] == pytest.approx(cosine)
+    warm = [0.2 * min((s + 1) / 4, 1) for s in steps]
+    assert [optim.warmup(0.2, 4)(s) for s in steps] == pytest.approx(warm)
+
+
+@pytest.mark.torch
+def test_one_cycle_is_pytorchs(torch):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.5, total_steps=20)
+    schedule = gc.optim.one_cycle(0.5, 20)
+    for step in range(20):
+        assert schedule(step) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-9)
+        if step < 19:
+            optimizer.step()
+            scheduler.step()
+
+
+# ---- state ---------------------------------------------------------------------------------------------------
+
+
+@each_update
+def test_state_continues_in_another_optimizer(name, options, rng):
+    """Saved after three steps and loaded into a fresh one, the next steps are the same to the bit."""
+    one, two = small_case("float32"), small_case("float32")
+    make = getattr(gc.optim, name)
+    first = make(one.mlp, lr=0.03, **options)
+    for _ in range(3):
+        random_gradients(one.mlp, rng)
+        first.step()
+    two.mlp.parameters.flat[...] = one.mlp.parameters.flat
+    second = make(two.mlp, lr=0.5, **options)
+    second.load_state_dict(first.state_dict())
+    assert (second.step_count, second.lr) == (3, 0.03)
+    for _ in range(2):
+        random_gradients(one.mlp, rng)
+        two.mlp.gradients.flat[...] = one.mlp.gradients.flat
+        first.step()
+        second.step()
+    assert_same_bits(two.mlp.parameters, copies(one.mlp.parameters))
