@@ -65,6 +65,8 @@ def clip_bound(value: object, name: str) -> float:
     """A bound to clip at, possibly infinite; None becomes 0, which means no clipping to the library."""
     if value is None:
         return 0.0
+    if type(value) is float and value > 0:  # the usual case of every step, at once
+        return value
     return number(value, name, "None or a number > 0", lambda x: x > 0)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _check, _core
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
 
 
 def get_num_threads() -> int:
@@ -55,12 +55,14 @@ def register_with_threadpoolctl() -> None:
         sys.meta_path.insert(0, _RegisterOnImport())
 
 
-class _RegisterOnImport(MetaPathFinder):
+class _RegisterOnImport:
     """Finds nothing itself; sees threadpoolctl being imported, and steps aside for good."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != "threadpoolctl":
             return None
+        from importlib.util import find_spec
+
         sys.meta_path.remove(self)
         spec = find_spec(name)
         if spec is not None and spec.loader is not None:

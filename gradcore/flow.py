@@ -36,7 +36,7 @@ _TABLE = (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GradientFlow:
     """Statistics of one forward and backward pass, as `net.flow` gives them.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import struct
 from os import PathLike
 from typing import Any
@@ -39,7 +38,7 @@ def save(net: MLP, path: str | PathLike[str]) -> None:
     path = os.fspath(path)
     data = to_bytes(net)
     folder = os.path.dirname(os.path.abspath(path))
-    draft = os.path.join(folder, f".{os.path.basename(path)}.{secrets.token_hex(8)}")
+    draft = os.path.join(folder, f".{os.path.basename(path)}.{os.urandom(8).hex()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
     try:
         try:

@@ -201,6 +201,7 @@ class Optimizer {
 std::unique_ptr<Optimizer> new_optimizer(std::shared_ptr<Net> net, int32_t kind, double lr, double momentum,
                                          bool nesterov, double weight_decay, double alpha, double beta1, double beta2,
                                          double eps) {
+  if (!net) throw py::type_error("net: expected a Net, got None");
   gradcore_optimizer_config config{};
   config.size = sizeof config;
   config.kind = kind;
