@@ -67,8 +67,6 @@ gradcore_status check_flow(const gradcore_net *net, int32_t layer) noexcept {
 
 }  // namespace
 
-extern "C" {
-
 const char *gradcore_version(void) { return GRADCORE_VERSION; }
 int32_t gradcore_abi_version(void) { return GRADCORE_ABI_VERSION; }
 const char *gradcore_last_error(void) { return last_error(); }
@@ -245,4 +243,3 @@ gradcore_status gradcore_clip_grad_adaptive(gradcore_net *net, double clipping, 
   return guarded([&] { return net->clip_adaptive(clipping, eps); });
 }
 
-}  // extern "C"

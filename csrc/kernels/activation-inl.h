@@ -106,7 +106,7 @@ template <class T>
 struct Tanh {
   GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
     const Exp<T> e = exp_parts<T>(abs<T>(x) * T(-2));
-    const OnePlus<T> d = one_plus<T>(value(e));
+    const Divisor<T> d = one_plus<T>(value(e));
     return {copy_sign<T>(quotient<T>(expm1(e), Vec<T>{}, d), x),
             e.shifted * d.inverse * d.inverse * (4 * kUnshift<T>)};
   }
@@ -146,7 +146,7 @@ struct Softplus {
 // `bounded` is x cut to where e has not yet vanished, so that no product is inf * 0.
 template <class T>
 GRADCORE_INLINE ValueGrad<T> sigmoid_gate(Vec<T> x, Vec<T> bounded, const Exp<T> &e, Vec<T> slope) {
-  const OnePlus<T> d = one_plus<T>(value(e));
+  const Divisor<T> d = one_plus<T>(value(e));
   const Vec<T> q = fma(bounded, slope, splat<T>(1));
   const Vec<T> below = e.shifted * d.inverse;
   const Pair<T> product = exact_product<T>(bounded, e.shifted);
@@ -198,11 +198,13 @@ struct Gelu {
     const Vec<T> t = min(splat<T>(MathConstants<T>::kMillsMax), abs<T>(x));
     const Pair<T> square = exact_product<T>(t, t);
     const Exp<T> e = exp_parts<T>(square.hi * T(-0.5), square.lo * T(-0.5));
-    const Vec<T> m = mills<T>(t);
-    const Vec<T> tail = e.shifted * m;
-    const Vec<T> slope = e.shifted * fma(t, splat<T>(T(-0.39894228040143267794)), m);
+    const Pair<T> m = mills<T>(t);
+    const Vec<T> tail = e.shifted * m.hi;
+    const Vec<T> slope = e.shifted * fma(t, splat<T>(T(-0.39894228040143267794)), m.hi);
+    const Pair<T> te = exact_product<T>(t, e.shifted);
+    const Vec<T> below = fma(te.hi, m.hi, fma(te.hi, m.lo, te.lo * m.hi));
     const auto negative = x < Vec<T>{};
-    return {select(negative, -t * tail * kUnshift<T>, x * fma(tail, splat<T>(-kUnshift<T>), splat<T>(1))),
+    return {select(negative, -below * kUnshift<T>, x * fma(tail, splat<T>(-kUnshift<T>), splat<T>(1))),
             select(negative, slope * kUnshift<T>, fma(slope, splat<T>(-kUnshift<T>), splat<T>(1)))};
   }
 };
@@ -220,10 +222,10 @@ struct Mish {
     const auto negative = x < Vec<T>{};
     const Vec<T> n = select(negative, e + two, fma(e, two, one));  // x < 0: without its factor e
     const Vec<T> d = select(negative, fma(e, n, two), fma(e * e, two, n));
-    const Vec<T> inverse = one / d;
+    const Divisor<T> divisor{d, Vec<T>{}, one / d};
     const Vec<T> cross = copy_sign<T>(size, x) * (e + one) * select(negative, splat<T>(4), e * e * T(4));
-    const Vec<T> grad = fma(cross, inverse, n) * inverse;
-    const Vec<T> ratio = n * inverse;
+    const Vec<T> grad = fma(cross, divisor.inverse, n) * divisor.inverse;
+    const Vec<T> ratio = quotient<T>(n, Vec<T>{}, divisor);
     return {select(negative, -size * (parts.shifted * ratio) * kUnshift<T>, x * ratio),
             select(negative, parts.shifted * grad * kUnshift<T>, grad)};
   }

@@ -148,7 +148,6 @@ void clamp_array(index n, T bound, T *x) {
 // does not change a bit of the parameters.
 // Cost  one pass: every array is loaded once and stored once (adam moves 7 elements per element).
 
-GRADCORE_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
 GRADCORE_INLINE double square_root(double x) { return __builtin_sqrt(x); }
 
 template <class T>
@@ -187,7 +186,7 @@ struct RmspropRule {
 template <class T>
 struct AdamRule {
   const UpdateArgs<T> &args;
-  Vec<T> rate = splat<T>(T(args.lr / args.bias1)), inverse_root_bias2 = splat<T>(1 / square_root(args.bias2));
+  Vec<T> rate = splat<T>(T(args.lr / args.bias1)), inverse_root_bias2 = splat<T>(T(1 / square_root(args.bias2)));
   Vec<T> rest1 = splat<T>(T(1 - args.beta1)), beta2 = splat<T>(T(args.beta2)), rest2 = splat<T>(T(1 - args.beta2));
   Vec<T> eps = splat<T>(T(args.eps));
 

@@ -44,17 +44,18 @@ using GemmTileKernel = void (*)(const GemmTile<T> &tile);
 inline constexpr int kMaxTileRows = 8;
 inline constexpr int kMaxTileVectors = 4;
 
-// One optimizer update over a range; all of one element's arithmetic is in T.
+// One optimizer update over a range. The numbers are double, so that 1 - beta keeps its digits; all of
+// one element's arithmetic is in T.
 template <class T>
 struct UpdateArgs {
   index n;
   T *param;
   const T *grad;
   T *state0, *state1;      // momentum or first moment; second moment. Unused ones are null.
-  T lr, momentum, weight_decay, alpha, beta1, beta2, eps;
-  T bias1, bias2;          // adam: 1 - beta1^t, 1 - beta2^t
-  T clip_coef;             // multiplies the gradient first (1: no clipping)
-  T clip_value;            // then clamps it to [-clip_value, clip_value] (infinity: no clamping)
+  double lr, momentum, weight_decay, alpha, beta1, beta2, eps;
+  double bias1, bias2;          // adam: 1 - beta1^t, 1 - beta2^t
+  double clip_coef;          // multiplies the gradient first (1: no clipping)
+  double clip_value;         // then clamps it to [-clip_value, clip_value] (infinity: no clamping)
   bool nesterov, first;    // first: state0 is initialised with the gradient (PyTorch's SGD)
   double *update_sumsq;    // when not null: += sum of squared updates
 };

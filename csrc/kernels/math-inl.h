@@ -181,7 +181,7 @@ GRADCORE_INLINE Exp<T> exp_parts(Vec<T> y, Vec<T> y_lo = Vec<T>{}) {
   y = max(splat<T>(C::kExpMin), y);
   const Vec<T> rounded = fma(y, splat<T>(C::kLog2E), splat<T>(kOffset));
   const Vec<T> k = rounded - kOffset;
-  const Vec<T> r = fma(k, splat<T>(-C::kLn2Lo), fma(k, splat<T>(-C::kLn2Hi), y)) + y_lo;
+  const Vec<T> r = fma(k, splat<T>(-C::kLn2Hi), y) + fma(k, splat<T>(-C::kLn2Lo), y_lo);
   const Vec<T> scale = from_bits(to_bits(rounded) << VecTraits<T>::kMantissaBits);
   const Vec<T> expm1_r = fma(r * r, polynomial<T>(r, C::kExp), r);
   return {expm1_r, scale, fma(expm1_r, scale, scale)};
@@ -200,30 +200,32 @@ GRADCORE_INLINE Vec<T> expm1(const Exp<T> &e) {
   return fma(e.expm1_r, scale, scale - T(1));
 }
 
-// ---- quotients by 1 + e ----
+// ---- quotients ----
 
-// 1 + e for e in [0, 1], and its inverse to 0.51 ULP.
+// A divisor with its inverse. The inverse serves several quotients, and each is then put right to
+// 0.51 ULP by its remainder where that is worth three operations.
 template <class T>
-struct OnePlus {
-  Vec<T> sum, sum_lo;  // without loss: sum + sum_lo = 1 + e
+struct Divisor {
+  Vec<T> value, value_lo;  // value + value_lo without loss
   Vec<T> inverse;
 };
 
-// (n + n_lo) / (1 + e) to 0.51 ULP.
+// (n + n_lo) / d to 0.51 ULP.
 template <class T>
-GRADCORE_INLINE Vec<T> quotient(Vec<T> n, Vec<T> n_lo, const OnePlus<T> &d) {
+GRADCORE_INLINE Vec<T> quotient(Vec<T> n, Vec<T> n_lo, const Divisor<T> &d) {
   const Vec<T> q = n * d.inverse;
-  const Vec<T> excess = fma(q, d.sum_lo, fused_subtract(q, d.sum, n)) - n_lo;
+  const Vec<T> excess = fma(q, d.value_lo, fused_subtract(q, d.value, n)) - n_lo;
   return fma(-excess, d.inverse, q);
 }
 
+// 1 + e for e in [0, 1]; the inverse to 0.51 ULP.
 template <class T>
-GRADCORE_INLINE OnePlus<T> one_plus(Vec<T> e) {
-  OnePlus<T> d;
-  d.sum = e + T(1);
-  d.sum_lo = e - (d.sum - T(1));
-  d.inverse = T(1) / d.sum;
-  const Vec<T> excess = fma(d.inverse, d.sum_lo, fused_subtract(d.inverse, d.sum, splat<T>(1)));
+GRADCORE_INLINE Divisor<T> one_plus(Vec<T> e) {
+  Divisor<T> d;
+  d.value = e + T(1);
+  d.value_lo = e - (d.value - T(1));
+  d.inverse = T(1) / d.value;
+  const Vec<T> excess = fma(d.inverse, d.value_lo, fused_subtract(d.inverse, d.value, splat<T>(1)));
   d.inverse = fma(-excess, d.inverse, d.inverse);
   return d;
 }
@@ -254,10 +256,13 @@ GRADCORE_INLINE Vec<T> log_above_one(Vec<T> x) {
 // P / (sqrt(2 pi) t P + S), where an error of P cancels all the more the larger t is. All
 // coefficients are positive.
 template <class T>
-GRADCORE_INLINE Vec<T> mills(Vec<T> t) {
+GRADCORE_INLINE Pair<T> mills(Vec<T> t) {
   using C = MathConstants<T>;
   const Vec<T> p = polynomial<T>(t, C::kMillsP);
-  return p / fma(t * T(2.50662827463100050242), p, polynomial<T>(t, C::kMillsS));
+  const Vec<T> q = fma(t * T(2.50662827463100050242), p, polynomial<T>(t, C::kMillsS));
+  const Vec<T> inverse = T(1) / q;
+  const Vec<T> ratio = p * inverse;
+  return {ratio, -fused_subtract(ratio, q, p) * inverse};
 }
 
 }  // namespace gradcore::GRADCORE_TARGET

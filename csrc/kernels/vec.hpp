@@ -58,7 +58,7 @@ inline constexpr int kLanes = GRADCORE_VECTOR_BYTES / int(sizeof(T));
 
 template <class T>
 GRADCORE_INLINE Vec<T> splat(T x) {
-  return Vec<T>{} + x;  // folded into one broadcast; keeps -0.0 apart from 0.0 only up to sign of zero
+  return x - Vec<T>{};  // folded into one broadcast: x - 0 is x, also for -0.0 (0 + x is not)
 }
 template <class T>
 GRADCORE_INLINE IVec<T> splat_int(typename VecTraits<T>::Int x) {
@@ -180,20 +180,55 @@ GRADCORE_INLINE V sqrt(V v) {
 
 // ---- across lanes ----
 
-// A tree whose shape depends on the number of lanes only.
+// Halves are combined down to one lane: a tree whose shape depends on the number of lanes only.
+// Written out in types: GCC ignores a vector_size that depends on a template's argument.
+template <class T, int kCount>
+struct Part;
+#define GRADCORE_PART(T, kCount)                            \
+  template <>                                               \
+  struct Part<T, kCount> {                                  \
+    using V = T __attribute__((vector_size(kCount * sizeof(T)))); \
+  }
+GRADCORE_PART(float, 2);
+GRADCORE_PART(float, 4);
+GRADCORE_PART(float, 8);
+GRADCORE_PART(float, 16);
+GRADCORE_PART(double, 2);
+GRADCORE_PART(double, 4);
+GRADCORE_PART(double, 8);
+#undef GRADCORE_PART
+
+struct Sum {
+  template <class V>
+  static inline __attribute__((always_inline)) V of(V a, V b) {
+    return a + b;
+  }
+};
+struct Largest {
+  template <class V>
+  static inline __attribute__((always_inline)) V of(V a, V b) {
+    return a > b ? a : b;
+  }
+};
+
+template <class F, class T, int kCount>
+GRADCORE_INLINE T fold(typename Part<T, kCount>::V v) {
+  if constexpr (kCount == 2) {
+    return F::of(T(v[0]), T(v[1]));
+  } else {
+    typename Part<T, kCount / 2>::V half[2];
+    __builtin_memcpy(half, &v, sizeof v);
+    return fold<F, T, kCount / 2>(F::of(half[0], half[1]));
+  }
+}
+
 template <class T>
 GRADCORE_INLINE T reduce_add(Vec<T> v) {
-  T lanes[kLanes<T>];
-  store(lanes, v);
-  for (int half = kLanes<T> / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
-  return lanes[0];
+  return fold<Sum, T, kLanes<T>>(v);
 }
 template <class T>
 GRADCORE_INLINE T reduce_max(Vec<T> v) {
-  T best = v[0];
-  for (int i = 1; i < kLanes<T>; i++) best = v[i] > best ? v[i] : best;
-  return best;
+  return fold<Largest, T, kLanes<T>>(v);
 }
 // Number of lanes set in a comparison's result.
 template <class T>

@@ -1,8 +1,5 @@
 #include "ops/clip.hpp"
 
-#include <algorithm>
-#include <limits>
-
 #include "ops/parallel.hpp"
 
 namespace gradcore {
@@ -27,8 +24,7 @@ void scale_arrays(const KernelSet<T> &kernels, const ArrayList<T> &list, double 
 
 template <class T>
 void clip_arrays(const KernelSet<T> &kernels, const ArrayList<T> &list, double clip_value) {
-  const double bound = std::min(clip_value, double(std::numeric_limits<T>::max()));
-  for_pieces(list, [&](const Piece<T> &piece) { kernels.clamp(piece.n, T(bound), piece.x); });
+  for_pieces(list, [&](const Piece<T> &piece) { kernels.clamp(piece.n, T(clip_value), piece.x); });
 }
 
 template <class T>
