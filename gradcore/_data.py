@@ -52,9 +52,7 @@ class Table:
         return replace(self, x=x.astype(np.float32), notes=(*self.notes, note))
 
 
-def load(
-    source: str, *, target: str | None = None, loss: str | None = None, outputs: int | None = None
-) -> Table:
+def load(source: str, *, target: str | None = None, loss: str | None = None, outputs: int | None = None) -> Table:
     """Read `source`: the word `digits`, or a path ending in .csv, .tsv, .txt or .npz.
 
     Args:
@@ -172,7 +170,8 @@ def read_csv(path: str, target: str | None) -> tuple[np.ndarray, np.ndarray, lis
 
 def _read_cells(path: str) -> tuple[list[int], list[list[str]], str]:
     """Line numbers and cells of every non-blank row; all rows have one length."""
-    lines, rows = [], []
+    lines: list[int] = []
+    rows: list[list[str]] = []
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             first = file.readline()

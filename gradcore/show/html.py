@@ -60,14 +60,14 @@ def _tiles(report: Report) -> str:
     slope = report.slope
     if math.isnan(slope.value):
         return ""
-    ratio = slope.norm_ratio
-    size, word = (1 / ratio if ratio else math.inf, "smaller") if ratio < 1 else (ratio, "larger")
-    tiles = [
-        (f"&times; {story.gain(slope.value)}", "|&delta;|<sup>2</sup> per layer, measured"),
-        (f"{story.number(size)}&times;", f"{word} |&delta;| at the input than at the output"),
-    ]
+    name = _math(story.traveller(report))
+    tiles = [(f"&times; {story.gain(slope.value)}", f"{name}<sup>2</sup> per layer, measured")]
     if report.prediction.valid:
-        tiles.insert(1, (f"&times; {story.gain(report.prediction.slope)}", "per layer, expected by theory"))
+        tiles.append((f"&times; {story.gain(report.prediction.slope)}", "per layer, expected by theory"))
+    ratio = story.end_ratio(report)
+    if not math.isnan(ratio):
+        many, word = story.times(ratio)
+        tiles.append((f"{many}&times;", f"{word} {name} at the first than at the last hidden layer"))
     return '<div class="tiles">' + "".join(f"<div><b>{a}</b>{b}</div>" for a, b in tiles) + "</div>"
 
 

@@ -45,9 +45,7 @@ def _deltas(ax: Any, report: Report) -> None:
     layers = np.arange(len(values))
     low, high, middle = story.predicted_deltas(report)
     cone_low, cone_high = story.healthy_cone(report)
-    ax.fill_between(
-        layers, cone_low, cone_high, color=_GREEN, alpha=0.18, lw=0, label="healthy at this depth"
-    )
+    ax.fill_between(layers, cone_low, cone_high, color=_GREEN, alpha=0.18, lw=0, label="healthy at this depth")
     if report.prediction.valid:
         ax.fill_between(layers, low, high, color=_GOLD, alpha=0.2, lw=0)
         ax.plot(layers, middle, "--", color=_GOLD, lw=1.3, label="mean-field theory, 95% band")

@@ -57,7 +57,7 @@ def number(value: float, digits: int = 2) -> str:
         return "n/a"
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
-    if value == 0 or 1e-3 <= abs(value) < 1e4:
+    if value == 0 or 1e-3 <= abs(value) < 9999.5:
         return f"{value:.{max(digits, len(str(int(abs(value)))))}g}"
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     return f"{mantissa}e{int(exponent)}"
@@ -160,17 +160,14 @@ def why(report: Report) -> list[str]:
     slope = report.slope
     broken = _nonfinite_sentences(report)
     if math.isnan(slope.value):
-        return broken or [
-            "The deltas could not be followed through the depth, so there is no slope to judge."
-        ]
+        return broken or ["The deltas could not be followed through the depth, so there is no slope to judge."]
     level = f"{round(100 * slope.confidence)}% interval"
     first = (
-        f"On its way from the output to the input every layer multiplies the squared gradient |delta|^2 by "
+        f"On its way to the input every hidden layer multiplies the squared gradient {traveller(report)}^2 by "
         f"{gain(slope.value)} ({level} {gain(slope.low)} to {gain(slope.high)}; "
         f"healthy at this depth: {gain(slope.band_low)} to {gain(slope.band_high)})."
     )
-    second = f"Over {count(slope.steps, 'layer')} that leaves |delta| {size_at_input(slope.norm_ratio)}."
-    return [*broken, first, second, *_factor_sentence(report)]
+    return [*broken, first, *_ends_sentence(report), *_factor_sentence(report)]
 
 
 def gain(log_squared: float) -> str:
@@ -178,12 +175,37 @@ def gain(log_squared: float) -> str:
     return number(exp(log_squared), 3)
 
 
-def size_at_input(ratio: float) -> str:
-    """|delta| at the first layer over |delta| at the output, in words."""
-    if 0.5 < ratio < 2:
-        return "at the input about as large as at the output"
-    words = ("smaller", 1 / ratio if ratio else math.inf) if ratio < 1 else ("larger", ratio)
-    return f"at the input {number(words[1])} times {words[0]} than at the output"
+def traveller(report: Report) -> str:
+    """The gradient whose slope is judged: with skip connections the one beside the branches."""
+    return "|dL/dh|" if report.config.get("residual") else "|delta|"
+
+
+def travelling(report: Report) -> np.ndarray:
+    """Norm of that gradient, [layers]."""
+    name = "grad_output_norm" if report.config.get("residual") else "delta_norm"
+    return np.array([getattr(layer, name) for layer in report.layers])
+
+
+def end_ratio(report: Report) -> float:
+    """That gradient at layer 0 over the one at the last hidden layer; NaN where either is not positive."""
+    norms = travelling(report)[:-1]
+    if len(norms) < 2 or not (0 < norms[0] < math.inf and 0 < norms[-1] < math.inf):
+        return math.nan
+    return float(norms[0] / norms[-1])
+
+
+def times(ratio: float) -> tuple[str, str]:
+    """A ratio as (how many times, smaller or larger)."""
+    return (number(1 / ratio), "smaller") if ratio < 1 else (number(ratio), "larger")
+
+
+def _ends_sentence(report: Report) -> list[str]:
+    ratio = end_ratio(report)
+    if math.isnan(ratio):
+        return []
+    many, word = times(ratio)
+    size = "about as large as" if 0.5 < ratio < 2 else f"{many} times {word} than"
+    return [f"At layer 0 {traveller(report)} is {size} at layer {len(report.layers) - 2}, the last hidden one."]
 
 
 def _nonfinite_sentences(report: Report) -> list[str]:
@@ -208,11 +230,12 @@ def _factor_sentence(report: Report) -> list[str]:
 
 
 def mean_factors(report: Report) -> dict[str, float]:
-    """Geometric mean over the layers of each factor of the gain; {} where none was measured.
+    """Geometric mean over the steps between hidden layers of each factor of the gain; {} if none was measured.
 
-    Factors that are 1 in every layer, because the net has no such part, are left out.
+    The step from the output layer to the last hidden one is left out, as it is from the slope. So are
+    factors that are 1 in every layer, because the net has no such part.
     """
-    measured = [layer.factors for layer in report.layers if layer.factors is not None]
+    measured = [layer.factors for layer in report.layers[:-2] if layer.factors is not None]
     means = {}
     for entry in dataclasses.fields(GainFactors):
         values = np.array([getattr(factors, entry.name) for factors in measured], np.float64)
@@ -237,23 +260,31 @@ def prediction_lines(report: Report) -> list[str]:
         return [f"No mean-field prediction. {prediction.note}".strip()]
     lines = [
         f"Mean-field theory expects of this architecture with random weights a factor of "
-        f"{gain(prediction.slope)} on |delta|^2 per layer; measured: {gain(report.slope.value)}."
+        f"{gain(prediction.slope)} on {traveller(report)}^2 per layer; measured: {gain(report.slope.value)}"
+        f"{_luck(report)}."
     ]
     if math.isfinite(prediction.depth_scale):
         words = f"The squared gradient changes by a factor e every {number(prediction.depth_scale)} layers"
         if math.isfinite(prediction.trainable_depth):
-            words += (
-                f"; inputs stay distinguishable through about {number(prediction.trainable_depth)} layers"
-            )
+            words += f"; inputs stay distinguishable through about {number(prediction.trainable_depth)} layers"
         lines.append(words + ".")
-    if report.verdict != "healthy" and math.isfinite(prediction.critical_gain):
+    # where the activation is to blame, larger weights would keep the size and saturate the units
+    blames_weights = any(finding.cause == "weight_scale" for finding in report.findings)
+    if blames_weights and math.isfinite(prediction.critical_gain):
         spread = number(prediction.critical_gain, 3)
         lines.append(f"It would stay level with weights of standard deviation {spread} / sqrt(fan_in).")
     if prediction.departs:
-        lines.append(
-            f"The measured deltas leave the 95% band of random draws at {layer_ranges(prediction.departs)}."
-        )
+        lines.append(f"The measured deltas leave the 95% band of random draws at {layer_ranges(prediction.departs)}.")
     return [*lines, *filter(None, [prediction.note])]
+
+
+def _luck(report: Report) -> str:
+    """What of the slope another draw of the weights would keep, where that is not all of it."""
+    slope = report.slope
+    if math.isnan(slope.systematic) or abs(slope.systematic - slope.value) < 0.01:
+        return ""
+    low, high = gain(slope.systematic_low), gain(slope.systematic_high)
+    return f", without the luck of this draw of weights {gain(slope.systematic)} ({low} to {high})"
 
 
 # ---- profiles --------------------------------------------------------------------------------
@@ -281,11 +312,12 @@ def log10(values: np.ndarray) -> np.ndarray:
 
 
 def healthy_cone(report: Report) -> tuple[np.ndarray, np.ndarray]:
-    """log10 |delta| that the healthy slopes would give, starting from the output layer's."""
+    """log10 |delta| that the healthy slopes would give, starting from the last hidden layer's; NaN after it."""
     slope, log = report.slope, log10(profiles(report)["delta"])
-    steps = np.minimum(np.arange(len(log))[::-1], slope.steps or len(log))
+    last = max(len(log) - 2, 0)
+    steps = np.where(np.arange(len(log)) <= last, last - np.arange(len(log)), math.nan)
     half = 0.5 / math.log(10.0)
-    return log[-1] + half * slope.band_low * steps, log[-1] + half * slope.band_high * steps
+    return log[last] + half * slope.band_low * steps, log[last] + half * slope.band_high * steps
 
 
 def predicted_deltas(report: Report) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -301,7 +333,7 @@ def delta_histogram(report: Report) -> tuple[np.ndarray, np.ndarray] | None:
     """(exponents [bins], counts [layers, bins]) of the deltas of all batches; None without raw flows."""
     if not report.flows:
         return None
-    return report.flows[0].exponents, sum(np.asarray(flow.delta_histogram) for flow in report.flows)
+    return report.flows[0].exponents, np.sum([flow.delta_histogram for flow in report.flows], axis=0)
 
 
 def elide(count: int, limit: int) -> list[int | None]:
@@ -332,12 +364,8 @@ def split_remedies(report: Report) -> tuple[list[Remedy], list[Remedy]]:
 def remedy_cells(remedy: Remedy) -> list[str]:
     """REMEDY_COLUMNS of a remedy, as text; loss and accuracy are those of held-out rows."""
     low, high = remedy.confidence
-    effect = (
-        "n/a" if math.isnan(remedy.effect) else f"{_whole(remedy.effect)}% ({_whole(low)} to {_whole(high)})"
-    )
-    prices = [
-        f"{remedy.cost[key]:.2f}x" if key in remedy.cost else "" for key in ("time_per_step", "parameters")
-    ]
+    effect = "n/a" if math.isnan(remedy.effect) else f"{_whole(remedy.effect)}% ({_whole(low)} to {_whole(high)})"
+    prices = [f"{remedy.cost[key]:.2f}x" if key in remedy.cost else "" for key in ("time_per_step", "parameters")]
     return [*outcome_cells(remedy.after), effect, *prices]
 
 

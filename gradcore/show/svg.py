@@ -105,13 +105,9 @@ class Chart:
             self.marks.append(f'<line class="grid" x1="{self.left}" x2="{right}" y1="{y}" y2="{y}"/>')
             self.marks.append(f'<text text-anchor="end" x="{self.left - 6}" y="{y + 4}">{text}</text>')
         for value in _whole_ticks(self.x0, self.x1, 8):
-            self.marks.append(
-                f'<text text-anchor="middle" x="{self.x(value)}" y="{floor + 15}">{value}</text>'
-            )
+            self.marks.append(f'<text text-anchor="middle" x="{self.x(value)}" y="{floor + 15}">{value}</text>')
         middle = (self.left + right) / 2
-        self.marks.append(
-            f'<text text-anchor="middle" x="{middle}" y="{self.height - 5}">{escape(x_label)}</text>'
-        )
+        self.marks.append(f'<text text-anchor="middle" x="{middle}" y="{self.height - 5}">{escape(x_label)}</text>')
 
 
 def runs(values: np.ndarray) -> list[tuple[int, int]]:

@@ -20,6 +20,7 @@ _STYLES = {"bold": "1", "dim": "2", "red": "1;31", "green": "1;32", "yellow": "1
 _VERDICT_STYLE = {"healthy": "green", "vanishing": "red", "exploding": "red", "non_finite": "red"}
 _SEVERITY_STYLE = {"critical": "red", "warning": "yellow", "info": "cyan"}
 
+MIN_WIDTH, MAX_WIDTH = 72, 120  # narrower tables would not fit, wider prose is hard to read
 _MAX_LAYERS = 24  # longer profiles are elided in the middle
 _BAR_WIDTH = 7
 _MIN_DECADES = 3.0  # a bar spans at least this many, so that a flat profile looks flat
@@ -44,7 +45,7 @@ class Terminal:
         except (UnicodeEncodeError, LookupError):
             unicode = False
         width = shutil.get_terminal_size((88, 24)).columns if tty else 100
-        return cls(min(max(width, 60), 120), color, unicode)
+        return cls(min(max(width, MIN_WIDTH), MAX_WIDTH), color, unicode)
 
     def style(self, text: str, style: str) -> str:
         """`text` in a style of this module, or as it is on a terminal without colours."""
@@ -74,20 +75,18 @@ class Terminal:
         return ("\u2588" * full + (chr(0x2590 - rest) if rest else "")).ljust(width)
 
 
-def render(
-    report: Report, color: bool | None = False, *, width: int | None = None, unicode: bool | None = None
-) -> str:
+def render(report: Report, color: bool | None = False, *, width: int | None = None, unicode: bool | None = None) -> str:
     """The report as text.
 
     Args:
         report: the result of `gc.analyze`.
         color: ANSI colours; None decides by sys.stdout (a terminal, and NO_COLOR not set).
-        width: columns; default that of the terminal, 60 to 120.
+        width: columns, at least 72; default that of the terminal, up to 120.
         unicode: block characters and arrows instead of ASCII; default whether sys.stdout can encode them.
     """
     stdout = Terminal.of(sys.stdout)
     terminal = Terminal(
-        width=width or stdout.width,
+        width=max(width or stdout.width, MIN_WIDTH),
         color=stdout.color if color is None else color,
         unicode=stdout.unicode if unicode is None else unicode,
     )
@@ -107,10 +106,12 @@ def _head(report: Report, terminal: Terminal) -> list[str]:
 
 def _profile(report: Report, terminal: Terminal) -> list[str]:
     values = story.profiles(report)
-    bars = {name: bar_shares(value) for name, value in values.items()}
-    extras = _extra_columns(terminal.width)
-    header = "layer  units  " + "  ".join(name.ljust(8 + _BAR_WIDTH) for name in values)
-    lines = [terminal.rule("Profile over depth"), terminal.style(header + "  " + "  ".join(extras), "dim")]
+    columns = [_number_column(name, value, terminal) for name, value in values.items()]
+    rows = list(zip(*columns, strict=True))
+    lead = 14 + sum(len(cell) + 2 for cell in rows[0])
+    extras = _extra_columns(terminal.width - lead)
+    header = "layer  units  " + "  ".join([*rows[0], *extras])
+    lines = [terminal.rule("Profile over depth"), terminal.style(header.rstrip(), "dim")]
     for index in story.elide(len(report.layers), _MAX_LAYERS):
         if index is None:
             hidden = len(report.layers) - _MAX_LAYERS
@@ -118,18 +119,25 @@ def _profile(report: Report, terminal: Terminal) -> list[str]:
             lines.append(terminal.style(words, "dim"))
             continue
         layer = report.layers[index]
-        cells = [f"{story.number(values[n][index]):>7} {terminal.bar(bars[n][index])}" for n in values]
-        tail = "  ".join(f"{_extra(layer, name):>{len(name)}}" for name in extras)
-        lines.append(f"{index:5}  {layer.out_features:5}  {'  '.join(cells)}  {tail}".rstrip())
-    spans = [f"{name} {_decades(values[name]):.0f}" for name in values]
+        tail = [f"{_extra(layer, name):>{len(name)}}" for name in extras]
+        lines.append(f"{index:5}  {layer.out_features:5}  {'  '.join([*rows[index + 1], *tail])}".rstrip())
+    spans = [f"{name} {_decades(value):.0f}" for name, value in values.items()]
     note = f"Bars are logarithmic; decades from one end of a column to the other: {', '.join(spans)}."
     return lines + [terminal.style(line, "dim") for line in terminal.wrap(note)]
 
 
-def _extra_columns(width: int) -> list[str]:
+def _number_column(name: str, values: np.ndarray, terminal: Terminal) -> list[str]:
+    """Heading and one cell a layer, number and bar, all of one width."""
+    numbers = [story.number(value) for value in values]
+    room = max(7, *map(len, numbers))
+    cells = [f"{text:>{room}} {terminal.bar(share)}" for text, share in zip(numbers, bar_shares(values), strict=True)]
+    return [name.ljust(len(cells[0])), *cells]
+
+
+def _extra_columns(room: int) -> list[str]:
+    """The columns of shares that fit, the most telling first to stay."""
     names = ["saturated", "dead", "update"]
-    used = 14 + 3 * (10 + _BAR_WIDTH)
-    while names and used + sum(len(name) + 2 for name in names) > width + 2:
+    while names and sum(len(name) + 2 for name in names) > room + 2:
         names.pop(0)
     return names
 
@@ -150,7 +158,8 @@ def bar_shares(values: np.ndarray) -> np.ndarray:
         return log
     high = np.nanmax(log)
     low = min(float(np.nanmin(log)), high - _MIN_DECADES)
-    return (log - low) / (high - low)
+    shares: np.ndarray = (log - low) / (high - low)
+    return shares
 
 
 def _decades(values: np.ndarray) -> float:
@@ -165,10 +174,7 @@ def _gain(report: Report, terminal: Terminal) -> list[str]:
     factors = story.mean_factors(report)
     if not factors:
         return []
-    intro = (
-        "The change of |delta|^2 from one layer to the one before it is a product. "
-        "Geometric means over the layers:"
-    )
+    intro = "The change of |delta|^2 from one layer to the one before it is a product. Geometric means over the layers:"
     lines = [terminal.rule("What makes the factor per layer"), *terminal.wrap(intro)]
     names = [(story.FACTORS[name], value) for name, value in factors.items()]
     names.append(("together", math.prod(factors.values())))

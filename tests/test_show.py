@@ -1,0 +1,272 @@
+"""The faces of a report, on synthetic reports: what they say, at every depth, gain and damage."""
+
+import ast
+import html as html_module
+import math
+import re
+import sys
+from html.parser import HTMLParser
+from io import BytesIO, StringIO, TextIOWrapper
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from gradcore.show import html, plots, story, svg, text
+from synthetic_reports import CASES, make_report
+
+ANSI = re.compile(r"\033\[[0-9;]*m")
+
+
+@pytest.fixture(params=CASES)
+def report(request):
+    return CASES[request.param]()
+
+
+# ---- text --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [72, 80, 120])
+def test_text_fits_the_terminal(report, width):
+    assert max(len(line) for line in text.render(report, width=width).splitlines()) <= width
+
+
+def test_text_in_ascii_is_ascii(report):
+    assert text.render(report, unicode=False).isascii()
+
+
+def test_colour_adds_only_escape_codes(report):
+    plain = text.render(report, color=False, width=90)
+    colored = text.render(report, color=True, width=90)
+    assert "\033[" not in plain
+    assert ANSI.sub("", colored) == plain
+
+
+def test_text_tells_the_story():
+    shown = text.render(make_report(), width=100)
+    assert shown.startswith("VANISHING GRADIENTS\n64, 100 x 30, 10, sigmoid")
+    assert "0.0562 (95% interval" in " ".join(shown.split())
+    assert "saturating activation" in shown
+    assert "squared slope of the activation" in shown
+    assert shown.index("batch norm before each activation") < shown.index("gradient clipping at norm 1")
+
+
+def test_long_nets_are_elided_in_the_middle():
+    shown = text.render(CASES["very deep"](), width=100)
+    assert "377 layers between" in shown
+    rows = re.findall(r"^ +(\d+) +\d+ +[\d.e-]+ ", shown, re.MULTILINE)
+    assert rows[0] == "0"
+    assert rows[-1] == "400"
+    assert len(rows) == 24
+
+
+@pytest.mark.parametrize(
+    ("environment", "tty", "color"),
+    [({}, True, True), ({}, False, False), ({"NO_COLOR": "1"}, True, False), ({"TERM": "dumb"}, True, False)],
+)
+def test_colours_only_where_wanted(monkeypatch, environment, tty, color):
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    stream = StringIO()
+    stream.isatty = lambda: tty
+    assert text.Terminal.of(stream).color == color
+
+
+def test_ascii_where_the_stream_has_no_more():
+    assert not text.Terminal.of(open_as("ascii")).unicode
+    assert text.Terminal.of(open_as("utf-8")).unicode
+
+
+def open_as(encoding):
+    return TextIOWrapper(BytesIO(), encoding=encoding)
+
+
+def test_str_of_a_report_has_no_escape_codes(monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert "\033" not in str(make_report())
+
+
+# ---- words and numbers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0, "0"), (1.0, "1"), (0.05571, "0.056"), (1234.5, "1234"), (12345.0, "1.2e4"), (3.2e-20, "3.2e-20"),
+     (-2.5, "-2.5"), (math.nan, "n/a"), (math.inf, "inf"), (-math.inf, "-inf"), (9999.9, "1.0e4"), (9999.0, "9999")],
+)  # fmt: skip
+def test_number(value, shown):
+    assert story.number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"), [(0.0, "0%"), (1.0, "100%"), (1e-6, "<0.1%"), (0.99999, ">99.9%"), (0.1234, "12.3%")]
+)
+def test_percent_never_hides_a_little(share, shown):
+    assert story.percent(share) == shown
+
+
+@pytest.mark.parametrize(
+    ("layers", "shown"), [([3], "layer 3"), ([0, 1, 2, 5], "layers 0-2, 5"), ([1, 3], "layers 1, 3")]
+)
+def test_layer_ranges(layers, shown):
+    assert story.layer_ranges(layers) == shown
+
+
+def test_elide():
+    assert story.elide(4, 4) == [0, 1, 2, 3]
+    assert story.elide(9, 5) == [0, 1, 2, None, 7, 8]
+
+
+def test_bars_are_logarithmic_and_flat_where_the_profile_is():
+    shares = text.bar_shares(np.array([1.0, 1e-10, 1e-20, np.nan, 0.0, np.inf]))
+    np.testing.assert_allclose(shares[:3], [1.0, 0.5, 0.0], atol=1e-12)
+    assert np.isnan(shares[3:]).all()
+    assert text.bar_shares(np.array([1.0, 0.9])).min() > 0.95
+
+
+def test_every_number_said_about_the_slope_follows_from_the_report():
+    report = make_report()
+    sentence = story.why(report)[0]
+    for value in (report.slope.value, report.slope.low, report.slope.high, report.slope.band_low):
+        assert story.number(math.exp(value), 3) in sentence
+
+
+def test_profiles_that_overflow_are_not_judged_by_their_words():
+    assert story.exp(1e6) == math.inf
+    layers = make_report().layers
+    object.__setattr__(layers[0], "delta_norm", 0.0)
+    assert math.isnan(story.end_ratio(make_report(layers=layers)))
+
+
+# ---- HTML --------------------------------------------------------------------------------------------------
+
+
+class Checker(HTMLParser):
+    """Collects tags and fails on elements that are not closed in order."""
+
+    VOID = frozenset(("meta", "br"))
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.addresses = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_is_well_formed_and_loads_nothing(report):
+    page = html.page(report)
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    assert checker.addresses == []
+    assert not {"script", "img", "link", "iframe"} & set(checker.tags)
+    assert "url(" not in page
+    assert "nan" not in re.findall(r'(?:points|c?[xy]|width|height)="([^"]*)"', page)
+
+
+def test_charts_are_well_formed_xml_with_a_label(report):
+    charts = re.findall(r"<svg.*?</svg>", html.page(report))
+    assert len(charts) >= 4
+    for chart in charts:
+        assert ElementTree.fromstring(chart.replace("&times;", "x")).attrib["aria-label"]
+
+
+def test_page_is_some_tens_of_kilobytes():
+    assert len(html.page(make_report())) < 60_000
+
+
+def test_everything_is_escaped():
+    nasty = '<script>alert("x")</script>'
+    report = make_report(config={"widths": [1, 1], "activation": nasty, "init": nasty}, conditions={"loss": nasty})
+    remedy = report.tried[0]
+    object.__setattr__(remedy, "name", nasty)
+    object.__setattr__(remedy, "note", nasty)
+    object.__setattr__(report.findings[0], "explanation", nasty)
+    object.__setattr__(report.findings[0], "cause", nasty)
+    object.__setattr__(report.findings[0], "evidence", {nasty: nasty})
+    page = html.page(report)
+    assert "<script" not in page
+    assert html_module.escape(nasty) in page
+
+
+def test_the_fragment_stands_alone_and_repeats_no_id():
+    report = make_report()
+    assert report._repr_html_() == html.render(report)
+    assert " id=" not in html.render(report)
+
+
+def test_save_html(tmp_path):
+    make_report().save_html(tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_quantile_interpolates_within_a_bin():
+    exponents = np.arange(-3, 1)
+    counts = np.array([[0, 10, 10, 0], [0, 0, 0, 0]])
+    found = html.quantile(exponents, counts, 0.25)
+    assert found[0] == -1.5  # half of the bin from 2^-2 to 2^-1
+    assert np.isnan(found[1])
+
+
+# ---- charts ------------------------------------------------------------------------------------------------
+
+
+def test_gaps_split_a_line():
+    assert svg.runs(np.array([1.0, np.nan, 2.0, 3.0, np.inf])) == [(0, 1), (2, 4)]
+    chart = svg.Chart((0, 4), (0, 4))
+    chart.line([1.0, np.nan, 2.0, 3.0, np.nan], "measured")
+    assert chart.svg("x").count("<polyline") == 2
+
+
+def test_axis_range_holds_the_data_and_at_least_two_decades():
+    assert svg.log_range(np.array([-0.5, -0.4])) == (-2, 0)
+    assert svg.log_range(np.array([-20.5, 3.2])) == (-21, 4)
+    assert svg.log_range(np.array([np.nan])) == (-1.0, 1.0)
+
+
+def test_points_stay_inside_the_frame():
+    chart = svg.Chart((0, 1), (0, 1))
+    assert chart.y(99.0) == chart.top
+    assert chart.y(-99.0) == chart.height - chart.bottom
+
+
+# ---- figures -----------------------------------------------------------------------------------------------
+
+
+def test_figure(report, tmp_path):
+    figure = report.plot()
+    assert len(figure.axes) >= 6
+    figure.savefig(tmp_path / "figure.png", dpi=40)
+    assert (tmp_path / "figure.png").stat().st_size > 5000
+
+
+def test_figure_without_raw_flows():
+    titles = [ax.get_title() for ax in make_report(flows=()).plot().axes]
+    assert "deltas, norm" in titles
+
+
+def test_a_missing_matplotlib_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'gradcore\[plot\]'"):
+        plots.plot(make_report())
+
+
+def test_renderers_import_nothing_beyond_numpy():
+    for module in (text, html, svg, story):
+        tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            assert not set(names) - (set(sys.stdlib_module_names) | {"numpy"}), module.__name__
