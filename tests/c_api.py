@@ -47,7 +47,7 @@ class Guarded:
     def assert_guards_intact(self):
         rest = self.raw.copy()
         offset = self.array.ctypes.data - self.raw.ctypes.data
-        view = np.ndarray(self.array.shape + (self.array.itemsize,), np.uint8, rest, offset, self.array.strides + (1,))
+        view = np.ndarray((*self.array.shape, self.array.itemsize), np.uint8, rest, offset, (*self.array.strides, 1))
         view[...] = self.fill
         assert (rest == self.fill).all(), "bytes outside the array were written"
 

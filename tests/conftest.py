@@ -47,9 +47,7 @@ def torch():
     return module
 
 
-SUPPORTED_TARGETS = [
-    name for index, name in enumerate(gc._core.targets()) if gc._core.target_supported(index)
-]
+SUPPORTED_TARGETS = [name for index, name in enumerate(gc._core.targets()) if gc._core.target_supported(index)]
 
 
 @pytest.fixture(params=SUPPORTED_TARGETS)

@@ -365,9 +365,7 @@ def kink_margin(net, trace):
     Within rounding of a kink the derivative is a matter of the last bit; tests keep away from it.
     """
     margins = [
-        np.abs(trace[layer].y - kink).min()
-        for layer in range(net.depth - 1)
-        for kink in net.activation(layer).kinks
+        np.abs(trace[layer].y - kink).min() for layer in range(net.depth - 1) for kink in net.activation(layer).kinks
     ]
     return min(margins, default=math.inf)
 

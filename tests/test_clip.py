@@ -51,7 +51,8 @@ def test_clip_grad_norm_is_pytorchs(norm_type, spoil, dtype, rng, torch):
 
 @pytest.mark.parametrize(
     ("dtype", "scale"),
-    [("float32", s) for s in (1e-30, 1e-20, 1e20, 1e30, 1e37)] + [("float64", s) for s in (1e-300, 1e-170, 1e170, 1e300)],
+    [("float32", s) for s in (1e-30, 1e-20, 1e20, 1e30, 1e37)]
+    + [("float64", s) for s in (1e-300, 1e-170, 1e170, 1e300)],
 )
 def test_norms_whose_squares_leave_the_range(dtype, scale, target, rng):
     dtype = np.dtype(dtype)

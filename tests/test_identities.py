@@ -160,7 +160,9 @@ def test_batch_norm_growth_per_layer(activation, batch_size, growth, width):
     net = Net((width,) * (depth + 1), (activation,) * (depth - 1), "batch", bias=False)
     rates = []
     for _ in range(8):
-        mlp = gc.MLP(list(net.widths), activation=activation, normalization="batch", bias=False, seed=int(rng.integers(1 << 30)))
+        mlp = gc.MLP(
+            list(net.widths), activation=activation, normalization="batch", bias=False, seed=int(rng.integers(1 << 30))
+        )
         x, target = rng.standard_normal((2, batch_size, width)).astype("float32")
         flow = recorded(mlp, x, target)
         squares = 2 * np.log(flow.delta_norm[2:-2])

@@ -114,9 +114,7 @@ def test_inputs_and_weights_of_extreme_scale(exponent, dtype):
 
     for net_in_use in (case.mlp, scaled):
         net_in_use.forward(case.x, training=True)
-    np.testing.assert_array_equal(
-        scaled.backward(case.target) / dtype.type(factor), case.mlp.backward(case.target)
-    )
+    np.testing.assert_array_equal(scaled.backward(case.target) / dtype.type(factor), case.mlp.backward(case.target))
 
 
 # ---- passes agree with each other -------------------------------------------------------------

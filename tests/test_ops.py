@@ -32,7 +32,9 @@ def strided(array):
 def assert_within(actual, expected, bound):
     assert actual.shape == np.shape(expected)
     excess = np.abs(actual.astype(np.float64) - expected) - bound
-    assert (excess <= 0).all(), f"beyond its bound by {excess.max():g} at {np.unravel_index(excess.argmax(), excess.shape)}"
+    assert (excess <= 0).all(), (
+        f"beyond its bound by {excess.max():g} at {np.unravel_index(excess.argmax(), excess.shape)}"
+    )
 
 
 # ---- dense ---------------------------------------------------------------------------------------------
@@ -76,7 +78,9 @@ def test_activation(name, size, dtype, rng):
     grad = rng.standard_normal(size).astype(dtype)
     derivative = ACTIVATIONS[name].df(x.astype(float))
     bound = np.abs(grad) * tolerances.activation_derivative(derivative, x)
-    assert_within(gc.ops.activation_backward(grad, x, name), grad * derivative, bound + tolerances.SMALLEST_NORMAL[dtype.name])
+    assert_within(
+        gc.ops.activation_backward(grad, x, name), grad * derivative, bound + tolerances.SMALLEST_NORMAL[dtype.name]
+    )
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -98,6 +102,7 @@ def test_activation_of_non_finite_values(name, target, dtype):
 
 
 # ---- normalization ---------------------------------------------------------------------------------------
+
 
 def normalization_case(kind, shape, scale, dtype, rng):
     """x with a mean of one standard deviation, weight, bias, grad_output; the reference's x_hat and inv_std."""
@@ -169,7 +174,9 @@ def test_loss(loss, size, dtype, rng):
         if loss != "cross_entropy":
             target = target.astype(dtype)
         value, grad = run_loss(loss, y, target)
-        expected, expected_grad = LOSSES[loss](y.astype(float), target if loss == "cross_entropy" else target.astype(float))
+        expected, expected_grad = LOSSES[loss](
+            y.astype(float), target if loss == "cross_entropy" else target.astype(float)
+        )
         if loss == "cross_entropy":
             value_bound, grad_bound = tolerances.cross_entropy(y)
         else:
@@ -243,7 +250,7 @@ def test_array_stats_near_the_ends_of_the_range(exponent, size, dtype, rng):
 
 def test_array_stats_of_non_finite_values(size, dtype, rng):
     array = rng.standard_normal(size).astype(dtype)
-    array[:: 3] = np.nan
+    array[::3] = np.nan
     array[1::3] = -np.inf
     assert_stats(array)
 

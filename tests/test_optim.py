@@ -93,7 +93,9 @@ def test_defaults_are_pytorchs(name, dtype, rng, torch):
         assert step.loss == pytest.approx(loss.item(), rel=tolerances.NETWORK[dtype.name])
 
 
-@pytest.mark.parametrize("clipping", [{"clip_norm": 0.5}, {"clip_value": 0.2}, {"clip_norm": 5.0, "clip_value": 0.2}], ids=str)
+@pytest.mark.parametrize(
+    "clipping", [{"clip_norm": 0.5}, {"clip_value": 0.2}, {"clip_norm": 5.0, "clip_value": 0.2}], ids=str
+)
 def test_step_clips_what_it_uses_not_what_is_kept(clipping, dtype, rng):
     case = small_case(dtype)
     optimizer = gc.optim.SGD(case.mlp, lr=1.0)

@@ -55,7 +55,9 @@ def test_loss_gradients(loss, rng):
 
 def test_cross_entropy_takes_probabilities(rng):
     y, p = rng.standard_normal((5, 4)), rng.dirichlet(np.ones(4), 5)
-    assert_same_derivative(LOSSES["cross_entropy"](y, p)[1], complex_gradient(lambda v: LOSSES["cross_entropy"](v, p)[0], y))
+    assert_same_derivative(
+        LOSSES["cross_entropy"](y, p)[1], complex_gradient(lambda v: LOSSES["cross_entropy"](v, p)[0], y)
+    )
     labels = np.array([0, 3, 1, 1, 2])
     hot = reference.one_hot(labels, 4)
     assert LOSSES["cross_entropy"](y, labels)[0] == LOSSES["cross_entropy"](y, hot)[0]
@@ -104,7 +106,12 @@ def test_rounding_to_fp16_is_numpys(rng):
 # Flush-to-zero and overflow points of each format (OCP 8-bit floating point specification 1.0, IEEE 754).
 @pytest.mark.parametrize(
     ("name", "largest_flushed", "first_overflowed"),
-    [("fp16", 2.0**-25, 65520.0), ("bf16", 2.0**-134, 2.0**128 - 2.0**119), ("e4m3", 2.0**-10, None), ("e5m2", 2.0**-17, 61440.0)],
+    [
+        ("fp16", 2.0**-25, 65520.0),
+        ("bf16", 2.0**-134, 2.0**128 - 2.0**119),
+        ("e4m3", 2.0**-10, None),
+        ("e5m2", 2.0**-17, 61440.0),
+    ],
 )
 def test_ends_of_the_formats(name, largest_flushed, first_overflowed):
     up = np.nextafter(largest_flushed, 1)
@@ -121,7 +128,9 @@ def test_ends_of_the_formats(name, largest_flushed, first_overflowed):
 
 def test_exponent_histogram():
     values = np.array([1.0, -1.5, 2.0, 0.0, np.inf, np.nan, 2.0**-149, 3.4e38], dtype=np.float32)
-    histogram = dict(zip(reference_flow.histogram_exponents(np.float32), reference_flow.exponent_histogram(values)))
+    histogram = dict(
+        zip(reference_flow.histogram_exponents(np.float32), reference_flow.exponent_histogram(values), strict=True)
+    )
     assert {exponent: count for exponent, count in histogram.items() if count} == {-149: 1, 0: 2, 1: 1, 127: 1}
     assert len(reference_flow.histogram_exponents(np.float64)) == 2098
 

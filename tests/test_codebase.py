@@ -1,0 +1,156 @@
+"""The code as text: versions that agree, documentation that is there, sizes within the project's limits."""
+
+import ast
+import importlib.metadata
+import inspect
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import c_api
+import gradcore as gc
+
+ROOT = Path(__file__).resolve().parent.parent
+CPP = sorted(path for pattern in ("*.cpp", "*.hpp", "*.h") for path in (ROOT / "csrc").rglob(pattern))
+PYTHON = sorted(path for folder in ("gradcore", "tests", "bench", "examples") for path in (ROOT / folder).rglob("*.py"))
+ALL_SOURCES = CPP + PYTHON
+
+needs_checkout = pytest.mark.skipif(not CPP, reason="the sources are not beside the tests")
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+# ---- sizes and leftovers -------------------------------------------------------------------------------
+
+
+def python_functions(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            yield node.name, node.end_lineno - node.lineno + 1
+
+
+def cpp_functions(path):
+    """Blocks that begin with a line ending in ') ... {' and end with a brace in the same column."""
+    opened = {}
+    for number, line in enumerate(path.read_text().splitlines()):
+        indent = len(line) - len(line.lstrip())
+        if re.search(r"\)[\w\s&:>-]*\{$", line) and not re.match(r"\s*(if|for|while|switch|\}|return)\b", line):
+            opened[indent] = number
+        elif line.lstrip().startswith("}"):
+            if indent in opened:
+                yield f"line {opened[indent] + 1}", number - opened[indent] + 1
+            opened = {column: begin for column, begin in opened.items() if column < indent}
+
+
+@needs_checkout
+@pytest.mark.parametrize(
+    ("paths", "functions"), [(PYTHON, python_functions), (CPP, cpp_functions)], ids=["python", "cpp"]
+)
+def test_functions_are_short(paths, functions):
+    lengths = [(length, relative(path), name) for path in paths for name, length in functions(path)]
+    assert max(lengths)[0] <= 100, max(lengths)
+    assert sorted(lengths)[len(lengths) // 2][0] <= 25, "the median function is too long"
+
+
+@needs_checkout
+def test_files_are_short():
+    longest = max((len(path.read_text().splitlines()), relative(path)) for path in ALL_SOURCES)
+    assert longest[0] <= 500, longest
+
+
+@needs_checkout
+def test_nothing_is_left_to_do():
+    marks = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b")
+    found = [relative(path) for path in ALL_SOURCES if marks.search(path.read_text())]
+    assert found == []
+
+
+# ---- versions and names ----------------------------------------------------------------------------------
+
+
+def test_one_version():
+    assert gc.__version__ == importlib.metadata.version("gradcore") == gc._core.version()
+
+
+def public_names():
+    modules = [gc, gc.ops, gc.optim, gc.init, gc.analysis]
+    for module in modules:
+        for name in getattr(module, "__all__", [n for n in vars(module) if not n.startswith("_")]):
+            value = getattr(module, name)
+            if callable(value) and getattr(value, "__module__", "").startswith("gradcore"):
+                yield f"{module.__name__}.{name}", value
+
+
+def test_every_public_name_is_documented():
+    names = dict(public_names())
+    assert len(names) > 20
+    bare = [name for name, value in names.items() if not inspect.getdoc(value)]
+    for name, value in names.items():
+        if inspect.isclass(value):
+            members = inspect.getmembers(
+                value, lambda member: inspect.isfunction(member) or isinstance(member, property)
+            )
+            bare += [
+                f"{name}.{member}"
+                for member, function in members
+                if not member.startswith("_") and not inspect.getdoc(function)
+            ]
+    assert bare == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    """MLP activations initializers load clip_grad_norm_ clip_grad_value_ clip_grad_adaptive_ ops optim init
+    set_num_threads get_num_threads cpu_info analyze""".split(),
+)
+def test_the_contract_is_there(name):
+    assert hasattr(gc, name)
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm (binutils) is not installed")
+def test_the_library_exports_nothing_but_its_interface():
+    listing = subprocess.run(
+        ["nm", "-D", "--defined-only", c_api.library()._name], capture_output=True, text=True, check=True
+    ).stdout
+    names = [line.split()[-1].split("@")[0] for line in listing.splitlines()]
+    assert "gradcore_net_train_step" in names
+    assert [name for name in names if not name.startswith("gradcore_")] == []
+
+
+# ---- import ---------------------------------------------------------------------------------------------------
+
+
+def test_import_starts_no_thread(run_python):
+    code = "import os, gradcore; print(len(os.listdir('/proc/self/task')))"
+    numpy_alone = run_python("import os, numpy; print(len(os.listdir('/proc/self/task')))", OPENBLAS_NUM_THREADS="1")
+    assert run_python(code, OPENBLAS_NUM_THREADS="1") == numpy_alone == "1"
+
+
+def test_import_brings_nothing_but_numpy(run_python):
+    heavy = ["torch", "scipy", "sklearn", "matplotlib", "pandas", "rich"]
+    assert run_python(f"import sys, gradcore; print([m for m in {heavy} if m in sys.modules])") == "[]"
+
+
+def test_import_is_fast(run_python):
+    """Beyond NumPy's own time; generous, as machines are shared."""
+    code = "import numpy, time; t = time.perf_counter(); import gradcore; print(time.perf_counter() - t)"
+    assert min(float(run_python(code)) for _ in range(3)) < 0.25
+
+
+# ---- the README -------------------------------------------------------------------------------------------------
+
+
+@needs_checkout
+def test_readme_begins_with_the_two_commands():
+    readme = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^```(?:sh|bash|shell|console)\n(.*?)^```", readme, re.M | re.S)
+    lines = [line for block in blocks for line in block.splitlines() if line.strip() and not line.startswith("#")]
+    assert lines[:2] == [
+        "python3 -m venv .venv && .venv/bin/pip install -q '.[demo]' && .venv/bin/gradcore demo",
+        "python3 -m venv .venv && .venv/bin/pip install -q '.[test]' && .venv/bin/python -m pytest -q",
+    ]

@@ -1,0 +1,173 @@
+"""Threads change the time, never the bits; forks and other Python threads are safe."""
+
+import multiprocessing
+import threading
+import warnings
+
+import numpy as np
+import pytest
+
+import gradcore as gc
+from nets import Case, assert_same_bits, copies
+from reference import Net
+
+NETS = {
+    "small": (Net((6, 9, 9, 4), ("relu", "gelu")), 13),
+    "odd": (Net((37, 129, 65, 10), ("tanh", "silu"), "layer", residual=True), 301),
+    "wide": (Net((64, 300, 300, 10), ("relu", "relu"), "rms", residual=True), 257),
+    "batch norm": (Net((33, 70, 70, 70, 5), ("relu", "gelu", "tanh"), "batch", residual=True), 190),
+    "deep": (Net((32,) * 30 + (3,), ("tanh",) * 29, "batch"), 96),
+    "linear": (Net((500, 10), ()), 333),
+}
+THREADS = [1, 2, 3, 7]
+
+
+def train(name, dtype, steps=2):
+    """Everything that training leaves behind, bit for bit."""
+    net, batch_size = NETS[name]
+    case = Case(net, dtype, batch_size, loss="cross_entropy")
+    optimizer = gc.optim.Adam(case.mlp, lr=0.01)
+    results = {}
+    for step in range(steps):
+        result = case.mlp.train_step(case.x, case.target, optimizer, loss="cross_entropy", clip_norm=1.0, record=True)
+        results[f"step{step}"] = np.array([result.loss, result.total_norm])
+    for field, value in case.mlp.flow.to_dict().items():
+        results[f"flow.{field}"] = np.asarray(value)
+    grads = {f"gradient.{name}": value for name, value in copies(case.mlp.gradients).items()}
+    return results | grads | copies(case.mlp.parameters) | copies(case.mlp.buffers) | {"output": case.mlp(case.x)}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_same_bits_with_any_number_of_threads(name, dtype, num_threads):
+    num_threads(1)
+    alone = train(name, dtype)
+    for count in THREADS[1:]:
+        num_threads(count)
+        assert gc.get_num_threads() == count
+        assert_same_bits(train(name, dtype), alone)
+
+
+def test_same_bits_with_any_number_of_threads_on_every_target(target, num_threads):
+    num_threads(1)
+    alone = train("batch norm", "float32")
+    num_threads(3)
+    assert_same_bits(train("batch norm", "float32"), alone)
+
+
+def test_same_bits_every_time(num_threads):
+    num_threads(3)
+    first = train("odd", "float32")
+    for _ in range(10):
+        assert_same_bits(train("odd", "float32"), first)
+
+
+def test_two_nets_from_two_python_threads(num_threads):
+    num_threads(2)
+    names = ["odd", "batch norm", "wide"]
+    alone = {name: train(name, "float32", steps=5) for name in names}
+    together, errors = {}, []
+    barrier = threading.Barrier(len(names))
+
+    def work(name):
+        barrier.wait()
+        try:
+            for _ in range(3):
+                together[name] = train(name, "float32", steps=5)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    for name in names:
+        assert_same_bits(together[name], alone[name])
+
+
+def test_one_net_from_two_python_threads_is_an_error_or_in_turn(num_threads):
+    """Whatever the second caller gets, an error or its turn, the net is not corrupted."""
+    num_threads(2)
+    net, _ = NETS["odd"]
+    case = Case(net, "float32", 2000, loss="cross_entropy")
+    case.mlp.loss_and_gradients(case.x, case.target)
+    expected = copies(case.mlp.gradients)
+    refusals = []
+
+    def work():
+        for _ in range(20):
+            try:
+                case.mlp.loss_and_gradients(case.x, case.target)
+            except ValueError as error:
+                refusals.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all("thread" in text for text in refusals)
+    assert_same_bits(case.mlp.gradients, expected)
+
+
+def _train_in_child(queue):
+    queue.put(train("odd", "float32")["output"].tobytes())
+
+
+def test_a_forked_child_works(num_threads):
+    num_threads(2)
+    expected = train("odd", "float32")["output"].tobytes()  # the pool's threads are running now
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of any fork with threads
+        children = [context.Process(target=_train_in_child, args=(queue,)) for _ in range(2)]
+        for child in children:
+            child.start()
+    assert [queue.get(timeout=60) for _ in children] == [expected] * 2
+    for child in children:
+        child.join(timeout=60)
+        assert child.exitcode == 0
+    assert train("odd", "float32")["output"].tobytes() == expected  # the parent's pool still works
+
+
+# ---- environment and settings -----------------------------------------------------------------------------
+
+SHOW_THREADS = "import gradcore as gc; print(gc.get_num_threads())"
+SHOW_TARGET = "import gradcore as gc; print(gc.cpu_info()['target'])"
+
+
+def test_gradcore_num_threads_wins_over_omp(run_python):
+    assert run_python(SHOW_THREADS, GRADCORE_NUM_THREADS="3", OMP_NUM_THREADS="5") == "3"
+
+
+def test_omp_num_threads(run_python):
+    assert run_python(SHOW_THREADS, GRADCORE_NUM_THREADS="", OMP_NUM_THREADS="5") == "5"
+
+
+def test_default_is_the_cpus_of_this_process(run_python):
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n" + SHOW_THREADS
+    assert run_python(code, GRADCORE_NUM_THREADS="", OMP_NUM_THREADS="") == "1"
+
+
+def test_set_num_threads_wins_over_the_environment(run_python):
+    code = "import gradcore as gc; gc.set_num_threads(4); print(gc.get_num_threads())"
+    assert run_python(code, GRADCORE_NUM_THREADS="3") == "4"
+
+
+@pytest.mark.parametrize("value", ["0", "-2", "many", "1e9", "3.5"])
+def test_unusable_environment_falls_back(run_python, value):
+    assert int(run_python(SHOW_THREADS, GRADCORE_NUM_THREADS=value, OMP_NUM_THREADS="")) >= 1
+
+
+def test_target_of_the_environment(run_python, target):
+    assert run_python(SHOW_TARGET, GRADCORE_TARGET=target) == target
+
+
+@pytest.mark.parametrize("bad", [0, -1, 2.5, "two", None, True])
+def test_set_num_threads_refuses(bad):
+    before = gc.get_num_threads()
+    with pytest.raises((ValueError, TypeError), match="num_threads"):
+        gc.set_num_threads(bad)
+    assert gc.get_num_threads() == before
