@@ -118,8 +118,10 @@ gradcore_array_stats finish_stats(const StatsSums &sums) noexcept {
   stats.nonfinite = sums.nonfinite;
   const double finite = double(sums.count - sums.nonfinite);
   stats.mean = finite > 0 ? sums.sum / finite : std::numeric_limits<double>::quiet_NaN();
-  stats.variance = finite > 0 ? std::max(0.0, sums.sumsq / finite - stats.mean * stats.mean)
-                              : std::numeric_limits<double>::quiet_NaN();
+  const double spread = sums.sumsq / finite - stats.mean * stats.mean;
+  stats.variance = !(finite > 0)        ? std::numeric_limits<double>::quiet_NaN()
+                   : std::isnan(spread) ? std::numeric_limits<double>::infinity()  // squares beyond double
+                                        : std::max(0.0, spread);
   stats.norm = std::sqrt(sums.sumsq);
   stats.max_abs = sums.max_abs;
   for (int f = 0; f < 4; f++) {
