@@ -1,0 +1,60 @@
+// Loops that reach the limits of one core: what kernels and networks are measured against. No include
+// guard: once per target, inside its region, after the macros that kernels/vec.hpp asks for.
+#include "kernels/vec.hpp"
+
+namespace gradcore::GRADCORE_TARGET {
+
+#if defined(__x86_64__)
+#define GRADCORE_OPAQUE(v) asm volatile("" : "+x"(v))
+inline constexpr int kChains = 12;  // latency 4 on 2 units needs 8; 16 registers hold no more
+#else
+#define GRADCORE_OPAQUE(v) asm volatile("" : "+w"(v))
+inline constexpr int kChains = 24;  // latency 4 on 4 units needs 16
+#endif
+
+// steps * kChains independent multiply-adds in registers.
+template <class T>
+double fma_chains(std::int64_t steps) {
+  Vec<T> acc[kChains], x = splat<T>(T(0.999)), y = splat<T>(T(1e-3)), sum{};
+  // The compiler must not see that the chains are equal.
+#pragma GCC unroll 24
+  for (int c = 0; c < kChains; c++) {
+    acc[c] = Vec<T>{};
+    GRADCORE_OPAQUE(acc[c]);
+  }
+  GRADCORE_OPAQUE(x);
+  GRADCORE_OPAQUE(y);
+  for (std::int64_t i = 0; i < steps; i++) {
+#pragma GCC unroll 24
+    for (int c = 0; c < kChains; c++) acc[c] = fma(acc[c], x, y);
+  }
+#pragma GCC unroll 24
+  for (int c = 0; c < kChains; c++) sum += acc[c];
+  return double(sum[0]);
+}
+
+// n is a multiple of eight vectors.
+template <class T>
+double read_all(std::int64_t n, const T *p) {
+  Vec<T> acc[8] = {};
+  for (std::int64_t i = 0; i < n; i += 8 * kLanes<T>) {
+#pragma GCC unroll 8
+    for (int v = 0; v < 8; v++) acc[v] += load(p + i + v * kLanes<T>);
+  }
+  Vec<T> sum{};
+  for (int v = 0; v < 8; v++) sum += acc[v];
+  return double(sum[0]);
+}
+
+// Reads and writes each element.
+template <class T>
+void negate_all(std::int64_t n, T *p) {
+  for (std::int64_t i = 0; i < n; i += 4 * kLanes<T>) {
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; v++) store(p + i + v * kLanes<T>, -load(p + i + v * kLanes<T>));
+  }
+}
+
+#undef GRADCORE_OPAQUE
+
+}  // namespace gradcore::GRADCORE_TARGET
