@@ -7,7 +7,7 @@ A `Case` holds what is analysed; `measure` runs it on a copy of the net and retu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ class Case:
     """What is analysed: a private copy of the net, the data, the loss, and how to measure.
 
     optimizer: an Optimizer of the user's net, or None to judge for plain SGD at lr.
-    rows: the index arrays of the batches.
+    rows: the index arrays of the batches. training: "lr" or "clip_norm" to train with instead.
     """
 
     net: Any
@@ -43,21 +43,27 @@ class Case:
     batch_size: int
     rows: tuple[np.ndarray, ...]
     seed: int
+    training: Mapping[str, float] = field(default_factory=dict)
 
     def batch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets of one batch, cycling through them."""
         rows = self.rows[index % len(self.rows)]
         return self.x[rows], self.target[rows]
 
+    @property
+    def step_size(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.training.get("lr", self.lr if self.optimizer is None else self.optimizer.lr))
+
     def optimizer_for(self, net: Any, *, keep_state: bool = False) -> Any:
         """The optimizer judged for, made anew for `net`; with its present state where the shapes allow."""
         if self.optimizer is None:
             from ..optim import SGD
 
-            return SGD(net, lr=self.lr)
-        rebuilt = type(self.optimizer)(net, lr=self.optimizer.lr, **self.optimizer.hyperparameters)
-        if keep_state:
-            rebuilt.load_state_dict({**self.optimizer.state_dict(), "lr": self.optimizer.lr})
+            return SGD(net, lr=self.step_size)
+        rebuilt = type(self.optimizer)(net, lr=self.step_size, **self.optimizer.hyperparameters)
+        if keep_state and net.config["widths"] == self.optimizer.net.config["widths"]:
+            rebuilt.load_state_dict({**self.optimizer.state_dict(), "lr": self.step_size})
         return rebuilt
 
 
@@ -195,10 +201,16 @@ def _layers_with(net: Any, tensors: Mapping[str, np.ndarray], test: Callable[[np
 def rehearse(case: Case, net: Any) -> Rehearsal:
     """Take a few steps of the optimizer in use on `net`, which is changed; stops once the loss is not finite."""
     optimizer = case.optimizer_for(net, keep_state=True)
-    losses, norms = [], []
+    clip = case.training.get("clip_norm")
+    losses: list[float] = []
+    norms: list[float] = []
     update_ratio = np.full(net.depth, np.nan)
     for index in range(REHEARSAL_STEPS):
-        step = net.train_step(*case.batch(index), optimizer, loss=case.loss, record=index == 0)
+        try:
+            step = net.train_step(*case.batch(index), optimizer, loss=case.loss, clip_norm=clip, record=index == 0)
+        except FloatingPointError:  # a gradient that is not finite cannot be clipped
+            losses.append(np.nan)
+            break
         losses.append(step.loss)
         norms.append(step.total_norm)
         if index == 0:
@@ -213,7 +225,7 @@ def update_ratio(case: Case, measurement: Measurement) -> np.ndarray:
     if measurement.rehearsal is not None:
         return measurement.rehearsal.update_ratio
     with np.errstate(divide="ignore", invalid="ignore"):
-        return case.lr * measurement.rms("weight_grad_norm") / measurement.rms("weight_norm")
+        return case.step_size * measurement.rms("weight_grad_norm") / measurement.rms("weight_norm")
 
 
 def signal_and_noise(measurement: Measurement) -> tuple[np.ndarray, np.ndarray]:

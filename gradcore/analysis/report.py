@@ -277,12 +277,26 @@ class Remedy(Record):
     cost: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
     _apply: Callable[[], Any] | None = field(default=None, repr=False)
+    _prepare: Any = field(default=None, repr=False)
 
     def apply(self) -> Any:
-        """A fresh, untrained MLP with the change made. Train it with `change["training"]`, if there."""
+        """A fresh, untrained MLP with the change made; a copy of the net where only its data or training change.
+
+        Train it with `change["training"]`, if there ("lr", "clip_norm"), on what `prepare` makes of the data.
+        """
         if self._apply is None:
             raise ValueError("this remedy was read from a record; run gc.analyze again to apply it")
         return self._apply()
+
+    def prepare(self, x: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets as the cured net wants them: standardized if that is part of the change."""
+        x, target = np.asarray(x), np.asarray(target)
+        return (x, target) if self._prepare is None else self._prepare.apply(x, target)
+
+    def restore(self, output: Any) -> np.ndarray:
+        """Outputs of the cured net in the units of the targets given to `prepare`."""
+        output = np.asarray(output)
+        return output if self._prepare is None else self._prepare.restore(output)
 
 
 @dataclass(eq=False)

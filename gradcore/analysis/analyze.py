@@ -1,0 +1,196 @@
+"""The way through the analysis: a net and its data in, a report out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .. import _check
+from . import measure as measuring
+from .judge import judge
+from .measure import Case, Measurement, Progress
+from .predict import predict
+from .report import Report
+from .slope import estimate
+from .subject import Subject, Thresholds
+
+# Learning rate of the plain SGD judged for when no optimizer is given: the usual default for SGD.
+SGD_LR = 0.01
+# Steps in which a layer that starts at zero must wake up: one for each of two zero layers in a row.
+_WAKING_STEPS = 2
+
+
+def analyze(
+    net: Any,
+    x: ArrayLike,
+    target: ArrayLike,
+    *,
+    loss: str = "cross_entropy",
+    optimizer: Any = None,
+    batch_size: int = 128,
+    batches: int = 8,
+    seed: int = 0,
+    thresholds: Thresholds | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Measure a net's gradients on data, judge them, and explain what is wrong.
+
+    Everything runs on copies: the net, its gradients and running statistics, and the optimizer stay as they
+    are. An interrupt (KeyboardInterrupt) after the first batch gives the report of the batches so far.
+
+    Args:
+        net: a gradcore.MLP, fresh or trained.
+        x: [rows, in_features]. target: as `net.loss_and_gradients` takes it, for all rows.
+        loss: name of the loss.
+        optimizer: one of gc.optim made for this net: its update sizes are judged, in its present state, and a
+            few steps of it are rehearsed. None: plain SGD at lr 0.01 is assumed.
+        batch_size, batches: disjoint random batches to measure; fewer or smaller ones where the data holds
+            less. Batch norm's gradients depend on the batch size: take the one you train with.
+        seed: of the choice of batches.
+        thresholds: limits of the judgement; see `Thresholds`.
+        progress: called with (done, total, what) while measuring.
+
+    Returns:
+        A Report.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+    start = time.perf_counter()
+    case = make_case(net, x, target, loss, optimizer, batch_size, batches, seed)
+    limits = thresholds or Thresholds()
+    _check.instance(limits, "thresholds", Thresholds, "a gradcore.analysis.Thresholds or None")
+    measurement, asleep = _measure(case, progress)
+    subject = examine(case, measurement, limits, asleep)
+    verdict, findings = judge(subject)
+    return Report(
+        verdict=verdict,
+        findings=findings,
+        layers=subject.records,
+        slope=subject.slope,
+        prediction=subject.prediction,
+        config=measurement.config,
+        conditions=_conditions(case, measurement, limits, time.perf_counter() - start),
+        loss=measurement.loss,
+        flows=measurement.flows,
+        _case=case,
+    )
+
+
+def make_case(
+    net: Any, x: ArrayLike, target: ArrayLike, loss: str, optimizer: Any, batch_size: int, batches: int, seed: int
+) -> Case:
+    """The arguments of `analyze`, checked and copied."""
+    from ..mlp import MLP
+    from ..optim import Optimizer
+
+    _check.instance(net, "net", MLP, "a gradcore.MLP")
+    if optimizer is not None:
+        _check.instance(optimizer, "optimizer", Optimizer, "one of gc.optim made for this net, or None")
+        if optimizer.net is not net:
+            raise ValueError("optimizer: expected one made for this net, got one of another net")
+    _check.choice(loss, "loss", _check.LOSSES)
+    batch_size = _check.integer(batch_size, "batch_size", 1)
+    batches, seed = _check.integer(batches, "batches", 1), _check.integer(seed, "seed", 0)
+    rows = _check.matrix(x, "x", net.dtype, net.in_features)
+    targets = _check.target(target, net.dtype, loss, len(rows), net.out_features)
+    if net.normalization == "batch" and (len(rows) < 2 or batch_size < 2):
+        raise ValueError(f"x, batch_size: expected at least two rows a batch for batch norm, got {len(rows)}, {batch_size}")
+    return Case(
+        net=net.copy(),
+        x=rows,
+        target=targets,
+        loss=loss,
+        optimizer=optimizer,
+        lr=SGD_LR,
+        batch_size=batch_size,
+        rows=measuring.batch_rows(len(rows), batch_size, batches, seed),
+        seed=seed,
+    )
+
+
+def _measure(case: Case, progress: Progress | None) -> tuple[Measurement, tuple[int, ...]]:
+    """The measurement to judge, and the layers whose gradients were zero and woke up."""
+    measurement = measuring.measure(case, case.net.copy(), progress=progress)
+    silent = measurement.rms("weight_grad_norm") == 0.0
+    blocked = silent.any() and measurement.has_gradient.any() and np.isfinite(measurement.losses).all()
+    asleep: tuple[int, ...] = ()
+    if blocked and not measurement.interrupted:
+        net = case.net.copy()
+        optimizer = case.optimizer_for(net, keep_state=True)
+        for index in range(_WAKING_STEPS):
+            net.train_step(*case.batch(index), optimizer, loss=case.loss)
+        later = measuring.measure(case, net)
+        woken = silent & (later.rms("weight_grad_norm") > 0.0)
+        if woken.any():
+            measurement, asleep = later, tuple(int(layer) for layer in np.flatnonzero(woken))
+    if case.optimizer is not None and np.isfinite(measurement.losses).all() and not measurement.interrupted:
+        measurement = replace(measurement, rehearsal=measuring.rehearse(case, case.net.copy()))
+    return measurement, asleep
+
+
+def examine(case: Case, measurement: Measurement, limits: Thresholds, asleep: tuple[int, ...] = ()) -> Subject:
+    """Everything that is judged, from what was measured."""
+    delta = measurement.rms("delta_norm")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        measured_log = 2.0 * np.log(delta / delta[-1])
+    prediction = predict(
+        measurement.config,
+        measurement.weight_var,
+        measurement.bias_var,
+        input_square=measurement.input_square,
+        batch_size=measurement.batch_size,
+        measured_log=measured_log,
+    )
+    return Subject(
+        case=case,
+        measurement=measurement,
+        records=measuring.layer_records(case, measurement),
+        slope=estimate(measurement, limits.norm_ratio),
+        prediction=prediction,
+        limits=limits,
+        asleep=asleep,
+    )
+
+
+def _conditions(case: Case, measurement: Measurement, limits: Thresholds, seconds: float) -> dict[str, Any]:
+    return {
+        "loss": case.loss,
+        "optimizer": None if case.optimizer is None else repr(case.optimizer),
+        "lr": case.step_size,
+        "batches": len(measurement.flows),
+        "batch_size": measurement.batch_size,
+        "rows": len(case.x),
+        "seed": case.seed,
+        "dtype": str(measurement.config["dtype"]),
+        "interrupted": measurement.interrupted,
+        "thresholds": limits.to_dict(),
+        "seconds": seconds,
+    }
+
+
+def repair(net: Any, x: ArrayLike, target: ArrayLike, **options: Any) -> Any:
+    """Analyse a net, try remedies, and apply the best that helped.
+
+    Args:
+        net, x, target: as `analyze`.
+        options: of `analyze`.
+
+    Returns:
+        A fresh, untrained MLP; a copy of `net` where it is healthy. Train it with the remedy's
+        `change["training"]` and data prepared by its `prepare`: see `analyze(...).remedies()` for these.
+
+    Raises:
+        ValueError: when none of the remedies helped.
+    """
+    report = analyze(net, x, target, **options)
+    if report.verdict == "healthy":
+        return net.copy()
+    helped = [remedy for remedy in report.remedies() if remedy.helps]
+    if not helped:
+        raise ValueError(f"net: expected one that a remedy can cure, got {report.verdict} gradients that none did")
+    return helped[0].apply()

@@ -1,0 +1,311 @@
+"""What could cure a net: candidates generated from the findings, and how each is built.
+
+A candidate changes the architecture or the weights (a fresh net comes out), the data, or the training;
+a pair does two of these. Nothing is recommended here: `remedies` tries them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..init import CRITICAL_GAIN_SQUARED, lsuv
+from . import mean_field as theory
+from .measure import Case
+from .report import Report
+from .subject import Thresholds
+
+# Learning rates are lowered to the largest one that the measured gradient allows, with this much in hand.
+_LR_MARGIN = 0.5
+# A clipped step moves the weights by at most this share of their size, a usual healthy update-to-weight ratio.
+_CLIPPED_UPDATE = 1e-2
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One change, ready to be made.
+
+    net: keyword arguments of gc.MLP that change. weights: "" for those of `init`, "rescale" (the present
+    directions, critical sizes), "lsuv", "branches" (residual branches scaled by 1 / sqrt(depth)).
+    inputs, targets: standardize these. training: "lr" or "clip_norm". note: what else to know.
+    """
+
+    name: str
+    reason: str
+    net: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = ""
+    inputs: bool = False
+    targets: bool = False
+    training: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def keeps_net(self) -> bool:
+        """Whether the net itself stays as it is."""
+        return not self.net and not self.weights
+
+    def change(self) -> dict[str, Any]:
+        """The settings it changes, by name."""
+        changed: dict[str, Any] = dict(self.net)
+        if self.weights:
+            changed["weights"] = self.weights
+        if self.inputs or self.targets:
+            changed["standardize"] = [name for name in ("inputs", "targets") if getattr(self, name)]
+        if self.training:
+            changed["training"] = dict(self.training)
+        return changed
+
+    def build(self, case: Case, seed: int | None = None) -> Any:
+        """A fresh net with the change; with the seed of the analysed one unless another is given."""
+        from ..mlp import MLP
+
+        config = case.net.config
+        if self.keeps_net:
+            return case.net.copy()
+        if seed is not None:
+            config["seed"] = seed
+        if self.weights == "rescale":
+            net = case.net.copy()
+            _rescale(net)
+            return net
+        net = MLP(**{**config, **self.net})
+        if self.weights == "lsuv":
+            x, _ = Preparation.of(self, case).apply(case.x[case.rows[0]], case.target[case.rows[0]])
+            lsuv(net, x, seed=config["seed"] or 0)
+        elif self.weights == "branches":
+            _scale_branches(net)
+        return net
+
+
+def _rescale(net: Any) -> None:
+    """Give each hidden layer's weights their critical size and keep their directions; biases become zero."""
+    gains = [CRITICAL_GAIN_SQUARED[name] for name in net.activations] + [1.0]
+    for layer, gain_squared in enumerate(gains):
+        weight = net.parameters[f"dense{layer}.weight"]
+        size = float(np.sqrt(np.mean(np.square(weight, dtype=np.float64)) * weight.shape[1]))
+        if 0.0 < size < math.inf:
+            weight *= math.sqrt(gain_squared) / size
+        if net.bias:
+            net.parameters[f"dense{layer}.bias"][...] = 0.0
+
+
+def _scale_branches(net: Any) -> None:
+    """Divide the weights of every residual branch by the root of their number: the stream grows by e at most."""
+    blocks = [layer for layer in range(net.depth - 1) if net.widths[layer] == net.widths[layer + 1]]
+    for layer in blocks:
+        net.parameters[f"dense{layer}.weight"][...] /= math.sqrt(len(blocks))
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Shift and scale of inputs and targets, from the rows that were analysed."""
+
+    input_shift: np.ndarray
+    input_scale: np.ndarray
+    target_shift: np.ndarray
+    target_scale: np.ndarray
+
+    @classmethod
+    def of(cls, candidate: Candidate, case: Case) -> Preparation:
+        rows = np.concatenate(case.rows)
+        inputs = _moments(case.x[rows], candidate.inputs)
+        return cls(*inputs, *_moments(case.target[rows], candidate.targets))
+
+    def apply(self, x: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Prepared inputs and targets; labels pass unchanged."""
+        prepared = ((x - self.input_shift) / self.input_scale).astype(x.dtype)
+        if target.dtype.kind != "f":
+            return prepared, target
+        return prepared, ((target - self.target_shift) / self.target_scale).astype(target.dtype)
+
+    def restore(self, output: np.ndarray) -> np.ndarray:
+        """Outputs of a net trained on prepared targets, in the targets' own units."""
+        return output * self.target_scale + self.target_shift
+
+
+def _moments(values: np.ndarray, wanted: bool) -> tuple[np.ndarray, np.ndarray]:
+    columns = values.shape[1] if values.ndim == 2 else 1
+    if not wanted:
+        return np.zeros(columns), np.ones(columns)
+    exact = np.asarray(values, dtype=np.float64)
+    deviation = exact.std(axis=0)
+    constant = deviation <= 1e-12 * np.abs(exact).max(axis=0, initial=0.0)
+    return exact.mean(axis=0), np.where(constant, 1.0, deviation)
+
+
+# ---- proposals ----
+
+
+def propose(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
+    """Candidates for the findings of a report, the likeliest first; empty for a healthy net."""
+    serious = [finding for finding in report.findings if finding.severity != "info"]
+    kinds = {finding.kind for finding in serious}
+    data = _data(report)
+    if "loss_output_mismatch" in kinds:
+        return [_two_outputs(case)]
+    found: list[Candidate] = []
+    step_causes = {finding.cause for finding in serious if finding.kind == "exploding"}
+    if step_causes & {"learning_rate", "input_scale", "target_scale"}:
+        found += _for_steps(report, case, limits, data)
+    found += [] if data is None else [data]
+    structural = kinds & {"vanishing", "exploding", "zero_gradient", "non_finite", "saturation", "dead_units"}
+    if structural:
+        found += _structural(report, case, limits, data)
+    if "exploding" in kinds:
+        found.append(_clipping(report, case))
+    return _distinct(found)
+
+
+def _distinct(candidates: list[Candidate]) -> list[Candidate]:
+    seen: dict[str, Candidate] = {}
+    for candidate in candidates:
+        seen.setdefault(repr(candidate.change()), candidate)
+    return list(seen.values())
+
+
+def _data(report: Report) -> Candidate | None:
+    causes = {finding.cause for finding in report.findings if finding.severity != "info"}
+    inputs, targets = "input_scale" in causes, "target_scale" in causes
+    if not inputs and not targets:
+        return None
+    what = " and ".join(name for name, wanted in (("inputs", inputs), ("targets", targets)) if wanted)
+    return Candidate(
+        f"standardized {what}",
+        f"the {what} are far from unit scale, and every gradient takes that over",
+        inputs=inputs,
+        targets=targets,
+        note="shift and scale each column; prepare(x, target) does it",
+    )
+
+
+def _two_outputs(case: Case) -> Candidate:
+    widths = [*case.net.config["widths"][:-1], 2]
+    return Candidate("two outputs", "a softmax needs at least two outputs", {"widths": widths})
+
+
+def _for_steps(report: Report, case: Case, limits: Thresholds, data: Candidate | None) -> list[Candidate]:
+    lr = float(report.conditions["lr"])
+    fall = sum(lr * layer.weight_grad_norm**2 for layer in report.layers) / max(report.loss, 1e-30)
+    update = max(layer.update_ratio for layer in report.layers)
+    lower = lr * min(_LR_MARGIN * limits.overshoot / fall if fall > 0.0 else 1.0, _CLIPPED_UPDATE / update, 0.1)
+    lower = float(f"{lower:.1g}")
+    found = [Candidate(f"learning rate {lower:g}", "steps are too large", training={"lr": lower})]
+    found.append(_clipping(report, case))
+    return found
+
+
+def _clipping(report: Report, case: Case) -> Candidate:
+    lr = float(report.conditions["lr"])
+    weights = math.sqrt(sum(layer.weight_norm**2 for layer in report.layers))
+    bound = _CLIPPED_UPDATE * weights / lr if lr > 0.0 else 1.0
+    norms = [math.sqrt(float(np.sum(flow.weight_grad_norm**2 + flow.bias_grad_norm**2))) for flow in report.flows]
+    finite = [norm for norm in norms if math.isfinite(norm)]
+    bound = float(f"{min(bound, 0.5 * float(np.median(finite)) if finite else bound):.1g}") or 1.0
+    return Candidate(
+        f"clipping at norm {bound:g}",
+        "bounds each step",
+        training={"clip_norm": bound},
+        note="clipping scales all layers alike: the slope over depth stays as it is",
+    )
+
+
+def _structural(report: Report, case: Case, limits: Thresholds, data: Candidate | None) -> list[Candidate]:
+    """Other weights, activations, normalizations, skip connections, depths; standardizing too where needed."""
+    config = case.net.config
+    names = sorted(set(config["activation"]))
+    plain = config["normalization"] is None
+    found = _initializations(report, names) if plain else []
+    found += _activations(report, names, plain)
+    found += _normalizations(config)
+    found += _shallower(report, case, limits)
+    if data is None:
+        return found
+    both = {"inputs": data.inputs, "targets": data.targets}
+    return [_pair(candidate, data, both) for candidate in found]
+
+
+def _pair(candidate: Candidate, data: Candidate, both: dict[str, bool]) -> Candidate:
+    return Candidate(
+        f"{candidate.name}, {data.name}", candidate.reason, candidate.net, candidate.weights, note=candidate.note, **both
+    )
+
+
+def _initializations(report: Report, names: list[str]) -> list[Candidate]:
+    found = []
+    gains = ", ".join(f"{CRITICAL_GAIN_SQUARED[name]:.3g}" for name in names)
+    if report.config["init"] != "auto" or any(finding.cause == "weight_scale" for finding in report.findings):
+        reason = f"weights of variance {gains} / fan_in keep the squared gradient level for {' and '.join(names)}"
+        found.append(Candidate("critical initialization", reason, {"init": "auto"}))
+    if set(names) <= {"tanh", "hard_tanh", "identity", "relu", "leaky_relu", "selu"}:
+        found.append(Candidate("orthogonal initialization", "preserves norms exactly, with less noise", {"init": "orthogonal"}))
+    found.append(Candidate("LSUV initialization", "scales each layer to unit variance on this data", {}, "lsuv"))
+    if report.config["residual"]:
+        reason = "branches divided by the root of the depth keep the sum level"
+        found.insert(0, Candidate("scaled residual branches", reason, {"init": "auto"}, "branches"))
+    return found
+
+
+def _activations(report: Report, names: list[str], plain: bool) -> list[Candidate]:
+    reasons = {
+        "relu": "passes the gradient unchanged where it is on",
+        "tanh": "has slope 1 at zero, four times the sigmoid's",
+        "selu": "keeps mean 0 and variance 1 by itself",
+        "leaky_relu": "passes a gradient on both sides: no unit can die",
+        "elu": "passes a gradient on both sides and does not saturate upwards",
+    }
+    wanted = ["relu", "tanh", "selu"]
+    if any(finding.cause == "dead_units" for finding in report.findings):
+        wanted = ["leaky_relu", "elu", "selu"]
+    elif "relu" in names:
+        wanted = ["selu", "leaky_relu"]
+    change = {"init": "auto"} if plain else {}
+    return [
+        Candidate(f"{name} activation", f"{name} {reasons[name]}", {"activation": name, **change})
+        for name in wanted
+        if names != [name]
+    ]
+
+
+_BATCH_NORM_NOTE = (
+    "batch norm repairs the forward scale but multiplies |delta|^2 by {growth} a layer backwards: "
+    "with {hidden} layers that is a factor {total} in the gradient's norm at the start"
+)
+
+
+def _normalizations(config: Mapping[str, Any]) -> list[Candidate]:
+    found = []
+    hidden, name = len(config["activation"]), config["activation"][0]
+    growth = theory.batch_norm_growth(name)
+    note = _BATCH_NORM_NOTE.format(growth=f"{growth:.3g}", hidden=hidden, total=f"{growth ** (0.5 * hidden):.2g}")
+    skips = config["widths"][1:-2] == config["widths"][2:-1] and hidden > 1
+    if config["normalization"] != "layer":
+        found.append(Candidate("layer norm", "rescales every layer's input", {"normalization": "layer", "init": "auto"}))
+    if config["normalization"] != "batch":
+        change = {"normalization": "batch", "init": "auto"}
+        found.append(Candidate("batch norm", "rescales every unit over the batch", change, note=note))
+    if skips and not config["residual"]:
+        change = {"residual": True, "normalization": "layer", "init": "auto"}
+        found.append(Candidate("residual connections and layer norm", "gives the gradient a direct way past every block", change))
+        if config["normalization"] == "batch":
+            change = {"residual": True, "init": "auto"}
+            found.append(Candidate("residual connections", "gives the gradient a direct way past every block", change))
+    return found
+
+
+def _shallower(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
+    """As many layers as the measured slope can carry, if that is fewer."""
+    slope = report.slope.systematic
+    widths = case.net.config["widths"]
+    if not math.isfinite(slope) or slope == 0.0:
+        return []
+    carried = max(2, int(theory.carried_depth(math.exp(slope), limits.norm_ratio)))
+    if carried >= len(widths) - 1 or len(set(widths[1:-1])) > 1:
+        return []
+    hidden = carried - 1
+    change = {"widths": [widths[0], *widths[1 : 1 + hidden], widths[-1]], "activation": case.net.config["activation"][:hidden]}
+    reason = f"at this slope {carried} layers are as many as this design can carry"
+    return [Candidate(f"{carried} layers", reason, change)]

@@ -1,0 +1,159 @@
+"""Why: the cause of a finding, computed from the factors that were measured.
+
+The slope of ln |delta|^2 is the sum of the logarithms of its factors. Each is compared with what the same
+design could have at its best, and the factor that falls short (or overshoots) most is the cause.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..init import CRITICAL_GAIN_SQUARED
+from . import mean_field as theory
+from .measure import skip_connections
+from .subject import Subject
+
+# Gain^2 up to which "make the weights larger" is advice to follow: beyond it pre-activations of unit inputs
+# lie outside [-4, 4] and the activation works as a switch (a sigmoid would need 106).
+_NATURAL_GAIN_SQUARED = 4.0
+# A factor is the cause when it explains at least this share of the slope.
+_MAIN_SHARE = 0.5
+# Derivatives below this share of what inputs of unit variance give are called saturated.
+_SATURATED_SLOPE = 0.25
+# Growth a layer of squared gradients (20 %) that good designs show too: SELU 7 %, tanh at unit variance 18 %.
+_MILD_SLOPE = math.log(1.2)
+
+
+def hidden_factors(subject: Subject) -> dict[str, float]:
+    """Mean natural logarithm of each gain factor over the hidden layers, and of weight_var beside them."""
+    names = ("weight_scale", "alignment", "mask", "active_slope", "coupling", "normalization")
+    rows = [record.factors for record in subject.records[:-2] if record.factors is not None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = {name: np.log([getattr(row, name) for row in rows]) for name in names}
+    return {name: _mean_of_finite(values) for name, values in logs.items()}
+
+
+def _mean_of_finite(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else 0.0
+
+
+def steepest_layer(subject: Subject) -> tuple[int, float]:
+    """The layer below which the profile changes most, and that change's share of the whole change."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(subject.profile_norms[:-1])
+    steps = logs[:-1] - logs[1:]
+    if not np.isfinite(steps).any():
+        return 0, math.nan
+    layer = int(np.nanargmax(np.abs(np.where(np.isfinite(steps), steps, 0.0))))
+    whole = float(np.nansum(np.where(np.isfinite(steps), steps, 0.0)))
+    return layer, float(steps[layer] / whole) if whole else math.nan
+
+
+def weight_excess(subject: Subject) -> float:
+    """Mean of ln(weight_var / critical weight_var) over the hidden layers that the slope runs through."""
+    names = subject.measurement.config["activation"]
+    excess = [
+        math.log(max(float(subject.measurement.weight_var[layer]), 1e-300) / CRITICAL_GAIN_SQUARED[names[layer]])
+        for layer in range(1, subject.depth - 1)
+    ]
+    return float(np.mean(excess)) if excess else 0.0
+
+
+def slope_shortfall(subject: Subject) -> float:
+    """Mean of ln(mean squared derivative / what unit inputs give) over the hidden layers."""
+    names = subject.measurement.config["activation"]
+    measured = subject.measurement.mean("mean_squared_derivative")
+    logs = [
+        math.log(max(float(measured[layer]), 1e-300) / theory.derivative_moment(names[layer], 1.0))
+        for layer in range(subject.depth - 1)
+    ]
+    return float(np.mean(logs)) if logs else 0.0
+
+
+def of_vanishing(subject: Subject) -> str:
+    """The cause of a negative slope."""
+    slope = subject.slope.systematic
+    names = subject.measurement.config["activation"]
+    natural = all(CRITICAL_GAIN_SQUARED[name] <= _NATURAL_GAIN_SQUARED for name in names)
+    if slope_shortfall(subject) < math.log(_SATURATED_SLOPE):
+        return "dead_units" if _mostly_masked(subject) else "saturating_activation"
+    excess = weight_excess(subject) if subject.measurement.config["normalization"] is None else 0.0
+    if natural and excess < _MAIN_SHARE * slope:
+        return "weight_scale"
+    if natural and -slope <= _MILD_SLOPE:
+        return "depth"
+    factors = hidden_factors(subject)
+    weights = factors["weight_scale"] + factors["alignment"] + factors["normalization"]
+    activation = factors["mask"] + factors["active_slope"] + factors["coupling"]
+    return "weight_scale" if weights < activation else "activation_slope"
+
+
+def _mostly_masked(subject: Subject) -> bool:
+    return all(name in ("relu", "leaky_relu") for name in subject.measurement.config["activation"])
+
+
+def of_exploding(subject: Subject) -> str:
+    """The cause of a positive slope."""
+    slope = subject.slope.systematic
+    normalization = subject.measurement.config["normalization"]
+    if normalization == "batch":
+        return "batch_norm"
+    if normalization is None and not skip_connections(subject.measurement.config).any():
+        if weight_excess(subject) > _MAIN_SHARE * slope or slope > _MILD_SLOPE:
+            return "weight_scale"
+    elif normalization is None and weight_excess(subject) > math.log(1.5):
+        return "weight_scale"
+    return "depth"
+
+
+def of_overflow(subject: Subject) -> tuple[str, dict[str, Any]]:
+    """The cause of values that left the finite range, and the numbers it rests on."""
+    input_rms = math.sqrt(subject.measurement.input_square)
+    evidence: dict[str, Any] = {"input_rms": input_rms}
+    if not subject.measurement.finite_parameters.all():
+        return "learning_rate", evidence
+    if subject.measurement.config["normalization"] is None:
+        growth = weight_excess(subject)
+        evidence["weight_excess_log"] = growth
+        if growth > math.log(1.5):
+            return "weight_scale", evidence
+    if input_rms > math.sqrt(LARGE_INPUT):
+        return "input_scale", evidence
+    return "overflow", evidence
+
+
+# Inputs whose square alone uses up a third of float32's exponents.
+LARGE_INPUT = 2.0**80
+
+
+def of_saturation(subject: Subject, layer: int) -> str:
+    """Why the units of a layer saturate: large inputs, large weights, or else the activation's own biases."""
+    measurement = subject.measurement
+    if layer == 0 and measurement.input_square > subject.limits.input_scale**2:
+        return "input_scale"
+    if float(measurement.weight_var[layer]) > _NATURAL_GAIN_SQUARED:
+        return "weight_scale"
+    return "saturating_activation"
+
+
+def of_large_step(subject: Subject) -> str:
+    """Why steps are too large where the profile over depth is flat: the data's scale, or the learning rate."""
+    measurement = subject.measurement
+    if math.sqrt(measurement.input_square) > subject.limits.input_scale:
+        return "input_scale"
+    if target_scale(subject) > subject.limits.input_scale:
+        return "target_scale"
+    return "learning_rate"
+
+
+def target_scale(subject: Subject) -> float:
+    """Root mean square of regression targets; 1 for classes and probabilities."""
+    case = subject.case
+    if case.loss not in ("mse", "mae", "huber"):
+        return 1.0
+    values = np.asarray(case.target, dtype=np.float64)
+    return float(np.sqrt(np.mean(values**2)))

@@ -1,0 +1,207 @@
+"""The findings beside the slope: output and loss, step sizes, units, data, number formats."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from . import causes, wording
+from .report import Finding
+from .subject import Subject
+
+_BOUNDED = ("sigmoid", "tanh", "hard_tanh")
+_MASKING = ("relu",)
+_TRAINING_FORMATS = ("fp16", "bf16")  # gradients in fp8 are always scaled, tensor by tensor
+
+
+def loss_output(subject: Subject) -> list[Finding]:
+    """A softmax over one output is constantly 1: no loss, no gradient."""
+    measurement = subject.measurement
+    if subject.case.loss != "cross_entropy" or measurement.config["widths"][-1] != 1:
+        return []
+    text = (
+        "The cross entropy takes a softmax over the outputs, and there is only one: its probability is 1 whatever the "
+        "net computes, so every gradient is exactly zero. Use two outputs, or loss='binary_cross_entropy'."
+    )
+    every = tuple(range(measurement.depth))
+    return [Finding("loss_output_mismatch", "critical", every, "loss_output", text, {"outputs": 1})]
+
+
+# ---- step sizes ----
+
+
+def large_steps(subject: Subject, *, explained: bool) -> list[Finding]:
+    """Steps that make the loss diverge although the profile over depth is level.
+
+    Rehearsed with the optimizer in use; for the plain SGD that is assumed otherwise, from the sizes alone.
+    """
+    if explained:
+        return []
+    rehearsal = subject.measurement.rehearsal
+    updates = subject.updates[np.isfinite(subject.updates)]
+    evidence = {"largest_update": float(updates.max(initial=0.0)), "predicted_fall": float(subject.predicted_fall.sum())}
+    if rehearsal is not None:
+        last = float(rehearsal.losses[-1])
+        if math.isfinite(last) and last <= subject.limits.diverged * max(float(rehearsal.losses[0]), 1e-30):
+            return []
+        evidence |= {"first_loss": float(rehearsal.losses[0]), "last_loss": last}
+        what = f"{len(rehearsal.losses)} steps took the loss from {rehearsal.losses[0]:.3g} to {last:.3g}"
+    else:
+        replaced = float(np.mean(updates > subject.limits.largest_update)) if updates.size else 0.0
+        overshoots = evidence["predicted_fall"] > subject.limits.overshoot and replaced > 0.0
+        if not overshoots and replaced < 0.5:
+            return []
+        what = f"one step would change weights by up to {wording.factor(evidence['largest_update'])} times their size"
+    cause = causes.of_large_step(subject)
+    text = (
+        f"Steps of {subject.optimizer_name} at lr {subject.lr:g} are too large: {what}. {wording.input_sentence(subject)} "
+        f"{_LARGE_STEP[cause]}"
+    )
+    return [Finding("exploding", "critical", tuple(range(subject.depth)), cause, text, evidence)]
+
+
+_LARGE_STEP = {
+    "input_scale": "Standardize the inputs: they scale the outputs and the gradients alike.",
+    "target_scale": "Standardize the targets: the error they make scales every gradient.",
+    "learning_rate": "Lower the learning rate, or clip the gradients.",
+}
+
+
+def small_steps(subject: Subject, *, explained: bool) -> list[Finding]:
+    """Updates that rounding swallows in every layer, although there is a gradient to follow."""
+    if explained or subject.case.optimizer is None or not subject.has_signal:
+        return []
+    updates = subject.updates
+    if not np.all(updates < subject.unit_roundoff):
+        return []
+    text = (
+        f"Every layer's update is below {subject.unit_roundoff:.1g} of its weights, which {subject.dtype} rounds away: "
+        f"the largest is {wording.factor(float(updates.max()))}. The learning rate is too small for these gradients."
+    )
+    every = tuple(range(subject.depth))
+    return [Finding("update_ratio", "warning", every, "learning_rate", text, {"largest_update": float(updates.max())})]
+
+
+# ---- units ----
+
+
+def dead_units(subject: Subject) -> list[Finding]:
+    """More units off for the whole data than chance explains."""
+    layers = []
+    for record in subject.records[:-1]:
+        if record.activation in _MASKING and record.dead_units > _dead_by_chance(subject, record.out_features):
+            layers.append(record.index)
+    if not layers:
+        return []
+    worst = max(layers, key=lambda layer: subject.records[layer].dead_share)
+    share = subject.records[worst].dead_share
+    text = (
+        f"In {wording.layers(layers)} more units output zero for every row than chance explains: "
+        f"{100 * share:.0f} % of layer {worst}. They receive no gradient and stay as they are. Half of the units can be "
+        "dead by chance deep in a ReLU net; more comes of negative biases or of steps that were too large."
+    )
+    return [Finding("dead_units", "warning", tuple(layers), "dead_units", text, {"layer": worst, "dead_share": share})]
+
+
+def _dead_by_chance(subject: Subject, width: int) -> int:
+    """Largest number of dead units among `width` that random ReLU layers show, but for `false_alarm` of the nets.
+
+    When all rows point the same way, as deep in a net, each unit is dead with probability 1/2.
+    """
+    tail, level = 0.0, subject.limits.false_alarm / max(subject.depth - 1, 1)
+    for dead in range(width, 0, -1):
+        tail += math.exp(math.lgamma(width + 1) - math.lgamma(dead + 1) - math.lgamma(width - dead + 1)
+                         - width * math.log(2.0))  # fmt: skip
+        if tail > level:
+            return dead
+    return 0
+
+
+def saturation(subject: Subject) -> list[Finding]:
+    """Bounded activations whose entries are mostly saturated; one finding a cause."""
+    by_cause: dict[str, list[int]] = {}
+    for record in subject.records[:-1]:
+        if record.activation in _BOUNDED and record.saturated_share > subject.limits.saturated:
+            by_cause.setdefault(causes.of_saturation(subject, record.index), []).append(record.index)
+    findings = []
+    for cause, layers in by_cause.items():
+        worst = max(layers, key=lambda layer: subject.records[layer].saturated_share)
+        share = subject.records[worst].saturated_share
+        text = (
+            f"In {wording.layers(layers)} most entries lie where the activation is flat (its derivative below 1 % of "
+            f"its largest): {100 * share:.0f} % in layer {worst}. {_SATURATION[cause]}"
+        )
+        if cause == "input_scale":
+            text += " " + wording.input_sentence(subject)
+        evidence = {"layer": worst, "saturated_share": share}
+        findings.append(Finding("saturation", "warning", tuple(layers), cause, text, evidence))
+    return findings
+
+
+_SATURATION = {
+    "input_scale": "The inputs are too large: standardize them.",
+    "weight_scale": "The weights are too large.",
+    "saturating_activation": "Biases or trained weights have driven it there.",
+}
+
+
+# ---- data ----
+
+
+def unscaled_input(subject: Subject) -> list[Finding]:
+    """Inputs whose overall scale, or whose columns' scales, are far apart from one."""
+    case, limits = subject.case, subject.limits
+    rms = math.sqrt(subject.measurement.input_square)
+    deviations = np.asarray(case.x, dtype=np.float64).std(axis=0)
+    varying = deviations[deviations > 0.0]
+    ratio = float(varying.max() / np.median(varying)) if varying.size else 1.0
+    problems = []
+    if rms > limits.input_scale:
+        problems.append(f"Inputs have a root mean square of {wording.factor(rms)}")
+    if ratio > limits.column_ratio:
+        problems.append(f"the most spread column has {wording.factor(ratio)} times the deviation of the median one")
+    findings = []
+    if problems:
+        text = " and ".join(problems)
+        text = text[0].upper() + text[1:] + ": the first layer's outputs and gradients take that scale over. "
+        text += "Standardize each column to mean 0 and variance 1."
+        evidence = {"input_rms": rms, "column_ratio": ratio}
+        findings.append(Finding("unscaled_input", "warning", (0,), "input_scale", text, evidence))
+    scale = causes.target_scale(subject)
+    if scale > limits.input_scale:
+        text = (
+            f"Targets have a root mean square of {wording.factor(scale)}, while a fresh net puts out values near 1: the "
+            "error that scales every gradient is all in the targets' units. Standardize them."
+        )
+        findings.append(
+            Finding("unscaled_input", "warning", (subject.depth - 1,), "target_scale", text, {"target_rms": scale})
+        )
+    return findings
+
+
+# ---- number formats ----
+
+
+def underflow(subject: Subject) -> list[Finding]:
+    """Deltas too small for the net's own format (a warning), or for a smaller one (for information)."""
+    findings = []
+    own = [record.index for record in subject.records if record.delta_subnormal_share > subject.limits.underflow]
+    if own:
+        text = (
+            f"Deltas of {wording.layers(own)} are subnormal in {subject.dtype}: they have lost digits, and smaller ones "
+            "are zero. Scaling the loss up (and the gradients down again) would keep them."
+        )
+        share = max(subject.records[layer].delta_subnormal_share for layer in own)
+        findings.append(Finding("underflow", "warning", tuple(own), "precision", text, {"subnormal_share": share}))
+    worst = {name: max(record.underflow[name] for record in subject.records) for name in _TRAINING_FORMATS}
+    lossy = {name: share for name, share in worst.items() if share > subject.limits.underflow}
+    if lossy:
+        layers = [
+            record.index for record in subject.records if any(record.underflow[name] > subject.limits.underflow for name in lossy)
+        ]
+        shares = ", ".join(f"{100 * share:.0f} % in {name}" for name, share in lossy.items())
+        text = f"Without loss scaling these shares of the non-zero deltas of some layer would become zero: {shares}."
+        evidence = {f"underflow_{name}": share for name, share in worst.items()}
+        findings.append(Finding("underflow", "info", tuple(layers), "precision", text, evidence))
+    return findings

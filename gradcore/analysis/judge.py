@@ -1,0 +1,307 @@
+"""From numbers to findings and a verdict.
+
+vanishing and exploding need three things at once: the slope over depth leaves its healthy band by more
+than its own error; it matters to the optimizer in use; and, where absolute sizes are judged, the gradient
+stands above batch noise. Limits and their derivations: `subject.Thresholds`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from . import causes, checks, wording
+from .report import SEVERITIES, VERDICTS, Finding
+from .slope import step_noise, student_95
+from .subject import LARGEST, Subject
+
+_VERDICT_OF_KIND = {
+    "non_finite": "non_finite",
+    "exploding": "exploding",
+    "vanishing": "vanishing",
+    "zero_gradient": "vanishing",
+    "loss_output_mismatch": "vanishing",
+}
+
+
+def judge(subject: Subject) -> tuple[str, tuple[Finding, ...]]:
+    """The verdict and the findings, worst first."""
+    findings = _findings(subject)
+    findings.sort(key=lambda finding: (-SEVERITIES.index(finding.severity), _rank(finding)))
+    serious = [finding for finding in findings if finding.severity != "info"]
+    verdicts = [_VERDICT_OF_KIND.get(finding.kind, "healthy") for finding in serious]
+    return max(verdicts, key=VERDICTS.index, default="healthy"), tuple(findings)
+
+
+def _rank(finding: Finding) -> int:
+    return -VERDICTS.index(_VERDICT_OF_KIND.get(finding.kind, "healthy"))
+
+
+def _findings(subject: Subject) -> list[Finding]:
+    broken = non_finite(subject)
+    if broken:
+        return [*broken, *checks.unscaled_input(subject)]
+    mismatch = checks.loss_output(subject)
+    if mismatch:
+        return [*mismatch, *checks.unscaled_input(subject)]
+    if subject.loss_is_zero:
+        return [_nothing_left(subject), *checks.unscaled_input(subject)]
+    travelling = [*zero_gradient(subject), *gradient_slope(subject)]
+    exploding = any(finding.kind == "exploding" and finding.severity != "info" for finding in travelling)
+    return [
+        *travelling,
+        *checks.large_steps(subject, explained=exploding),
+        *checks.small_steps(subject, explained=bool(travelling)),
+        *checks.dead_units(subject),
+        *checks.saturation(subject),
+        *checks.unscaled_input(subject),
+        *checks.underflow(subject),
+    ]
+
+
+def _nothing_left(subject: Subject) -> Finding:
+    text = f"The loss is {subject.measurement.loss:g}: nothing is left to learn, and gradients are small for that reason."
+    return Finding("zero_gradient", "info", (), None, text, {"loss": subject.measurement.loss})
+
+
+# ---- values that left the finite range ----
+
+
+def non_finite(subject: Subject) -> list[Finding]:
+    """The first layer and pass where a value left the range of finite numbers."""
+    found = _first_non_finite(subject)
+    if found is None:
+        return []
+    layer, place, batch = found
+    cause, evidence = causes.of_overflow(subject)
+    reached = subject.measurement.stack("activation_max_abs")[batch]
+    evidence |= {"pass": place, "batch": batch, "largest_finite": LARGEST[subject.dtype]}
+    text = f"The first value that is not finite appears in {_PLACES[place]} of layer {layer} (batch {batch})."
+    if place == "forward" and layer > 0:
+        evidence["activation_max_abs_below"] = float(reached[layer - 1])
+        text += f" The layer before it still reached {wording.factor(float(reached[layer - 1]))};"
+        text += f" {subject.dtype} ends at {LARGEST[subject.dtype]:.2g}."
+    text += " " + _OVERFLOW_CAUSES[cause]
+    if cause == "input_scale":
+        text += " " + wording.input_sentence(subject)
+    return [Finding("non_finite", "critical", (layer,), cause, text, evidence)]
+
+
+_PLACES = {
+    "parameters": "the parameters",
+    "forward": "the forward pass, at the output",
+    "loss": "the loss, computed from the output",
+    "backward": "the backward pass, at the pre-activation gradient",
+    "weight_grad": "the weight gradient",
+}
+_OVERFLOW_CAUSES = {
+    "learning_rate": "The weights themselves are no longer finite: an earlier step was too large.",
+    "weight_scale": "The weights are too large: the signal is multiplied in every layer until it overflows.",
+    "input_scale": "The inputs are far too large.",
+    "overflow": "The signal grows from layer to layer until it overflows.",
+}
+
+
+def _first_non_finite(subject: Subject) -> tuple[int, str, int] | None:
+    """(layer, pass, batch) in the order in which a pass computes them."""
+    measurement = subject.measurement
+    bad = np.flatnonzero(~measurement.finite_parameters)
+    if bad.size:
+        return int(bad[0]), "parameters", 0
+    for batch, flow in enumerate(measurement.flows):
+        forward = np.flatnonzero(flow.activation_nonfinite_share > 0.0)
+        if forward.size:
+            return int(forward[0]), "forward", batch
+        if not math.isfinite(measurement.losses[batch]):
+            return measurement.depth - 1, "loss", batch
+        for name, place in (("delta_nonfinite_share", "backward"), ("weight_grad_nonfinite_share", "weight_grad")):
+            backward = np.flatnonzero(getattr(flow, name) > 0.0)
+            if backward.size:
+                return int(backward[-1]), place, batch
+    return None
+
+
+# ---- gradients that are exactly zero ----
+
+
+def zero_gradient(subject: Subject) -> list[Finding]:
+    """Layers whose weights receive exactly zero gradient from every batch."""
+    found = []
+    if subject.asleep:
+        text = (
+            f"The gradients of {wording.layers(subject.asleep)} are exactly zero at the start and no longer after two "
+            "steps: something above them begins at zero, as zero-initialized outputs and branches do."
+        )
+        found.append(Finding("zero_gradient", "info", subject.asleep, "weight_scale", text))
+    silent = tuple(int(layer) for layer in np.flatnonzero(subject.gradient_norms == 0.0))
+    if not silent:
+        return found
+    cause, text, evidence = _why_silent(subject, silent)
+    opening = f"No gradient at all reaches the weights of {wording.layers(silent)}. "
+    found.append(Finding("zero_gradient", "critical", silent, cause, opening + text, evidence))
+    return found
+
+
+def _why_silent(subject: Subject, silent: tuple[int, ...]) -> tuple[str, str, dict[str, Any]]:
+    measurement = subject.measurement
+    dead = np.flatnonzero(measurement.stack("dead_share").min(axis=0)[:-1] == 1.0)
+    if dead.size:
+        layer = int(dead[-1])
+        width = subject.records[layer].out_features
+        cause = "narrow_layer" if width <= _NARROW else "dead_units"
+        text = f"All {width} units of layer {layer} output zero for every row, so nothing passes through it."
+        if cause == "narrow_layer":
+            text += f" With {width} ReLU units the chance of that is 2^-{width} a layer for random weights."
+        return cause, text, {"dead_layer": layer, "width": width}
+    if np.any(measurement.weight_var == 0.0):
+        layer = int(np.flatnonzero(measurement.weight_var == 0.0)[-1])
+        return "weight_scale", f"All weights of layer {layer} are zero, and training cannot move them.", {"layer": layer}
+    smallest = float(subject.profile_norms[subject.profile_norms > 0.0].min(initial=np.inf))
+    if smallest < _NEAR_UNDERFLOW[subject.dtype]:
+        text = f"The gradient has shrunk to {smallest:.1g} and below that to zero: {subject.dtype} has no smaller numbers."
+        return "precision", text, {"smallest_norm": smallest}
+    if 0 in silent and measurement.input_square == 0.0:
+        return "input_scale", "All inputs are zero.", {}
+    return "saturating_activation", "The derivative of the activation is exactly zero for every row.", {}
+
+
+# A layer of n ReLU units is dead by chance with probability 2^-n: above 8 units (0.4 %) that is no chance.
+_NARROW = 8
+# A norm this close to the smallest subnormal number: entries below it are lost.
+_NEAR_UNDERFLOW = {"float32": 1e-30, "float64": 1e-290}
+
+
+# ---- gradients that shrink or grow over depth ----
+
+
+def gradient_slope(subject: Subject) -> list[Finding]:
+    """vanishing or exploding, or nothing."""
+    slope = subject.slope
+    if slope.systematic_high < slope.band_low:
+        return [_vanishing(subject)]
+    if slope.systematic_low > slope.band_high:
+        return [_exploding(subject)]
+    return _luck(subject)
+
+
+def _vanishing(subject: Subject) -> Finding:
+    lost = losses_of_vanishing(subject)
+    cause = causes.of_vanishing(subject)
+    norms = subject.profile_norms[:-1]
+    weak = norms * subject.limits.norm_ratio < norms.max()
+    affected = tuple(int(layer) for layer in np.flatnonzero(weak)) or (0,)
+    parts = [wording.slope_sentence(subject), wording.location_sentence(subject)]
+    parts += [wording.vanishing_cause(subject, cause), wording.update_sentence(subject)]
+    parts.append(wording.adam_sentence(subject) if lost else _NO_HARM)
+    return _slope_finding("vanishing", subject, lost, affected, cause, parts)
+
+
+def _exploding(subject: Subject) -> Finding:
+    lost = losses_of_exploding(subject)
+    cause = causes.of_exploding(subject)
+    norms = subject.profile_norms[:-1]
+    strong = norms > subject.limits.norm_ratio * norms[-1]
+    affected = tuple(int(layer) for layer in np.flatnonzero(strong)) or (0,)
+    parts = [wording.slope_sentence(subject), wording.location_sentence(subject)]
+    parts += [wording.exploding_cause(subject, cause), wording.update_sentence(subject)]
+    parts.append(_CLIPPING if lost else _NO_HARM)
+    return _slope_finding("exploding", subject, lost, affected, cause, parts)
+
+
+_NO_HARM = "For this optimizer no layer's learning is lost by that, so it does not count against the net."
+_CLIPPING = "Clipping would bound the step but leave the slope as it is: all layers are scaled alike."
+
+
+def _slope_finding(
+    kind: str, subject: Subject, lost: dict[str, float], affected: tuple[int, ...], cause: str, parts: list[str]
+) -> Finding:
+    slope = subject.slope
+    evidence = {
+        "slope": slope.systematic,
+        "slope_low": slope.systematic_low,
+        "slope_high": slope.systematic_high,
+        "band": slope.band_high,
+        **{f"factor_{name}": math.exp(value) for name, value in causes.hidden_factors(subject).items()},
+        "weight_excess_log": causes.weight_excess(subject),
+        **lost,
+    }
+    severity = _severity(subject, lost) if lost else "info"
+    return Finding(kind, severity, affected, cause, " ".join(part for part in parts if part), evidence)
+
+
+def _severity(subject: Subject, lost: dict[str, float]) -> str:
+    """critical once the weaker layers get norm_ratio^2 less than the others, or nothing at all."""
+    total = abs(subject.slope.systematic) * subject.slope.steps
+    ends = math.exp(min(0.5 * total, 700.0))
+    absolute = any(name in lost for name in ("update_lost", "below_eps", "steps_to_learn", "overshoot", "sensitivity"))
+    return "critical" if absolute or ends > subject.limits.norm_ratio**2 else "warning"
+
+
+def losses_of_vanishing(subject: Subject) -> dict[str, float]:
+    """The ways in which a shrinking gradient costs learning under the optimizer in use, with their numbers."""
+    lost: dict[str, float] = {}
+    if subject.adaptive:
+        smallest = float(subject.gradient_elements[:-1].min())
+        return {"below_eps": smallest} if smallest < subject.eps else {}
+    updates = subject.updates
+    relative = float(updates.min() / updates.max()) if updates.max() > 0.0 else 0.0
+    if relative < 1.0 / subject.limits.norm_ratio:
+        lost["weakest_update_over_strongest"] = relative
+    if not subject.has_signal:
+        return lost  # small everywhere, as in a net that has converged: absolute sizes say nothing
+    if updates.min() < subject.unit_roundoff:
+        lost["update_lost"] = float(updates.min())
+    fall = float(subject.predicted_fall[:-1].sum())
+    if fall < 1.0 / subject.limits.learning_steps:
+        lost["steps_to_learn"] = 1.0 / fall if fall > 0.0 else math.inf
+    return lost
+
+
+def losses_of_exploding(subject: Subject) -> dict[str, float]:
+    """The same for a growing gradient."""
+    lost: dict[str, float] = {}
+    sensitivity = 0.5 * subject.slope.systematic * subject.slope.steps
+    if sensitivity > -math.log(subject.unit_roundoff):
+        lost["sensitivity"] = math.exp(min(sensitivity, 700.0))  # rounding in layer 0 decides the output
+    if float(subject.measurement.rms("weight_grad_max_abs").max()) ** 2 > LARGEST[subject.dtype]:
+        lost["square_overflows"] = float(subject.measurement.rms("weight_grad_max_abs").max())
+    if subject.adaptive:
+        return lost
+    updates = subject.updates[:-1]
+    relative = float(updates.max() / updates.min()) if updates.min() > 0.0 else math.inf
+    if relative > subject.limits.norm_ratio:
+        lost["strongest_update_over_weakest"] = relative
+    if updates.max() > subject.limits.largest_update:
+        lost["largest_update"] = float(updates.max())
+    if float(subject.predicted_fall.sum()) > subject.limits.overshoot:
+        lost["overshoot"] = float(subject.predicted_fall.sum())
+    return lost
+
+
+def _luck(subject: Subject) -> list[Finding]:
+    """A profile that leaves the band although the design does not: the luck of narrow layers.
+
+    It counts against the design where the typical fall at this width, half the summed noise, is itself
+    beyond the band; below that another seed would most likely be fine.
+    """
+    slope, flows = subject.slope, subject.measurement.flows
+    half = slope.batch_error * student_95(len(flows) - 1) if len(flows) > 1 else 0.0
+    below, above = slope.value + half < slope.band_low, slope.value - half > slope.band_high
+    if not below and not above:
+        return []
+    drift = 0.5 * float(step_noise(subject.measurement)[0].sum())
+    narrow = below and drift > 2.0 * math.log(subject.limits.norm_ratio)
+    typical = f"Layers this narrow lose a factor of {wording.factor(math.exp(drift))} in |delta|^2 on the typical draw"
+    if narrow:
+        text = f"{wording.slope_sentence(subject)} {typical}, although its mean is kept: the layers are too narrow for this depth."
+    else:
+        text = (
+            f"In this draw of the weights |delta|^2 changes by a factor of {wording.factor(math.exp(slope.value))} a "
+            f"layer, outside the band; the sizes of weights and derivatives make {slope.systematic:+.2g} "
+            f"of it and the rest is chance. {typical}: another seed will differ."
+        )
+    evidence = {"slope": slope.value, "systematic": slope.systematic, "typical_fall_log": drift}
+    kind = "vanishing" if below else "exploding"
+    return [Finding(kind, "warning" if narrow else "info", (0,), "narrow_layer", text, evidence)]

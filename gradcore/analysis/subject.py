@@ -1,0 +1,157 @@
+"""What is judged, and by which limits: one net's numbers together, and every threshold with its derivation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from .measure import Case, Measurement, skip_connections
+from .report import LayerRecord, Prediction, Record, Slope
+
+# Half the relative spacing of numbers just above 1: an update smaller than this is rounded away.
+UNIT_ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
+LARGEST = {"float32": 3.4028235e38, "float64": 1.7976931348623157e308}
+
+_ADAPTIVE = ("RMSprop", "Adam", "AdamW")
+
+
+@dataclass(frozen=True)
+class Thresholds(Record):
+    """The limits of the judgement. None is an absolute norm: those change with batch, loss and width."""
+
+    # Gradient norms at the two ends of the net may differ by this factor. Plain SGD has one learning rate:
+    # at a factor r the weaker end contributes r^-2 of the stronger end's share to the fall of the loss, and
+    # r = 100 leaves it 1e-4, about one step in a training of 10,000. The healthy band of the slope follows,
+    # 2 ln(100) / steps; so does "far below the other layers" for update-to-weight ratios.
+    norm_ratio: float = 100.0
+
+    # One step changes the loss by lr |g|^2 to first order. A net whose hidden layers need more than this many
+    # such steps to change it by its own size does not learn: a hundred epochs of a thousand batches.
+    learning_steps: float = 1e5
+
+    # lr |g|^2 / loss beyond which steps diverge: a quadratic loss has |g|^2 = 2 curvature * loss along its
+    # steepest direction, and gradient descent diverges where lr * curvature > 2.
+    overshoot: float = 4.0
+
+    # |dW| / |W| of one step beyond which the step replaces the weights instead of changing them.
+    largest_update: float = 1.0
+
+    # A rehearsed loss above this many times the first one has diverged (a bad first step may double it; a
+    # diverging one grows geometrically, by more than 1 + overshoot / 2 a step).
+    diverged: float = 10.0
+
+    # Chance of calling one healthy net's layers dead: half the units of a random ReLU layer are dead when all
+    # rows of the batch point the same way, as they do deep in a net; the binomial tail beyond it is kept here.
+    false_alarm: float = 1e-3
+
+    # Share of saturated entries (derivative below 1 % of its largest) of a bounded activation, in one layer,
+    # beyond which most of the gradient's paths are closed. A standard normal input saturates 0.3 % of tanh.
+    saturated: float = 0.5
+
+    # Root mean square of the inputs beyond which (or below whose inverse) the first layer's scale is the
+    # data's doing: it enters the layer's output and its gradient, so that 10 makes norm_ratio.
+    input_scale: float = 10.0
+
+    # Ratio of column standard deviations beyond which the weak columns learn (1 / ratio)^2 as fast: norm_ratio.
+    column_ratio: float = 100.0
+
+    # Share of non-zero deltas that flush to zero in a number format worth mentioning.
+    underflow: float = 0.05
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One measured net with all that is known about it.
+
+    asleep: layers whose gradients were exactly zero at first and woke up within two steps.
+    """
+
+    case: Case
+    measurement: Measurement
+    records: tuple[LayerRecord, ...]
+    slope: Slope
+    prediction: Prediction
+    limits: Thresholds
+    asleep: tuple[int, ...] = ()
+
+    @property
+    def depth(self) -> int:
+        return self.measurement.depth
+
+    @property
+    def dtype(self) -> str:
+        return str(self.measurement.config["dtype"])
+
+    @property
+    def unit_roundoff(self) -> float:
+        return UNIT_ROUNDOFF[self.dtype]
+
+    @property
+    def optimizer_name(self) -> str:
+        return "SGD" if self.case.optimizer is None else type(self.case.optimizer).__name__
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the optimizer divides each gradient by its own size."""
+        return self.optimizer_name in _ADAPTIVE
+
+    @property
+    def eps(self) -> float:
+        """What an adaptive optimizer adds to the size of a gradient: smaller ones are lost."""
+        return float(self.case.optimizer.hyperparameters["eps"]) if self.adaptive else 1e-8
+
+    @property
+    def lr(self) -> float:
+        return self.case.step_size
+
+    @cached_property
+    def profile_norms(self) -> np.ndarray:
+        """Norm of the gradient that travels, a dense layer: of delta, or of dL/dh with skip connections."""
+        skips = skip_connections(self.measurement.config).any()
+        return self.measurement.rms("grad_output_norm" if skips else "delta_norm")
+
+    @cached_property
+    def gradient_norms(self) -> np.ndarray:
+        """|dL/dW| a layer."""
+        return self.measurement.rms("weight_grad_norm")
+
+    @cached_property
+    def gradient_elements(self) -> np.ndarray:
+        """Root mean square of the entries of dL/dW, a layer."""
+        widths = np.array(self.measurement.config["widths"], dtype=np.float64)
+        return self.gradient_norms / np.sqrt(widths[1:] * widths[:-1])
+
+    @cached_property
+    def updates(self) -> np.ndarray:
+        """|dW| / |W| of one step, a layer."""
+        return np.array([record.update_ratio for record in self.records])
+
+    @cached_property
+    def predicted_fall(self) -> np.ndarray:
+        """lr |dL/dW|^2 / loss a layer: the share of the loss that one SGD step takes away, to first order."""
+        loss = self.measurement.loss
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.lr * self.gradient_norms**2 / loss if loss > 0.0 else np.zeros(self.depth)
+
+    @cached_property
+    def has_signal(self) -> bool:
+        """Whether any layer's mean gradient stands above batch noise; True where that could not be measured.
+
+        Without a gradient the mean of K batches has 1 / K of a single one's square on average; the estimate
+        of the signal is then 0 with a standard deviation below the noise / sqrt(K) of one dominant direction.
+        """
+        count = len(self.measurement.flows)
+        if count < 2:
+            return True
+        signal = np.array([record.gradient_signal for record in self.records])
+        noise = np.array([record.gradient_noise for record in self.records])
+        with np.errstate(invalid="ignore"):
+            return bool(np.any(signal > noise / math.sqrt(count)))
+
+    @property
+    def loss_is_zero(self) -> bool:
+        """Whether nothing is left to learn, to the precision of the net's numbers."""
+        return bool(np.all(np.abs(self.measurement.losses) <= self.unit_roundoff))

@@ -1,0 +1,156 @@
+"""The sentences of the findings: numbers in, plain English out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from ..init import CRITICAL_GAIN_SQUARED
+from . import mean_field as theory
+from .causes import hidden_factors, of_vanishing, steepest_layer, target_scale
+from .subject import Subject
+
+
+def factor(value: float) -> str:
+    """A factor or ratio with the digits that matter: 0.0557, 1.2e-08, 340."""
+    if value == 0.0 or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
+
+
+def layers(indices: Iterable[int]) -> str:
+    """'layer 3', 'layers 0-4', 'layers 0-2 and 7': runs drawn together."""
+    ordered = sorted(indices)
+    runs: list[list[int]] = []
+    for index in ordered:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    texts = [str(low) if low == high else f"{low}-{high}" for low, high in runs]
+    joined = texts[0] if len(texts) == 1 else ", ".join(texts[:-1]) + " and " + texts[-1]
+    return ("layer " if len(ordered) == 1 else "layers ") + joined
+
+
+def slope_sentence(subject: Subject) -> str:
+    """What the profile does, with its error bar and the band."""
+    slope = subject.slope
+    what = "dL/dh" if subject.measurement.config["residual"] else "delta"
+    verb = "shrinks" if slope.systematic < 0.0 else "grows"
+    half = 0.5 * (slope.systematic_high - slope.systematic_low)
+    norms = subject.profile_norms
+    ends = norms[0] / norms[-2] if norms[-2] > 0.0 else math.nan
+    return (
+        f"On its way to the input the gradient {verb}: |{what}|^2 is multiplied by "
+        f"{factor(math.exp(slope.systematic))} a layer (slope {slope.systematic:+.3g} +- {half:.2g}; healthy at this "
+        f"depth: within +-{slope.band_high:.2g}). The norm at layer 0 is {factor(ends)} of that at the last hidden layer."
+    )
+
+
+def location_sentence(subject: Subject) -> str:
+    """Where, if most of the change happens at one place."""
+    layer, share = steepest_layer(subject)
+    if subject.depth < 6 or not share > 0.5:
+        return ""
+    return f"{100 * share:.0f} % of the change happens between layers {layer + 1} and {layer}."
+
+
+def vanishing_cause(subject: Subject, cause: str) -> str:
+    """Why a gradient shrinks."""
+    factors = {name: math.exp(value) for name, value in hidden_factors(subject).items()}
+    names = sorted(set(subject.measurement.config["activation"]))
+    name = " and ".join(names)
+    slope = factors["mask"] * factors["active_slope"]
+    if cause == "weight_scale":
+        return (
+            f"The weights are too small for {name}: they multiply |delta|^2 by {factor(factors['weight_scale'])} a "
+            f"layer and the activation's derivative by {factor(slope)}; {_critical(names)} would balance it."
+        )
+    if cause == "activation_slope":
+        return (
+            f"{name} passes on too little even where it is not saturated: its mean squared derivative is "
+            f"{factor(slope)} (its largest possible one is {factor(_largest_slope(names) ** 2)}), and weights large "
+            "enough to make up for that would saturate it."
+        )
+    if cause == "saturating_activation":
+        return (
+            f"The units are saturated: the mean squared derivative of {name} is {factor(slope)}, against "
+            f"{factor(theory.derivative_moment(names[0], 1.0))} for inputs of unit variance."
+        )
+    if cause == "dead_units":
+        return f"Most units are switched off: only {100 * factors['mask']:.3g} % of the entries pass a gradient."
+    return "Each layer loses only a little, as this design does at its best; there are too many layers."
+
+
+def exploding_cause(subject: Subject, cause: str) -> str:
+    """Why a gradient grows."""
+    factors = {name: math.exp(value) for name, value in hidden_factors(subject).items()}
+    names = sorted(set(subject.measurement.config["activation"]))
+    if cause == "batch_norm":
+        growth = theory.batch_norm_growth(names[0], subject.measurement.batch_size)
+        return (
+            "Batch norm keeps the forward signal in range and makes the backward one grow: dividing by the standard "
+            f"deviation gives {factor(growth)} a layer for {names[0]} at this batch size whatever the weights, so "
+            "the growth compounds with depth. Skip connections stop it; fewer layers limit it."
+        )
+    if cause == "weight_scale":
+        return (
+            f"The weights are too large for {' and '.join(names)}: they multiply |delta|^2 by "
+            f"{factor(factors['weight_scale'] * factors['alignment'])} a layer, the activation's derivative by "
+            f"{factor(factors['mask'] * factors['active_slope'])}; {_critical(names)} would balance it."
+        )
+    if subject.measurement.config["residual"]:
+        return (
+            "Every skip connection adds its branch to the stream, and the sum grows from layer to layer: "
+            "branches scaled down by the root of the depth, or a normalization, keep it level."
+        )
+    return "Each layer adds only a little, as this design does at its best; there are too many layers."
+
+
+def _critical(names: list[str]) -> str:
+    values = ", ".join(f"{CRITICAL_GAIN_SQUARED[name]:.3g} for {name}" for name in names)
+    return f'a weight variance of {values} over fan_in (init="auto")'
+
+
+def _largest_slope(names: list[str]) -> float:
+    return max(math.sqrt(theory.derivative_moment(name, 0.0)) for name in names)
+
+
+def update_sentence(subject: Subject) -> str:
+    """What this does to the steps of the optimizer."""
+    updates, gradients = subject.updates, subject.gradient_norms
+    text = (
+        f"One step of {subject.optimizer_name} at lr {subject.lr:g} changes the weights of layer 0 by "
+        f"{factor(updates[0])} of their size, and of the output layer by {factor(updates[-1])}"
+    )
+    if updates[0] < subject.unit_roundoff:
+        text += f"; {subject.dtype} rounds changes below {subject.unit_roundoff:.1g} away"
+    hidden = float((subject.predicted_fall[:-1]).sum())
+    if not subject.adaptive and 0.0 < hidden < 1.0 / subject.limits.learning_steps:
+        text += f". At this size of |dL/dW| ({factor(gradients[0])} in layer 0) the hidden layers would need about "
+        text += f"{factor(1.0 / hidden)} steps to change the loss by its own size"
+    return text + "."
+
+
+def adam_sentence(subject: Subject) -> str:
+    """What would be different under Adam, when judging for an optimizer that does not rescale."""
+    if subject.adaptive:
+        return ""
+    smallest = float(subject.gradient_elements.min())
+    if smallest < subject.eps:
+        return (
+            f"Adam would not help: the entries of the smallest dL/dW ({factor(smallest)}) are below its eps "
+            f"of {subject.eps:g}."
+        )
+    return "Adam, which divides each gradient by its size, would still move these layers."
+
+
+def input_sentence(subject: Subject) -> str:
+    """Which scale of the data is far from one."""
+    rms = math.sqrt(subject.measurement.input_square)
+    return f"Inputs have a root mean square of {factor(rms)}, targets of {factor(target_scale(subject))}."
+
+
+def why_zero(subject: Subject) -> str:
+    """A short cause of a slope, for other findings."""
+    return vanishing_cause(subject, of_vanishing(subject))
