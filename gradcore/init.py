@@ -2,7 +2,7 @@
 
 With weights of variance gain^2 / fan_in and no biases, a wide layer changes the mean squared gradient
 by the factor chi = gain^2 E[act'(z)^2], where z is its Gaussian pre-activation. `CRITICAL_GAIN_SQUARED`
-holds the gain^2 that keeps deep nets at chi = 1, which is what `init="auto"` and "orthogonal" use.
+holds the gain^2 that keeps deep nets at chi = 1 or near it, which `init="auto"` and "orthogonal" use.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ Initializer: TypeAlias = "Callable[[tuple[int, int], np.random.Generator], Array
 #                               (Schoenholz et al. 2017, arXiv:1611.01232)
 #   selu                        1: its fixed point E[h] = 0, E[h^2] = 1 (Klambauer et al. 2017,
 #                               arXiv:1706.02515); chi is then 1.07
-#   the others                  hold no fixed point with chi = 1 that deep nets stay at, so chi = 1 on
+#   most others                 hold no fixed point with chi = 1 that deep nets stay at, so chi = 1 on
 #                               average over 32 layers: sum of ln chi_l = 0 along q_l, the variance of z
 #                               in layer l, from inputs of mean square 1 (quadrature, to 4 decimals).
 #                               Nets of 10 to 50 layers and width 100 then keep |gradient| within a
 #                               factor of 3 (silu: 50).
-#
-# A sigmoid must be driven far into saturation for that; prefer tanh, or a normalization.
+#   sigmoid                     has no usable critical point: chi = 1 takes a gain^2 of 106, which drives
+#                               every unit into saturation. The gain that keeps the variance of z at 1
+#                               is used, at which chi is 0.153: deep sigmoid nets lose their gradient
+#                               under every scheme, and `gc.analyze` says so.
 CRITICAL_GAIN_SQUARED = {
     "identity": 1.0,
     "relu": 2.0,
@@ -51,7 +53,7 @@ CRITICAL_GAIN_SQUARED = {
     "softplus": 2.3121,
     "tanh": 1.0,
     "hard_tanh": 1.0,
-    "sigmoid": 105.8453,
+    "sigmoid": 3.4086,
 }
 
 
