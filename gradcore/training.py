@@ -298,6 +298,10 @@ def fit(
         FloatingPointError: with `clip_norm`, when gradients are no longer finite.
     """
     _check.instance(optimizer, "optimizer", Optimizer, "one of gc.optim")
+    if optimizer.net is not net:
+        raise ValueError("optimizer: expected one that was made for this net, got another net's")
+    for bound, name in ((clip_norm, "clip_norm"), (clip_value, "clip_value")):
+        _check.clip_bound(bound, name)
     epochs = _check.integer(epochs, "epochs", 1)
     batch_size = _check.integer(batch_size, "batch_size", 1)
     _check.choice(loss, "loss", _check.LOSSES)
