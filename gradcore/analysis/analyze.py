@@ -128,7 +128,7 @@ def _measure(case: Case, progress: Progress | None) -> tuple[Measurement, tuple[
         woken = silent & (later.rms("weight_grad_norm") > 0.0)
         if woken.any():
             measurement, asleep = later, tuple(int(layer) for layer in np.flatnonzero(woken))
-    if case.optimizer is not None and np.isfinite(measurement.losses).all() and not measurement.interrupted:
+    if np.isfinite(measurement.losses).all() and not measurement.interrupted:
         measurement = replace(measurement, rehearsal=measuring.rehearse(case, case.net.copy()))
     return measurement, asleep
 

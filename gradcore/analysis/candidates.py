@@ -29,8 +29,8 @@ _CLIPPED_UPDATE = 1e-2
 class Candidate:
     """One change, ready to be made.
 
-    net: keyword arguments of gc.MLP that change. weights: "" for those of `init`, "rescale" (the present
-    directions, critical sizes), "lsuv", "branches" (residual branches scaled by 1 / sqrt(depth)).
+    net: keyword arguments of gc.MLP that change. weights: "" for those of `init`, "rescaled" (the present
+    directions, critical sizes), "lsuv", "scaled_branches" (residual branches over the root of their number).
     inputs, targets: standardize these. training: "lr" or "clip_norm". note: what else to know.
     """
 
@@ -68,7 +68,7 @@ class Candidate:
             return case.net.copy()
         if seed is not None:
             config["seed"] = seed
-        if self.weights == "rescale":
+        if self.weights == "rescaled":
             net = case.net.copy()
             _rescale(net)
             return net
@@ -76,7 +76,7 @@ class Candidate:
         if self.weights == "lsuv":
             x, _ = Preparation.of(self, case).apply(case.x[case.rows[0]], case.target[case.rows[0]])
             lsuv(net, x, seed=config["seed"] or 0)
-        elif self.weights == "branches":
+        elif self.weights == "scaled_branches":
             _scale_branches(net)
         return net
 
@@ -94,10 +94,11 @@ def _rescale(net: Any) -> None:
 
 
 def _scale_branches(net: Any) -> None:
-    """Divide the weights of every residual branch by the root of their number: the stream grows by e at most."""
+    """Divide every residual branch by the root of their number: the stream then grows by e at most."""
     blocks = [layer for layer in range(net.depth - 1) if net.widths[layer] == net.widths[layer + 1]]
     for layer in blocks:
-        net.parameters[f"dense{layer}.weight"][...] /= math.sqrt(len(blocks))
+        name = f"dense{layer}.weight" if net.normalization is None else f"norm{layer}.weight"
+        net.parameters[name][...] /= math.sqrt(len(blocks))
 
 
 @dataclass(frozen=True)
@@ -215,12 +216,10 @@ def _clipping(report: Report, case: Case) -> Candidate:
 
 def _structural(report: Report, case: Case, limits: Thresholds, data: Candidate | None) -> list[Candidate]:
     """Other weights, activations, normalizations, skip connections, depths; standardizing too where needed."""
-    config = case.net.config
-    names = sorted(set(config["activation"]))
-    plain = config["normalization"] is None
-    found = _initializations(report, names) if plain else []
-    found += _activations(report, names, plain)
-    found += _normalizations(config)
+    names = sorted(set(case.net.config["activation"]))
+    found = _initializations(report, names)
+    found += _activations(report, names)
+    found += _normalizations(case.net.config)
     found += _shallower(report, case, limits)
     if data is None:
         return found
@@ -236,35 +235,44 @@ def _pair(candidate: Candidate, data: Candidate, both: dict[str, bool]) -> Candi
 
 def _initializations(report: Report, names: list[str]) -> list[Candidate]:
     found = []
-    gains = ", ".join(f"{CRITICAL_GAIN_SQUARED[name]:.3g}" for name in names)
-    if report.config["init"] != "auto" or any(finding.cause == "weight_scale" for finding in report.findings):
-        reason = f"weights of variance {gains} / fan_in keep the squared gradient level for {' and '.join(names)}"
-        found.append(Candidate("critical initialization", reason, {"init": "auto"}))
-    if set(names) <= {"tanh", "hard_tanh", "identity", "relu", "leaky_relu", "selu"}:
-        found.append(Candidate("orthogonal initialization", "preserves norms exactly, with less noise", {"init": "orthogonal"}))
-    found.append(Candidate("LSUV initialization", "scales each layer to unit variance on this data", {}, "lsuv"))
     if report.config["residual"]:
-        reason = "branches divided by the root of the depth keep the sum level"
-        found.insert(0, Candidate("scaled residual branches", reason, {"init": "auto"}, "branches"))
+        reason = "branches divided by the root of their number keep the sum level"
+        found.append(Candidate("scaled residual branches", reason, {"init": "auto"}, "scaled_branches"))
+    gains = ", ".join(f"{CRITICAL_GAIN_SQUARED[name]:.3g}" for name in names)
+    reason = f"weights of variance {gains} / fan_in suit {' and '.join(names)} best"
+    found.append(Candidate("critical initialization", reason, {"init": "auto"}))
+    causes = {finding.cause for finding in report.findings}
+    if "weight_scale" in causes and report.verdict != "non_finite" and not report.config["residual"]:
+        found.append(Candidate("rescaled weights", f"{reason}; their directions stay", {}, "rescaled"))
+    if set(names) <= _ORTHOGONAL:
+        reason = "preserves norms exactly, where independent weights do on average"
+        found.append(Candidate("orthogonal initialization", reason, {"init": "orthogonal"}))
+    found.append(Candidate("LSUV initialization", "scales each layer to unit variance on this data", {}, "lsuv"))
     return found
 
 
-def _activations(report: Report, names: list[str], plain: bool) -> list[Candidate]:
-    reasons = {
-        "relu": "passes the gradient unchanged where it is on",
-        "tanh": "has slope 1 at zero, four times the sigmoid's",
-        "selu": "keeps mean 0 and variance 1 by itself",
-        "leaky_relu": "passes a gradient on both sides: no unit can die",
-        "elu": "passes a gradient on both sides and does not saturate upwards",
-    }
-    wanted = ["relu", "tanh", "selu"]
-    if any(finding.cause == "dead_units" for finding in report.findings):
+# Activations under which an orthogonal matrix keeps its promise: near-linear ones, and ReLU by its scale.
+_ORTHOGONAL = {"tanh", "hard_tanh", "identity", "relu", "leaky_relu", "selu"}
+# Activations whose outputs are positive: residual sums of them grow in proportion to the depth.
+_POSITIVE = {"sigmoid", "softplus"}
+
+_ACTIVATION_REASONS = {
+    "relu": "passes the gradient unchanged where it is on",
+    "tanh": "has slope 1 at zero, four times the sigmoid's",
+    "selu": "keeps mean 0 and variance 1 by itself",
+    "leaky_relu": "passes a gradient on both sides: no unit can die",
+    "elu": "passes a gradient on both sides and does not saturate upwards",
+}
+
+
+def _activations(report: Report, names: list[str]) -> list[Candidate]:
+    wanted = ["selu", "tanh", "relu"]
+    if any(finding.cause in ("dead_units", "narrow_layer") for finding in report.findings):
         wanted = ["leaky_relu", "elu", "selu"]
     elif "relu" in names:
         wanted = ["selu", "leaky_relu"]
-    change = {"init": "auto"} if plain else {}
     return [
-        Candidate(f"{name} activation", f"{name} {reasons[name]}", {"activation": name, **change})
+        Candidate(f"{name} activation", f"{name} {_ACTIVATION_REASONS[name]}", {"activation": name, "init": "auto"})
         for name in wanted
         if names != [name]
     ]
@@ -279,21 +287,28 @@ _BATCH_NORM_NOTE = (
 def _normalizations(config: Mapping[str, Any]) -> list[Candidate]:
     found = []
     hidden, name = len(config["activation"]), config["activation"][0]
-    growth = theory.batch_norm_growth(name)
-    note = _BATCH_NORM_NOTE.format(growth=f"{growth:.3g}", hidden=hidden, total=f"{growth ** (0.5 * hidden):.2g}")
-    skips = config["widths"][1:-2] == config["widths"][2:-1] and hidden > 1
     if config["normalization"] != "layer":
-        found.append(Candidate("layer norm", "rescales every layer's input", {"normalization": "layer", "init": "auto"}))
+        change = {"normalization": "layer", "init": "auto"}
+        found.append(Candidate("layer norm", "rescales every layer's input, row by row", change))
     if config["normalization"] != "batch":
+        growth = theory.batch_norm_growth(name)
+        note = _BATCH_NORM_NOTE.format(growth=f"{growth:.3g}", hidden=hidden, total=f"{growth ** (0.5 * hidden):.2g}")
         change = {"normalization": "batch", "init": "auto"}
         found.append(Candidate("batch norm", "rescales every unit over the batch", change, note=note))
-    if skips and not config["residual"]:
-        change = {"residual": True, "normalization": "layer", "init": "auto"}
-        found.append(Candidate("residual connections and layer norm", "gives the gradient a direct way past every block", change))
-        if config["normalization"] == "batch":
-            change = {"residual": True, "init": "auto"}
-            found.append(Candidate("residual connections", "gives the gradient a direct way past every block", change))
+    widths = config["widths"][1:-1]
+    if not config["residual"] and any(low == high for low, high in zip(widths[:-1], widths[1:], strict=True)):
+        found.append(_residual(config))
     return found
+
+
+def _residual(config: Mapping[str, Any]) -> Candidate:
+    """Skip connections with layer norm and branches over the root of their number."""
+    change: dict[str, Any] = {"residual": True, "normalization": "layer", "init": "auto"}
+    title = "residual connections and layer norm"
+    if set(config["activation"]) & _POSITIVE:
+        change["activation"] = "relu"
+        title = "residual connections, layer norm and relu"
+    return Candidate(title, "gives the gradient a direct way past every block", change, "scaled_branches")
 
 
 def _shallower(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:

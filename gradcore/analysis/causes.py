@@ -16,9 +16,9 @@ from . import mean_field as theory
 from .measure import skip_connections
 from .subject import Subject
 
-# Gain^2 up to which "make the weights larger" is advice to follow: beyond it pre-activations of unit inputs
-# lie outside [-4, 4] and the activation works as a switch (a sigmoid would need 106).
-_NATURAL_GAIN_SQUARED = 4.0
+# Weight variance (times fan_in) beyond which pre-activations of unit inputs have a deviation of 2 and more,
+# where half the units of tanh have lost 90 % of their slope.
+_LARGE_WEIGHT_VAR = 4.0
 # A factor is the cause when it explains at least this share of the slope.
 _MAIN_SHARE = 0.5
 # Derivatives below this share of what inputs of unit variance give are called saturated.
@@ -45,7 +45,7 @@ def steepest_layer(subject: Subject) -> tuple[int, float]:
     """The layer below which the profile changes most, and that change's share of the whole change."""
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(subject.profile_norms[:-1])
-    steps = logs[:-1] - logs[1:]
+        steps = logs[:-1] - logs[1:]
     if not np.isfinite(steps).any():
         return 0, math.nan
     layer = int(np.nanargmax(np.abs(np.where(np.isfinite(steps), steps, 0.0))))
@@ -74,11 +74,17 @@ def slope_shortfall(subject: Subject) -> float:
     return float(np.mean(logs)) if logs else 0.0
 
 
+def can_be_level(activation: str) -> bool:
+    """Whether weights of the activation's own scale can keep the gradient level: a sigmoid's cannot, since even
+    its largest slope, 1/4, squared and times its gain^2, is below 1."""
+    return CRITICAL_GAIN_SQUARED[activation] * theory.largest_derivative(activation) ** 2 >= 1.0
+
+
 def of_vanishing(subject: Subject) -> str:
     """The cause of a negative slope."""
     slope = subject.slope.systematic
     names = subject.measurement.config["activation"]
-    natural = all(CRITICAL_GAIN_SQUARED[name] <= _NATURAL_GAIN_SQUARED for name in names)
+    natural = all(can_be_level(name) for name in names)
     if slope_shortfall(subject) < math.log(_SATURATED_SLOPE):
         return "dead_units" if _mostly_masked(subject) else "saturating_activation"
     excess = weight_excess(subject) if subject.measurement.config["normalization"] is None else 0.0
@@ -135,19 +141,19 @@ def of_saturation(subject: Subject, layer: int) -> str:
     measurement = subject.measurement
     if layer == 0 and measurement.input_square > subject.limits.input_scale**2:
         return "input_scale"
-    if float(measurement.weight_var[layer]) > _NATURAL_GAIN_SQUARED:
+    if float(measurement.weight_var[layer]) > _LARGE_WEIGHT_VAR:
         return "weight_scale"
     return "saturating_activation"
 
 
 def of_large_step(subject: Subject) -> str:
     """Why steps are too large where the profile over depth is flat: the data's scale, or the learning rate."""
-    measurement = subject.measurement
-    if math.sqrt(measurement.input_square) > subject.limits.input_scale:
-        return "input_scale"
-    if target_scale(subject) > subject.limits.input_scale:
-        return "target_scale"
-    return "learning_rate"
+    scales = {
+        "input_scale": math.sqrt(subject.measurement.input_square),
+        "target_scale": target_scale(subject),
+    }
+    cause = max(scales, key=lambda name: scales[name])
+    return cause if scales[cause] > subject.limits.input_scale else "learning_rate"
 
 
 def target_scale(subject: Subject) -> float:

@@ -32,33 +32,33 @@ def loss_output(subject: Subject) -> list[Finding]:
 
 
 def large_steps(subject: Subject, *, explained: bool) -> list[Finding]:
-    """Steps that make the loss diverge although the profile over depth is level.
-
-    Rehearsed with the optimizer in use; for the plain SGD that is assumed otherwise, from the sizes alone.
-    """
-    if explained:
-        return []
+    """Steps under which the loss diverges although the profile over depth is level, as rehearsed on a copy."""
     rehearsal = subject.measurement.rehearsal
-    updates = subject.updates[np.isfinite(subject.updates)]
-    evidence = {"largest_update": float(updates.max(initial=0.0)), "predicted_fall": float(subject.predicted_fall.sum())}
-    if rehearsal is not None:
-        last = float(rehearsal.losses[-1])
-        if math.isfinite(last) and last <= subject.limits.diverged * max(float(rehearsal.losses[0]), 1e-30):
-            return []
-        evidence |= {"first_loss": float(rehearsal.losses[0]), "last_loss": last}
-        what = f"{len(rehearsal.losses)} steps took the loss from {rehearsal.losses[0]:.3g} to {last:.3g}"
-    else:
-        replaced = float(np.mean(updates > subject.limits.largest_update)) if updates.size else 0.0
-        overshoots = evidence["predicted_fall"] > subject.limits.overshoot and replaced > 0.0
-        if not overshoots and replaced < 0.5:
-            return []
-        what = f"one step would change weights by up to {wording.factor(evidence['largest_update'])} times their size"
+    if explained or rehearsal is None:
+        return []
+    first, peak = float(rehearsal.losses[0]), float(np.max(rehearsal.losses))
+    if peak <= subject.limits.diverged * max(first, no_skill_loss(subject)):
+        return []
     cause = causes.of_large_step(subject)
     text = (
-        f"Steps of {subject.optimizer_name} at lr {subject.lr:g} are too large: {what}. {wording.input_sentence(subject)} "
-        f"{_LARGE_STEP[cause]}"
+        f"Steps of {subject.optimizer_name} at lr {rehearsal.lr:g} are too large: within {len(rehearsal.losses)} of them "
+        f"the loss goes from {first:.3g} to {peak:.3g}. {wording.input_sentence(subject)} {_LARGE_STEP[cause]}"
     )
+    update = float(np.nanmax(rehearsal.update_ratio))
+    evidence = {"lr": rehearsal.lr, "first_loss": first, "highest_loss": peak, "largest_update": update}
     return [Finding("exploding", "critical", tuple(range(subject.depth)), cause, text, evidence)]
+
+
+def no_skill_loss(subject: Subject) -> float:
+    """The loss of the best constant output, or a bound near it."""
+    case = subject.case
+    target = np.asarray(case.target)
+    if case.loss == "cross_entropy":
+        return math.log(max(subject.measurement.config["widths"][-1], 2))
+    if case.loss == "binary_cross_entropy":
+        return math.log(2.0)
+    spread = np.asarray(target, dtype=np.float64) - target.mean(axis=0, dtype=np.float64)
+    return float(np.mean(spread**2) if case.loss == "mse" else np.mean(np.abs(spread)))
 
 
 _LARGE_STEP = {

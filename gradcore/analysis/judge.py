@@ -249,13 +249,12 @@ def losses_of_vanishing(subject: Subject) -> dict[str, float]:
     relative = float(updates.min() / updates.max()) if updates.max() > 0.0 else 0.0
     if relative < 1.0 / subject.limits.norm_ratio:
         lost["weakest_update_over_strongest"] = relative
-    if not subject.has_signal:
-        return lost  # small everywhere, as in a net that has converged: absolute sizes say nothing
-    if updates.min() < subject.unit_roundoff:
-        lost["update_lost"] = float(updates.min())
-    fall = float(subject.predicted_fall[:-1].sum())
+    fall = float(subject.relative_fall[:-1].sum())
     if fall < 1.0 / subject.limits.learning_steps:
         lost["steps_to_learn"] = 1.0 / fall if fall > 0.0 else math.inf
+    # At the noise floor, as in a net that has converged, updates are small because there is nothing to follow.
+    if subject.has_signal and updates.min() < subject.unit_roundoff:
+        lost["update_lost"] = float(updates.min())
     return lost
 
 
@@ -275,8 +274,8 @@ def losses_of_exploding(subject: Subject) -> dict[str, float]:
         lost["strongest_update_over_weakest"] = relative
     if updates.max() > subject.limits.largest_update:
         lost["largest_update"] = float(updates.max())
-    if float(subject.predicted_fall.sum()) > subject.limits.overshoot:
-        lost["overshoot"] = float(subject.predicted_fall.sum())
+    if subject.overshoot > subject.limits.overshoot:
+        lost["overshoot"] = subject.overshoot
     return lost
 
 

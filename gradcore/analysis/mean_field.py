@@ -125,6 +125,12 @@ def derivative_moment(activation: str | Nonlinearity, q: float, power: int = 2) 
     return _moment(activation, float(q), "derivative", power)
 
 
+def largest_derivative(activation: str | Nonlinearity) -> float:
+    """max |phi'|, on a grid fine enough for four digits."""
+    phi = nonlinearity(activation)
+    return float(np.abs(phi.derivative(np.linspace(-8.0, 8.0, 4001))).max())
+
+
 # ---- maps from layer to layer and where they lead ----
 
 

@@ -23,6 +23,9 @@ _MASKED = {"relu": "activation_zero_share", "hard_tanh": "saturated_share"}
 # Steps tried on a copy: enough for a diverging loss to show, few enough to cost less than the batches.
 REHEARSAL_STEPS = 8
 
+# The smallest learning rate in usual grids for plain SGD.
+SMALLEST_LR = 1e-3
+
 Progress = Callable[[int, int, str], None]
 
 
@@ -82,9 +85,10 @@ def batch_rows(num_rows: int, batch_size: int, batches: int, seed: int) -> tuple
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """A few steps of the optimizer in use on a copy: losses [steps], total norms [steps], and |dW| / |W| of
-    the first step [depth]."""
+    """A few steps on a copy: the learning rate, losses [steps], total norms [steps], and |dW| / |W| of the
+    first step [depth]."""
 
+    lr: float
     losses: np.ndarray
     total_norms: np.ndarray
     update_ratio: np.ndarray
@@ -199,8 +203,13 @@ def _layers_with(net: Any, tensors: Mapping[str, np.ndarray], test: Callable[[np
 
 
 def rehearse(case: Case, net: Any) -> Rehearsal:
-    """Take a few steps of the optimizer in use on `net`, which is changed; stops once the loss is not finite."""
+    """Take a few steps on `net`, which is changed, with the optimizer in use; stops once the loss is not finite.
+
+    Where none is known, plain SGD takes them at the smallest usual rate: what diverges there has no rate.
+    """
     optimizer = case.optimizer_for(net, keep_state=True)
+    if case.optimizer is None and "lr" not in case.training:
+        optimizer.lr = SMALLEST_LR
     clip = case.training.get("clip_norm")
     losses: list[float] = []
     norms: list[float] = []
@@ -217,12 +226,12 @@ def rehearse(case: Case, net: Any) -> Rehearsal:
             update_ratio = np.array(net.flow.update_ratio)
         if not np.isfinite(step.loss):
             break
-    return Rehearsal(np.array(losses), np.array(norms), update_ratio)
+    return Rehearsal(float(optimizer.lr), np.array(losses), np.array(norms), update_ratio)
 
 
 def update_ratio(case: Case, measurement: Measurement) -> np.ndarray:
     """|dW| / |W| of one step, [depth]: as rehearsed, or lr |dL/dW| / |W| for the plain SGD assumed."""
-    if measurement.rehearsal is not None:
+    if measurement.rehearsal is not None and case.optimizer is not None:
         return measurement.rehearsal.update_ratio
     with np.errstate(divide="ignore", invalid="ignore"):
         return case.step_size * measurement.rms("weight_grad_norm") / measurement.rms("weight_norm")

@@ -19,6 +19,7 @@ from . import mean_field as theory
 from .report import Prediction
 
 _TWO_SIDED = 1.96  # 95 % of a Gaussian
+_TINY = 1e-300  # stands for 0 under a logarithm
 
 
 def layer_scales(net: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -110,12 +111,11 @@ class _Stack:
         """(P.1) and (P.2) from the output down, with the noise of finite width beside them."""
         delta, stream = 0.0, 0.0  # ln of the mean of |delta|^2 and of G, in the layer above
         spread, typical = 0.0, 0.0
-        with np.errstate(divide="ignore"):
-            weight_log = np.log(self.weight_var)
+        weight_log = np.log(np.maximum(self.weight_var, _TINY))
         for layer in range(self.depth - 2, -1, -1):
             branch = weight_log[layer + 1] + delta
             stream = float(np.logaddexp(branch, stream)) if self.has_skip(layer + 1) else branch
-            share = math.exp(branch - stream) if math.isfinite(stream) else 1.0
+            share = math.exp(branch - stream)
             local = self._local_log(layer)
             delta = stream + local
             self.chi[layer] = math.exp(min(weight_log[layer] + local, 700.0))
@@ -135,9 +135,9 @@ class _Stack:
     def _local_log(self, layer: int) -> float:
         """ln of (P.2)'s factor."""
         slope = theory.derivative_moment(self.activations[layer], self.q[layer])
-        factor = math.log(max(slope, 1e-300))
+        factor = math.log(max(slope, _TINY))
         if self.normalization is not None:
-            factor -= math.log(max(self.preact_square[layer], 1e-300))
+            factor -= math.log(max(self.preact_square[layer], _TINY))
         if self.normalization == "batch" and self.batch_size > 3:
             factor += math.log(theory.finite_batch_factor(self.batch_size))
         return factor

@@ -18,7 +18,7 @@ from .measure import rehearse
 from .report import Outcome, Remedy, Report
 from .slope import student_95
 from .subject import Thresholds
-from .trials import Split, Trial
+from .trials import Contestant, Trial
 
 # A cure must take away at least this share of the sick net's loss: less is no difference a user would see.
 LEAST_EFFECT = 0.05
@@ -105,20 +105,20 @@ class _Verification:
         self.before: Outcome | None = None
 
     def train_sick(self) -> None:
-        self.sick = self._train(None)
+        self.sick = self._train(Contestant(self.case))
         self.before = Outcome(self.report.verdict, self.report.slope.value, **trials.summary(self.sick))
 
-    def _train(self, candidate: Candidate | None) -> list[Trial]:
-        split: Split = self.split
-        lr = trials.best_learning_rate(self.case, candidate, split, self.steps)
+    def _train(self, contestant: Contestant) -> list[Trial]:
+        lr = trials.best_learning_rate(contestant, self.split, self.steps)
         return [
-            trials.train(self.case, candidate, split, steps=self.steps, seed=seed, lr=lr) for seed in range(self.seeds)
+            trials.train(contestant, self.split, steps=self.steps, seed=seed, lr=lr) for seed in range(self.seeds)
         ]
 
     def verified(self, candidate: Candidate) -> Remedy:
         """The candidate with what came of it."""
-        verdict, slope = self._measured_again(candidate)
-        cured = self._train(candidate)
+        contestant = Contestant(self.case, candidate)
+        verdict, slope = self._measured_again(contestant)
+        cured = self._train(contestant)
         after = Outcome(verdict, slope, **trials.summary(cured))
         effects = trials.effects(self.sick, cured)
         half = float(effects.std(ddof=1)) / math.sqrt(len(effects)) * student_95(len(effects) - 1) if self.seeds > 1 else 0.0
@@ -132,25 +132,29 @@ class _Verification:
             effect=effect,
             confidence=confidence,
             helps=verdict == "healthy" and confidence[0] > 0.0 and effect >= LEAST_EFFECT,
-            cost=self._cost(candidate, cured),
+            cost=self._cost(contestant, cured),
         )
 
-    def _measured_again(self, candidate: Candidate) -> tuple[str, float]:
+    def _measured_again(self, contestant: Contestant) -> tuple[str, float]:
         """Verdict and slope of the changed net, from the same seed on the same (prepared) data."""
         from .analyze import examine
         from .judge import judge
 
-        net = candidate.build(self.case)
-        x, target = Preparation.of(candidate, self.case).apply(self.case.x, self.case.target)
-        rows = self.case.rows[:_MEASURED_BATCHES]
-        case = replace(self.case, net=net, x=x, target=target, rows=rows, training=candidate.training)
-        measurement = measure_case(case, net.copy())
-        if self.case.optimizer is not None or candidate.training:
-            measurement = replace(measurement, rehearsal=rehearse(case, net.copy()))
+        case = replace(
+            self.case,
+            net=contestant.net(),
+            x=contestant.x,
+            target=contestant.target,
+            rows=self.case.rows[:_MEASURED_BATCHES],
+            training=contestant.candidate.training,
+        )
+        measurement = measure_case(case, case.net.copy())
+        if np.isfinite(measurement.losses).all():
+            measurement = replace(measurement, rehearsal=rehearse(case, case.net.copy()))
         subject = examine(case, measurement, self.limits)
         return judge(subject)[0], subject.slope.value
 
-    def _cost(self, candidate: Candidate, cured: list[Trial]) -> dict[str, float]:
+    def _cost(self, contestant: Contestant, cured: list[Trial]) -> dict[str, float]:
         seconds = [min(trial.seconds_per_step for trial in group) for group in (cured, self.sick)]
-        parameters = [net.parameters.flat.size for net in (candidate.build(self.case), self.case.net)]
+        parameters = [net.parameters.flat.size for net in (contestant.net(), self.case.net)]
         return {"time_per_step": seconds[0] / max(seconds[1], 1e-12), "parameters": parameters[0] / parameters[1]}

@@ -104,12 +104,14 @@ def estimate(measurement: Measurement, norm_ratio: float) -> Slope:
     steps = measurement.depth - 1
     band = 2.0 * math.log(norm_ratio) / max(steps, 1)
     lines = profile(measurement)
-    increments = lines[:, :-1] - lines[:, 1:]
+    with np.errstate(invalid="ignore"):
+        increments = lines[:, :-1] - lines[:, 1:]
     usable = np.isfinite(increments).all(axis=0)
     if not usable.any():
         nan = math.nan
         return Slope(nan, nan, nan, nan, nan, nan, nan, nan, -band, band, steps)
-    noise, alignment_noise = (values[usable] for values in step_noise(measurement))
+    # Branches that start at zero add no noise; the floor keeps their weight finite.
+    noise, alignment_noise = (np.maximum(values[usable], 1e-9) for values in step_noise(measurement))
     increments, systematic = increments[:, usable], _systematic_steps(measurement)[usable]
     weights = (1.0 / noise) / np.sum(1.0 / noise)
     per_batch = increments @ weights

@@ -28,19 +28,19 @@ class Thresholds(Record):
     # 2 ln(100) / steps; so does "far below the other layers" for update-to-weight ratios.
     norm_ratio: float = 100.0
 
-    # One step changes the loss by lr |g|^2 to first order. A net whose hidden layers need more than this many
-    # such steps to change it by its own size does not learn: a hundred epochs of a thousand batches.
+    # One SGD step can take lr |g|^2 of the loss away, to first order. A net whose hidden layers need more than
+    # this many steps to remove an error of its present size does not learn: a hundred epochs of a thousand batches.
     learning_steps: float = 1e5
 
-    # lr |g|^2 / loss beyond which steps diverge: a quadratic loss has |g|^2 = 2 curvature * loss along its
+    # lr |g|^2 / loss beyond which a step overshoots: a quadratic loss has |g|^2 = 2 curvature * loss along its
     # steepest direction, and gradient descent diverges where lr * curvature > 2.
     overshoot: float = 4.0
 
     # |dW| / |W| of one step beyond which the step replaces the weights instead of changing them.
     largest_update: float = 1.0
 
-    # A rehearsed loss above this many times the first one has diverged (a bad first step may double it; a
-    # diverging one grows geometrically, by more than 1 + overshoot / 2 a step).
+    # A rehearsed loss above this many times the first one, and the one of a constant guess, has diverged: a
+    # rate just beyond stability at least doubles the loss every second step, which makes 16 in eight steps.
     diverged: float = 10.0
 
     # Chance of calling one healthy net's layers dead: half the units of a random ReLU layer are dead when all
@@ -130,11 +130,18 @@ class Subject:
         return np.array([record.update_ratio for record in self.records])
 
     @cached_property
-    def predicted_fall(self) -> np.ndarray:
-        """lr |dL/dW|^2 / loss a layer: the share of the loss that one SGD step takes away, to first order."""
-        loss = self.measurement.loss
-        with np.errstate(over="ignore", invalid="ignore"):
-            return self.lr * self.gradient_norms**2 / loss if loss > 0.0 else np.zeros(self.depth)
+    def output_error(self) -> float:
+        """Mean over rows of |dloss/doutput|^2 of a single row: how wrong the outputs are, whatever the loss."""
+        return float(self.measurement.batch_size * self.measurement.rms("delta_norm")[-1] ** 2)
+
+    @cached_property
+    def relative_fall(self) -> np.ndarray:
+        """lr |dL/dW|^2 / output_error a layer: the share of the error that one SGD step can take away.
+
+        Relative to the error that is there, so that it does not fall as a net learns.
+        """
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return self.lr * self.gradient_norms**2 / self.output_error
 
     @cached_property
     def has_signal(self) -> bool:
@@ -150,6 +157,13 @@ class Subject:
         noise = np.array([record.gradient_noise for record in self.records])
         with np.errstate(invalid="ignore"):
             return bool(np.any(signal > noise / math.sqrt(count)))
+
+    @cached_property
+    def overshoot(self) -> float:
+        """lr |g|^2 / loss over all layers."""
+        loss = self.measurement.loss
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(self.lr * np.sum(self.gradient_norms**2) / loss) if loss > 0.0 else 0.0
 
     @property
     def loss_is_zero(self) -> bool:

@@ -46,20 +46,34 @@ class Trial:
     seconds_per_step: float
 
 
-def train(
-    case: Case, candidate: Candidate | None, split: Split, *, steps: int, seed: int, lr: float | None
-) -> Trial:
-    """Train the analysed net (None) or a candidate's for `steps`; the order of the data follows from `seed`.
+class Contestant:
+    """A candidate's nets and data, made once: building (orthogonal matrices) can cost more than training."""
+
+    def __init__(self, case: Case, candidate: Candidate | None = None) -> None:
+        self.case, self.candidate = case, candidate or Candidate("as it is", "")
+        self.preparation = Preparation.of(self.candidate, case)
+        self.x, self.target = self.preparation.apply(case.x, case.target)
+        self._nets: dict[int, Any] = {}
+
+    def net(self, seed: int = 0) -> Any:
+        """A fresh net; seed 0 is that of the analysed one, and others count on from there."""
+        if seed not in self._nets:
+            own = int(self.case.net.config["seed"] or 0) + seed
+            self._nets[seed] = self.candidate.build(self.case, own if seed else None)
+        return self._nets[seed].copy()
+
+
+def train(contestant: Contestant, split: Split, *, steps: int, seed: int, lr: float | None) -> Trial:
+    """Train a contestant's net for `steps`; the order of the data follows from `seed`, for all alike.
 
     lr None: that of the optimizer in use.
     """
-    change = candidate or _AS_IT_IS
-    net = change.build(case, None if seed == 0 else _other_seed(case, seed))
-    preparation = Preparation.of(change, case)
-    x, target = preparation.apply(case.x, case.target)
+    case, preparation = contestant.case, contestant.preparation
+    net, x, target = contestant.net(seed), contestant.x, contestant.target
     optimizer = case.optimizer_for(net)
-    optimizer.lr = change.training.get("lr", optimizer.lr if lr is None else lr)
-    clip = change.training.get("clip_norm")
+    training = contestant.candidate.training
+    optimizer.lr = training.get("lr", optimizer.lr if lr is None else lr)
+    clip = training.get("clip_norm")
     start = _evaluate(net, case, x, split.test, preparation)[0]
     size = min(case.batch_size, len(split.train))
     rng = np.random.default_rng((case.seed, seed))
@@ -76,13 +90,6 @@ def train(
         if not math.isfinite(loss):
             return Trial(start, math.inf, math.nan, elapsed / steps)
     return Trial(start, *_evaluate(net, case, x, split.test, preparation), elapsed / steps)
-
-
-_AS_IT_IS = Candidate("as it is", "")
-
-
-def _other_seed(case: Case, seed: int) -> int:
-    return int(case.net.config["seed"] or 0) + seed
 
 
 def _evaluate(
@@ -108,12 +115,12 @@ def _accuracy(output: np.ndarray, target: np.ndarray, loss: str) -> float:
     return math.nan
 
 
-def best_learning_rate(case: Case, candidate: Candidate | None, split: Split, steps: int) -> float | None:
+def best_learning_rate(contestant: Contestant, split: Split, steps: int) -> float | None:
     """The rate of LEARNING_RATES with the lowest loss after part of the budget; None where one is given."""
-    if case.optimizer is not None or (candidate is not None and "lr" in candidate.training):
+    if contestant.case.optimizer is not None or "lr" in contestant.candidate.training:
         return None
     pilot = max(1, int(_PILOT_SHARE * steps))
-    losses = [train(case, candidate, split, steps=pilot, seed=0, lr=lr).loss for lr in LEARNING_RATES]
+    losses = [train(contestant, split, steps=pilot, seed=0, lr=lr).loss for lr in LEARNING_RATES]
     return LEARNING_RATES[int(np.argmin(losses))]
 
 

@@ -113,7 +113,7 @@ def _critical(names: list[str]) -> str:
 
 
 def _largest_slope(names: list[str]) -> float:
-    return max(math.sqrt(theory.derivative_moment(name, 0.0)) for name in names)
+    return max(theory.largest_derivative(name) for name in names)
 
 
 def update_sentence(subject: Subject) -> str:
@@ -125,10 +125,10 @@ def update_sentence(subject: Subject) -> str:
     )
     if updates[0] < subject.unit_roundoff:
         text += f"; {subject.dtype} rounds changes below {subject.unit_roundoff:.1g} away"
-    hidden = float((subject.predicted_fall[:-1]).sum())
-    if not subject.adaptive and 0.0 < hidden < 1.0 / subject.limits.learning_steps:
+    fall = float(subject.relative_fall[:-1].sum())
+    if not subject.adaptive and 0.0 < fall < 1.0 / subject.limits.learning_steps:
         text += f". At this size of |dL/dW| ({factor(gradients[0])} in layer 0) the hidden layers would need about "
-        text += f"{factor(1.0 / hidden)} steps to change the loss by its own size"
+        text += f"{factor(1.0 / fall)} steps to remove an error of the present size"
     return text + "."
 
 
