@@ -8,7 +8,7 @@ import pytest
 import gradcore as gc
 import reference_flow
 import tolerances
-from nets import Case, smooth_case
+from nets import Case, build, smooth_case
 from reference import ACTIVATIONS, Net
 
 NORMALIZATIONS = [None, "batch", "layer", "rms"]
@@ -56,6 +56,33 @@ def test_every_field(activation, normalization, residual, dtype):
 def test_fields_on_every_target(target, dtype):
     net = Net((5, 19, 19, 3), ("relu", "gelu"), "batch", residual=True)
     assert_flow(smooth_case(net, dtype, batch_size=150, loss="cross_entropy"))
+
+
+def test_fields_of_a_batch_larger_than_the_cache():
+    assert_flow(Case(Net((200, 600, 600, 10), ("gelu", "tanh"), "layer"), "float32", batch_size=2500))
+
+
+def saturation_point(activation):
+    """Where |act'| falls through 1 % of its maximum, on a side where it dies out: by bisection."""
+
+    def above_threshold(x):
+        return abs(ACTIVATIONS[activation].df(np.array([x]))[0]) > 0.01 * ACTIVATIONS[activation].max_df
+
+    inside, outside = (0.5, 40.0) if not above_threshold(40.0) else (-0.5, -40.0)
+    for _ in range(60):
+        middle = (inside + outside) / 2
+        inside, outside = (middle, outside) if above_threshold(middle) else (inside, middle)
+    return outside
+
+
+@pytest.mark.parametrize("activation", sorted(set(ACTIVATIONS) - {"identity", "leaky_relu", "relu"}))
+def test_saturation_begins_at_one_percent_of_the_largest_derivative(activation):
+    """One unit of weight 1 sees two inputs, a thousandth before and beyond the threshold."""
+    one = {"dense0.weight": np.ones((1, 1)), "dense0.bias": np.zeros(1)}
+    mlp = build(Net((1, 1, 1), (activation,)), one, "float64")
+    x = saturation_point(activation) * np.array([[0.999], [1.001]])
+    mlp.loss_and_gradients(x, np.zeros((2, 1)), loss="mse", record=True)
+    assert mlp.flow.saturated_share[0] == 0.5
 
 
 def test_recorded_by_train_step_with_the_update(dtype):

@@ -79,6 +79,17 @@ def test_every_way_to_cut_a_batch(batch_size, normalization, dtype):
     assert_case(Case(net, dtype, batch_size, loss="cross_entropy"))
 
 
+# Wide enough that 2500 rows do not stay in the cache and are worked through in parts.
+LARGE = Net((200, 600, 600, 10), ("gelu", "relu"), "layer", residual=True)
+
+
+def test_a_batch_larger_than_the_cache(dtype):
+    case = Case(LARGE, dtype, batch_size=2500, loss="cross_entropy", gain=1.0)
+    assert_case(case)
+    activations = 2 * len(case.x) * sum(LARGE.widths) * dtype.itemsize
+    assert case.mlp.workspace_bytes < activations, "the batch was not cut, so this tests nothing"
+
+
 @pytest.mark.parametrize(
     "net",
     [

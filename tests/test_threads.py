@@ -18,6 +18,7 @@ NETS = {
     "batch norm": (Net((33, 70, 70, 70, 5), ("relu", "gelu", "tanh"), "batch", residual=True), 190),
     "deep": (Net((32,) * 30 + (3,), ("tanh",) * 29, "batch"), 96),
     "linear": (Net((500, 10), ()), 333),
+    "larger than the cache": (Net((200, 600, 600, 10), ("gelu", "relu"), "layer"), 2500),
 }
 THREADS = [1, 2, 3, 7]
 
