@@ -30,8 +30,8 @@ def callbacks(progress: bool | Callable[[Logs], Any], epochs: int) -> list[Any]:
 
 
 def _summary(logs: Logs) -> str:
-    names = ("loss", "val_loss", "val_accuracy", "total_norm")
-    return "  ".join(f"{name} {logs[name]:.4g}" for name in names if name in logs)
+    names = ("loss", "val_loss", "val_accuracy")
+    return "  ".join(f"{name} {logs[name]:.3g}" for name in names if name in logs)
 
 
 class _Function:
@@ -63,7 +63,8 @@ class _Bar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.description}"))
+        # narrow enough for 80 columns
+        columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(12), TextColumn("{task.description}"))
         self._progress = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), auto_refresh=False)
         self._task = self._progress.add_task("", total=float(epochs), epoch=f"0/{epochs}")
         self._epochs, self._shown = epochs, 0.0
