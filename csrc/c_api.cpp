@@ -19,8 +19,8 @@ struct gradcore_optimizer : NetOptimizer {
 namespace {
 
 constexpr const char *kActivationNames[GRADCORE_NUM_ACTIVATIONS] = {
-    "identity",  "relu", "leaky_relu", "elu",      "selu", "gelu",      "gelu_tanh",
-    "silu",      "mish", "softplus",   "tanh",     "hard_tanh", "sigmoid"};
+    "identity", "relu", "leaky_relu", "elu",  "selu",      "gelu",   "gelu_tanh",
+    "silu",     "mish", "softplus",   "tanh", "hard_tanh", "sigmoid"};
 constexpr const char *kLossNames[GRADCORE_NUM_LOSSES] = {"cross_entropy", "binary_cross_entropy", "mse", "mae",
                                                          "huber"};
 
@@ -94,8 +94,7 @@ gradcore_status gradcore_set_target(const char *name) {
 
 int32_t gradcore_get_num_threads(void) { return get_num_threads(); }
 gradcore_status gradcore_set_num_threads(int32_t num_threads) {
-  if (num_threads < 1)
-    return fail(GRADCORE_INVALID_ARGUMENT, "num_threads: expected at least 1, got %d", num_threads);
+  if (num_threads < 1) return fail(GRADCORE_INVALID_ARGUMENT, "num_threads: expected at least 1, got %d", num_threads);
   set_num_threads(num_threads);
   return GRADCORE_OK;
 }
@@ -207,9 +206,8 @@ gradcore_status gradcore_optimizer_step(gradcore_optimizer *optimizer, double cl
 }
 
 gradcore_status gradcore_net_train_step(gradcore_net *net, const gradcore_matrix *input,
-                                        const gradcore_target_data *target, int32_t loss,
-                                        gradcore_optimizer *optimizer, double clip_norm, double clip_value,
-                                        int32_t record, gradcore_step *step) {
+                                        const gradcore_target_data *target, int32_t loss, gradcore_optimizer *optimizer,
+                                        double clip_norm, double clip_value, int32_t record, gradcore_step *step) {
   if (!net) return null_argument("net");
   if (!optimizer) return null_argument("optimizer");
   if (!step) return null_argument("step");
@@ -227,8 +225,7 @@ gradcore_status gradcore_net_flow(const gradcore_net *net, int32_t layer, gradco
   *flow = net->flow(layer);
   return GRADCORE_OK;
 }
-gradcore_status gradcore_net_flow_histogram(const gradcore_net *net, int32_t layer, int32_t which,
-                                            int64_t *histogram) {
+gradcore_status gradcore_net_flow_histogram(const gradcore_net *net, int32_t layer, int32_t which, int64_t *histogram) {
   GRADCORE_TRY(check_flow(net, layer));
   if (!histogram) return null_argument("histogram");
   if (which != 0 && which != 1) return fail(GRADCORE_INVALID_ARGUMENT, "which: expected 0 or 1, got %d", which);
@@ -242,4 +239,3 @@ gradcore_status gradcore_clip_grad_adaptive(gradcore_net *net, double clipping, 
   if (!(eps >= 0)) return fail(GRADCORE_INVALID_ARGUMENT, "eps: expected a number >= 0, got %g", eps);
   return guarded([&] { return net->clip_adaptive(clipping, eps); });
 }
-

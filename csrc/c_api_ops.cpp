@@ -141,8 +141,7 @@ void for_elements(index count, F &&task) noexcept {
 // gradcore.h declares these extern "C".
 
 gradcore_status gradcore_clip_grad_norm(int32_t dtype, void *const *arrays, const int64_t *sizes, int32_t num_arrays,
-                                        double max_norm, double norm_type, int32_t error_if_nonfinite,
-                                        double *total) {
+                                        double max_norm, double norm_type, int32_t error_if_nonfinite, double *total) {
   GRADCORE_TRY(check_arrays(arrays, sizes, num_arrays));
   if (!(max_norm >= 0)) return fail(GRADCORE_INVALID_ARGUMENT, "max_norm: expected a number >= 0, got %g", max_norm);
   if (!(norm_type > 0)) return fail(GRADCORE_INVALID_ARGUMENT, "norm_type: expected a number > 0, got %g", norm_type);
@@ -258,8 +257,7 @@ gradcore_status gradcore_op_activation_backward(int32_t dtype, int32_t activatio
 }
 
 gradcore_status gradcore_op_batch_norm(int32_t dtype, const gradcore_matrix *input, const void *weight,
-                                       const void *bias, double eps, void *output, void *save_mean,
-                                       void *save_invstd) {
+                                       const void *bias, double eps, void *output, void *save_mean, void *save_invstd) {
   GRADCORE_TRY(check_matrix("input", input));
   if (input->rows < 2)
     return fail(GRADCORE_INVALID_ARGUMENT, "input: expected at least 2 rows for batch norm, got %lld",
@@ -287,9 +285,9 @@ gradcore_status gradcore_op_batch_norm(int32_t dtype, const gradcore_matrix *inp
 }
 
 gradcore_status gradcore_op_batch_norm_backward(int32_t dtype, const gradcore_matrix *grad_output,
-                                                const gradcore_matrix *input, const void *weight,
-                                                const void *save_mean, const void *save_invstd, void *grad_input,
-                                                void *grad_weight, void *grad_bias) {
+                                                const gradcore_matrix *input, const void *weight, const void *save_mean,
+                                                const void *save_invstd, void *grad_input, void *grad_weight,
+                                                void *grad_bias) {
   GRADCORE_TRY(check_matrix("input", input));
   GRADCORE_TRY(check_shape("grad_output", grad_output, input->rows, input->cols));
   if (!weight || !save_mean || !save_invstd || !grad_input || !grad_weight || !grad_bias)
@@ -335,9 +333,9 @@ gradcore_status gradcore_op_layer_norm(int32_t dtype, const gradcore_matrix *inp
 }
 
 gradcore_status gradcore_op_layer_norm_backward(int32_t dtype, const gradcore_matrix *grad_output,
-                                                const gradcore_matrix *input, const void *weight,
-                                                const void *save_mean, const void *save_invstd, int32_t rms,
-                                                void *grad_input, void *grad_weight, void *grad_bias) {
+                                                const gradcore_matrix *input, const void *weight, const void *save_mean,
+                                                const void *save_invstd, int32_t rms, void *grad_input,
+                                                void *grad_weight, void *grad_bias) {
   GRADCORE_TRY(check_matrix("input", input));
   GRADCORE_TRY(check_shape("grad_output", grad_output, input->rows, input->cols));
   if (!weight || !save_mean || !save_invstd || !grad_input || !grad_weight || (!rms && !grad_bias))
@@ -352,8 +350,7 @@ gradcore_status gradcore_op_layer_norm_backward(int32_t dtype, const gradcore_ma
     for_tiles(n, 8.0 * double(n) * double(c), [&](index first, index rows) {
       kernels.layer_norm_backward(rows, c, dy + first * grad_output->stride, grad_output->stride,
                                   x + first * input->stride, input->stride, static_cast<const T *>(weight),
-                                  mean + first, inv_std + first, rms != 0, static_cast<T *>(grad_input) + first * c,
-                                  c);
+                                  mean + first, inv_std + first, rms != 0, static_cast<T *>(grad_input) + first * c, c);
     });
     return GRADCORE_OK;
   });
@@ -386,10 +383,9 @@ gradcore_status gradcore_op_loss(int32_t dtype, int32_t loss, const gradcore_mat
     const double scale = loss_scale(loss, n, c);
     std::vector<double> sums(std::size_t((n + kTileRows - 1) / kTileRows));
     for_tiles(n, kFlopsPerTranscendental * double(n) * double(c), [&](index first, index rows) {
-      sums[std::size_t(first / kTileRows)] =
-          loss_rows(kernels, loss, rows, c, static_cast<const T *>(output->data) + first * output->stride,
-                    output->stride, view.from_row(first), T(scale),
-                    grad_output ? static_cast<T *>(grad_output) + first * c : nullptr, c);
+      sums[std::size_t(first / kTileRows)] = loss_rows(
+          kernels, loss, rows, c, static_cast<const T *>(output->data) + first * output->stride, output->stride,
+          view.from_row(first), T(scale), grad_output ? static_cast<T *>(grad_output) + first * c : nullptr, c);
     });
     double sum = 0;
     for (const double part : sums) sum += part;

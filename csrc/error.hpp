@@ -14,8 +14,8 @@ const char *last_error() noexcept;
 }  // namespace gradcore
 
 // Returns from the enclosing function when `expression` is not GRADCORE_OK.
-#define GRADCORE_TRY(expression)                                          \
-  do {                                                                    \
+#define GRADCORE_TRY(expression)                                                              \
+  do {                                                                                        \
     if (const gradcore_status status_ = (expression); status_ != GRADCORE_OK) return status_; \
   } while (0)
 

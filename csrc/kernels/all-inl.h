@@ -1,16 +1,15 @@
 // All kernel bodies and the table of one target. No include guard: once per file in targets/.
+// clang-format off: the order matters. elementwise-inl.h holds the drivers that solve the ends of rows.
 #include "kernels/vec.hpp"
-
 #include "kernels/math-inl.h"
-
-#include "kernels/elementwise-inl.h"  // first: the drivers that solve the ends of rows
-
+#include "kernels/elementwise-inl.h"
 #include "kernels/activation-inl.h"
 #include "kernels/gemm-inl.h"
 #include "kernels/loss-inl.h"
 #include "kernels/normalize-inl.h"
 #include "kernels/reduce-inl.h"
 #include "kernels/stats-inl.h"
+// clang-format on
 
 namespace gradcore::GRADCORE_TARGET {
 

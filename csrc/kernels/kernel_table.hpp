@@ -25,16 +25,16 @@ enum class TileInit : int { zero, bias, accumulate };  // 0, bias[j], C[i, j]
 
 template <class T>
 struct GemmTile {
-  index depth;                    // of the sum over k
-  const T *a;                     // A[i, k] = a[i * a_row + k * a_step]
+  index depth;  // of the sum over k
+  const T *a;   // A[i, k] = a[i * a_row + k * a_step]
   index a_row, a_step;
-  const T *b;                     // B[k, j] = b[k * b_step + j], readable up to full vectors
+  const T *b;  // B[k, j] = b[k * b_step + j], readable up to full vectors
   index b_step;
-  T *c;                           // C[i, j] = c[i * c_row + j]
+  T *c;  // C[i, j] = c[i * c_row + j]
   index c_row;
-  int cols;                       // columns of C that are written (exact), <= vectors * lanes
+  int cols;  // columns of C that are written (exact), <= vectors * lanes
   TileInit init;
-  const T *bias;                  // read with TileInit::bias, readable up to full vectors
+  const T *bias;  // read with TileInit::bias, readable up to full vectors
 };
 
 template <class T>
@@ -51,28 +51,28 @@ struct UpdateArgs {
   index n;
   T *param;
   const T *grad;
-  T *state0, *state1;      // momentum or first moment; second moment. Unused ones are null.
+  T *state0, *state1;  // momentum or first moment; second moment. Unused ones are null.
   double lr, momentum, weight_decay, alpha, beta1, beta2, eps;
-  double bias1, bias2;          // adam: 1 - beta1^t, 1 - beta2^t
-  double clip_coef;          // multiplies the gradient first (1: no clipping)
-  double clip_value;         // then clamps it to [-clip_value, clip_value] (infinity: no clamping)
-  bool nesterov, first;    // first: state0 is initialised with the gradient (PyTorch's SGD)
-  double *update_sumsq;    // when not null: += sum of squared updates
+  double bias1, bias2;   // adam: 1 - beta1^t, 1 - beta2^t
+  double clip_coef;      // multiplies the gradient first (1: no clipping)
+  double clip_value;     // then clamps it to [-clip_value, clip_value] (infinity: no clamping)
+  bool nesterov, first;  // first: state0 is initialised with the gradient (PyTorch's SGD)
+  double *update_sumsq;  // when not null: += sum of squared updates
 };
 
 // Accumulated statistics of one array or of several blocks of it; zero-initialise, then accumulate.
-// Sums run over finite elements; `scaled` sums guard against overflow and underflow.
+// Sums run over finite elements.
 struct StatsSums {
   index count, zeros, subnormals, nonfinite;
-  double sum, sumsq;       // of finite elements; sumsq may overflow only for double data
+  double sum, sumsq;  // of finite elements; sumsq may overflow only for double data
   double max_abs;
   index flushed[4], overflowed[4];  // as gradcore_array_stats; derived counts are final
 };
 
 template <class T>
 struct KernelSet {
-  int lanes;                     // elements of a vector
-  int tile_vectors;              // columns of the widest GEMM tile, in vectors
+  int lanes;                       // elements of a vector
+  int tile_vectors;                // columns of the widest GEMM tile, in vectors
   int tile_rows[kMaxTileVectors];  // rows of the tallest tile of each width
 
   // ---- products (gemm-inl.h)
@@ -127,11 +127,11 @@ struct KernelSet {
                                  const T *inv_std, T *dgamma, T *dbeta);
 
   // ---- elementwise on blocks (elementwise-inl.h). Exact.
-  void (*add)(index rows, index cols, const T *x, index ldx, T *y, index ldy);             // y += x
-  void (*multiply)(index rows, index cols, const T *x, index ldx, T *y, index ldy);        // y *= x
-  void (*copy)(index rows, index cols, const T *x, index ldx, T *y, index ldy);            // y = x
-  void (*scale)(index n, T factor, T *x);                                                  // x *= factor
-  void (*clamp)(index n, T bound, T *x);                                                   // to [-bound, bound]; NaN stays
+  void (*add)(index rows, index cols, const T *x, index ldx, T *y, index ldy);       // y += x
+  void (*multiply)(index rows, index cols, const T *x, index ldx, T *y, index ldy);  // y *= x
+  void (*copy)(index rows, index cols, const T *x, index ldx, T *y, index ldy);      // y = x
+  void (*scale)(index n, T factor, T *x);                                            // x *= factor
+  void (*clamp)(index n, T bound, T *x);                                             // to [-bound, bound]; NaN stays
   void (*update[GRADCORE_NUM_OPTIMIZERS])(const UpdateArgs<T> &args);
 
   // ---- sums and statistics (reduce-inl.h). Exact.
@@ -140,9 +140,10 @@ struct KernelSet {
   // Sum of squares in double, right for every finite float (partials redone in double when the
   // float32 one overflows or is tiny). For double data it may overflow or underflow: norm handles it.
   double (*sum_of_squares)(index n, const T *x);
-  double (*max_abs)(index n, const T *x);                                // NaN if any element is NaN
-  double (*dot)(index n, const T *x, const T *y);                        // in double
-  // Statistics of a recorded pass (stats-inl.h): sums += those of the block; histogram (may be null) has GRADCORE_NUM_BINS_* entries.
+  double (*max_abs)(index n, const T *x);          // NaN if any element is NaN
+  double (*dot)(index n, const T *x, const T *y);  // in double
+  // Statistics of a recorded pass (stats-inl.h): sums += those of the block; histogram (may be null) has
+  // GRADCORE_NUM_BINS_* entries.
   void (*block_stats)(index rows, index cols, const T *x, index ldx, StatsSums *sums, index *histogram);
   // nonzero[c] |= any x[r, c] != 0 (NaN counts as nonzero); *zeros += number of x == 0.
   void (*column_nonzero)(index rows, index cols, const T *x, index ldx, unsigned char *nonzero, index *zeros);
@@ -169,19 +170,27 @@ inline const KernelSet<double> &KernelTable::set<double>() const {
 
 // One a file in targets/.
 #if defined(__x86_64__)
-namespace baseline { extern const KernelTable kTable; }
-namespace avx2 { extern const KernelTable kTable; }
-namespace avx512 { extern const KernelTable kTable; }
+namespace baseline {
+extern const KernelTable kTable;
+}
+namespace avx2 {
+extern const KernelTable kTable;
+}
+namespace avx512 {
+extern const KernelTable kTable;
+}
 #else
-namespace neon { extern const KernelTable kTable; }
+namespace neon {
+extern const KernelTable kTable;
+}
 #endif
 
 // dispatch.cpp
 int num_targets() noexcept;
 const KernelTable &target(int i) noexcept;
-bool target_supported(int i) noexcept;           // by this CPU
-const KernelTable &current_target() noexcept;    // the best supported one, GRADCORE_TARGET, or set_target's
-bool set_target(const char *name) noexcept;      // false: unknown or unsupported
+bool target_supported(int i) noexcept;         // by this CPU
+const KernelTable &current_target() noexcept;  // the best supported one, GRADCORE_TARGET, or set_target's
+bool set_target(const char *name) noexcept;    // false: unknown or unsupported
 
 }  // namespace gradcore
 

@@ -184,9 +184,9 @@ GRADCORE_INLINE V sqrt(V v) {
 // Written out in types: GCC ignores a vector_size that depends on a template's argument.
 template <class T, int kCount>
 struct Part;
-#define GRADCORE_PART(T, kCount)                            \
-  template <>                                               \
-  struct Part<T, kCount> {                                  \
+#define GRADCORE_PART(T, kCount)                                  \
+  template <>                                                     \
+  struct Part<T, kCount> {                                        \
     using V = T __attribute__((vector_size(kCount * sizeof(T)))); \
   }
 GRADCORE_PART(float, 2);

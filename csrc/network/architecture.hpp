@@ -9,8 +9,8 @@
 
 namespace gradcore {
 
-inline constexpr double kNormEps = 1e-5;       // of every normalization, as PyTorch
-inline constexpr double kNormMomentum = 0.1;   // running = (1 - momentum) * running + momentum * batch
+inline constexpr double kNormEps = 1e-5;      // of every normalization, as PyTorch
+inline constexpr double kNormMomentum = 0.1;  // running = (1 - momentum) * running + momentum * batch
 inline constexpr double kLeakySlope = 0.01;
 
 struct TensorInfo {
@@ -33,9 +33,7 @@ struct LayerSpec {
   int running_mean = -1, running_var = -1;
 
   bool batch_norm() const noexcept { return normalization == GRADCORE_NORM_BATCH; }
-  bool row_norm() const noexcept {
-    return normalization == GRADCORE_NORM_LAYER || normalization == GRADCORE_NORM_RMS;
-  }
+  bool row_norm() const noexcept { return normalization == GRADCORE_NORM_LAYER || normalization == GRADCORE_NORM_RMS; }
   // act' can be told from the sign of h, so that it need not be saved.
   bool slope_from_output() const noexcept {
     return !residual && (activation == GRADCORE_RELU || activation == GRADCORE_LEAKY_RELU);

@@ -14,9 +14,19 @@ constexpr double kSaturatedShare = 0.01;  // of the largest |act'|
 
 // Largest |act'| over the line, of each gradcore_activation. selu: lambda * alpha, at 0-; gelu at
 // sqrt 2, gelu_tanh at 1.4185, silu at 2.3994, mish at 1.4906 (tests/test_flow.py checks them all).
-constexpr double kMaxDerivative[GRADCORE_NUM_ACTIVATIONS] = {
-    1.0, 1.0, 1.0, 1.0, 1.7580993408473766, 1.1289041451478552, 1.1289930686587718,
-    1.0998393201288669, 1.0884981612517279, 1.0, 1.0, 1.0, 0.25};
+constexpr double kMaxDerivative[GRADCORE_NUM_ACTIVATIONS] = {1.0,
+                                                             1.0,
+                                                             1.0,
+                                                             1.0,
+                                                             1.7580993408473766,
+                                                             1.1289041451478552,
+                                                             1.1289930686587718,
+                                                             1.0998393201288669,
+                                                             1.0884981612517279,
+                                                             1.0,
+                                                             1.0,
+                                                             1.0,
+                                                             0.25};
 
 }  // namespace
 

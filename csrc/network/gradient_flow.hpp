@@ -18,11 +18,11 @@ class GradientFlow {
   void begin(const RowPlan &plan, int threads);
 
   // Called by the steps of a pass, on the tile they have just computed.
-  void activation(int l, const LayerState<T> &layer, const Tile &tile) noexcept;  // act(y), act'(y)
-  void output(int l, const LayerState<T> &layer, const Tile &tile) noexcept;      // h
-  void grad_output(int l, const Tile &tile, const T *grad, index ld) noexcept;    // dL/dh
-  void grad_preact(int l, const LayerState<T> &layer, const Tile &tile) noexcept; // dL/dy in delta
-  void delta(int l, const LayerState<T> &layer, const Tile &tile) noexcept;       // dL/dz in delta
+  void activation(int l, const LayerState<T> &layer, const Tile &tile) noexcept;   // act(y), act'(y)
+  void output(int l, const LayerState<T> &layer, const Tile &tile) noexcept;       // h
+  void grad_output(int l, const Tile &tile, const T *grad, index ld) noexcept;     // dL/dh
+  void grad_preact(int l, const LayerState<T> &layer, const Tile &tile) noexcept;  // dL/dy in delta
+  void delta(int l, const LayerState<T> &layer, const Tile &tile) noexcept;        // dL/dz in delta
   void parameter(index block, int rank, const T *parameters, const T *gradients) noexcept;
   double *update_sumsq(index block) noexcept { return &block_[block].update_sumsq; }
 
@@ -48,9 +48,7 @@ class GradientFlow {
   index *thread_histogram(int l, int which, int rank) noexcept {
     return &thread_histogram_[((rank * net_.depth() + l) * 2 + which) * kBins];
   }
-  unsigned char *nonzero_units(int l, int rank) noexcept {
-    return &nonzero_[rank * units_ + first_unit_[l]];
-  }
+  unsigned char *nonzero_units(int l, int rank) noexcept { return &nonzero_[rank * units_ + first_unit_[l]]; }
   void finish_layer(int l) noexcept;
   void finish_parameters(bool updated) noexcept;
 

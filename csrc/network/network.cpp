@@ -59,7 +59,8 @@ gradcore_status Network::check_config(const gradcore_net_config *config) noexcep
   if (config->size != sizeof *config)
     return fail(GRADCORE_INVALID_ARGUMENT, "config.size: expected %zu, got %zu", sizeof *config, config->size);
   if (config->num_widths < 2 || !config->widths)
-    return fail(GRADCORE_INVALID_ARGUMENT, "widths: expected at least 2 (input and output), got %d", config->num_widths);
+    return fail(GRADCORE_INVALID_ARGUMENT, "widths: expected at least 2 (input and output), got %d",
+                config->num_widths);
   index parameters = 0;
   for (int i = 0; i < config->num_widths; i++) {
     if (config->widths[i] < 1 || config->widths[i] > kMaxWidth)
@@ -93,7 +94,8 @@ gradcore_status Network::check_optimizer(const gradcore_optimizer_config *config
     const char *name;
     double value;
   };
-  const Named non_negative[] = {{"lr", config->lr}, {"momentum", config->momentum}, {"weight_decay", config->weight_decay}};
+  const Named non_negative[] = {
+      {"lr", config->lr}, {"momentum", config->momentum}, {"weight_decay", config->weight_decay}};
   for (const auto &[name, value] : non_negative)
     if (!finite_at_least(value, 0))
       return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected a finite number >= 0, got %g", name, value);
@@ -134,8 +136,8 @@ Network::Network(const gradcore_net_config &config) : net_(make_architecture(con
 
 gradcore_status Network::check_matrix(const char *name, const gradcore_matrix *matrix, index cols) const noexcept {
   if (!matrix || !matrix->data) return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected a matrix, got NULL", name);
-  if (matrix->rows < 1) return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected at least one row, got %lld", name,
-                                    (long long)matrix->rows);
+  if (matrix->rows < 1)
+    return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected at least one row, got %lld", name, (long long)matrix->rows);
   if (matrix->cols != cols)
     return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected %lld columns, got %lld", name, (long long)cols,
                 (long long)matrix->cols);
@@ -174,7 +176,8 @@ gradcore_status Network::check_target(const gradcore_target_data *target, int lo
   return with_schedule([&](auto &schedule) {
     using T = Element<decltype(schedule)>;
     const KernelSet<T> &kernels = current_target().template set<T>();
-    const bool finite = kernels.all_finite(rows, out, static_cast<const T *>(target->values.data), target->values.stride);
+    const bool finite =
+        kernels.all_finite(rows, out, static_cast<const T *>(target->values.data), target->values.stride);
     return finite ? GRADCORE_OK : report_non_finite("target", target->values);
   });
 }

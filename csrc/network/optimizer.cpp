@@ -13,9 +13,12 @@ Optimizer<T>::Optimizer(const gradcore_optimizer_config &config, index size) : c
 template <class T>
 int Optimizer<T>::num_states() const noexcept {
   switch (config.kind) {
-    case GRADCORE_SGD: return config.momentum != 0 ? 1 : 0;
-    case GRADCORE_RMSPROP: return config.momentum != 0 ? 2 : 1;
-    default: return 2;
+    case GRADCORE_SGD:
+      return config.momentum != 0 ? 1 : 0;
+    case GRADCORE_RMSPROP:
+      return config.momentum != 0 ? 2 : 1;
+    default:
+      return 2;
   }
 }
 

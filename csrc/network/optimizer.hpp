@@ -18,12 +18,12 @@ class Optimizer {
 
   // How the gradients of a step are clipped while they are loaded.
   struct Clip {
-    double coef = 1;        // from the total norm
-    double value = 0;       // 0: none
+    double coef = 1;   // from the total norm
+    double value = 0;  // 0: none
   };
   // Updates `block` of the parameters in step number step + 1. update_sumsq may be null.
-  void update(const KernelSet<T> &kernels, const ParamBlock &block, T *parameters, const T *gradients,
-              const Clip &clip, double *update_sumsq) const noexcept;
+  void update(const KernelSet<T> &kernels, const ParamBlock &block, T *parameters, const T *gradients, const Clip &clip,
+              double *update_sumsq) const noexcept;
 
   gradcore_optimizer_config config;
   index step = 0;  // updates done

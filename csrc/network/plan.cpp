@@ -6,18 +6,18 @@ namespace gradcore {
 
 namespace {
 
-constexpr index kRowUnit = 8;            // tiles are multiples of this, so that register tiles are full
-constexpr index kMinTileRows = 16;
-constexpr index kMaxTileRows_ = 96;
-constexpr index kTilesWanted = 8;        // a batch should give at least so many tiles, for balance
-constexpr double kChunkBytes = 16e6;     // about half of a server's L3 slice
-constexpr index kMinChunkRows = 256;     // fewer rows, and reading and writing dW costs more than its products
-constexpr index kStripRows = 96;         // rows of a weight in one ParamBlock: many, to reuse x's panels
+constexpr index kRowUnit = 8;  // tiles are multiples of this, so that register tiles are full
+constexpr index kLeastTileRows = 16;
+constexpr index kMostTileRows = 96;
+constexpr index kTilesWanted = 8;     // a batch should give at least so many tiles, for balance
+constexpr double kChunkBytes = 16e6;  // about half of a server's L3 slice
+constexpr index kMinChunkRows = 256;  // fewer rows, and reading and writing dW costs more than its products
+constexpr index kStripRows = 96;      // rows of a weight in one ParamBlock: many, to reuse x's panels
 
 index round_up(index value, index unit) noexcept { return (value + unit - 1) / unit * unit; }
 
 index tile_rows(index rows) noexcept {
-  return std::clamp(round_up((rows + kTilesWanted - 1) / kTilesWanted, kRowUnit), kMinTileRows, kMaxTileRows_);
+  return std::clamp(round_up((rows + kTilesWanted - 1) / kTilesWanted, kRowUnit), kLeastTileRows, kMostTileRows);
 }
 
 class ProgramBuilder {
@@ -68,10 +68,7 @@ RowPlan plan_rows(const Architecture &net, index rows, bool whole_batch) noexcep
   return {rows, std::min(rows, chunk), tile};
 }
 
-RowPlan plan_inference(const Architecture &net, index rows) noexcept {
-  (void)net;
-  return {rows, rows, tile_rows(rows)};
-}
+RowPlan plan_inference(index rows) noexcept { return {rows, rows, tile_rows(rows)}; }
 
 std::vector<ParamBlock> plan_params(const Architecture &net) {
   std::vector<ParamBlock> blocks;

@@ -17,15 +17,13 @@ struct RowPlan {
   index num_chunks() const noexcept { return (rows + chunk_rows - 1) / chunk_rows; }
   index max_tiles() const noexcept { return (chunk_rows + tile_rows - 1) / tile_rows; }  // of a chunk
   // Rows of tile t in a batch of one chunk.
-  index tile_count(index t) const noexcept {
-    return (t + 1) * tile_rows <= rows ? tile_rows : rows - t * tile_rows;
-  }
+  index tile_count(index t) const noexcept { return (t + 1) * tile_rows <= rows ? tile_rows : rows - t * tile_rows; }
 };
 
 // whole_batch: all rows in one chunk (batch norm; or backward is a later call).
 RowPlan plan_rows(const Architecture &net, index rows, bool whole_batch) noexcept;
 // Tiles alone matter: nothing is kept.
-RowPlan plan_inference(const Architecture &net, index rows) noexcept;
+RowPlan plan_inference(index rows) noexcept;
 
 // A contiguous piece of the flat parameter buffer: rows [out_begin, out_end) of a weight, or a whole
 // vector. The unit of work for weight gradients, norms and updates.

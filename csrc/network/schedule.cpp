@@ -13,12 +13,8 @@ namespace gradcore {
 
 namespace {
 
-bool is_training(PassKind kind) noexcept {
-  return kind != PassKind::inference && kind != PassKind::inference_loss;
-}
-bool has_forward(PassKind kind) noexcept {
-  return kind != PassKind::backward && kind != PassKind::backward_to_input;
-}
+bool is_training(PassKind kind) noexcept { return kind != PassKind::inference && kind != PassKind::inference_loss; }
+bool has_forward(PassKind kind) noexcept { return kind != PassKind::backward && kind != PassKind::backward_to_input; }
 bool has_backward(PassKind kind) noexcept { return kind == PassKind::gradient || !has_forward(kind); }
 
 struct Share {
@@ -57,7 +53,6 @@ Schedule<T>::Schedule(const Architecture &net, const KernelSet<T> &kernels, T *p
       kernels_(kernels),
       parameters_(parameters),
       gradients_(gradients),
-      buffers_(buffers),
       blocks_(plan_params(net)),
       workspace_(net, kernels, parameters, buffers),
       flow_(net, kernels, blocks_),
@@ -78,7 +73,8 @@ int Schedule<T>::threads_for_pass(const PassRequest<T> &request, const RowPlan &
   const double passes = request.kind == PassKind::gradient ? 3 : has_backward(request.kind) ? 2 : 1;
   const double flops = passes * net_.forward_flops_per_row() * double(request.rows);
   // Weight gradients are cut by parameters, so that a backward pass has work for more threads than tiles.
-  const index pieces = has_backward(request.kind) ? std::max(plan.max_tiles(), index(blocks_.size())) : plan.max_tiles();
+  const index pieces =
+      has_backward(request.kind) ? std::max(plan.max_tiles(), index(blocks_.size())) : plan.max_tiles();
   return threads_for(flops, pieces);
 }
 
@@ -86,7 +82,7 @@ template <class T>
 PassResult Schedule<T>::run(const PassRequest<T> &request) {
   const bool training = is_training(request.kind);
   const RowPlan plan =
-      training ? plan_rows(net_, request.rows, request.kind != PassKind::gradient) : plan_inference(net_, request.rows);
+      training ? plan_rows(net_, request.rows, request.kind != PassKind::gradient) : plan_inference(request.rows);
   // Backward finds what forward saved only in the layout of forward.
   const int slots = has_forward(request.kind) ? get_num_threads() : workspace_.threads();
   const int threads = std::min(slots, threads_for_pass(request, plan));
@@ -211,23 +207,29 @@ void Schedule<T>::run_step(const Step &step, const PassRequest<T> &request, cons
   const LayerState<T> &layer = workspace_.layers[step.layer];
   const bool training = is_training(request.kind);
   switch (step.kind) {
-    case Step::load_input: return load_input(request, tile);
+    case Step::load_input:
+      return load_input(request, tile);
     case Step::dense:
       dense_forward(kernels_, layer, tile);
       if (training && layer.spec->batch_norm()) batch_norm_moments(kernels_, layer, tile);
       return;
-    case Step::finish: return finish_hidden(step.layer, tile, training);
+    case Step::finish:
+      return finish_hidden(step.layer, tile, training);
     case Step::store_output:
       return kernels_.copy(tile.count, layer.spec->out, layer.z.rows(tile), layer.z.ld,
                            request.output + tile.batch_row * layer.spec->out, layer.spec->out);
-    case Step::loss: return compute_loss(request, tile);
-    case Step::load_grad_output: return load_grad_output(request, tile);
-    case Step::backward_hidden: return backward_hidden(step.layer, tile);
+    case Step::loss:
+      return compute_loss(request, tile);
+    case Step::load_grad_output:
+      return load_grad_output(request, tile);
+    case Step::backward_hidden:
+      return backward_hidden(step.layer, tile);
     case Step::backward_norm:
       batch_norm_backward(kernels_, layer, tile);
       if (recorder_) recorder_->delta(step.layer, layer, tile);
       return;
-    case Step::store_grad_input: return store_grad_input(request, tile);
+    case Step::store_grad_input:
+      return store_grad_input(request, tile);
   }
 }
 
@@ -306,9 +308,11 @@ void Schedule<T>::fill_gradient(index block, index rows, index tiles, bool accum
     case ParamBlock::weight:
       return dense_backward_weight(kernels_, layer, rows, b.out_begin, b.out_end,
                                    gradients_ + net_.parameters[layer.spec->weight].offset, accumulate);
-    case ParamBlock::bias: return dense_backward_bias(kernels_, layer, rows, gradients_ + b.offset, accumulate);
+    case ParamBlock::bias:
+      return dense_backward_bias(kernels_, layer, rows, gradients_ + b.offset, accumulate);
     case ParamBlock::norm_weight:
-    case ParamBlock::norm_bias: return fill_norm_gradient(b, tiles, accumulate);
+    case ParamBlock::norm_bias:
+      return fill_norm_gradient(b, tiles, accumulate);
   }
 }
 

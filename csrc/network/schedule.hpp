@@ -40,7 +40,7 @@ struct PassResult {
   bool input_finite = true;  // false: nothing was done
   bool norm_finite = true;   // false: clip_norm was asked for and no update was made
   double loss = 0;
-  double total_norm = 0;     // with an optimizer
+  double total_norm = 0;  // with an optimizer
 };
 
 template <class T>
@@ -89,7 +89,7 @@ class Schedule {
 
   const Architecture &net_;
   const KernelSet<T> &kernels_;
-  T *const parameters_, *const gradients_, *const buffers_;
+  T *const parameters_, *const gradients_;
   const std::vector<ParamBlock> blocks_;
   Program programs_[kNumPassKinds];
   std::vector<PackTask> pack_tasks_;  // forward panels, then backward panels

@@ -33,7 +33,7 @@ struct Tile {
   index first;      // row within the chunk
   index batch_row;  // row within the batch
   index count;
-  int rank;         // of the thread
+  int rank;  // of the thread
 };
 
 // A row-major matrix with one row for each of a chunk, or (per_thread) one tile for each thread.
@@ -43,9 +43,7 @@ struct Matrix {
   index ld = 0;
   index rank_stride = 0;  // elements from one thread's tile to the next; 0: all rows of the chunk
 
-  T *rows(const Tile &tile) const noexcept {
-    return data + (rank_stride ? tile.rank * rank_stride : tile.first * ld);
-  }
+  T *rows(const Tile &tile) const noexcept { return data + (rank_stride ? tile.rank * rank_stride : tile.first * ld); }
 };
 
 // All that the passes of one layer work on. Pointers into the net's flat buffers and the workspace.
@@ -66,7 +64,7 @@ struct LayerState {
   T *mean, *inv_std, *scale, *shift;
   T *sum_dy, *sum_dy_xhat, *mean_dy, *mean_dy_xhat;
   Matrix<T> row_mean, row_inv_std;  // layer and rms norm: one number a row
-  T *partials;         // two vectors [partial_ld] a tile: moments forward, sums backward
+  T *partials;                      // two vectors [partial_ld] a tile: moments forward, sums backward
   index partial_ld;
   T *partial(index tile) const noexcept { return partials + tile * 2 * partial_ld; }
 

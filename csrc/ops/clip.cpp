@@ -37,9 +37,9 @@ void clip_grad_adaptive(const KernelSet<T> &kernels, index rows, index cols, con
   }
 }
 
-#define GRADCORE_INSTANTIATE(T)                                                                          \
-  template void scale_arrays<T>(const KernelSet<T> &, const ArrayList<T> &, double);                     \
-  template void clip_arrays<T>(const KernelSet<T> &, const ArrayList<T> &, double);                      \
+#define GRADCORE_INSTANTIATE(T)                                                      \
+  template void scale_arrays<T>(const KernelSet<T> &, const ArrayList<T> &, double); \
+  template void clip_arrays<T>(const KernelSet<T> &, const ArrayList<T> &, double);  \
   template void clip_grad_adaptive<T>(const KernelSet<T> &, index, index, const T *, T *, double, double) noexcept;
 GRADCORE_INSTANTIATE(float)
 GRADCORE_INSTANTIATE(double)

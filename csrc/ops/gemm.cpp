@@ -69,8 +69,16 @@ void gemm_packed(const KernelSet<T> &set, index rows, index depth, index cols, c
     const index block = depth - k < kDepthBlock ? depth - k : kDepthBlock;
     for (index panel = 0; panel < split.num_panels(); panel++) {
       const index begin = split.begin(panel), width = split.vectors(panel) * set.lanes;
-      GemmTile<T> tile{block, a + k, lda, 1, packed + depth * begin + k * width, width,
-                       c + begin, ldc, split.cols(panel), k == 0 ? init : TileInit::accumulate,
+      GemmTile<T> tile{block,
+                       a + k,
+                       lda,
+                       1,
+                       packed + depth * begin + k * width,
+                       width,
+                       c + begin,
+                       ldc,
+                       split.cols(panel),
+                       k == 0 ? init : TileInit::accumulate,
                        bias ? bias + begin : nullptr};
       run_panel(set, rows, split.vectors(panel), tile);
     }
@@ -85,20 +93,28 @@ void gemm_params(const KernelSet<T> &set, index rows, index in, index out_begin,
     const index block = rows - r < kParamsDepthBlock ? rows - r : kParamsDepthBlock;
     for (index panel = 0; panel < split.num_panels(); panel++) {
       const index begin = split.begin(panel);
-      GemmTile<T> tile{block, delta + r * ldd + out_begin, 1, ldd, x + r * ldx + begin, ldx,
-                       dw + out_begin * in + begin, in, split.cols(panel),
-                       r == 0 && !accumulate ? TileInit::zero : TileInit::accumulate, nullptr};
+      GemmTile<T> tile{block,
+                       delta + r * ldd + out_begin,
+                       1,
+                       ldd,
+                       x + r * ldx + begin,
+                       ldx,
+                       dw + out_begin * in + begin,
+                       in,
+                       split.cols(panel),
+                       r == 0 && !accumulate ? TileInit::zero : TileInit::accumulate,
+                       nullptr};
       run_panel(set, out_end - out_begin, split.vectors(panel), tile);
     }
   }
 }
 
-#define GRADCORE_INSTANTIATE(T)                                                                                     \
-  template index packed_size<T>(const KernelSet<T> &, index, index) noexcept;                                       \
-  template void pack_forward_panel<T>(const KernelSet<T> &, index, index, const T *, index, index, T *) noexcept;   \
-  template void pack_backward_panel<T>(const KernelSet<T> &, index, index, const T *, index, index, T *) noexcept;  \
-  template void gemm_packed<T>(const KernelSet<T> &, index, index, index, const T *, index, const T *, T *, index,  \
-                               TileInit, const T *) noexcept;                                                       \
+#define GRADCORE_INSTANTIATE(T)                                                                                      \
+  template index packed_size<T>(const KernelSet<T> &, index, index) noexcept;                                        \
+  template void pack_forward_panel<T>(const KernelSet<T> &, index, index, const T *, index, index, T *) noexcept;    \
+  template void pack_backward_panel<T>(const KernelSet<T> &, index, index, const T *, index, index, T *) noexcept;   \
+  template void gemm_packed<T>(const KernelSet<T> &, index, index, index, const T *, index, const T *, T *, index,   \
+                               TileInit, const T *) noexcept;                                                        \
   template void gemm_params<T>(const KernelSet<T> &, index, index, index, index, const T *, index, const T *, index, \
                                T *, bool) noexcept;
 GRADCORE_INSTANTIATE(float)

@@ -21,9 +21,7 @@ class PanelSplit {
   int cols(index panel) const noexcept;  // without padding
 
  private:
-  index first_vector(index panel) const noexcept {
-    return panel * base_ + (panel < extra_ ? panel : extra_);
-  }
+  index first_vector(index panel) const noexcept { return panel * base_ + (panel < extra_ ? panel : extra_); }
   index cols_, lanes_, vectors_, num_panels_, base_, extra_;
 };
 

@@ -41,8 +41,8 @@ class Gate {
  public:
   std::uint32_t value() const noexcept { return value_.load(std::memory_order_acquire); }
   void reset(std::uint32_t value) noexcept { value_.store(value, std::memory_order_relaxed); }
-  std::uint32_t add(std::uint32_t amount) noexcept;      // wakes the waiting; returns the new value
-  void wait_while(std::uint32_t old_value) noexcept;     // returns once value() != old_value
+  std::uint32_t add(std::uint32_t amount) noexcept;   // wakes the waiting; returns the new value
+  void wait_while(std::uint32_t old_value) noexcept;  // returns once value() != old_value
 
  private:
   alignas(64) std::atomic<std::uint32_t> value_{0};

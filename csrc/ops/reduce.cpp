@@ -80,20 +80,21 @@ template <class T>
 double total_norm(const KernelSet<T> &kernels, const ArrayList<T> &list, double p) {
   const std::vector<Piece<T>> pieces = cut(list);
   if (p == 2) {
-    const double sum = in_order(for_pieces(pieces, [&](const Piece<T> &q) { return kernels.sum_of_squares(q.n, q.x); }));
+    const double sum =
+        in_order(for_pieces(pieces, [&](const Piece<T> &q) { return kernels.sum_of_squares(q.n, q.x); }));
     if (trustworthy(sum)) return std::sqrt(sum);
   }
   const double max = largest(for_pieces(pieces, [&](const Piece<T> &q) { return kernels.max_abs(q.n, q.x); }));
   if (max == 0 || !std::isfinite(max) || std::isinf(p)) return max;
   const int exponent = std::ilogb(max);
   if (p == 2)
-    return std::ldexp(std::sqrt(in_order(for_pieces(
-                          pieces, [&](const Piece<T> &q) { return scaled_squares(q.n, q.x, exponent); }))),
-                      exponent);
+    return std::ldexp(
+        std::sqrt(in_order(for_pieces(pieces, [&](const Piece<T> &q) { return scaled_squares(q.n, q.x, exponent); }))),
+        exponent);
   // Relative to the largest element no power can overflow.
-  return max * std::pow(in_order(for_pieces(
-                            pieces, [&](const Piece<T> &q) { return sum_abs_power(q.n, q.x, 1 / max, p); })),
-                        1 / p);
+  return max *
+         std::pow(in_order(for_pieces(pieces, [&](const Piece<T> &q) { return sum_abs_power(q.n, q.x, 1 / max, p); })),
+                  1 / p);
 }
 
 void merge_stats(StatsSums &into, const StatsSums &from) noexcept {

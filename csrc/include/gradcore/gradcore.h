@@ -51,7 +51,7 @@ typedef enum gradcore_activation {
   GRADCORE_LEAKY_RELU = 2, /* slope 0.01 */
   GRADCORE_ELU = 3,        /* alpha 1 */
   GRADCORE_SELU = 4,
-  GRADCORE_GELU = 5,       /* exact: x * Phi(x) */
+  GRADCORE_GELU = 5, /* exact: x * Phi(x) */
   GRADCORE_GELU_TANH = 6,
   GRADCORE_SILU = 7,
   GRADCORE_MISH = 8,
