@@ -314,7 +314,7 @@ def zero_starts():
         return net, x, target, how
 
     for hidden, activation, normalization in ((20, "gelu", None), (30, "tanh", None), (20, "silu", "layer"),
-                                              (20, "gelu", "batch"), (40, "tanh", "rms")):  # fmt: skip
+                                              (20, "gelu", "batch"), (40, "tanh", "rms"), (20, "relu", None)):  # fmt: skip
         yield Model(f"zero branches {activation} {normalization} {hidden}x64", "healthy", (),
                     lambda h=hidden, a=activation, n=normalization: branches(h, a, n))  # fmt: skip
     yield Model("zero output layer", "healthy", (), output)

@@ -64,6 +64,7 @@ def no_skill_loss(subject: Subject) -> float:
 _LARGE_STEP = {
     "input_scale": "Standardize the inputs: they scale the outputs and the gradients alike.",
     "target_scale": "Standardize the targets: the error they make scales every gradient.",
+    "weight_scale": "The weights are larger than the activation needs, and every layer multiplies the error.",
     "learning_rate": "Lower the learning rate, or clip the gradients.",
 }
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import causes, checks, wording
+from .measure import skip_connections
 from .report import SEVERITIES, VERDICTS, Finding
 from .slope import step_noise, student_95
 from .subject import LARGEST, Subject
@@ -136,12 +137,24 @@ def zero_gradient(subject: Subject) -> list[Finding]:
         )
         found.append(Finding("zero_gradient", "info", subject.asleep, "weight_scale", text))
     silent = tuple(int(layer) for layer in np.flatnonzero(subject.gradient_norms == 0.0))
-    if not silent:
-        return found
-    cause, text, evidence = _why_silent(subject, silent)
-    opening = f"No gradient at all reaches the weights of {wording.layers(silent)}. "
-    found.append(Finding("zero_gradient", "critical", silent, cause, opening + text, evidence))
+    bypassed = tuple(layer for layer in silent if skip_connections(subject.measurement.config)[layer])
+    if bypassed:
+        found.append(_silent_branches(bypassed))
+        silent = tuple(layer for layer in silent if layer not in bypassed)
+    if silent:
+        cause, text, evidence = _why_silent(subject, silent)
+        opening = f"No gradient at all reaches the weights of {wording.layers(silent)}. "
+        found.append(Finding("zero_gradient", "critical", silent, cause, opening + text, evidence))
     return found
+
+
+def _silent_branches(layers: tuple[int, ...]) -> Finding:
+    """Residual branches without a gradient: their skip connections pass it on to the layers below."""
+    text = (
+        f"The branches of {wording.layers(layers)} receive no gradient and will not learn, as when ReLU branches start "
+        "at exactly zero. Their skip connections pass the gradient on, so the layers below are not concerned."
+    )
+    return Finding("dead_units", "warning", layers, "dead_units", text)
 
 
 def _why_silent(subject: Subject, silent: tuple[int, ...]) -> tuple[str, str, dict[str, Any]]:
@@ -177,11 +190,12 @@ _NEAR_UNDERFLOW = {"float32": 1e-30, "float64": 1e-290}
 
 
 def gradient_slope(subject: Subject) -> list[Finding]:
-    """vanishing or exploding, or nothing."""
+    """vanishing or exploding, or nothing: the systematic slope must lie beyond the band with its whole interval,
+    and what was measured, luck included, must lie there too."""
     slope = subject.slope
-    if slope.systematic_high < slope.band_low:
+    if slope.systematic_high < slope.band_low and slope.value < slope.band_low:
         return [_vanishing(subject)]
-    if slope.systematic_low > slope.band_high:
+    if slope.systematic_low > slope.band_high and slope.value > slope.band_high:
         return [_exploding(subject)]
     return _luck(subject)
 

@@ -23,8 +23,8 @@ _MASKED = {"relu": "activation_zero_share", "hard_tanh": "saturated_share"}
 # Steps tried on a copy: enough for a diverging loss to show, few enough to cost less than the batches.
 REHEARSAL_STEPS = 8
 
-# The smallest learning rate in usual grids for plain SGD.
-SMALLEST_LR = 1e-3
+# Below the learning rates in use for plain SGD (1e-3 to 1): what diverges here has none.
+SMALLEST_LR = 1e-4
 
 Progress = Callable[[int, int, str], None]
 
@@ -205,7 +205,7 @@ def _layers_with(net: Any, tensors: Mapping[str, np.ndarray], test: Callable[[np
 def rehearse(case: Case, net: Any) -> Rehearsal:
     """Take a few steps on `net`, which is changed, with the optimizer in use; stops once the loss is not finite.
 
-    Where none is known, plain SGD takes them at the smallest usual rate: what diverges there has no rate.
+    Where none is known, plain SGD takes them at a rate so small that a sound net cannot diverge.
     """
     optimizer = case.optimizer_for(net, keep_state=True)
     if case.optimizer is None and "lr" not in case.training:
