@@ -283,9 +283,10 @@ GRADCORE_API gradcore_status gradcore_net_flow_histogram(const gradcore_net *net
 
 /* ---- clipping of any gradients, in place ----------------------------------------------------- */
 
-/* norm_type: 2.0, any p > 0, or INFINITY. Scales by min(1, max_norm / (total_norm + 1e-6)).
- * A non-finite total norm: with error_if_nonfinite GRADCORE_NON_FINITE and nothing is touched;
- * without it *total_norm reports it and nothing is touched either. */
+/* norm_type: 2.0, any p > 0, or INFINITY. Scales by min(1, max_norm / (total_norm + 1e-6)), as PyTorch.
+ * A non-finite total norm: with error_if_nonfinite GRADCORE_NON_FINITE, and nothing is touched; without
+ * it the arrays are scaled all the same (infinity: finite elements become 0; NaN: all become NaN).
+ * *total_norm, which may be NULL, receives the norm before clipping in every case. */
 GRADCORE_API gradcore_status gradcore_clip_grad_norm(int32_t dtype, void *const *arrays, const int64_t *sizes,
                                                      int32_t num_arrays, double max_norm, double norm_type,
                                                      int32_t error_if_nonfinite, double *total_norm);
