@@ -6,6 +6,7 @@ A `Case` holds what is analysed; `measure` runs it on a copy of the net and retu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -190,7 +191,7 @@ def measure(case: Case, net: Any, *, progress: Progress | None = None) -> Measur
 
 def _norm(values: np.ndarray) -> float:
     with np.errstate(over="ignore", invalid="ignore"):
-        return float(np.linalg.norm(np.asarray(values, dtype=np.float64)))
+        return math.sqrt(float(np.square(values, dtype=np.float64).sum()))
 
 
 def _layers_with(net: Any, tensors: Mapping[str, np.ndarray], test: Callable[[np.ndarray], Any]) -> np.ndarray:
