@@ -131,36 +131,38 @@ struct Softplus {
     const Vec<T> rest = e.shifted * log1p_rest<T>(value(e));
     const Vec<T> log1p = e.shifted + rest;
     const Vec<T> log1p_lo = rest - (log1p - e.shifted);
-    const Vec<T> inverse = one_plus<T>(value(e)).inverse;
-    const auto negative = x < Vec<T>{};
-    return {select(negative, log1p * kUnshift<T>, fma(log1p_lo, splat<T>(kUnshift<T>), x) + log1p * kUnshift<T>),
-            select(negative, e.shifted * inverse * kUnshift<T>, inverse)};
+    const Vec<T> inverse = one_plus<T>(value(e)).inverse, zero{};
+    return {log1p * kUnshift<T> + fma(log1p_lo, splat<T>(kUnshift<T>), max(zero, x)),
+            select(x < zero, e.shifted * inverse * kUnshift<T>, inverse)};
   }
 };
 
-// ---- gated: x times a sigmoid of x ----
+// ---- gated: x times a distribution function F(x) = 1 - F(-x) ----
 
-// x * sigmoid(s(x)) and its derivative, given e = exp(-|s|), where s has the sign of x:
-//   x < 0    x e / (1 + e)      e (1 + e + x s') / (1 + e)^2
-//   x >= 0   x / (1 + e)        (1 + e + e x s') / (1 + e)^2
-// `bounded` is x cut to where e has not yet vanished, so that no product is inf * 0.
+// With t = |x|, x F(x) = max(x, 0) - t F(-t), and the derivative is x < 0 ? s : 1 - s with
+// s = F(-t) - t F'(t). Takes t F(-t) and s, both shifted as Exp is.
 template <class T>
-GRADCORE_INLINE ValueGrad<T> sigmoid_gate(Vec<T> x, Vec<T> bounded, const Exp<T> &e, Vec<T> slope) {
+GRADCORE_INLINE ValueGrad<T> gate(Vec<T> x, Vec<T> below, Vec<T> slope) {
+  const Vec<T> zero{}, unshift = splat<T>(kUnshift<T>);
+  return {fma(below, -unshift, max(zero, x)),
+          select(x < zero, slope * unshift, fma(slope, -unshift, splat<T>(1)))};
+}
+
+// F(x) = 1 / (1 + exp(-s(x))), given e = exp(-s(t)) and s'(t):
+//   F(-t) = e / (1 + e)      F'(t) = s' e / (1 + e)^2
+template <class T>
+GRADCORE_INLINE ValueGrad<T> sigmoid_gate(Vec<T> x, Vec<T> t, const Exp<T> &e, Vec<T> ds) {
   const Divisor<T> d = one_plus<T>(value(e));
-  const Vec<T> q = fma(bounded, slope, splat<T>(1));
-  const Vec<T> below = e.shifted * d.inverse;
-  const Pair<T> product = exact_product<T>(bounded, e.shifted);
-  const auto negative = x < Vec<T>{};
-  return {select(negative, quotient<T>(product.hi, product.lo, d) * kUnshift<T>, x * d.inverse),
-          select(negative, (q + value(e)) * d.inverse * below * kUnshift<T>,
-                 fma(value(e), q, splat<T>(1)) * d.inverse * d.inverse)};
+  const Pair<T> te = exact_product<T>(t, e.shifted);
+  const Vec<T> slope = (fma(-t, ds, splat<T>(1)) + value(e)) * d.inverse * (e.shifted * d.inverse);
+  return gate<T>(x, quotient<T>(te.hi, te.lo, d), slope);
 }
 
 template <class T>
 struct Silu {
   GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
-    const Vec<T> size = min(splat<T>(-MathConstants<T>::kExpMin), abs<T>(x));
-    return sigmoid_gate<T>(x, copy_sign<T>(size, x), exp_parts<T>(-size), splat<T>(1));
+    const Vec<T> t = min(splat<T>(-MathConstants<T>::kExpMin), abs<T>(x));
+    return sigmoid_gate<T>(x, t, exp_parts<T>(-t), splat<T>(1));
   }
 };
 
@@ -177,35 +179,29 @@ struct GeluTanh {
   static constexpr T kMax = sizeof(T) == 4 ? T(11.5) : T(22);
 
   GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
-    const Vec<T> size = min(splat<T>(kMax), abs<T>(x));
-    const Pair<T> square = exact_product<T>(size, size);
-    const Pair<T> cubic = exact_product<T>(square.hi, splat<T>(T(kB)));
+    const Vec<T> t = min(splat<T>(kMax), abs<T>(x)), b = splat<T>(T(kB));
+    const Pair<T> square = exact_product<T>(t, t);
+    const Pair<T> cubic = exact_product<T>(square.hi, b);
     const Pair<T> sum = exact_sum<T>(cubic.hi, splat<T>(T(kA)));
-    const Vec<T> sum_lo = sum.lo + (cubic.lo + fma(square.lo, splat<T>(T(kB)), fma(square.hi, splat<T>(T(kBLo)), splat<T>(T(kALo)))));
-    const Pair<T> s = exact_product<T>(size, sum.hi);
-    const Exp<T> e = exp_parts<T>(-s.hi, -fma(size, sum_lo, s.lo));
-    const Vec<T> slope = fma(square.hi, splat<T>(T(3 * kB)), splat<T>(T(kA)));
-    return sigmoid_gate<T>(x, copy_sign<T>(size, x), e, slope);
+    const Vec<T> constants_lo = fma(square.hi, splat<T>(T(kBLo)), splat<T>(T(kALo)));
+    const Vec<T> sum_lo = sum.lo + (cubic.lo + fma(square.lo, b, constants_lo));
+    const Pair<T> s = exact_product<T>(t, sum.hi);
+    const Exp<T> e = exp_parts<T>(Pair<T>{-s.hi, -fma(t, sum_lo, s.lo)});
+    return sigmoid_gate<T>(x, t, e, fma(square.hi, splat<T>(T(3 * kB)), splat<T>(T(kA))));
   }
 };
 
-// x Phi(x), derivative Phi(x) + x phi(x). With t = |x| and Phi(-t) = E M(t), E = exp(-t^2/2):
-//   x < 0    -t E M         E (M - c t)          c = 1 / sqrt(2 pi)
-//   x >= 0   x (1 - E M)    1 - E (M - c t)
+// x Phi(x): F is the normal law, Phi(-t) = exp(-t^2/2) M(t), Phi'(t) = exp(-t^2/2) / sqrt(2 pi).
 template <class T>
 struct Gelu {
   GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
     const Vec<T> t = min(splat<T>(MathConstants<T>::kMillsMax), abs<T>(x));
     const Pair<T> square = exact_product<T>(t, t);
-    const Exp<T> e = exp_parts<T>(square.hi * T(-0.5), square.lo * T(-0.5));
-    const Pair<T> m = mills<T>(t);
-    const Vec<T> tail = e.shifted * m.hi;
-    const Vec<T> slope = e.shifted * fma(t, splat<T>(T(-0.39894228040143267794)), m.hi);
+    const Exp<T> e = exp_parts<T>(Pair<T>{square.hi * T(-0.5), square.lo * T(-0.5)});
+    const Vec<T> m = mills<T>(t, square.hi);
     const Pair<T> te = exact_product<T>(t, e.shifted);
-    const Vec<T> below = fma(te.hi, m.hi, fma(te.hi, m.lo, te.lo * m.hi));
-    const auto negative = x < Vec<T>{};
-    return {select(negative, -below * kUnshift<T>, x * fma(tail, splat<T>(-kUnshift<T>), splat<T>(1))),
-            select(negative, slope * kUnshift<T>, fma(slope, splat<T>(-kUnshift<T>), splat<T>(1)))};
+    const Vec<T> slope = e.shifted * fma(t, splat<T>(T(-0.39894228040143267794)), m);
+    return gate<T>(x, fma(te.hi, m, te.lo * m), slope);
   }
 };
 
