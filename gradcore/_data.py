@@ -103,7 +103,8 @@ def digits() -> tuple[np.ndarray, np.ndarray, list[str]]:
 def read_npz(path: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Arrays `x` or `X` [rows, features] and `y` or `target` [rows] or [rows, outputs]."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array")
             x_key, y_key = _pick(archive.files, ("x", "X")), _pick(archive.files, ("y", "target"))
@@ -112,7 +113,7 @@ def read_npz(path: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
         raise ValueError(f"{path}: no such file") from None
     except Exception as error:  # zipfile, zlib and NumPy each have their own for a damaged archive
         raise ValueError(f"{path}: not a readable .npz of plain arrays: {error}") from None
-    if x.ndim != 2 or not np.issubdtype(x.dtype, np.number) or x.shape[1] == 0:
+    if x.ndim != 2 or x.dtype.kind not in "biuf" or x.shape[1] == 0:
         raise ValueError(f"{path}: {x_key}: expected numbers [rows, features], got {x.dtype} {list(x.shape)}")
     if y.ndim not in (1, 2) or len(y) != len(x):
         raise ValueError(f"{path}: {y_key}: expected [{len(x)}] or [{len(x)}, outputs], got {list(y.shape)}")
@@ -132,7 +133,7 @@ def _pick(keys: list[str], wanted: tuple[str, str]) -> str:
 def _require_finite(path: str, name: str, values: np.ndarray) -> None:
     if not np.issubdtype(values.dtype, np.floating):
         return
-    bad = np.argwhere(~np.isfinite(values.astype(np.float32) if name in "xX" else values))
+    bad = np.argwhere(~(np.abs(values) <= _FLOAT32_MAX))
     if len(bad):
         place = ", ".join(map(str, bad[0]))
         value = values[tuple(bad[0])]

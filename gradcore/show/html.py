@@ -92,7 +92,7 @@ def delta_chart(report: Report) -> str:
     measured = story.log10(story.profiles(report)["delta"])
     cone_low, cone_high = story.healthy_cone(report)
     low, high, middle = story.predicted_deltas(report)
-    chart = Chart((0, max(len(measured) - 1, 1)), log_range(measured, middle), size=(860, 300),
+    chart = Chart((0, max(len(measured) - 1, 1)), log_range(measured, middle, cone_low, cone_high), size=(860, 300),
                   x_label="layer (0 is at the input)")  # fmt: skip
     chart.band(cone_low, cone_high, "healthy")
     chart.band(low, high, "theory-band")
@@ -236,7 +236,7 @@ def _remedies(report: Report) -> str:
             for good, group in ((True, helped), (False, failed)) for remedy in group
         )  # fmt: skip
         blocks.append(
-            f'<p class="muted">{escape(story.REMEDIES_NOTE)}</p><div class="scroll"><table><thead><tr>'
+            f'<p class="muted">{escape(story.remedies_note(report))}</p><div class="scroll"><table><thead><tr>'
             f'<th></th><th scope="col" class="name">remedy</th>{heads}</tr></thead>'
             f"<tbody>{as_is}{rows}</tbody></table></div>"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -148,7 +149,9 @@ def conditions_line(report: Report) -> str:
         rows = conditions.get("batch_size", conditions.get("rows"))
         parts.append(f"{conditions['batches']} batches" + (f" of {rows} rows" if rows else ""))
     parts.append(f"loss {number(report.loss, 3)}")
-    parts.append(f"judged for {conditions.get('optimizer') or 'plain SGD'}")
+    # settings that are off say nothing about what was judged
+    optimizer = re.sub(r", \w+=(False|0\.0)\b", "", conditions.get("optimizer") or "plain SGD")
+    parts.append(f"judged for {optimizer}")
     return ", ".join(filter(None, parts))
 
 
@@ -263,7 +266,7 @@ def prediction_lines(report: Report) -> list[str]:
         f"{gain(prediction.slope)} on {traveller(report)}^2 per layer; measured: {gain(report.slope.value)}"
         f"{_luck(report)}."
     ]
-    if math.isfinite(prediction.depth_scale):
+    if prediction.depth_scale < 10 * len(report.layers):  # beyond that it stays level over this depth
         words = f"The squared gradient changes by a factor e every {number(prediction.depth_scale)} layers"
         if math.isfinite(prediction.trainable_depth):
             words += f"; inputs stay distinguishable through about {number(prediction.trainable_depth)} layers"
@@ -349,10 +352,13 @@ def elide(count: int, limit: int) -> list[int | None]:
 REMEDY_COLUMNS = ("gradients", "gain/layer", "loss", "right", "less loss", "time", "size")
 
 
-REMEDIES_NOTE = (
-    "Each net was trained from fresh weights for the same number of steps. Loss and share of right answers "
-    "are those of held-out rows; the intervals are 95% over seeds."
-)
+def remedies_note(report: Report) -> str:
+    """How the remedies were tried."""
+    rate = "" if report.conditions.get("optimizer") else ", at the learning rate that suits it best of three"
+    return (
+        f"Each net was trained from fresh weights for the same number of steps{rate}. Loss and share of right "
+        "answers are those of held-out rows; the intervals are 95% over seeds."
+    )
 
 
 def split_remedies(report: Report) -> tuple[list[Remedy], list[Remedy]]:

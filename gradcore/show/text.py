@@ -21,7 +21,7 @@ _VERDICT_STYLE = {"healthy": "green", "vanishing": "red", "exploding": "red", "n
 _SEVERITY_STYLE = {"critical": "red", "warning": "yellow", "info": "cyan"}
 
 MIN_WIDTH, MAX_WIDTH = 72, 120  # narrower tables would not fit, wider prose is hard to read
-_MAX_LAYERS = 24  # longer profiles are elided in the middle
+MAX_LAYERS = 24  # longer profiles are elided in the middle
 _BAR_WIDTH = 7
 _MIN_DECADES = 3.0  # a bar spans at least this many, so that a flat profile looks flat
 
@@ -75,7 +75,14 @@ class Terminal:
         return ("\u2588" * full + (chr(0x2590 - rest) if rest else "")).ljust(width)
 
 
-def render(report: Report, color: bool | None = False, *, width: int | None = None, unicode: bool | None = None) -> str:
+def render(
+    report: Report,
+    color: bool | None = False,
+    *,
+    width: int | None = None,
+    unicode: bool | None = None,
+    max_layers: int = MAX_LAYERS,
+) -> str:
     """The report as text.
 
     Args:
@@ -83,6 +90,7 @@ def render(report: Report, color: bool | None = False, *, width: int | None = No
         color: ANSI colours; None decides by sys.stdout (a terminal, and NO_COLOR not set).
         width: columns, at least 72; default that of the terminal, up to 120.
         unicode: block characters and arrows instead of ASCII; default whether sys.stdout can encode them.
+        max_layers: rows of the profile; a longer one is elided in the middle.
     """
     stdout = Terminal.of(sys.stdout)
     terminal = Terminal(
@@ -90,8 +98,15 @@ def render(report: Report, color: bool | None = False, *, width: int | None = No
         color=stdout.color if color is None else color,
         unicode=stdout.unicode if unicode is None else unicode,
     )
-    blocks = (_head, _profile, _gain, _findings, _prediction, remedies)
-    return "\n".join(line for block in blocks for line in block(report, terminal))
+    blocks = (
+        _head(report, terminal),
+        _profile(report, terminal, max_layers),
+        _gain(report, terminal),
+        _findings(report, terminal),
+        _prediction(report, terminal),
+        remedies(report, terminal),
+    )
+    return "\n".join(line for block in blocks for line in block)
 
 
 def _head(report: Report, terminal: Terminal) -> list[str]:
@@ -104,7 +119,7 @@ def _head(report: Report, terminal: Terminal) -> list[str]:
 # ---- profile over depth ----------------------------------------------------------------------
 
 
-def _profile(report: Report, terminal: Terminal) -> list[str]:
+def _profile(report: Report, terminal: Terminal, max_layers: int) -> list[str]:
     values = story.profiles(report)
     columns = [_number_column(name, value, terminal) for name, value in values.items()]
     rows = list(zip(*columns, strict=True))
@@ -112,9 +127,9 @@ def _profile(report: Report, terminal: Terminal) -> list[str]:
     extras = _extra_columns(terminal.width - lead)
     header = "layer  units  " + "  ".join([*rows[0], *extras])
     lines = [terminal.rule("Profile over depth"), terminal.style(header.rstrip(), "dim")]
-    for index in story.elide(len(report.layers), _MAX_LAYERS):
+    for index in story.elide(len(report.layers), max_layers):
         if index is None:
-            hidden = len(report.layers) - _MAX_LAYERS
+            hidden = len(report.layers) - max_layers
             words = f"       {hidden} layers between are in the JSON and HTML reports"
             lines.append(terminal.style(words, "dim"))
             continue
@@ -195,9 +210,6 @@ def _findings(report: Report, terminal: Terminal) -> list[str]:
         lines.append(terminal.style(f"{finding.severity}: {story.finding_title(finding)}",
                                     _SEVERITY_STYLE[finding.severity]))  # fmt: skip
         lines += terminal.wrap(finding.explanation, "  ")
-        if finding.evidence:
-            numbers = terminal.wrap(story.evidence(finding.evidence), "  ")
-            lines += [terminal.style(line, "dim") for line in numbers]
     return lines
 
 
@@ -215,7 +227,7 @@ def remedies(report: Report, terminal: Terminal) -> list[str]:
     untried = [remedy.name for remedy in report.tried if remedy.helps is None]
     lines = [terminal.rule("Remedies, tried on this data")] if report.tried else []
     if helped or failed:
-        lines += terminal.wrap(story.REMEDIES_NOTE)
+        lines += terminal.wrap(story.remedies_note(report))
         lines += _remedy_table(helped, failed, terminal)
     if failed and not helped:
         lines += terminal.wrap("None of the remedies tried helped.")
@@ -223,7 +235,7 @@ def remedies(report: Report, terminal: Terminal) -> list[str]:
 
 
 def _remedy_table(helped: Sequence[Remedy], failed: Sequence[Remedy], terminal: Terminal) -> list[str]:
-    """A row for each net; its name has a line of its own where the terminal is too narrow."""
+    """A row for each net; a name that is too long for the table has a line of its own."""
     tried = [*helped, *failed]
     rows = [story.REMEDY_COLUMNS, [*story.outcome_cells(tried[0].before), "", "", ""]]
     rows += [story.remedy_cells(remedy) for remedy in tried]
@@ -232,11 +244,11 @@ def _remedy_table(helped: Sequence[Remedy], failed: Sequence[Remedy], terminal: 
     names = ["", "  as it is", *(f"{terminal.mark(bool(remedy.helps))} {remedy.name}" for remedy in tried)]
     styles = ["dim", "bold", *["green"] * len(helped), *["dim"] * len(failed)]
     notes = ["", "", *(remedy.note for remedy in tried)]
-    room = max(map(len, names))
-    narrow = room + 2 + len(numbers[0]) > terminal.width
+    room = terminal.width - 2 - len(numbers[0])
+    room = min(room, max(map(len, names))) if room >= len(names[1]) else 2
     lines = []
     for name, text, style, note in zip(names, numbers, styles, notes, strict=True):
-        row = [name, "    " + text] if narrow else [name.ljust(room) + "  " + text]
+        row = [name, " " * room + "  " + text] if len(name) > room else [name.ljust(room) + "  " + text]
         lines += [terminal.style(line.rstrip(), style) for line in row if line.strip()]
         lines += [terminal.style(line, "dim") for line in terminal.wrap(note, "    ")]
     return lines

@@ -1,0 +1,282 @@
+"""The command line: `gradcore demo`, `gradcore analyze`, `gradcore info`.
+
+Reports go to stdout, progress and errors to stderr. Every error is one line and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from . import _core, _data
+from ._runtime import cpu_info
+from ._status import Status
+from .analysis.report import Report
+from .init import activations, initializers
+from .show import text
+
+OK, UNHEALTHY, ERROR = 0, 1, 2
+OPTIMIZERS = ("sgd", "rmsprop", "adam", "adamw")
+
+_EXIT_CODES = "exit code: 0 the gradients are healthy, 1 they are not, 2 an error (one line on stderr says which)"
+_ANALYZE_EXAMPLES = f"""examples:
+  gradcore analyze --data digits --widths 64,100x30,10 --activation sigmoid
+  gradcore analyze --data houses.csv --target price --widths 12,64x8,1 --standardize --html report.html
+  gradcore analyze --data train.npz --widths 20,256x20,5 --optimizer adam --lr 1e-3 --json -
+
+{_EXIT_CODES}
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        print("\ngradcore: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, ArithmeticError, OSError, ImportError, MemoryError) as error:
+        print(f"gradcore: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return ERROR
+
+
+# ---- arguments -------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its errors are one line, like all others here."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(ERROR, f"gradcore: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="gradcore",
+        description="Finds vanishing and exploding gradients in deep MLPs, explains them and proves the cure.",
+    )
+    parser.add_argument("--version", action="version", version=f"gradcore {_core.version()}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_demo(commands)
+    _add_analyze(commands)
+    info = commands.add_parser("info", help="version, CPU targets and threads of this installation")
+    info.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    info.set_defaults(run=run_info)
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="a 30-layer net that cannot learn real data, diagnosed, cured and trained (under a minute)",
+        description="A 30-layer sigmoid net cannot learn the handwritten digits. The demo shows it failing, "
+        "lets the analysis say where and why its gradients vanish, tries the remedies, and trains the best one. "
+        "Needs scikit-learn for its bundled data: pip install 'gradcore[demo]'",
+        epilog="exit code: 0 the cured net learned and the sick one did not, 1 otherwise, 2 an error",
+    )
+    demo.add_argument("--quick", action="store_true", help="shorter trials of the remedies, for a slow machine")
+    _add_outputs(demo)
+    demo.add_argument("--seed", type=_seed, default=0, help="of weights, batches and split (default 0)")
+    demo.set_defaults(run=run_demo)
+
+
+def _add_analyze(commands: Any) -> None:
+    analyze = commands.add_parser(
+        "analyze",
+        help="the gradients of a net of your shape on your data: verdict, cause, cures tried",
+        description="Builds a net, measures its gradients on your data, judges them, explains them, and tries "
+        "the remedies. CSV: numbers in every column but the target, header line or none. NPZ: arrays x (or X) "
+        "and y (or target).",
+        epilog=_ANALYZE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = analyze.add_argument
+    add("--data", required=True, metavar="digits|FILE", help="digits, or a .csv, .tsv, .txt or .npz file")
+    add("--target", metavar="COLUMN", help="target column of a CSV, by name or index (default: the last)")
+    add("--standardize", action="store_true", help="shift each feature to mean 0, scale it to variance 1")
+    add("--widths", required=True, type=_widths, metavar="LIST", help="layer widths: 64,100x30,10 has 30 of 100")
+    add("--activation", default="relu", choices=activations(), metavar="NAME", help=", ".join(activations()))
+    add("--normalization", choices=("batch", "layer", "rms"), help="before each activation (default: none)")
+    add("--residual", action="store_true", help="add a block's input to its output where widths agree")
+    add("--init", default="auto", choices=initializers(), metavar="NAME", help=", ".join(initializers()))
+    losses = (*_data.CLASS_LOSSES, *_data.VALUE_LOSSES)
+    add("--loss", choices=losses, metavar="NAME", help=f"{', '.join(losses)} (default: by the target)")
+    add("--optimizer", choices=OPTIMIZERS, help="judge for this optimizer (default: plain SGD)")
+    add("--lr", type=float, help="its learning rate (default: 0.1 for sgd, 1e-3 for the others)")
+    add("--batch-size", type=_count, default=128, metavar="N", help="rows a batch (default 128)")
+    add("--batches", type=_count, default=8, metavar="N", help="batches to measure (default 8)")
+    add("--seed", type=_seed, default=0, help="of weights and batches (default 0)")
+    add("--no-remedies", action="store_true", help="diagnose only")
+    _add_outputs(analyze)
+    analyze.set_defaults(run=run_analyze)
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--html", metavar="FILE", help="write the report as one self-contained page")
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - for stdout, instead of text")
+
+
+def _widths(argument: str) -> list[int]:
+    widths: list[int] = []
+    for part in argument.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:\s*x\s*(\d+))?\s*", part)
+        if match is None or int(match[1]) < 1 or int(match[2] or 1) < 1:
+            raise argparse.ArgumentTypeError(f"expected widths such as 64,100x30,10, got {argument!r}")
+        widths += [int(match[1])] * int(match[2] or 1)
+    if len(widths) < 2:
+        raise argparse.ArgumentTypeError(f"expected at least an input and an output width, got {argument!r}")
+    return widths
+
+
+def _count(argument: str) -> int:
+    if not argument.isdecimal() or int(argument) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {argument!r}")
+    return int(argument)
+
+
+def _seed(argument: str) -> int:
+    if not argument.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {argument!r}")
+    return int(argument)
+
+
+# ---- analyze ---------------------------------------------------------------------------------
+
+
+def run_analyze(arguments: argparse.Namespace) -> int:
+    """`gradcore analyze`; the exit code tells the verdict."""
+    from . import analysis
+
+    check_outputs(arguments)
+    table = _load_table(arguments)
+    net = _build_net(arguments, table)
+    with Status(sys.stderr) as status:
+        report = analysis.analyze(
+            net,
+            table.x,
+            table.target,
+            loss=table.loss,
+            optimizer=_build_optimizer(arguments, net),
+            batch_size=arguments.batch_size,
+            batches=arguments.batches,
+            seed=arguments.seed,
+            progress=status,
+        )
+        if not arguments.no_remedies and report.verdict != "healthy":
+            report.remedies(progress=status)
+    if arguments.json != "-":
+        print("\n".join(table.notes), end="\n\n")
+        print(text.render(report, color=None))
+    write_outputs(report, arguments)
+    return OK if report.verdict == "healthy" else UNHEALTHY
+
+
+def _load_table(arguments: argparse.Namespace) -> _data.Table:
+    widths = arguments.widths
+    table = _data.load(arguments.data, target=arguments.target, loss=arguments.loss, outputs=widths[-1])
+    features = table.x.shape[1]
+    if widths[0] != features or widths[-1] != table.outputs:
+        raise ValueError(
+            f"--widths starts with {widths[0]} and ends in {widths[-1]}, but {table.source} has {features} features "
+            f"and its target needs {table.outputs} output{'s' if table.outputs > 1 else ''} ({table.loss})"
+        )
+    return table.standardized() if arguments.standardize else table
+
+
+def _build_net(arguments: argparse.Namespace, table: _data.Table) -> Any:
+    from .mlp import MLP
+
+    return MLP(
+        arguments.widths,
+        activation=arguments.activation,
+        normalization=arguments.normalization,
+        residual=arguments.residual,
+        init=arguments.init,
+        seed=arguments.seed,
+    )
+
+
+def _build_optimizer(arguments: argparse.Namespace, net: Any) -> Any:
+    from . import optim
+
+    if arguments.optimizer is None and arguments.lr is None:
+        return None
+    kinds = (optim.SGD, optim.RMSprop, optim.Adam, optim.AdamW)
+    name = arguments.optimizer or "sgd"
+    default = 0.1 if name == "sgd" else 1e-3
+    return dict(zip(OPTIMIZERS, kinds, strict=True))[name](net, default if arguments.lr is None else arguments.lr)
+
+
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """Find out that a report cannot be written before it is computed."""
+    for option, name in (("--html", arguments.html), ("--json", arguments.json)):
+        if name and name != "-" and (Path(name).is_dir() or not Path(name).resolve().parent.is_dir()):
+            raise ValueError(f"{option}: cannot write {name}: it is a directory, or its directory does not exist")
+
+
+def write_outputs(report: Report, arguments: argparse.Namespace) -> None:
+    """The files asked for; JSON to stdout for `-`."""
+    if arguments.html:
+        report.save_html(arguments.html)
+        print(f"wrote {arguments.html}", file=sys.stderr)
+    if arguments.json == "-":
+        print(report.to_json())
+    elif arguments.json:
+        Path(arguments.json).write_text(report.to_json() + "\n", encoding="utf-8")
+        print(f"wrote {arguments.json}", file=sys.stderr)
+
+
+# ---- demo and info ---------------------------------------------------------------------------
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    """`gradcore demo`."""
+    from . import _demo
+
+    check_outputs(arguments)
+    report, worked = _demo.run(seed=arguments.seed, quick=arguments.quick, silent=arguments.json == "-")
+    write_outputs(report, arguments)
+    return OK if worked else UNHEALTHY
+
+
+def run_info(arguments: argparse.Namespace) -> int:
+    """`gradcore info`."""
+    info = {
+        "version": _core.version(),
+        "abi": _core.abi_version(),
+        **cpu_info(),
+        "threads_from": threads_source(),
+        "numpy": np.__version__,
+        "python": sys.version.split()[0],
+    }
+    if arguments.json:
+        print(json.dumps(info, indent=2))
+        return OK
+    idle = [name for name in info["targets"] if name not in info["supported"]]
+    rest = f"; built, but not for this CPU: {', '.join(idle)}" if idle else ""
+    forced = " (GRADCORE_TARGET)" if os.environ.get("GRADCORE_TARGET") else ""
+    print(f"gradcore  {info['version']} (ABI {info['abi']})")
+    print(f"target    {info['target']}{forced}, of {', '.join(info['supported'])}{rest}")
+    print(f"threads   {info['num_threads']}, from {info['threads_from']}")
+    print(f"NumPy     {info['numpy']}, Python {info['python']}")
+    return OK
+
+
+def threads_source() -> str:
+    """Where the number of threads comes from, in the order the library looks."""
+    for name in ("GRADCORE_NUM_THREADS", "OMP_NUM_THREADS"):
+        if os.environ.get(name):
+            return f"{name}={os.environ[name]}"
+    return "the CPUs this process may run on (affinity and cgroup quota)"

@@ -1,0 +1,51 @@
+"""The programs of examples/ and of the README run, and show what they say."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def example(name):
+    return runpy.run_path(str(ROOT / "examples" / f"{name}.py"))["main"]
+
+
+def test_diagnose_and_cure():
+    report, remedies = example("diagnose_and_cure")()
+    assert report.verdict == "vanishing"
+    assert remedies[0].helps
+
+
+def test_watch_training(capsys):
+    losses = example("watch_training")()
+    assert losses[-1] < 0.3 * losses[0]
+    assert "update / weight" in capsys.readouterr().out
+
+
+def test_clip_any_gradients(capsys):
+    total_norm, clipped = example("clip_any_gradients")()
+    assert total_norm > 1e31
+    assert clipped == pytest.approx(1.0, abs=1e-5)
+    assert "refused, nothing touched" in capsys.readouterr().out
+
+
+def test_readme_example(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    program = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[0]
+    assert len(program.splitlines()) <= 22
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, "README.md", "exec"), {})
+    out = capsys.readouterr().out
+    assert out.startswith("vanishing\n")
+    assert (tmp_path / "report.html").exists()
+    assert float(re.findall(r"held-out accuracy ([\d.]+)%", out)[-1]) > 90.0
+
+
+def test_readme_opens_with_its_two_commands():
+    blocks = re.findall(r"```sh\n(.*?)\n```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    setup = "python3 -m venv .venv && .venv/bin/pip install -q"
+    assert blocks[0] == f"{setup} '.[demo]' && .venv/bin/gradcore demo"
+    assert blocks[1] == f"{setup} '.[test]' && .venv/bin/python -m pytest -q"
