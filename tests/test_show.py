@@ -108,13 +108,6 @@ def test_percent_never_hides_a_little(share, shown):
     assert story.percent(share) == shown
 
 
-@pytest.mark.parametrize(
-    ("layers", "shown"), [([3], "layer 3"), ([0, 1, 2, 5], "layers 0-2, 5"), ([1, 3], "layers 1, 3")]
-)
-def test_layer_ranges(layers, shown):
-    assert story.layer_ranges(layers) == shown
-
-
 def test_elide():
     assert story.elide(4, 4) == [0, 1, 2, 3]
     assert story.elide(9, 5) == [0, 1, 2, None, 7, 8]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..analysis.report import Finding, GainFactors, LayerRecord, Outcome, Remedy, Report
+from ..analysis.wording import layers as layer_names
 
 TITLES = {
     "healthy": "Healthy gradients",
@@ -79,23 +80,6 @@ def percent(share: float) -> str:
 def exp(value: float) -> float:
     """e^value, infinite instead of an error beyond the range of a double."""
     return math.exp(value) if value < 709.0 else math.inf if not math.isnan(value) else value
-
-
-def count(number_of: int, noun: str) -> str:
-    """`1 layer`, `2 layers`."""
-    return f"{number_of} {noun}" + ("" if number_of == 1 else "s")
-
-
-def layer_ranges(layers: Sequence[int]) -> str:
-    """Sorted layer numbers as `layer 3` or `layers 0-4, 7`."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1][1] = layer
-        else:
-            runs.append([layer, layer])
-    words = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-    return f"{'layer' if len(layers) == 1 else 'layers'} {words}"
 
 
 def evidence(values: Mapping[str, Any]) -> str:
@@ -219,7 +203,7 @@ def _nonfinite_sentences(report: Report) -> list[str]:
     ):
         bad = [layer.index for layer in report.layers if getattr(layer, attribute) > 0]
         if bad:
-            sentences.append(f"{name} are NaN or infinite at {layer_ranges(bad)}.")
+            sentences.append(f"{name} are NaN or infinite at {layer_names(bad)}.")
     return sentences
 
 
@@ -252,7 +236,7 @@ def finding_title(finding: Finding) -> str:
     """Kind, layers and cause of a finding in one line."""
     title = finding.kind.replace("_", " ")
     if finding.layers:
-        title += f", {layer_ranges(finding.layers)}"
+        title += f", {layer_names(finding.layers)}"
     return title + (f"; cause: {finding.cause.replace('_', ' ')}" if finding.cause else "")
 
 
@@ -277,7 +261,7 @@ def prediction_lines(report: Report) -> list[str]:
         spread = number(prediction.critical_gain, 3)
         lines.append(f"It would stay level with weights of standard deviation {spread} / sqrt(fan_in).")
     if prediction.departs:
-        lines.append(f"The measured deltas leave the 95% band of random draws at {layer_ranges(prediction.departs)}.")
+        lines.append(f"The measured deltas leave the 95% band of random draws at {layer_names(prediction.departs)}.")
     return [*lines, *filter(None, [prediction.note])]
 
 

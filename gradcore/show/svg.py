@@ -101,7 +101,7 @@ class Chart:
         right, floor = self.width - self.right, self.height - self.bottom
         for value in _whole_ticks(self.y0, self.y1, 6) if self.log else _ticks(self.y0, self.y1, 5):
             y = self.y(value)
-            text = _power(value) if self.log else f"{value:g}"
+            text = _power(round(value)) if self.log else f"{value:g}"
             self.marks.append(f'<line class="grid" x1="{self.left}" x2="{right}" y1="{y}" y2="{y}"/>')
             self.marks.append(f'<text text-anchor="end" x="{self.left - 6}" y="{y + 4}">{text}</text>')
         for value in _whole_ticks(self.x0, self.x1, 8):

@@ -124,7 +124,7 @@ def _profile(report: Report, terminal: Terminal, max_layers: int) -> list[str]:
     columns = [_number_column(name, value, terminal) for name, value in values.items()]
     rows = list(zip(*columns, strict=True))
     lead = 14 + sum(len(cell) + 2 for cell in rows[0])
-    extras = _extra_columns(terminal.width - lead)
+    extras = _extra_columns(report, terminal.width - lead)
     header = "layer  units  " + "  ".join([*rows[0], *extras])
     lines = [terminal.rule("Profile over depth"), terminal.style(header.rstrip(), "dim")]
     for index in story.elide(len(report.layers), max_layers):
@@ -149,9 +149,11 @@ def _number_column(name: str, values: np.ndarray, terminal: Terminal) -> list[st
     return [name.ljust(len(cells[0])), *cells]
 
 
-def _extra_columns(room: int) -> list[str]:
-    """The columns of shares that fit, the most telling first to stay."""
-    names = ["saturated", "dead", "update"]
+def _extra_columns(report: Report, room: int) -> list[str]:
+    """The further columns that have something to tell, as far as they fit."""
+    shares = {"saturated": "saturated_share", "dead": "dead_share"}
+    names = [name for name, share in shares.items() if any(getattr(layer, share) > 0 for layer in report.layers)]
+    names.append("update")
     while names and sum(len(name) + 2 for name in names) > room + 2:
         names.pop(0)
     return names
