@@ -268,6 +268,22 @@ def test_inference_between_forward_and_backward_is_no_trap():
         np.testing.assert_array_equal(setup.net.backward(setup.y), expected)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda s, x: s.net.loss_and_gradients(x, s.y, loss="mse", record=True),
+        lambda s, x: s.net.train_step(x, s.y, s.optimizer, loss="mse", record=True),
+    ],
+)
+def test_a_refused_pass_leaves_the_recorded_flow(call):
+    setup = fresh()
+    call(setup, setup.x)
+    before = setup.net.flow.to_dict()
+    with pytest.raises(ValueError, match=r"^x: expected finite"):
+        call(setup, spoiled(setup.x, np.nan))
+    np.testing.assert_equal(setup.net.flow.to_dict(), before)
+
+
 def test_flow_before_any_recorded_pass():
     net = fresh().net
     with pytest.raises(ValueError, match="record"):

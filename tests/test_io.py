@@ -133,6 +133,14 @@ def set_entry(**entry):
     return edit_header(lambda header: header["dense1.weight"].update(entry))
 
 
+def shift_last_tensor(data, shift):
+    """The last tensor starts `shift` bytes late, in a file that is as much longer."""
+    header, body = parts(data)
+    last = max((entry for name, entry in header.items() if name[0] != "_"), key=lambda entry: entry["data_offsets"])
+    last["data_offsets"] = [offset + shift for offset in last["data_offsets"]]
+    return assembled(header, (body + bytes(16))[: len(body) + shift])
+
+
 def rename_tensor(header):
     header["dense9.weight"] = header.pop("dense1.weight")
 
@@ -175,6 +183,8 @@ DAMAGE = {
     "offsets beyond the end": set_entry(data_offsets=[10**6, 10**6 + 144]),
     "offsets reversed": set_entry(data_offsets=[144, 0]),
     "offsets missing": edit_header(lambda header: header["dense1.weight"].pop("data_offsets")),
+    "a hole between tensors": lambda data: shift_last_tensor(data, 8),
+    "tensors that overlap": lambda data: shift_last_tensor(data, -8),
     "an entry not an object": edit_header(lambda header: header.update({"dense1.weight": 7})),
     "an unknown activation": change_metadata("tanh", "sinh"),
     "an architecture of terabytes": change_metadata("[6, 9, 4]", "[1000000, 1000000, 4]"),
