@@ -83,7 +83,7 @@ def _delta_section(report: Report) -> str:
         "<section><h2>Gradients over depth</h2>"
         '<p class="muted">&delta; is the gradient of the loss with respect to a layer&rsquo;s '
         "pre-activation. Backpropagation runs from the right (output) to the left (input).</p>"
-        f'<div class="legend">{keys}</div>{delta_chart(report)}</section>'
+        f'<div class="legend">{keys}</div><div class="scroll wide">{delta_chart(report)}</div></section>'
     )
 
 
@@ -120,7 +120,11 @@ def _profile_section(report: Report) -> str:
     factors = story.mean_factors(report)
     if factors:
         figures.append(_figure("What makes the factor on |delta|^2 per layer", factor_chart(factors)))
-    return f'<section><h2>The other profiles</h2><div class="grid">{"".join(figures)}</div></section>'
+    return (
+        '<section><h2>The other profiles</h2><p class="muted">A weight gradient is the product of a delta and the '
+        "activations below it: it can be flat over depth where neither of them is.</p>"
+        f'<div class="grid">{"".join(figures)}</div></section>'
+    )
 
 
 def _figure(title: str, chart: str) -> str:
@@ -157,14 +161,14 @@ def exponent_chart(report: Report) -> str:
         return ""
     exponents, counts = histogram
     scale = math.log10(2.0)
-    ribbons = [scale * quantile(exponents, counts, share) for share in (0.01, 0.25, 0.5, 0.75, 0.99)]
-    chart = Chart((0, max(len(counts) - 1, 1)), log_range(*ribbons, np.array([-10.0, -1.0])))
+    ribbons = [scale * quantile(exponents, counts, share) for share in (0.05, 0.25, 0.5, 0.75, 0.95)]
+    chart = Chart((0, max(len(counts) - 1, 1)), log_range(*ribbons[1:], np.array([-9.0, -1.0])))
     chart.band(ribbons[0], ribbons[4], "spread")
     chart.band(ribbons[1], ribbons[3], "spread")
     chart.line(ribbons[2], "measured")
     for name, exponent in story.FLUSH_EXPONENTS.items():
         chart.level(scale * exponent, "limit", f"zero in {name} below this")
-    return chart.svg("Median, middle half and middle 98% of the single deltas of each layer")
+    return chart.svg("Median, middle half and middle 90% of the single deltas of each layer")
 
 
 def quantile(exponents: np.ndarray, counts: np.ndarray, share: float) -> np.ndarray:

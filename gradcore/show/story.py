@@ -364,7 +364,8 @@ def outcome_cells(outcome: Outcome | None) -> list[str]:
     if outcome is None:
         return ["", "", "", ""]
     accuracy = "" if math.isnan(outcome.accuracy) else percent(outcome.accuracy)
-    return [outcome.verdict.replace("_", "-"), gain(outcome.slope), number(outcome.loss, 3), accuracy]
+    loss = "diverged" if math.isinf(outcome.loss) else number(outcome.loss, 3)
+    return [outcome.verdict.replace("_", "-"), gain(outcome.slope), loss, accuracy]
 
 
 def _whole(share: float) -> str:
