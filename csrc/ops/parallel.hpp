@@ -1,6 +1,6 @@
 // Threads: a pool of our own (ECOSYSTEM: OpenMP runtimes break under fork, beside each other and when
 // oversubscribed). Nothing starts before the first call that wants two threads; a forked child
-// starts anew; a caller that finds the pool taken runs alone; workers spin briefly, then sleep.
+// starts anew; a caller that finds the pool taken runs alone; workers spin briefly, yield, then sleep.
 #ifndef GRADCORE_OPS_PARALLEL_HPP
 #define GRADCORE_OPS_PARALLEL_HPP
 
@@ -36,7 +36,7 @@ class FunctionRef<R(Args...)> {
 int get_num_threads() noexcept;
 void set_num_threads(int n) noexcept;  // n >= 1
 
-// A counter to wait on: spins for about 20 us, then sleeps until woken.
+// A counter to wait on: spins briefly, then yields, then sleeps until woken.
 class Gate {
  public:
   std::uint32_t value() const noexcept { return value_.load(std::memory_order_acquire); }
