@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike
 from .. import _check
 from . import measure as measuring
 from .judge import judge
-from .measure import Case, Measurement, Progress
+from .measure import HARMLESS, Case, Measurement, Progress
 from .predict import predict
 from .report import Report
 from .slope import estimate
@@ -133,11 +134,11 @@ def _measure(case: Case, progress: Progress | None) -> tuple[Measurement, tuple[
     return measurement, asleep
 
 
+@HARMLESS
 def examine(case: Case, measurement: Measurement, limits: Thresholds, asleep: tuple[int, ...] = ()) -> Subject:
     """Everything that is judged, from what was measured."""
     delta = measurement.rms("delta_norm")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        measured_log = 2.0 * np.log(delta / delta[-1])
+    measured_log = 2.0 * np.log(delta / delta[-1])
     prediction = predict(
         measurement.config,
         measurement.weight_var,
@@ -173,16 +174,19 @@ def _conditions(case: Case, measurement: Measurement, limits: Thresholds, second
     }
 
 
-def repair(net: Any, x: ArrayLike, target: ArrayLike, **options: Any) -> Any:
+def repair(
+    net: Any, x: ArrayLike, target: ArrayLike, *, trials: Mapping[str, Any] | None = None, **options: Any
+) -> Any:
     """Analyse a net, try remedies, and apply the best that helped.
 
     Args:
         net, x, target: as `analyze`.
+        trials: options of `Report.remedies`.
         options: of `analyze`.
 
     Returns:
-        A fresh, untrained MLP; a copy of `net` where it is healthy. Train it with the remedy's
-        `change["training"]` and data prepared by its `prepare`: see `analyze(...).remedies()` for these.
+        A fresh, untrained MLP; a copy of `net` where it is healthy. Remedies that change the data or the
+        training do so outside the net: use `analyze(...).remedies()` to see them.
 
     Raises:
         ValueError: when none of the remedies helped.
@@ -190,7 +194,7 @@ def repair(net: Any, x: ArrayLike, target: ArrayLike, **options: Any) -> Any:
     report = analyze(net, x, target, **options)
     if report.verdict == "healthy":
         return net.copy()
-    helped = [remedy for remedy in report.remedies() if remedy.helps]
+    helped = [remedy for remedy in report.remedies(**(trials or {})) if remedy.helps]
     if not helped:
         raise ValueError(f"net: expected one that a remedy can cure, got {report.verdict} gradients that none did")
     return helped[0].apply()

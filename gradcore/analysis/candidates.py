@@ -156,8 +156,8 @@ def propose(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
     structural = kinds & {"vanishing", "exploding", "zero_gradient", "non_finite", "saturation", "dead_units"}
     if structural:
         found += _structural(report, case, limits, data)
-    if "exploding" in kinds:
-        found.append(_clipping(report, case))
+    if "exploding" in kinds:  # after the first few: it is tried to show that it is no cure
+        found.insert(min(3, len(found)), _clipping(report, case))
     return _distinct(found)
 
 
@@ -217,10 +217,10 @@ def _clipping(report: Report, case: Case) -> Candidate:
 def _structural(report: Report, case: Case, limits: Thresholds, data: Candidate | None) -> list[Candidate]:
     """Other weights, activations, normalizations, skip connections, depths; standardizing too where needed."""
     names = sorted(set(case.net.config["activation"]))
-    found = _initializations(report, names)
-    found += _activations(report, names)
-    found += _normalizations(case.net.config)
-    found += _shallower(report, case, limits)
+    groups = [_initializations(report, names), _activations(report, names), _normalizations(case.net.config)]
+    if case.net.config["normalization"] is not None:  # which undoes most of what other weights would change
+        groups.reverse()
+    found = [candidate for group in groups for candidate in group] + _shallower(report, case, limits)
     if data is None:
         return found
     both = {"inputs": data.inputs, "targets": data.targets}
@@ -290,14 +290,14 @@ def _normalizations(config: Mapping[str, Any]) -> list[Candidate]:
     if config["normalization"] != "layer":
         change = {"normalization": "layer", "init": "auto"}
         found.append(Candidate("layer norm", "rescales every layer's input, row by row", change))
-    if config["normalization"] != "batch":
+    if config["normalization"] is None:
         growth = theory.batch_norm_growth(name)
         note = _BATCH_NORM_NOTE.format(growth=f"{growth:.3g}", hidden=hidden, total=f"{growth ** (0.5 * hidden):.2g}")
         change = {"normalization": "batch", "init": "auto"}
         found.append(Candidate("batch norm", "rescales every unit over the batch", change, note=note))
     widths = config["widths"][1:-1]
     if not config["residual"] and any(low == high for low, high in zip(widths[:-1], widths[1:], strict=True)):
-        found.append(_residual(config))
+        found.insert(0 if config["normalization"] else len(found), _residual(config))
     return found
 
 

@@ -33,8 +33,7 @@ def hidden_factors(subject: Subject) -> dict[str, float]:
     """Mean natural logarithm of each gain factor over the hidden layers, and of weight_var beside them."""
     names = ("weight_scale", "alignment", "mask", "active_slope", "coupling", "normalization")
     rows = [record.factors for record in subject.records[:-2] if record.factors is not None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = {name: np.log([getattr(row, name) for row in rows]) for name in names}
+    logs = {name: np.log([getattr(row, name) for row in rows]) for name in names}
     return {name: _mean_of_finite(values) for name, values in logs.items()}
 
 
@@ -45,9 +44,8 @@ def _mean_of_finite(values: np.ndarray) -> float:
 
 def steepest_layer(subject: Subject) -> tuple[int, float]:
     """The layer below which the profile changes most, and that change's share of the whole change."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(subject.profile_norms[:-1])
-        steps = logs[:-1] - logs[1:]
+    logs = np.log(subject.profile_norms[:-1])
+    steps = logs[:-1] - logs[1:]
     if not np.isfinite(steps).any():
         return 0, math.nan
     layer = int(np.nanargmax(np.abs(np.where(np.isfinite(steps), steps, 0.0))))

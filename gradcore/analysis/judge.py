@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import causes, checks, wording
-from .measure import skip_connections
+from .measure import HARMLESS, skip_connections
 from .report import SEVERITIES, VERDICTS, Finding
 from .slope import step_noise, student_95
 from .subject import LARGEST, Subject
@@ -27,6 +27,7 @@ _VERDICT_OF_KIND = {
 }
 
 
+@HARMLESS
 def judge(subject: Subject) -> tuple[str, tuple[Finding, ...]]:
     """The verdict and the findings, worst first."""
     findings = _findings(subject)
@@ -161,7 +162,7 @@ def _why_silent(subject: Subject, silent: tuple[int, ...]) -> tuple[str, str, di
     measurement = subject.measurement
     dead = np.flatnonzero(measurement.stack("dead_share").min(axis=0)[:-1] == 1.0)
     if dead.size:
-        layer = int(dead[-1])
+        layer = int(dead[0])  # it silences the ones above as well
         width = subject.records[layer].out_features
         cause = "narrow_layer" if width <= _NARROW else "dead_units"
         text = f"All {width} units of layer {layer} output zero for every row, so nothing passes through it."

@@ -27,6 +27,9 @@ REHEARSAL_STEPS = 8
 # Below the learning rates in use for plain SGD (1e-3 to 1): what diverges here has none.
 SMALLEST_LR = 1e-4
 
+# Zeros, infinities and NaN are what the analysis looks for: arithmetic on them is no accident.
+HARMLESS = np.errstate(divide="ignore", over="ignore", invalid="ignore")
+
 Progress = Callable[[int, int, str], None]
 
 
@@ -60,13 +63,13 @@ class Case:
         return float(self.training.get("lr", self.lr if self.optimizer is None else self.optimizer.lr))
 
     def optimizer_for(self, net: Any, *, keep_state: bool = False) -> Any:
-        """The optimizer judged for, made anew for `net`; with its present state where the shapes allow."""
+        """The optimizer judged for, made anew for `net`; with its present state if that fits the net."""
         if self.optimizer is None:
             from ..optim import SGD
 
             return SGD(net, lr=self.step_size)
         rebuilt = type(self.optimizer)(net, lr=self.step_size, **self.optimizer.hyperparameters)
-        if keep_state and net.config["widths"] == self.optimizer.net.config["widths"]:
+        if keep_state:
             rebuilt.load_state_dict({**self.optimizer.state_dict(), "lr": self.step_size})
         return rebuilt
 
@@ -133,8 +136,7 @@ class Measurement:
     def preact_square(self) -> np.ndarray:
         """Mean square of z of each dense layer that random weights of the measured size make, [depth]."""
         entries = self.batch_size * np.array(self.config["widths"][1:], dtype=np.float64)
-        with np.errstate(over="ignore"):
-            squares = np.concatenate(([self.input_square], (self.rms("activation_norm") ** 2 / entries)[:-1]))
+        squares = np.concatenate(([self.input_square], (self.rms("activation_norm") ** 2 / entries)[:-1]))
         return self.weight_var * squares + self.bias_var
 
     def stack(self, name: str) -> np.ndarray:
@@ -152,6 +154,7 @@ class Measurement:
         return scale * np.sqrt(np.mean((values / scale) ** 2, axis=0))
 
 
+@HARMLESS
 def measure(case: Case, net: Any, *, progress: Progress | None = None) -> Measurement:
     """Record every batch of the case on `net`, whose gradients and running statistics change.
 
@@ -190,8 +193,7 @@ def measure(case: Case, net: Any, *, progress: Progress | None = None) -> Measur
 
 
 def _norm(values: np.ndarray) -> float:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return math.sqrt(float(np.square(values, dtype=np.float64).sum()))
+    return math.sqrt(float(np.square(values, dtype=np.float64).sum()))
 
 
 def _layers_with(net: Any, tensors: Mapping[str, np.ndarray], test: Callable[[np.ndarray], Any]) -> np.ndarray:
@@ -203,12 +205,13 @@ def _layers_with(net: Any, tensors: Mapping[str, np.ndarray], test: Callable[[np
     return found
 
 
-def rehearse(case: Case, net: Any) -> Rehearsal:
+def rehearse(case: Case, net: Any, *, keep_state: bool = True) -> Rehearsal:
     """Take a few steps on `net`, which is changed, with the optimizer in use; stops once the loss is not finite.
 
+    keep_state: start from the optimizer's present state (for the analysed net, not for one made anew).
     Where none is known, plain SGD takes them at a rate so small that a sound net cannot diverge.
     """
-    optimizer = case.optimizer_for(net, keep_state=True)
+    optimizer = case.optimizer_for(net, keep_state=keep_state)
     if case.optimizer is None and "lr" not in case.training:
         optimizer.lr = SMALLEST_LR
     clip = case.training.get("clip_norm")
@@ -234,8 +237,7 @@ def update_ratio(case: Case, measurement: Measurement) -> np.ndarray:
     """|dW| / |W| of one step, [depth]: as rehearsed, or lr |dL/dW| / |W| for the plain SGD assumed."""
     if measurement.rehearsal is not None and case.optimizer is not None:
         return measurement.rehearsal.update_ratio
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return case.step_size * measurement.rms("weight_grad_norm") / measurement.rms("weight_norm")
+    return case.step_size * measurement.rms("weight_grad_norm") / measurement.rms("weight_norm")
 
 
 def signal_and_noise(measurement: Measurement) -> tuple[np.ndarray, np.ndarray]:
@@ -248,18 +250,16 @@ def signal_and_noise(measurement: Measurement) -> tuple[np.ndarray, np.ndarray]:
     count = len(measurement.flows)
     if count < 2:
         return np.full(measurement.depth, np.nan), np.full(measurement.depth, np.nan)
-    with np.errstate(over="ignore", invalid="ignore"):
-        single = measurement.rms("weight_grad_norm") ** 2
-        mean = measurement.mean_gradient_norm**2
-        return (count * mean - single) / (count - 1), (single - mean) * count / (count - 1)
+    single = measurement.rms("weight_grad_norm") ** 2
+    mean = measurement.mean_gradient_norm**2
+    return (count * mean - single) / (count - 1), (single - mean) * count / (count - 1)
 
 
 # ---- gains ----
 
 
 def _ratio_squared(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return (above / below) ** 2
+    return (above / below) ** 2
 
 
 def gain_factors(measurement: Measurement) -> tuple[np.ndarray, list[GainFactors | None]]:
@@ -273,18 +273,17 @@ def gain_factors(measurement: Measurement) -> tuple[np.ndarray, list[GainFactors
     expected = expected_weight_gain(measurement)
     slopes, masks = measurement.mean("mean_squared_derivative"), mask_shares(measurement)
     factors: list[GainFactors | None] = []
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for layer in range(measurement.depth - 1):
-            factors.append(
-                GainFactors(
-                    weight_scale=float(expected[layer]),
-                    alignment=float(weights[layer] / expected[layer]),
-                    mask=float(masks[layer]),
-                    active_slope=float(slopes[layer] / masks[layer]),
-                    coupling=float(derivative[layer] / slopes[layer]),
-                    normalization=float(norm[layer]),
-                )
+    for layer in range(measurement.depth - 1):
+        factors.append(
+            GainFactors(
+                weight_scale=float(expected[layer]),
+                alignment=float(weights[layer] / expected[layer]),
+                mask=float(masks[layer]),
+                active_slope=float(slopes[layer] / masks[layer]),
+                coupling=float(derivative[layer] / slopes[layer]),
+                normalization=float(norm[layer]),
             )
+        )
     return gains, [*factors, None]
 
 
@@ -349,8 +348,7 @@ def layer_records(case: Case, measurement: Measurement) -> tuple[LayerRecord, ..
     gains, factors = gain_factors(measurement)
     columns |= {"gradient_signal": signal, "gradient_noise": noise, "delta_gain": gains}
     columns["update_ratio"] = update_ratio(case, measurement)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        columns["signal_to_noise"] = signal / noise
+    columns["signal_to_noise"] = signal / noise
     dead = measurement.stack("dead_units").min(axis=0)
     underflow = {name: underflow_shares(measurement, name) for name in FORMATS}
     widths, names = measurement.config["widths"], [*measurement.config["activation"], None]

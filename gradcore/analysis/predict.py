@@ -58,8 +58,7 @@ def predict(
     low, high = stack.delta_log - band, stack.delta_log + 0.5 * stack.spread + band
     measured = np.full(stack.depth, np.nan) if measured_log is None else np.asarray(measured_log, dtype=np.float64)
     margin = 0.5 + 0.05 * np.abs(stack.delta_log)  # approximations of the theory itself: 5 % of the change
-    with np.errstate(invalid="ignore"):
-        departs = np.flatnonzero((measured < low - margin) | (measured > high + margin))
+    departs = np.flatnonzero((measured < low - margin) | (measured > high + margin))
     return Prediction(
         preact_var=stack.q,
         chi=stack.chi,

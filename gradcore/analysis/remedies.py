@@ -117,7 +117,11 @@ class _Verification:
     def verified(self, candidate: Candidate) -> Remedy:
         """The candidate with what came of it."""
         contestant = Contestant(self.case, candidate)
-        verdict, slope = self._measured_again(contestant)
+        try:
+            verdict, slope = self._measured_again(contestant)
+        except ValueError as error:  # LSUV refuses a layer that is constant on this data
+            impossible = replace(candidate, note=f"could not be made: {error}")
+            return _remedy(impossible, self.case, before=self.before, helps=False)
         cured = self._train(contestant)
         after = Outcome(verdict, slope, **trials.summary(cured))
         effects = trials.effects(self.sick, cured)
@@ -150,7 +154,8 @@ class _Verification:
         )
         measurement = measure_case(case, case.net.copy())
         if np.isfinite(measurement.losses).all():
-            measurement = replace(measurement, rehearsal=rehearse(case, case.net.copy()))
+            rehearsal = rehearse(case, case.net.copy(), keep_state=contestant.candidate.keeps_net)
+            measurement = replace(measurement, rehearsal=rehearsal)
         subject = examine(case, measurement, self.limits)
         return judge(subject)[0], subject.slope.value
 

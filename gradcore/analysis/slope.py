@@ -47,8 +47,7 @@ def profile(measurement: Measurement) -> np.ndarray:
     that starts at zero), and the stream beside it is what reaches the layers below. -inf where it is zero.
     """
     name = "grad_output_norm" if skip_connections(measurement.config).any() else "delta_norm"
-    with np.errstate(divide="ignore"):
-        return 2.0 * np.log(measurement.stack(name)[:, :-1])
+    return 2.0 * np.log(measurement.stack(name)[:, :-1])
 
 
 def step_noise(measurement: Measurement) -> tuple[np.ndarray, np.ndarray]:
@@ -76,20 +75,18 @@ def _branch_share(measurement: Measurement) -> np.ndarray:
     skips = skip_connections(measurement.config)[1:-1]
     out_features = np.array(measurement.config["widths"][2:-1], dtype=np.float64)
     branch = measurement.rms("weight_norm")[1:-1] ** 2 / out_features
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(skips, np.nan_to_num(branch / expected), 1.0)
+    return np.where(skips, np.nan_to_num(branch / expected), 1.0)
 
 
 def _systematic_steps(measurement: Measurement) -> np.ndarray:
     """The increments without alignment: what the sizes of weights, derivatives and norms make, [depth - 2]."""
     rms = measurement.rms
-    with np.errstate(divide="ignore", invalid="ignore"):
-        weights = np.log(expected_weight_gain(measurement)[:-1])
-        if skip_connections(measurement.config).any():
-            above = 2.0 * np.log(rms("delta_norm")[1:-1] / rms("grad_output_norm")[1:-1])
-            return weights + above
-        slopes = np.log(measurement.mean("mean_squared_derivative")[:-2])
-        norms = 2.0 * np.log(rms("delta_norm")[:-2] / rms("grad_preact_norm")[:-2])
+    weights = np.log(expected_weight_gain(measurement)[:-1])
+    if skip_connections(measurement.config).any():
+        above = 2.0 * np.log(rms("delta_norm")[1:-1] / rms("grad_output_norm")[1:-1])
+        return weights + above
+    slopes = np.log(measurement.mean("mean_squared_derivative")[:-2])
+    norms = 2.0 * np.log(rms("delta_norm")[:-2] / rms("grad_preact_norm")[:-2])
     return weights + slopes + norms
 
 
@@ -104,8 +101,7 @@ def estimate(measurement: Measurement, norm_ratio: float) -> Slope:
     steps = measurement.depth - 1
     band = 2.0 * math.log(norm_ratio) / max(steps, 1)
     lines = profile(measurement)
-    with np.errstate(invalid="ignore"):
-        increments = lines[:, :-1] - lines[:, 1:]
+    increments = lines[:, :-1] - lines[:, 1:]
     usable = np.isfinite(increments).all(axis=0)
     if not usable.any():
         nan = math.nan

@@ -140,8 +140,7 @@ class Subject:
 
         Relative to the error that is there, so that it does not fall as a net learns.
         """
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            return self.lr * self.gradient_norms**2 / self.output_error
+        return self.lr * self.gradient_norms**2 / self.output_error
 
     @cached_property
     def has_signal(self) -> bool:
@@ -155,15 +154,13 @@ class Subject:
             return True
         signal = np.array([record.gradient_signal for record in self.records])
         noise = np.array([record.gradient_noise for record in self.records])
-        with np.errstate(invalid="ignore"):
-            return bool(np.any(signal > noise / math.sqrt(count)))
+        return bool(np.any(signal > noise / math.sqrt(count)))
 
     @cached_property
     def overshoot(self) -> float:
         """lr |g|^2 / loss over all layers."""
         loss = self.measurement.loss
-        with np.errstate(over="ignore", invalid="ignore"):
-            return float(self.lr * np.sum(self.gradient_norms**2) / loss) if loss > 0.0 else 0.0
+        return float(self.lr * np.sum(self.gradient_norms**2) / loss) if loss > 0.0 else 0.0
 
     @property
     def loss_is_zero(self) -> bool:
