@@ -72,7 +72,7 @@ def test_dataframe_has_a_row_a_layer(report):
 def test_a_report_read_from_a_record_cannot_try_remedies(report):
     bare = gc.analysis.Report(**{name: getattr(report, name) for name in ("verdict", "findings", "layers", "slope",
                               "prediction", "config", "conditions", "loss")})  # fmt: skip
-    with pytest.raises(ValueError, match="gc.analyze"):
+    with pytest.raises(ValueError, match=r"gc\.analyze"):
         bare.remedies()
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import gradcore as gc
 from zoo_data import Model, data, net_on
 
+
 def fresh():
     """Critical weights, as gradcore draws them, at moderate depth."""
     activations = gc.activations()

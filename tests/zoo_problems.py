@@ -11,6 +11,7 @@ import gradcore as gc
 from gradcore.init import CRITICAL_GAIN_SQUARED
 from zoo_data import Model, data, net_on, scale_hidden
 
+
 def scaled(activation, variance, hidden, width, seed, source, **options):
     """Weight variance `variance` / fan_in between hidden layers."""
 

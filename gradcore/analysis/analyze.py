@@ -100,7 +100,8 @@ def make_case(
     rows = _check.matrix(x, "x", net.dtype, net.in_features)
     targets = _check.target(target, net.dtype, loss, len(rows), net.out_features)
     if net.normalization == "batch" and (len(rows) < 2 or batch_size < 2):
-        raise ValueError(f"x, batch_size: expected at least two rows a batch for batch norm, got {len(rows)}, {batch_size}")
+        few = min(len(rows), batch_size)
+        raise ValueError(f"x, batch_size: expected at least two rows a batch for batch norm, got {few}")
     return Case(
         net=net.copy(),
         x=rows,

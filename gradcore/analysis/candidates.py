@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from ..init import CRITICAL_GAIN_SQUARED, lsuv
 from . import mean_field as theory
+from .causes import can_be_level
 from .measure import Case
 from .report import Report
 from .subject import Thresholds
@@ -112,6 +114,7 @@ class Preparation:
 
     @classmethod
     def of(cls, candidate: Candidate, case: Case) -> Preparation:
+        """What a candidate does to the data of a case."""
         rows = np.concatenate(case.rows)
         inputs = _moments(case.x[rows], candidate.inputs)
         return cls(*inputs, *_moments(case.target[rows], candidate.targets))
@@ -125,7 +128,7 @@ class Preparation:
 
     def restore(self, output: np.ndarray) -> np.ndarray:
         """Outputs of a net trained on prepared targets, in the targets' own units."""
-        return output * self.target_scale + self.target_shift
+        return np.asarray(output * self.target_scale + self.target_shift)
 
 
 def _moments(values: np.ndarray, wanted: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -223,14 +226,12 @@ def _structural(report: Report, case: Case, limits: Thresholds, data: Candidate 
     found = [candidate for group in groups for candidate in group] + _shallower(report, case, limits)
     if data is None:
         return found
-    both = {"inputs": data.inputs, "targets": data.targets}
-    return [_pair(candidate, data, both) for candidate in found]
+    return [_pair(candidate, data) for candidate in found]
 
 
-def _pair(candidate: Candidate, data: Candidate, both: dict[str, bool]) -> Candidate:
-    return Candidate(
-        f"{candidate.name}, {data.name}", candidate.reason, candidate.net, candidate.weights, note=candidate.note, **both
-    )
+def _pair(candidate: Candidate, data: Candidate) -> Candidate:
+    name = f"{candidate.name}, {data.name}"
+    return replace(candidate, name=name, inputs=data.inputs, targets=data.targets)
 
 
 def _initializations(report: Report, names: list[str]) -> list[Candidate]:
@@ -247,7 +248,8 @@ def _initializations(report: Report, names: list[str]) -> list[Candidate]:
     if set(names) <= _ORTHOGONAL:
         reason = "preserves norms exactly, where independent weights do on average"
         found.append(Candidate("orthogonal initialization", reason, {"init": "orthogonal"}))
-    found.append(Candidate("LSUV initialization", "scales each layer to unit variance on this data", {}, "lsuv"))
+    if all(can_be_level(name) for name in names):
+        found.append(Candidate("LSUV initialization", "scales each layer to unit variance on this data", {}, "lsuv"))
     return found
 
 
@@ -296,7 +298,7 @@ def _normalizations(config: Mapping[str, Any]) -> list[Candidate]:
         change = {"normalization": "batch", "init": "auto"}
         found.append(Candidate("batch norm", "rescales every unit over the batch", change, note=note))
     widths = config["widths"][1:-1]
-    if not config["residual"] and any(low == high for low, high in zip(widths[:-1], widths[1:], strict=True)):
+    if not config["residual"] and any(low == high for low, high in pairwise(widths)):
         found.insert(0 if config["normalization"] else len(found), _residual(config))
     return found
 
@@ -320,7 +322,7 @@ def _shallower(report: Report, case: Case, limits: Thresholds) -> list[Candidate
     carried = max(2, int(theory.carried_depth(math.exp(slope), limits.norm_ratio)))
     if carried >= len(widths) - 1 or len(set(widths[1:-1])) > 1:
         return []
-    hidden = carried - 1
-    change = {"widths": [widths[0], *widths[1 : 1 + hidden], widths[-1]], "activation": case.net.config["activation"][:hidden]}
+    kept = widths[:carried]
+    change = {"widths": [*kept, widths[-1]], "activation": case.net.config["activation"][: carried - 1]}
     reason = f"at this slope {carried} layers are as many as this design can carry"
     return [Candidate(f"{carried} layers", reason, change)]

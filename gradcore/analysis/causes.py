@@ -75,8 +75,10 @@ def slope_shortfall(subject: Subject) -> float:
 
 
 def can_be_level(activation: str) -> bool:
-    """Whether weights of the activation's own scale can keep the gradient level: a sigmoid's cannot, since even
-    its largest slope, 1/4, squared and times its gain^2, is below 1."""
+    """Whether weights of the activation's own scale can keep the gradient level.
+
+    A sigmoid's cannot: even its largest slope, 1/4, squared and times its gain^2, is below 1.
+    """
     return CRITICAL_GAIN_SQUARED[activation] * theory.largest_derivative(activation) ** 2 >= 1.0
 
 

@@ -41,8 +41,8 @@ def large_steps(subject: Subject, *, explained: bool) -> list[Finding]:
         return []
     cause = causes.of_large_step(subject)
     text = (
-        f"Steps of {subject.optimizer_name} at lr {rehearsal.lr:g} are too large: within {len(rehearsal.losses)} of them "
-        f"the loss goes from {first:.3g} to {peak:.3g}. {wording.input_sentence(subject)} {_LARGE_STEP[cause]}"
+        f"Steps of {subject.optimizer_name} at lr {rehearsal.lr:g} are too large: within {len(rehearsal.losses)} of "
+        f"them the loss goes from {first:.3g} to {peak:.3g}. {wording.input_sentence(subject)} {_LARGE_STEP[cause]}"
     )
     update = float(np.nanmax(rehearsal.update_ratio))
     evidence = {"lr": rehearsal.lr, "first_loss": first, "highest_loss": peak, "largest_update": update}
@@ -99,8 +99,8 @@ def dead_units(subject: Subject) -> list[Finding]:
     share = subject.records[worst].dead_share
     text = (
         f"In {wording.layers(layers)} more units output zero for every row than chance explains: "
-        f"{100 * share:.0f} % of layer {worst}. They receive no gradient and stay as they are. Half of the units can be "
-        "dead by chance deep in a ReLU net; more comes of negative biases or of steps that were too large."
+        f"{100 * share:.0f} % of layer {worst}. They receive no gradient and stay as they are. Half of the units can "
+        "be dead by chance deep in a ReLU net; more comes of negative biases or of steps that were too large."
     )
     return [Finding("dead_units", "warning", tuple(layers), "dead_units", text, {"layer": worst, "dead_share": share})]
 
@@ -172,8 +172,8 @@ def unscaled_input(subject: Subject) -> list[Finding]:
     scale = causes.target_scale(subject)
     if scale > limits.input_scale:
         text = (
-            f"Targets have a root mean square of {wording.factor(scale)}, while a fresh net puts out values near 1: the "
-            "error that scales every gradient is all in the targets' units. Standardize them."
+            f"Targets have a root mean square of {wording.factor(scale)}, while a fresh net puts out values near 1: "
+            "the error that scales every gradient is all in the targets' units. Standardize them."
         )
         findings.append(
             Finding("unscaled_input", "warning", (subject.depth - 1,), "target_scale", text, {"target_rms": scale})
@@ -190,17 +190,16 @@ def underflow(subject: Subject) -> list[Finding]:
     own = [record.index for record in subject.records if record.delta_subnormal_share > subject.limits.underflow]
     if own:
         text = (
-            f"Deltas of {wording.layers(own)} are subnormal in {subject.dtype}: they have lost digits, and smaller ones "
-            "are zero. Scaling the loss up (and the gradients down again) would keep them."
+            f"Deltas of {wording.layers(own)} are subnormal in {subject.dtype}: they have lost digits, and smaller "
+            "ones are zero. Scaling the loss up (and the gradients down again) would keep them."
         )
         share = max(subject.records[layer].delta_subnormal_share for layer in own)
         findings.append(Finding("underflow", "warning", tuple(own), "precision", text, {"subnormal_share": share}))
     worst = {name: max(record.underflow[name] for record in subject.records) for name in _TRAINING_FORMATS}
     lossy = {name: share for name, share in worst.items() if share > subject.limits.underflow}
     if lossy:
-        layers = [
-            record.index for record in subject.records if any(record.underflow[name] > subject.limits.underflow for name in lossy)
-        ]
+        limit = subject.limits.underflow
+        layers = [record.index for record in subject.records if any(record.underflow[name] > limit for name in lossy)]
         shares = ", ".join(f"{100 * share:.0f} % in {name}" for name, share in lossy.items())
         text = f"Without loss scaling these shares of the non-zero deltas of some layer would become zero: {shares}."
         evidence = {f"underflow_{name}": share for name, share in worst.items()}

@@ -64,8 +64,9 @@ def _findings(subject: Subject) -> list[Finding]:
 
 
 def _nothing_left(subject: Subject) -> Finding:
-    text = f"The loss is {subject.measurement.loss:g}: nothing is left to learn, and gradients are small for that reason."
-    return Finding("zero_gradient", "info", (), None, text, {"loss": subject.measurement.loss})
+    loss = subject.measurement.loss
+    text = f"The loss is {loss:g}: nothing is left to learn, and gradients are small for that reason."
+    return Finding("zero_gradient", "info", (), None, text, {"loss": loss})
 
 
 # ---- values that left the finite range ----
@@ -171,10 +172,11 @@ def _why_silent(subject: Subject, silent: tuple[int, ...]) -> tuple[str, str, di
         return cause, text, {"dead_layer": layer, "width": width}
     if np.any(measurement.weight_var == 0.0):
         layer = int(np.flatnonzero(measurement.weight_var == 0.0)[-1])
-        return "weight_scale", f"All weights of layer {layer} are zero, and training cannot move them.", {"layer": layer}
+        text = f"All weights of layer {layer} are zero, and training cannot move them."
+        return "weight_scale", text, {"layer": layer}
     smallest = float(subject.profile_norms[subject.profile_norms > 0.0].min(initial=np.inf))
     if smallest < _NEAR_UNDERFLOW[subject.dtype]:
-        text = f"The gradient has shrunk to {smallest:.1g} and below that to zero: {subject.dtype} has no smaller numbers."
+        text = f"The gradient has shrunk to {smallest:.1g}, then to zero: {subject.dtype} has no smaller numbers."
         return "precision", text, {"smallest_norm": smallest}
     if 0 in silent and measurement.input_square == 0.0:
         return "input_scale", "All inputs are zero.", {}
@@ -191,8 +193,11 @@ _NEAR_UNDERFLOW = {"float32": 1e-30, "float64": 1e-290}
 
 
 def gradient_slope(subject: Subject) -> list[Finding]:
-    """vanishing or exploding, or nothing: the systematic slope must lie beyond the band with its whole interval,
-    and what was measured, luck included, must lie there too."""
+    """vanishing or exploding, or nothing.
+
+    The systematic slope must lie beyond the band with its whole interval, and what was measured, luck
+    included, must lie there too.
+    """
     slope = subject.slope
     if slope.systematic_high < slope.band_low and slope.value < slope.band_low:
         return [_vanishing(subject)]
@@ -309,7 +314,7 @@ def _luck(subject: Subject) -> list[Finding]:
     narrow = below and drift > 2.0 * math.log(subject.limits.norm_ratio)
     typical = f"Layers this narrow lose a factor of {wording.factor(math.exp(drift))} in |delta|^2 on the typical draw"
     if narrow:
-        text = f"{wording.slope_sentence(subject)} {typical}, although its mean is kept: the layers are too narrow for this depth."
+        text = f"{wording.slope_sentence(subject)} {typical}, though not on average: too narrow for this depth."
     else:
         text = (
             f"In this draw of the weights |delta|^2 changes by a factor of {wording.factor(math.exp(slope.value))} a "

@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class Nonlinearity:
     kinks: tuple[float, ...] = ()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _named(name: str) -> Nonlinearity:
     return Nonlinearity(
         lambda x: ops.activation(x, name),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .predict import layer_scales
 from .report import GainFactors, LayerRecord
@@ -30,6 +31,7 @@ SMALLEST_LR = 1e-4
 # Zeros, infinities and NaN are what the analysis looks for: arithmetic on them is no accident.
 HARMLESS = np.errstate(divide="ignore", over="ignore", invalid="ignore")
 
+Floats = NDArray[Any]  # float64 but for the data, which has the net's dtype
 Progress = Callable[[int, int, str], None]
 
 
@@ -42,17 +44,17 @@ class Case:
     """
 
     net: Any
-    x: np.ndarray
-    target: np.ndarray
+    x: Floats
+    target: Floats
     loss: str
     optimizer: Any
     lr: float
     batch_size: int
-    rows: tuple[np.ndarray, ...]
+    rows: tuple[Floats, ...]
     seed: int
     training: Mapping[str, float] = field(default_factory=dict)
 
-    def batch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def batch(self, index: int) -> tuple[Floats, Floats]:
         """Inputs and targets of one batch, cycling through them."""
         rows = self.rows[index % len(self.rows)]
         return self.x[rows], self.target[rows]
@@ -74,7 +76,7 @@ class Case:
         return rebuilt
 
 
-def batch_rows(num_rows: int, batch_size: int, batches: int, seed: int) -> tuple[np.ndarray, ...]:
+def batch_rows(num_rows: int, batch_size: int, batches: int, seed: int) -> tuple[Floats, ...]:
     """Disjoint random batches; smaller or fewer ones where the data does not hold as many.
 
     The two-batch-size estimate of the signal needs independent batches, so none shares a row. At least
@@ -89,13 +91,15 @@ def batch_rows(num_rows: int, batch_size: int, batches: int, seed: int) -> tuple
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """A few steps on a copy: the learning rate, losses [steps], total norms [steps], and |dW| / |W| of the
-    first step [depth]."""
+    """A few steps on a copy.
+
+    losses, total_norms: [steps]. update_ratio: |dW| / |W| of the first step, [depth].
+    """
 
     lr: float
-    losses: np.ndarray
-    total_norms: np.ndarray
-    update_ratio: np.ndarray
+    losses: Floats
+    total_norms: Floats
+    update_ratio: Floats
 
 
 @dataclass(frozen=True)
@@ -103,29 +107,32 @@ class Measurement:
     """Recorded passes of one net over the batches of a case.
 
     flows, losses: one a batch. mean_gradient_norm: |mean of dL/dW over batches| a layer. weight_var,
-    bias_var: scales of the weights (`predict.layer_scales`). input_square: mean square of the inputs. has_gradient: whether any parameter of the
-    layer, biases and normalization included, received a gradient. finite_parameters: a flag a layer.
+    bias_var: scales of the weights (`predict.layer_scales`). input_square: mean square of the inputs.
+    has_gradient: whether any parameter of the layer, biases and normalization included, received a gradient.
+    finite_parameters: a flag a layer.
     rehearsal: None where no step was tried. interrupted: stopped before all batches were measured.
     """
 
     config: Mapping[str, Any]
     flows: tuple[Any, ...]
-    losses: np.ndarray
-    mean_gradient_norm: np.ndarray
-    weight_var: np.ndarray
-    bias_var: np.ndarray
+    losses: Floats
+    mean_gradient_norm: Floats
+    weight_var: Floats
+    bias_var: Floats
     input_square: float
-    has_gradient: np.ndarray
-    finite_parameters: np.ndarray
+    has_gradient: Floats
+    finite_parameters: Floats
     rehearsal: Rehearsal | None = None
     interrupted: bool = False
 
     @property
     def depth(self) -> int:
+        """Number of dense layers."""
         return len(self.weight_var)
 
     @property
     def batch_size(self) -> int:
+        """Rows of each batch."""
         return int(self.flows[0].batch_size)
 
     @property
@@ -133,25 +140,25 @@ class Measurement:
         """Mean loss over the batches."""
         return float(self.losses.mean())
 
-    def preact_square(self) -> np.ndarray:
+    def preact_square(self) -> Floats:
         """Mean square of z of each dense layer that random weights of the measured size make, [depth]."""
         entries = self.batch_size * np.array(self.config["widths"][1:], dtype=np.float64)
         squares = np.concatenate(([self.input_square], (self.rms("activation_norm") ** 2 / entries)[:-1]))
-        return self.weight_var * squares + self.bias_var
+        return np.asarray(self.weight_var * squares + self.bias_var)
 
-    def stack(self, name: str) -> np.ndarray:
+    def stack(self, name: str) -> Floats:
         """A field of the flows, [batches, depth]."""
         return np.array([getattr(flow, name) for flow in self.flows], dtype=np.float64)
 
-    def mean(self, name: str) -> np.ndarray:
+    def mean(self, name: str) -> Floats:
         """Its mean over batches, [depth]."""
-        return self.stack(name).mean(axis=0)
+        return np.asarray(self.stack(name).mean(axis=0))
 
-    def rms(self, name: str) -> np.ndarray:
+    def rms(self, name: str) -> Floats:
         """Its root mean square over batches, [depth], free of overflow."""
         values = self.stack(name)
         scale = np.maximum(np.abs(values).max(axis=0), np.finfo(np.float64).tiny)
-        return scale * np.sqrt(np.mean((values / scale) ** 2, axis=0))
+        return np.asarray(scale * np.sqrt(np.mean((values / scale) ** 2, axis=0)))
 
 
 @HARMLESS
@@ -192,11 +199,11 @@ def measure(case: Case, net: Any, *, progress: Progress | None = None) -> Measur
     )
 
 
-def _norm(values: np.ndarray) -> float:
+def _norm(values: Floats) -> float:
     return math.sqrt(float(np.square(values, dtype=np.float64).sum()))
 
 
-def _layers_with(net: Any, tensors: Mapping[str, np.ndarray], test: Callable[[np.ndarray], Any]) -> np.ndarray:
+def _layers_with(net: Any, tensors: Mapping[str, Floats], test: Callable[[Floats], Any]) -> Floats:
     """Whether any tensor of a layer ("dense3.bias", "norm3.weight", ...) passes a test."""
     found = np.zeros(net.depth, dtype=bool)
     for name, values in tensors.items():
@@ -233,14 +240,14 @@ def rehearse(case: Case, net: Any, *, keep_state: bool = True) -> Rehearsal:
     return Rehearsal(float(optimizer.lr), np.array(losses), np.array(norms), update_ratio)
 
 
-def update_ratio(case: Case, measurement: Measurement) -> np.ndarray:
+def update_ratio(case: Case, measurement: Measurement) -> Floats:
     """|dW| / |W| of one step, [depth]: as rehearsed, or lr |dL/dW| / |W| for the plain SGD assumed."""
     if measurement.rehearsal is not None and case.optimizer is not None:
         return measurement.rehearsal.update_ratio
     return case.step_size * measurement.rms("weight_grad_norm") / measurement.rms("weight_norm")
 
 
-def signal_and_noise(measurement: Measurement) -> tuple[np.ndarray, np.ndarray]:
+def signal_and_noise(measurement: Measurement) -> tuple[Floats, Floats]:
     """Estimates of |E g|^2 and of the variance of g = dL/dW over batches of this size, [depth] each.
 
     The two-batch-size identity E|g_B|^2 = |G|^2 + trace / B, with the single batches as the small size
@@ -258,11 +265,11 @@ def signal_and_noise(measurement: Measurement) -> tuple[np.ndarray, np.ndarray]:
 # ---- gains ----
 
 
-def _ratio_squared(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def _ratio_squared(above: Floats, below: Floats) -> Floats:
     return (above / below) ** 2
 
 
-def gain_factors(measurement: Measurement) -> tuple[np.ndarray, list[GainFactors | None]]:
+def gain_factors(measurement: Measurement) -> tuple[Floats, list[GainFactors | None]]:
     """|delta_l|^2 / |delta_{l+1}|^2 of each hidden layer and its split; NaN and None for the output layer."""
     delta, grad_output = measurement.rms("delta_norm"), measurement.rms("grad_output_norm")
     preact = measurement.rms("grad_preact_norm")
@@ -287,25 +294,27 @@ def gain_factors(measurement: Measurement) -> tuple[np.ndarray, list[GainFactors
     return gains, [*factors, None]
 
 
-def expected_weight_gain(measurement: Measurement) -> np.ndarray:
-    """|dL/dh_l|^2 / |delta_{l+1}|^2 that weights of the measured size would have if their directions were
-    random, [depth - 1]: |W|_F^2 / out_features, plus the skip connection's share where there is one."""
+def expected_weight_gain(measurement: Measurement) -> Floats:
+    """|dL/dh_l|^2 / |delta_{l+1}|^2 for weights of the measured size and random directions, [depth - 1].
+
+    That is |W|_F^2 / out_features, plus the skip connection's share where there is one.
+    """
     out_features = np.array(measurement.config["widths"][1:], dtype=np.float64)
     gain = (measurement.rms("weight_norm") ** 2 / out_features)[1:]
     skips = skip_connections(measurement.config)[1:]
     skip = _ratio_squared(measurement.rms("grad_output_norm")[1:], measurement.rms("delta_norm")[1:])
-    return gain + np.where(skips, skip, 0.0)
+    return np.asarray(gain + np.where(skips, skip, 0.0))
 
 
-def skip_connections(config: Mapping[str, Any]) -> np.ndarray:
+def skip_connections(config: Mapping[str, Any]) -> Floats:
     """Which dense layers have a skip connection around their block, [depth]."""
     widths = np.array(config["widths"])
     skips = (widths[:-1] == widths[1:]) & bool(config["residual"])
     skips[-1] = False
-    return skips
+    return np.asarray(skips)
 
 
-def mask_shares(measurement: Measurement) -> np.ndarray:
+def mask_shares(measurement: Measurement) -> Floats:
     """Share of entries that let a gradient through, [depth]; 1 for activations without a mask."""
     shares = np.ones(measurement.depth)
     for layer, name in enumerate(measurement.config["activation"]):
@@ -367,6 +376,6 @@ def layer_records(case: Case, measurement: Measurement) -> tuple[LayerRecord, ..
     )
 
 
-def underflow_shares(measurement: Measurement, number_format: str) -> np.ndarray:
+def underflow_shares(measurement: Measurement, number_format: str) -> Floats:
     """Share of the non-zero deltas that would flush to zero in a format, [depth]."""
-    return np.mean([flow.underflow_share(number_format) for flow in measurement.flows], axis=0)
+    return np.asarray(np.mean([flow.underflow_share(number_format) for flow in measurement.flows], axis=0))

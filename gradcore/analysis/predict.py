@@ -129,7 +129,7 @@ class _Stack:
         """
         width = self.widths[layer + 1]
         noise = theory.width_noise(self.activations[layer], self.q[layer], width)
-        return share**2 * noise + 4.0 * share * (1.0 - share) / width
+        return float(share**2 * noise + 4.0 * share * (1.0 - share) / width)
 
     def _local_log(self, layer: int) -> float:
         """ln of (P.2)'s factor."""

@@ -1,24 +1,27 @@
-"""Tries cures: each candidate is measured again from the same seed on the same data, then trained beside the
-sick net for the same short budget, over several seeds."""
+"""Tries cures.
+
+Each candidate is measured again from the same seed on the same data, then trained beside the sick net for
+the same short budget, over several seeds.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from . import measure as measuring
 from . import trials
 from .candidates import Candidate, Preparation, propose
 from .measure import Case, Progress
-from .measure import measure as measure_case
-from .measure import rehearse
 from .report import Outcome, Remedy, Report
-from .slope import student_95
+from .slope import half_interval
 from .subject import Thresholds
-from .trials import Contestant, Trial
+from .trials import Contestant, Split, Trial
 
 # A cure must take away at least this share of the sick net's loss: less is no difference a user would see.
 LEAST_EFFECT = 0.05
@@ -30,9 +33,9 @@ def find_remedies(
     case: Case,
     *,
     verify: bool = True,
-    steps: int = 60,
+    steps: int | None = None,
     seeds: int = 3,
-    limit: int = 10,
+    limit: int = 8,
     seconds: float | None = None,
     progress: Progress | None = None,
 ) -> list[Remedy]:
@@ -41,7 +44,8 @@ def find_remedies(
     Args:
         report, case: what was found, and on what.
         verify: try each one.
-        steps, seeds: the budget of each training, and how many are run.
+        steps: budget of each training; by default as many as a fixed amount of arithmetic allows, 60 to 300.
+        seeds: trainings of each, >= 2; an undecided comparison gets as many again.
         limit: most candidates to try, the likeliest first.
         seconds: start no further candidate after this time.
         progress: called with (done, total, name of the candidate).
@@ -54,12 +58,12 @@ def find_remedies(
     candidates = propose(report, case, limits)[:limit]
     if not verify or not candidates:
         return [_remedy(candidate, case) for candidate in candidates]
-    trial = _Verification(report, case, limits, steps, seeds)
+    budget = default_steps(case) if steps is None else steps
     done: list[Remedy] = []
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     try:
         _report_progress(progress, 0, len(candidates), "the net as it is")
-        trial.train_sick()
+        trial = _Verification(report, case, limits, budget, seeds)
         for index, candidate in enumerate(candidates):
             if time.monotonic() > deadline:
                 break
@@ -69,6 +73,12 @@ def find_remedies(
         pass
     untried = [_remedy(candidate, case) for candidate in candidates[len(done) :]]
     return sorted(done, key=lambda remedy: (not remedy.helps, -_lower_end(remedy))) + untried
+
+
+def default_steps(case: Case) -> int:
+    """Steps that take about 20 GFLOP, at least 60 and at most 300: small nets learn slowly and train fast."""
+    weights = sum(low * high for low, high in pairwise(case.net.config["widths"]))
+    return int(min(max(2e10 / (6.0 * weights * case.batch_size), 60), 300))
 
 
 def _report_progress(progress: Progress | None, done: int, total: int, what: str) -> None:
@@ -94,6 +104,21 @@ def _remedy(candidate: Candidate, case: Case, **results: Any) -> Remedy:
     )
 
 
+class _Runner:
+    """The trainings of one contestant, seed by seed, at the learning rate chosen for it."""
+
+    def __init__(self, contestant: Contestant, split: Split, steps: int) -> None:
+        self.contestant, self.split, self.steps = contestant, split, steps
+        self.lr = trials.best_learning_rate(contestant, split, steps)
+        self.done: list[Trial] = []
+
+    def first(self, count: int) -> list[Trial]:
+        """The trials of seeds 0 .. count - 1, run when first asked for."""
+        for seed in range(len(self.done), count):
+            self.done.append(trials.train(self.contestant, self.split, steps=self.steps, seed=seed, lr=self.lr))
+        return self.done[:count]
+
+
 class _Verification:
     """The sick net's trials, and every candidate's beside them."""
 
@@ -101,43 +126,41 @@ class _Verification:
         self.report, self.case, self.limits = report, case, limits
         self.steps, self.seeds = steps, seeds
         self.split = trials.split_rows(len(case.x), case.seed)
-        self.sick: list[Trial] = []
-        self.before: Outcome | None = None
-
-    def train_sick(self) -> None:
-        self.sick = self._train(Contestant(self.case))
-        self.before = Outcome(self.report.verdict, self.report.slope.value, **trials.summary(self.sick))
-
-    def _train(self, contestant: Contestant) -> list[Trial]:
-        lr = trials.best_learning_rate(contestant, self.split, self.steps)
-        return [
-            trials.train(contestant, self.split, steps=self.steps, seed=seed, lr=lr) for seed in range(self.seeds)
-        ]
+        self.sick = _Runner(Contestant(case), self.split, steps)
 
     def verified(self, candidate: Candidate) -> Remedy:
-        """The candidate with what came of it."""
+        """The candidate with what came of it; an undecided comparison gets as many seeds again."""
         contestant = Contestant(self.case, candidate)
         try:
             verdict, slope = self._measured_again(contestant)
         except ValueError as error:  # LSUV refuses a layer that is constant on this data
             impossible = replace(candidate, note=f"could not be made: {error}")
-            return _remedy(impossible, self.case, before=self.before, helps=False)
-        cured = self._train(contestant)
-        after = Outcome(verdict, slope, **trials.summary(cured))
-        effects = trials.effects(self.sick, cured)
-        half = float(effects.std(ddof=1)) / math.sqrt(len(effects)) * student_95(len(effects) - 1) if self.seeds > 1 else 0.0
-        effect = float(effects.mean())
-        confidence = (max(effect - half, -1.0), min(effect + half, 1.0))
+            return _remedy(impossible, self.case, before=self._outcome(self.seeds), helps=False)
+        cured = _Runner(contestant, self.split, self.steps)
+        count = self.seeds
+        effect, low, high = self._compared(cured, count)
+        if verdict == "healthy" and effect >= LEAST_EFFECT and low <= 0.0:
+            count *= 2
+            effect, low, high = self._compared(cured, count)
         return _remedy(
             candidate,
             self.case,
-            before=self.before,
-            after=after,
+            before=self._outcome(count),
+            after=Outcome(verdict, slope, **trials.summary(cured.first(count))),
             effect=effect,
-            confidence=confidence,
-            helps=verdict == "healthy" and confidence[0] > 0.0 and effect >= LEAST_EFFECT,
-            cost=self._cost(contestant, cured),
+            confidence=(low, high),
+            helps=verdict == "healthy" and low > 0.0 and effect >= LEAST_EFFECT,
+            cost=self._cost(contestant, cured.first(count)),
         )
+
+    def _compared(self, cured: _Runner, count: int) -> tuple[float, float, float]:
+        """Mean effect over `count` seeds and its 95 % interval."""
+        effects = trials.effects(self.sick.first(count), cured.first(count))
+        effect, half = float(effects.mean()), half_interval(effects)
+        return effect, max(effect - half, -1.0), min(effect + half, 1.0)
+
+    def _outcome(self, count: int) -> Outcome:
+        return Outcome(self.report.verdict, self.report.slope.value, **trials.summary(self.sick.first(count)))
 
     def _measured_again(self, contestant: Contestant) -> tuple[str, float]:
         """Verdict and slope of the changed net, from the same seed on the same (prepared) data."""
@@ -152,14 +175,14 @@ class _Verification:
             rows=self.case.rows[:_MEASURED_BATCHES],
             training=contestant.candidate.training,
         )
-        measurement = measure_case(case, case.net.copy())
+        measurement = measuring.measure(case, case.net.copy())
         if np.isfinite(measurement.losses).all():
-            rehearsal = rehearse(case, case.net.copy(), keep_state=contestant.candidate.keeps_net)
+            rehearsal = measuring.rehearse(case, case.net.copy(), keep_state=contestant.candidate.keeps_net)
             measurement = replace(measurement, rehearsal=rehearsal)
         subject = examine(case, measurement, self.limits)
         return judge(subject)[0], subject.slope.value
 
     def _cost(self, contestant: Contestant, cured: list[Trial]) -> dict[str, float]:
-        seconds = [min(trial.seconds_per_step for trial in group) for group in (cured, self.sick)]
+        seconds = [min(trial.seconds_per_step for trial in group) for group in (cured, self.sick.done)]
         parameters = [net.parameters.flat.size for net in (contestant.net(), self.case.net)]
         return {"time_per_step": seconds[0] / max(seconds[1], 1e-12), "parameters": parameters[0] / parameters[1]}

@@ -296,7 +296,7 @@ class Remedy(Record):
     def restore(self, output: Any) -> np.ndarray:
         """Outputs of the cured net in the units of the targets given to `prepare`."""
         output = np.asarray(output)
-        return output if self._prepare is None else self._prepare.restore(output)
+        return output if self._prepare is None else np.asarray(self._prepare.restore(output))
 
 
 @dataclass(eq=False)

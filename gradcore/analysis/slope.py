@@ -47,7 +47,7 @@ def profile(measurement: Measurement) -> np.ndarray:
     that starts at zero), and the stream beside it is what reaches the layers below. -inf where it is zero.
     """
     name = "grad_output_norm" if skip_connections(measurement.config).any() else "delta_norm"
-    return 2.0 * np.log(measurement.stack(name)[:, :-1])
+    return np.asarray(2.0 * np.log(measurement.stack(name)[:, :-1]))
 
 
 def step_noise(measurement: Measurement) -> tuple[np.ndarray, np.ndarray]:
@@ -84,10 +84,10 @@ def _systematic_steps(measurement: Measurement) -> np.ndarray:
     weights = np.log(expected_weight_gain(measurement)[:-1])
     if skip_connections(measurement.config).any():
         above = 2.0 * np.log(rms("delta_norm")[1:-1] / rms("grad_output_norm")[1:-1])
-        return weights + above
+        return np.asarray(weights + above)
     slopes = np.log(measurement.mean("mean_squared_derivative")[:-2])
     norms = 2.0 * np.log(rms("delta_norm")[:-2] / rms("grad_preact_norm")[:-2])
-    return weights + slopes + norms
+    return np.asarray(weights + slopes + norms)
 
 
 def estimate(measurement: Measurement, norm_ratio: float) -> Slope:
@@ -111,11 +111,9 @@ def estimate(measurement: Measurement, norm_ratio: float) -> Slope:
     increments, systematic = increments[:, usable], _systematic_steps(measurement)[usable]
     weights = (1.0 / noise) / np.sum(1.0 / noise)
     per_batch = increments @ weights
-    value, batch_error = float(per_batch.mean()), _error_of_mean(per_batch)
+    value = float(per_batch.mean())
     width_error = float(np.sqrt(np.sum(weights**2 * noise)))
-    half = math.hypot(batch_error * student_95(len(per_batch) - 1), GAUSS_95 * width_error)
-    if len(per_batch) == 1:
-        half, batch_error = GAUSS_95 * width_error, math.nan
+    half = math.hypot(half_interval(per_batch), GAUSS_95 * width_error)
     low, high = _systematic_interval(increments.mean(axis=0), systematic, noise, alignment_noise, weights, half)
     return Slope(
         value=value,
@@ -124,7 +122,7 @@ def estimate(measurement: Measurement, norm_ratio: float) -> Slope:
         systematic=0.5 * (low + high),
         systematic_low=low,
         systematic_high=high,
-        batch_error=batch_error,
+        batch_error=error_of_mean(per_batch),
         width_error=width_error,
         band_low=-band,
         band_high=band,
@@ -132,8 +130,14 @@ def estimate(measurement: Measurement, norm_ratio: float) -> Slope:
     )
 
 
-def _error_of_mean(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+def error_of_mean(values: np.ndarray) -> float:
+    """Standard error of the mean of independent values; NaN for a single one."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def half_interval(values: np.ndarray) -> float:
+    """Half width of the 95 % interval of their mean; 0 for a single one, which tells nothing of it."""
+    return error_of_mean(values) * student_95(len(values) - 1) if len(values) > 1 else 0.0
 
 
 def _systematic_interval(

@@ -79,18 +79,22 @@ class Subject:
 
     @property
     def depth(self) -> int:
+        """Number of dense layers."""
         return self.measurement.depth
 
     @property
     def dtype(self) -> str:
+        """Name of the net's dtype."""
         return str(self.measurement.config["dtype"])
 
     @property
     def unit_roundoff(self) -> float:
+        """Largest relative error of rounding to it."""
         return UNIT_ROUNDOFF[self.dtype]
 
     @property
     def optimizer_name(self) -> str:
+        """Class of the optimizer judged for."""
         return "SGD" if self.case.optimizer is None else type(self.case.optimizer).__name__
 
     @property
@@ -105,6 +109,7 @@ class Subject:
 
     @property
     def lr(self) -> float:
+        """Learning rate of its next step."""
         return self.case.step_size
 
     @cached_property

@@ -43,7 +43,7 @@ def slope_sentence(subject: Subject) -> str:
     return (
         f"On its way to the input the gradient {verb}: |{what}|^2 is multiplied by "
         f"{factor(math.exp(slope.systematic))} a layer (slope {slope.systematic:+.3g} +- {half:.2g}; healthy at this "
-        f"depth: within +-{slope.band_high:.2g}). The norm at layer 0 is {factor(ends)} of that at the last hidden layer."
+        f"depth: within +-{slope.band_high:.2g}). Its norm at layer 0 is {factor(ends)} of that at the last hidden one."
     )
 
 
