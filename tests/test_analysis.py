@@ -61,6 +61,19 @@ def test_json_holds_everything_but_the_flows(report):
     assert set(record) == {"verdict", "findings", "layers", "slope", "prediction", "config", "conditions", "loss", "tried"}
 
 
+def test_initializers_of_ones_own_and_random_seeds_are_taken():
+    def tiny(shape, rng):
+        return 0.01 * rng.standard_normal(shape)
+
+    report = gc.analyze(gc.MLP([20] + [40] * 12 + [5], init=tiny, seed=None), X, LABELS)
+    assert report.verdict == "vanishing"
+    report.remedies(steps=2, seeds=2, limit=1)
+    record = json.loads(report.to_json())
+    assert record["config"]["init"] == "tiny"
+    remedy = report.tried[0]
+    np.testing.assert_array_equal(remedy.apply().parameters.flat, remedy.apply().parameters.flat)
+
+
 def test_dataframe_has_a_row_a_layer(report):
     pytest.importorskip("pandas")
     frame = report.to_dataframe()

@@ -68,8 +68,7 @@ class Candidate:
         config = case.net.config
         if self.keeps_net:
             return case.net.copy()
-        if seed is not None:
-            config["seed"] = seed
+        config["seed"] = (config["seed"] or 0) if seed is None else seed  # a net drawn at random has none to keep
         if self.weights == "rescaled":
             net = case.net.copy()
             _rescale(net)
@@ -77,7 +76,7 @@ class Candidate:
         net = MLP(**{**config, **self.net})
         if self.weights == "lsuv":
             x, _ = Preparation.of(self, case).apply(case.x[case.rows[0]], case.target[case.rows[0]])
-            lsuv(net, x, seed=config["seed"] or 0)
+            lsuv(net, x, seed=config["seed"])
         elif self.weights == "scaled_branches":
             _scale_branches(net)
         return net

@@ -317,9 +317,9 @@ def _luck(subject: Subject) -> list[Finding]:
         text = f"{wording.slope_sentence(subject)} {typical}, though not on average: too narrow for this depth."
     else:
         text = (
-            f"In this draw of the weights |delta|^2 changes by a factor of {wording.factor(math.exp(slope.value))} a "
-            f"layer, outside the band; the sizes of weights and derivatives make {slope.systematic:+.2g} "
-            f"of it and the rest is chance. {typical}: another seed will differ."
+            f"In this draw of the weights the profile leaves the band: a slope of {slope.value:+.2g} a layer, of which "
+            f"the sizes of weights and derivatives make {slope.systematic:+.2g}; the rest is chance. {typical}: "
+            "another seed will differ."
         )
     evidence = {"slope": slope.value, "systematic": slope.systematic, "typical_fall_log": drift}
     kind = "vanishing" if below else "exploding"

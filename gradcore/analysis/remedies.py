@@ -44,7 +44,7 @@ def find_remedies(
     Args:
         report, case: what was found, and on what.
         verify: try each one.
-        steps: budget of each training; by default as many as a fixed amount of arithmetic allows, 60 to 300.
+        steps: budget of each training; by default as many as a fixed amount of arithmetic allows, 60 to 150.
         seeds: trainings of each, >= 2; an undecided comparison gets as many again.
         limit: most candidates to try, the likeliest first.
         seconds: start no further candidate after this time.
@@ -76,9 +76,9 @@ def find_remedies(
 
 
 def default_steps(case: Case) -> int:
-    """Steps that take about 20 GFLOP, at least 60 and at most 300: small nets learn slowly and train fast."""
+    """Steps that take about 10 GFLOP, at least 60 and at most 150: a second or two for each candidate."""
     weights = sum(low * high for low, high in pairwise(case.net.config["widths"]))
-    return int(min(max(2e10 / (6.0 * weights * case.batch_size), 60), 300))
+    return int(min(max(1e10 / (6.0 * weights * case.batch_size), 60), 150))
 
 
 def _report_progress(progress: Progress | None, done: int, total: int, what: str) -> None:

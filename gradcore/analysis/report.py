@@ -59,7 +59,7 @@ class Record:
 
 
 def plain(value: Any) -> Any:
-    """`value` in types that JSON knows: arrays become lists, NaN and infinities None."""
+    """`value` in types that JSON knows: arrays become lists, NaN and infinities None, functions their names."""
     if isinstance(value, Record):
         return value.to_dict()
     if isinstance(value, Mapping):
@@ -72,7 +72,7 @@ def plain(value: Any) -> Any:
         return plain(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value
+    return getattr(value, "__name__", type(value).__name__) if callable(value) else value
 
 
 @dataclass(frozen=True)
