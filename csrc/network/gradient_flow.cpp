@@ -42,16 +42,15 @@ GradientFlow<T>::GradientFlow(const Architecture &net, const KernelSet<T> &kerne
 
 template <class T>
 void GradientFlow<T>::begin(const RowPlan &plan, int threads) {
-  ready_ = false;
   max_tiles_ = plan.max_tiles();
   threads_ = threads;
   const std::size_t depth = std::size_t(net_.depth());
   tile_.assign(depth * std::size_t(max_tiles_), TileSums{});
   block_.assign(blocks_.size(), BlockSums{});
   thread_histogram_.assign(std::size_t(threads) * depth * 2 * kBins, 0);
-  histogram_.assign(depth * 2 * kBins, 0);
+  histogram_.resize(depth * 2 * kBins);
   nonzero_.assign(std::size_t(threads) * std::size_t(units_), 0);
-  result_.assign(depth, gradcore_layer_flow{});
+  result_.resize(depth);
 }
 
 template <class T>
@@ -101,6 +100,8 @@ void GradientFlow<T>::parameter(index block, int rank, const T *parameters, cons
 
 template <class T>
 void GradientFlow<T>::finish(bool updated) noexcept {
+  std::fill(histogram_.begin(), histogram_.end(), index(0));
+  std::fill(result_.begin(), result_.end(), gradcore_layer_flow{});
   for (int l = 0; l < net_.depth(); l++) finish_layer(l);
   finish_parameters(updated);
   ready_ = true;

@@ -14,7 +14,8 @@ class GradientFlow {
  public:
   GradientFlow(const Architecture &net, const KernelSet<T> &kernels, const std::vector<ParamBlock> &blocks);
 
-  // Clears all for a pass. May throw std::bad_alloc.
+  // Makes room for a pass. The last result stays until finish: a pass may yet be refused. May throw
+  // std::bad_alloc.
   void begin(const RowPlan &plan, int threads);
 
   // Called by the steps of a pass, on the tile they have just computed.
