@@ -1,6 +1,9 @@
 // The machine's FMA peak: independent multiply-adds in registers, on 1 and on N threads. Prints one
 // line a precision and thread count: "float32 1 260.1" (GFLOP/s). Built by bench/peers.py with
 // -march=native, so that it is the peak of this CPU and not of a compiler's default.
+#include <pthread.h>
+#include <sched.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -20,15 +23,32 @@
 
 namespace gradcore::native {
 
+// A core for each thread: left to itself the scheduler may put two on one for a whole round.
+void pin_to_core(int rank) {
+  cpu_set_t allowed, one;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  CPU_ZERO(&one);
+  for (int core = 0; core < CPU_SETSIZE; core++) {
+    if (!CPU_ISSET(core, &allowed) || rank-- > 0) continue;
+    CPU_SET(core, &one);
+    pthread_setaffinity_np(pthread_self(), sizeof one, &one);
+    return;
+  }
+}
+
 template <class T>
 void measure(const char *name, int threads) {
-  const long steps = 4000000;
+  const long steps = 10000000;  // about 15 ms
   double best = 0;
-  for (int round = 0; round < 7; round++) {
+  for (int round = 0; round < 9; round++) {
     std::vector<double> sink(threads);
     std::vector<std::thread> team;
     const auto start = std::chrono::steady_clock::now();
-    for (int t = 0; t < threads; t++) team.emplace_back([&, t] { sink[t] = fma_chains<T>(steps); });
+    for (int t = 0; t < threads; t++)
+      team.emplace_back([&, t] {
+        pin_to_core(t);
+        sink[t] = fma_chains<T>(steps);
+      });
     for (std::thread &thread : team) thread.join();
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     if (sink[0] < 0) std::abort();  // keeps the sums alive

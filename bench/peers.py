@@ -305,22 +305,30 @@ def core_ticks() -> tuple[int, int]:
     return busy, total
 
 
+def watched(run: Callable[[], float], pid: int) -> tuple[float, float]:
+    """(share of the cores that others than process `pid` took meanwhile, run())."""
+    own_before, (busy_before, total_before) = program_ticks(pid), core_ticks()
+    value = run()
+    own, (busy, total) = program_ticks(pid), core_ticks()
+    return (busy - busy_before - (own - own_before)) / max(1, total - total_before), value
+
+
+def idle(seconds: float) -> float:
+    time.sleep(seconds)
+    return 0.0
+
+
 def quietest(run: Callable[[], float], pid: int, patience: float) -> tuple[float, bool]:
-    """run() in process `pid` until nobody disturbs it, or `patience` seconds are over.
+    """run() in process `pid` while nobody else computes, or after `patience` seconds of waiting anyway.
 
     Returns the result of the least disturbed run, and whether it was undisturbed.
     """
     best = (math.inf, 0.0)
     end = time.monotonic() + patience
-    while True:
-        own_before, (busy_before, total_before) = program_ticks(pid), core_ticks()
-        value = run()
-        own, (busy, total) = program_ticks(pid), core_ticks()
-        others = (busy - busy_before - (own - own_before)) / max(1, total - total_before)
-        best = min(best, (others, value))
-        if best[0] <= DISTURBED or time.monotonic() > end:
-            return best[1], best[0] <= DISTURBED
-        time.sleep(0.3)
+    while best[0] > DISTURBED and (time.monotonic() < end or best[0] == math.inf):
+        if watched(functools.partial(idle, 0.2), pid)[0] <= DISTURBED or time.monotonic() > end:
+            best = min(best, watched(run, pid))
+    return best[1], best[0] <= DISTURBED
 
 
 class Peer:
