@@ -148,46 +148,48 @@ GRADCORE_INLINE ValueGrad<T> gate(Vec<T> x, Vec<T> below, Vec<T> slope) {
           select(x < zero, slope * unshift, fma(slope, -unshift, splat<T>(1)))};
 }
 
-// F(x) = 1 / (1 + exp(-s(x))), given e = exp(-s(t)) and s'(t):
-//   F(-t) = e / (1 + e)      F'(t) = s' e / (1 + e)^2
+// F(x) = 1 / (1 + exp(-s(x))), given e = exp(-s(t)) and t s'(t) as a pair:
+//   F(-t) = e / (1 + e)      F(-t) - t F'(t) = (1 + e - t s') e / (1 + e)^2
 template <class T>
-GRADCORE_INLINE ValueGrad<T> sigmoid_gate(Vec<T> x, Vec<T> t, const Exp<T> &e, Vec<T> ds) {
+GRADCORE_INLINE ValueGrad<T> sigmoid_gate(Vec<T> x, Vec<T> t, const Exp<T> &e, Pair<T> t_ds) {
   const Divisor<T> d = one_plus<T>(value(e));
-  const Pair<T> te = exact_product<T>(t, e.shifted);
-  const Vec<T> slope = (fma(-t, ds, splat<T>(1)) + value(e)) * d.inverse * (e.shifted * d.inverse);
-  return gate<T>(x, quotient<T>(te.hi, te.lo, d), slope);
+  const Pair<T> below = exact_product<T>(t, e.shifted);
+  const Vec<T> factor = (splat<T>(1) - t_ds.hi) + (value(e) - t_ds.lo);
+  const Pair<T> slope = exact_product<T>(factor, e.shifted);
+  return gate<T>(x, quotient<T>(below.hi, below.lo, d), quotient<T>(slope.hi, slope.lo, d) * d.inverse);
 }
 
+// x sigmoid(x): s = x.
 template <class T>
 struct Silu {
   GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
     const Vec<T> t = min(splat<T>(-MathConstants<T>::kExpMin), abs<T>(x));
-    return sigmoid_gate<T>(x, t, exp_parts<T>(-t), splat<T>(1));
+    return sigmoid_gate<T>(x, t, exp_parts<T>(-t), {t, Vec<T>{}});
   }
 };
 
-// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) = x sigmoid(s), s = a x + b x^3. s is needed to an
-// absolute error, so it is kept as a pair: rounded, it would cost 2^7 ULP at x = -10.
+// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) = x sigmoid(s), s = a x + b x^3. exp(-s) needs s to
+// an absolute error, so it is kept as a pair: rounded, it would cost 2^7 ULP at x = -10.
 template <class T>
 struct GeluTanh {
-  static constexpr double kA = 1.5957691216057307117597842397375;   // 2 sqrt(2/pi)
-  static constexpr double kB = 0.071354816272600248776348732302363; // 0.044715 a
+  static constexpr double kA = 1.5957691216057307117597842397375;    // 2 sqrt(2/pi)
+  static constexpr double kB = 0.071354816272600248776348732302363;  // 0.044715 a
   // What T leaves of them.
   static constexpr double kALo = sizeof(T) == 4 ? kA - double(T(kA)) : -9.96930880911092e-17;
   static constexpr double kBLo = sizeof(T) == 4 ? kB - double(T(kB)) : -6.175149918155315e-19;
-  // exp(-s) x vanishes beyond this.
-  static constexpr T kMax = sizeof(T) == 4 ? T(11.5) : T(22);
+  static constexpr T kMax = sizeof(T) == 4 ? T(11.2) : T(22);  // beyond it x exp(-s) rounds to zero
 
   GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
     const Vec<T> t = min(splat<T>(kMax), abs<T>(x)), b = splat<T>(T(kB));
-    const Pair<T> square = exact_product<T>(t, t);
-    const Pair<T> cubic = exact_product<T>(square.hi, b);
-    const Pair<T> sum = exact_sum<T>(cubic.hi, splat<T>(T(kA)));
-    const Vec<T> constants_lo = fma(square.hi, splat<T>(T(kBLo)), splat<T>(T(kALo)));
-    const Vec<T> sum_lo = sum.lo + (cubic.lo + fma(square.lo, b, constants_lo));
-    const Pair<T> s = exact_product<T>(t, sum.hi);
-    const Exp<T> e = exp_parts<T>(Pair<T>{-s.hi, -fma(t, sum_lo, s.lo)});
-    return sigmoid_gate<T>(x, t, e, fma(square.hi, splat<T>(T(3 * kB)), splat<T>(T(kA))));
+    const Pair<T> t2 = exact_product<T>(t, t);
+    const Pair<T> b_t2 = exact_product<T>(t2.hi, b);
+    const Pair<T> sum = exact_sum<T>(b_t2.hi, splat<T>(T(kA)));
+    const Vec<T> constants_lo = fma(t2.hi, splat<T>(T(kBLo)), splat<T>(T(kALo)));
+    const Vec<T> sum_lo = sum.lo + (b_t2.lo + fma(t2.lo, b, constants_lo));
+    const Pair<T> product = exact_product<T>(t, sum.hi);
+    const Pair<T> s = {product.hi, fma(t, sum_lo, product.lo)};
+    const Pair<T> t_ds = {s.hi, fma(t + t, b_t2.hi, s.lo)};  // t s' = s + 2 b t^3
+    return sigmoid_gate<T>(x, t, exp_parts<T>(Pair<T>{-s.hi, -s.lo}), t_ds);
   }
 };
 
@@ -196,9 +198,9 @@ template <class T>
 struct Gelu {
   GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
     const Vec<T> t = min(splat<T>(MathConstants<T>::kMillsMax), abs<T>(x));
-    const Pair<T> square = exact_product<T>(t, t);
-    const Exp<T> e = exp_parts<T>(Pair<T>{square.hi * T(-0.5), square.lo * T(-0.5)});
-    const Vec<T> m = mills<T>(t, square.hi);
+    const Pair<T> t2 = exact_product<T>(t, t);
+    const Exp<T> e = exp_parts<T>(Pair<T>{t2.hi * T(-0.5), t2.lo * T(-0.5)});
+    const Vec<T> m = mills<T>(t, t2.hi);
     const Pair<T> te = exact_product<T>(t, e.shifted);
     const Vec<T> slope = e.shifted * fma(t, splat<T>(T(-0.39894228040143267794)), m);
     return gate<T>(x, fma(te.hi, m, te.lo * m), slope);
@@ -206,24 +208,29 @@ struct Gelu {
 };
 
 // x tanh(log(1 + exp(x))) = x n / d, with e = exp(-|x|) and
-//   x < 0    n = e (2 + e)   d = n + 2         derivative e ((2 + e) + 4 x (1 + e) / d) / d
-//   x >= 0   n = 1 + 2 e     d = n + 2 e^2     derivative (n + 4 x e^2 (1 + e) / d) / d
+//   x < 0    n = e (2 + e)   d = n + 2       derivative e (4 (1 + e) (1 + x) + e (2 + 4 e + e^2)) / d^2
+//   x >= 0   n = 1 + 2 e     d = n + 2 e^2   derivative (4 (1 + e) x e^2 / d + n) / d
+// x < 0 leaves its factor e out until the end: it may be subnormal.
 template <class T>
 struct Mish {
   GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
-    const Vec<T> one = splat<T>(1), two = splat<T>(2);
-    const Vec<T> size = min(splat<T>(-MathConstants<T>::kExpMin), abs<T>(x));
-    const Exp<T> parts = exp_parts<T>(-size);
+    const Vec<T> one = splat<T>(1), two = splat<T>(2), four = splat<T>(4);
+    const Vec<T> t = min(splat<T>(-MathConstants<T>::kExpMin), abs<T>(x));
+    const Exp<T> parts = exp_parts<T>(-t);
     const Vec<T> e = value(parts);
     const auto negative = x < Vec<T>{};
-    const Vec<T> n = select(negative, e + two, fma(e, two, one));  // x < 0: without its factor e
-    const Vec<T> d = select(negative, fma(e, n, two), fma(e * e, two, n));
-    const Divisor<T> divisor{d, Vec<T>{}, one / d};
-    const Vec<T> cross = copy_sign<T>(size, x) * (e + one) * select(negative, splat<T>(4), e * e * T(4));
-    const Vec<T> grad = fma(cross, divisor.inverse, n) * divisor.inverse;
-    const Vec<T> ratio = quotient<T>(n, Vec<T>{}, divisor);
-    return {select(negative, -size * (parts.shifted * ratio) * kUnshift<T>, x * ratio),
-            select(negative, parts.shifted * grad * kUnshift<T>, grad)};
+    const Vec<T> n = select(negative, e + two, fma(e, two, one));
+    // d = p q + c
+    const Vec<T> p = select(negative, e, e + e), q = select(negative, n, e), c = select(negative, two, n);
+    const Vec<T> d_hi = fma(p, q, c);
+    const Divisor<T> d = divisor_of<T>(d_hi, fused_subtract(p, q, d_hi - c));
+    const Vec<T> cubic = fma(e, e + four, two) * e * d.inverse;
+    const Vec<T> factor = select(negative, one - t, t * e * e);
+    const Vec<T> inner = fma(fma(e, factor, factor) * four, d.inverse, select(negative, cubic, n));
+    const Pair<T> slope = exact_product<T>(inner, select(negative, parts.shifted, one));
+    const Vec<T> ratio = n * d.inverse, unshift = select(negative, splat<T>(kUnshift<T>), one);
+    return {select(negative, -t * (parts.shifted * ratio), x * ratio) * unshift,
+            quotient<T>(slope.hi, slope.lo, d) * unshift};
   }
 };
 
@@ -261,12 +268,16 @@ struct BackwardRow {
   }
 };
 
+// One long row, with a single end, where no operand has gaps between its rows.
+GRADCORE_INLINE void merge_rows(index &rows, index &cols, bool contiguous) {
+  if (!contiguous) return;
+  cols *= rows;
+  rows = 1;
+}
+
 template <class T, template <class> class Act>
 void activation_forward(index rows, index cols, const T *z, index ldz, T *h, index ldh) {
-  if (ldz == cols && ldh == cols) {  // one long row: a single end
-    cols *= rows;
-    rows = 1;
-  }
+  merge_rows(rows, cols, ldz == cols && ldh == cols);
   for (index r = 0; r < rows; r++) {
     const ForwardRow<T, Act> row{z + r * ldz, h + r * ldh};
     for_vectors<T>(cols, row);
@@ -275,10 +286,7 @@ void activation_forward(index rows, index cols, const T *z, index ldz, T *h, ind
 
 template <class T, template <class> class Act>
 void activation_forward_grad(index rows, index cols, const T *z, index ldz, T *h, index ldh, T *d, index ldd) {
-  if (ldz == cols && ldh == cols && ldd == cols) {
-    cols *= rows;
-    rows = 1;
-  }
+  merge_rows(rows, cols, ldz == cols && ldh == cols && ldd == cols);
   for (index r = 0; r < rows; r++) {
     const ForwardGradRow<T, Act> row{z + r * ldz, h + r * ldh, d + r * ldd};
     for_vectors<T>(cols, row);
@@ -287,10 +295,7 @@ void activation_forward_grad(index rows, index cols, const T *z, index ldz, T *h
 
 template <class T, template <class> class Act>
 void activation_backward(index rows, index cols, const T *dy, index lddy, const T *z, index ldz, T *dz, index lddz) {
-  if (lddy == cols && ldz == cols && lddz == cols) {
-    cols *= rows;
-    rows = 1;
-  }
+  merge_rows(rows, cols, lddy == cols && ldz == cols && lddz == cols);
   for (index r = 0; r < rows; r++) {
     const BackwardRow<T, Act> row{dy + r * lddy, z + r * ldz, dz + r * lddz};
     for_vectors<T>(cols, row);
@@ -311,6 +316,7 @@ struct SlopeRow {
 
 template <class T>
 void slope_backward(index rows, index cols, T *dy, index lddy, const T *h, index ldh, T slope) {
+  merge_rows(rows, cols, lddy == cols && ldh == cols);
   for (index r = 0; r < rows; r++) {
     const SlopeRow<T> row{dy + r * lddy, h + r * ldh, splat<T>(slope)};
     for_vectors<T>(cols, row);

@@ -3,8 +3,6 @@
 // Remez exchange on the interval stated beside it. "2^-n" is the largest relative error of the
 // unrounded fit; what the finished functions reach is stated, per activation, in activation-inl.h.
 
-#include <type_traits>
-
 #if defined(__aarch64__)
 #include <arm_neon.h>
 #endif
@@ -36,8 +34,8 @@ GRADCORE_INLINE Pair<T> exact_sum(Vec<T> a, Vec<T> b) {
   return {sum, (a - (sum - b_part)) + (b - b_part)};
 }
 
-// a * b - c, rounded once. fma() promises that only where the compiler sees a product of its own: in
-// a * b - product it finds the product computed already, and returns zero.
+// a * b - c, rounded once. fma() cannot do this where c is the rounded product of a and b: the compiler
+// finds that product computed already and returns zero.
 #if defined(__aarch64__)
 GRADCORE_INLINE Vec<float> fused_subtract(Vec<float> a, Vec<float> b, Vec<float> c) {
   return Vec<float>(vfmaq_f32(float32x4_t(-c), float32x4_t(a), float32x4_t(b)));
@@ -60,15 +58,20 @@ GRADCORE_INLINE Vec<double> fused_subtract(Vec<double> a, Vec<double> b, Vec<dou
   return Vec<double>(_mm256_fmsub_pd(__m256d(a), __m256d(b), __m256d(c)));
 }
 #else
-// Without FMA: the product in halves (Dekker). Exact in float32 where c is near a * b;
-// float64 may lose the product's last bit.
-template <class V>
-GRADCORE_INLINE V fused_subtract(V a, V b, V c) {
-  using T = std::decay_t<decltype(a[0])>;
+// Without FMA: the product in halves (Dekker). Right where c is near a * b, which is where it is used,
+// but for the last bit of a double's product.
+template <class T>
+GRADCORE_INLINE Vec<T> subtract_from_halves(Vec<T> a, Vec<T> b, Vec<T> c) {
   constexpr auto kUpperHalf = ~((typename VecTraits<T>::Int(1) << (VecTraits<T>::kMantissaBits + 2) / 2) - 1);
-  const V a_hi = from_bits(to_bits(a) & kUpperHalf), a_lo = a - a_hi;
-  const V b_hi = from_bits(to_bits(b) & kUpperHalf), b_lo = b - b_hi;
+  const Vec<T> a_hi = from_bits(to_bits(a) & kUpperHalf), a_lo = a - a_hi;
+  const Vec<T> b_hi = from_bits(to_bits(b) & kUpperHalf), b_lo = b - b_hi;
   return ((a_hi * b_hi - c) + a_hi * b_lo + a_lo * b_hi) + a_lo * b_lo;
+}
+GRADCORE_INLINE Vec<float> fused_subtract(Vec<float> a, Vec<float> b, Vec<float> c) {
+  return subtract_from_halves<float>(a, b, c);
+}
+GRADCORE_INLINE Vec<double> fused_subtract(Vec<double> a, Vec<double> b, Vec<double> c) {
+  return subtract_from_halves<double>(a, b, c);
 }
 #endif
 
@@ -89,8 +92,8 @@ GRADCORE_INLINE Vec<T> horner(Vec<T> x, const T (&c)[N]) {
   return sum;
 }
 
-// The same as Horner's rule in x2 = x * x over pairs of terms, half as deep: 10 % of an activation's
-// time (Zen 5).
+// The same in x2 = x * x over pairs of terms: half as deep, which is worth 10 % of an activation's time
+// (Zen 5, AVX2 and AVX-512).
 template <class T, int N>
 GRADCORE_INLINE Vec<T> horner_pairs(Vec<T> x, Vec<T> x2, const T (&c)[N]) {
   constexpr int kLast = (N - 1) / 2 * 2;
@@ -116,6 +119,7 @@ struct MathConstants<float> {
   // exp is clamped where even |x| exp(x) is below half the smallest subnormal number.
   static constexpr float kExpMin = -120.0f;
   static constexpr int kExpShift = 64;
+  static constexpr float kExpUnshift = 0x1p-64f;
   // (exp(r) - 1 - r) / r^2 on |r| <= ln2/2: 2^-31.8 of exp(r) - 1.
   static constexpr float kExp[] = {0.5f, 0.1666666716337204f, 0.041666366159915924f, 0.00833327416330576f,
                                    0.0013940377393737435f, 0.00019913741562049836f};
@@ -142,6 +146,7 @@ struct MathConstants<double> {
   static constexpr double kRound = 0x1.8p52;
   static constexpr double kExpMin = -800.0;
   static constexpr int kExpShift = 256;
+  static constexpr double kExpUnshift = 0x1p-256;
   // As above: 2^-61.6.
   static constexpr double kExp[] = {0.5, 0.16666666666666677, 0.0416666666666667, 0.008333333333322104,
                                     0.0013888888888867706, 0.00019841269885087671, 2.4801587359234158e-05,
@@ -169,10 +174,10 @@ struct MathConstants<double> {
 // ---- exponentials of y <= 0 ----
 
 // exp(y) for y <= 0, kept in parts so that callers can multiply before the result becomes
-// subnormal and round once:
-//   exp(y) = (1 + expm1_r) * scale * 2^-kExpShift,   scale normal for every y.
-// y = -inf and all y below kExpMin give what kExpMin gives, which is zero once shifted down; NaN
-// stays NaN. Error of `shifted`: 0.9 ULP.
+// subnormal, and round once:
+//   exp(y) = (1 + expm1_r) * scale * 2^-kExpShift,   scale normal for every y            (EXP.1)
+// y below kExpMin, -inf too, gives what kExpMin gives: zero once shifted down. NaN stays NaN.
+// Error of `shifted`: 0.9 ULP.
 template <class T>
 struct Exp {
   Vec<T> expm1_r;  // exp(r) - 1 where y = k ln2 + r, |r| <= ln2/2
@@ -180,40 +185,38 @@ struct Exp {
   Vec<T> shifted;  // exp(y) * 2^kExpShift
 };
 
-// What brings a shifted product back, exactly or with the one rounding of a subnormal result.
+// Shifts back: exactly, or with the one rounding of a subnormal result.
 template <class T>
-inline constexpr T kUnshift = T(1) / T(uint64_t(1) << 32) / T(uint64_t(1) << 32);
-template <>
-inline constexpr double kUnshift<double> = 0x1p-256;
+inline constexpr T kUnshift = MathConstants<T>::kExpUnshift;
+
+// y log2(e) + kExpOffset has the biased exponent k + kExpShift + bias in its last bits.
+template <class T>
+inline constexpr T kExpOffset = MathConstants<T>::kRound + T(MathConstants<T>::kExpShift + VecTraits<T>::kExponentBias);
 
 template <class T>
-GRADCORE_INLINE Exp<T> exp_reduced(Vec<T> r, Vec<T> rounded) {
-  const Vec<T> scale = from_bits(to_bits(rounded) << VecTraits<T>::kMantissaBits);
+GRADCORE_INLINE Exp<T> exp_reduced(Vec<T> r, Vec<T> y_log2e) {
+  const Vec<T> scale = from_bits(to_bits(y_log2e) << VecTraits<T>::kMantissaBits);
   const Vec<T> r2 = r * r;
   const Vec<T> expm1_r = fma(r2, horner_pairs<T>(r, r2, MathConstants<T>::kExp), r);
   return {expm1_r, scale, fma(expm1_r, scale, scale)};
 }
 
-// The biased exponent k + kExpShift + bias appears in the last bits of y log2(e) + this.
-template <class T>
-inline constexpr T kExpOffset = MathConstants<T>::kRound + T(MathConstants<T>::kExpShift + VecTraits<T>::kExponentBias);
-
 template <class T>
 GRADCORE_INLINE Exp<T> exp_parts(Vec<T> y) {
   using C = MathConstants<T>;
   y = max(splat<T>(C::kExpMin), y);
-  const Vec<T> rounded = fma(y, splat<T>(C::kLog2E), splat<T>(kExpOffset<T>));
-  const Vec<T> k = rounded - kExpOffset<T>;
-  return exp_reduced<T>(fma(k, splat<T>(-C::kLn2Lo), fma(k, splat<T>(-C::kLn2Hi), y)), rounded);
+  const Vec<T> y_log2e = fma(y, splat<T>(C::kLog2E), splat<T>(kExpOffset<T>));
+  const Vec<T> k = y_log2e - kExpOffset<T>;
+  return exp_reduced<T>(fma(k, splat<T>(-C::kLn2Lo), fma(k, splat<T>(-C::kLn2Hi), y)), y_log2e);
 }
 
-// exp(y.hi + y.lo) for y.hi >= kExpMin.
+// exp(y.hi + y.lo); y.hi >= kExpMin.
 template <class T>
 GRADCORE_INLINE Exp<T> exp_parts(Pair<T> y) {
   using C = MathConstants<T>;
-  const Vec<T> rounded = fma(y.hi, splat<T>(C::kLog2E), splat<T>(kExpOffset<T>));
-  const Vec<T> k = rounded - kExpOffset<T>;
-  return exp_reduced<T>(fma(k, splat<T>(-C::kLn2Hi), y.hi) + fma(k, splat<T>(-C::kLn2Lo), y.lo), rounded);
+  const Vec<T> y_log2e = fma(y.hi, splat<T>(C::kLog2E), splat<T>(kExpOffset<T>));
+  const Vec<T> k = y_log2e - kExpOffset<T>;
+  return exp_reduced<T>(fma(k, splat<T>(-C::kLn2Hi), y.hi) + fma(k, splat<T>(-C::kLn2Lo), y.lo), y_log2e);
 }
 
 // exp(y) itself.
@@ -222,7 +225,7 @@ GRADCORE_INLINE Vec<T> value(const Exp<T> &e) {
   return e.shifted * kUnshift<T>;
 }
 
-// exp(y) - 1, in [-1, 0]: no cancellation near zero. +0 for y = -0.
+// exp(y) - 1, in [-1, 0], to 0.9 ULP; +0 for y = -0.
 template <class T>
 GRADCORE_INLINE Vec<T> expm1(const Exp<T> &e) {
   const Vec<T> scale = e.scale * kUnshift<T>;
@@ -231,15 +234,15 @@ GRADCORE_INLINE Vec<T> expm1(const Exp<T> &e) {
 
 // ---- quotients ----
 
-// A divisor with its inverse. The inverse serves several quotients, and each is then put right to
-// 0.51 ULP by its remainder where that is worth three operations.
+// A divisor with its inverse, which serves several quotients: n * inverse is right to 1 ULP or so, and
+// quotient() makes it right to 0.51 ULP with three operations more.
 template <class T>
 struct Divisor {
   Vec<T> value, value_lo;  // value + value_lo without loss
   Vec<T> inverse;
 };
 
-// (n + n_lo) / d to 0.51 ULP.
+// (n + n_lo) / d, put right by the remainder.
 template <class T>
 GRADCORE_INLINE Vec<T> quotient(Vec<T> n, Vec<T> n_lo, const Divisor<T> &d) {
   const Vec<T> q = n * d.inverse;
@@ -247,16 +250,19 @@ GRADCORE_INLINE Vec<T> quotient(Vec<T> n, Vec<T> n_lo, const Divisor<T> &d) {
   return fma(-excess, d.inverse, q);
 }
 
-// 1 + e for e in [0, 1]; the inverse to 0.51 ULP.
+// value + value_lo with its inverse to 0.51 ULP.
+template <class T>
+GRADCORE_INLINE Divisor<T> divisor_of(Vec<T> value, Vec<T> value_lo) {
+  const Vec<T> inverse = T(1) / value;
+  const Vec<T> excess = fma(inverse, value_lo, fused_subtract(inverse, value, splat<T>(1)));
+  return {value, value_lo, fma(-excess, inverse, inverse)};
+}
+
+// 1 + e for e in [0, 1].
 template <class T>
 GRADCORE_INLINE Divisor<T> one_plus(Vec<T> e) {
-  Divisor<T> d;
-  d.value = e + T(1);
-  d.value_lo = e - (d.value - T(1));
-  d.inverse = T(1) / d.value;
-  const Vec<T> excess = fma(d.inverse, d.value_lo, fused_subtract(d.inverse, d.value, splat<T>(1)));
-  d.inverse = fma(-excess, d.inverse, d.inverse);
-  return d;
+  const Vec<T> sum = e + T(1);
+  return divisor_of<T>(sum, e - (sum - T(1)));
 }
 
 // ---- logarithms ----
@@ -282,8 +288,8 @@ GRADCORE_INLINE Vec<T> log_above_one(Vec<T> x) {
 // ---- the normal law ----
 
 // Mills' ratio of the normal law: Phi(-t) = exp(-t^2/2) * mills(t, t^2), for t in [0, kMillsMax].
-// Fitted as 1 / (2 + 2 t + t U/P): the value at 0 is built in, U is a small part of the whole, and the
-// rounding errors of P all but cancel.
+// Fitted as 1 / (2 + 2 t + t U/P), so that the value at 0 is exact, U a small part of the whole, and
+// the rounding errors of P all but cancel: 1.5 ULP, where a plain P/Q of these degrees has 4.
 template <class T>
 GRADCORE_INLINE Vec<T> mills(Vec<T> t, Vec<T> t2) {
   using C = MathConstants<T>;
