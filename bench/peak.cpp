@@ -1,10 +1,12 @@
-// The machine's FMA peak: independent multiply-adds in registers, on 1 and on N threads. Prints one
-// line a precision and thread count: "float32 1 260.1" (GFLOP/s). Built by bench/peers.py with
-// -march=native, so that it is the peak of this CPU and not of a compiler's default.
+// The machine's limits. The FMA peak, independent multiply-adds in registers on 1 and on N threads: one
+// line a precision and thread count, "float32 1 260.1" (GFLOP/s). And what a meeting of two threads costs
+// at least: "handoff 2 90.5", nanoseconds for a message to another core and back. Built by bench/peers.py
+// with -march=native, so that it is the peak of this CPU and not of a compiler's default.
 #include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -57,6 +59,31 @@ void measure(const char *name, int threads) {
   std::printf("%s %d %.1f\n", name, threads, best);
 }
 
+// Each of two threads raises the number that the other one left even or odd.
+void measure_handoff() {
+  const int messages = 20000;
+  alignas(64) std::atomic<int> number{0};
+  const auto play = [&](int rank) {
+    pin_to_core(rank);
+    for (int i = rank; i < 2 * messages; i += 2) {
+      while (number.load(std::memory_order_acquire) != i) {
+      }
+      number.store(i + 1, std::memory_order_release);
+    }
+  };
+  double best = 1e30;
+  for (int round = 0; round < 9; round++) {
+    number = 0;
+    const auto start = std::chrono::steady_clock::now();
+    std::thread first(play, 0), second(play, 1);
+    first.join();
+    second.join();
+    const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
+    best = std::min(best, time.count() / messages);
+  }
+  std::printf("handoff 2 %.1f\n", best);
+}
+
 }  // namespace gradcore::native
 
 int main(int argc, char **argv) {
@@ -65,4 +92,5 @@ int main(int argc, char **argv) {
     gradcore::native::measure<float>("float32", n);
     gradcore::native::measure<double>("float64", n);
   }
+  if (threads > 1) gradcore::native::measure_handoff();
 }

@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -305,7 +306,7 @@ def core_ticks() -> tuple[int, int]:
     return busy, total
 
 
-def watched(run: Callable[[], float], pid: int) -> tuple[float, float]:
+def watched(run: Callable[[], Any], pid: int) -> tuple[float, Any]:
     """(share of the cores that others than process `pid` took meanwhile, run())."""
     own_before, (busy_before, total_before) = program_ticks(pid), core_ticks()
     value = run()
@@ -313,22 +314,20 @@ def watched(run: Callable[[], float], pid: int) -> tuple[float, float]:
     return (busy - busy_before - (own - own_before)) / max(1, total - total_before), value
 
 
-def idle(seconds: float) -> float:
-    time.sleep(seconds)
-    return 0.0
-
-
-def quietest(run: Callable[[], float], pid: int, patience: float) -> tuple[float, bool]:
+def quietest(run: Callable[[], Any], pid: int, patience: float) -> tuple[Any, bool]:
     """run() in process `pid` while nobody else computes, or after `patience` seconds of waiting anyway.
 
     Returns the result of the least disturbed run, and whether it was undisturbed.
     """
-    best = (math.inf, 0.0)
+    least, result = math.inf, None
     end = time.monotonic() + patience
-    while best[0] > DISTURBED and (time.monotonic() < end or best[0] == math.inf):
-        if watched(functools.partial(idle, 0.2), pid)[0] <= DISTURBED or time.monotonic() > end:
-            best = min(best, watched(run, pid))
-    return best[1], best[0] <= DISTURBED
+    while least > DISTURBED and (time.monotonic() < end or least == math.inf):
+        if watched(lambda: time.sleep(0.2), pid)[0] > DISTURBED and time.monotonic() < end:
+            continue
+        others, value = watched(run, pid)
+        if others < least:
+            least, result = others, value
+    return result, least <= DISTURBED
 
 
 class Peer:
@@ -355,8 +354,8 @@ class Peer:
         self.process.kill()
 
 
-def fma_peak(threads: int, patience: float) -> float:
-    """GFLOP/s of float32 on `threads` threads, measured now."""
+def machine_limits(threads: int, patience: float) -> tuple[float, float | None]:
+    """float32 GFLOP/s of `threads` threads, and nanoseconds to another core and back, measured now."""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "peak"
         source = Path(__file__).with_name("peak.cpp")
@@ -364,13 +363,10 @@ def fma_peak(threads: int, patience: float) -> float:
         flags = ["-O3", "-march=native", "-std=c++17", "-ffp-contract=fast", "-pthread", "-Wno-psabi"]
         include = f"-I{source.parent.parent / 'csrc'}"
         subprocess.run([compiler, *flags, include, source, "-o", program], check=True)
-
-        def run() -> float:
-            lines = subprocess.run([program, str(threads)], check=True, capture_output=True, text=True).stdout
-            rates = {tuple(line.split()[:2]): float(line.split()[2]) for line in lines.splitlines()}
-            return rates["float32", str(threads)]
-
-        return quietest(run, os.getpid(), patience)[0]
+        run = functools.partial(subprocess.run, [program, str(threads)], check=True, capture_output=True, text=True)
+        lines = quietest(lambda: run().stdout, os.getpid(), patience)[0].splitlines()
+    limits = {tuple(line.split()[:2]): float(line.split()[2]) for line in lines}
+    return limits["float32", str(threads)], limits.get(("handoff", "2"))
 
 
 def verify(case: Case, answers: dict[str, tuple[float, float]]) -> None:
@@ -442,8 +438,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     names = ["gradcore"] + ([] if options.no_record else ["recorded"]) + installed(options.peers)
-    peak = fma_peak(options.threads, options.patience)
-    print(f"FMA peak, float32, {options.threads} threads: {peak:.0f} GFLOP/s\n")
+    peak, handoff = machine_limits(options.threads, options.patience)
+    print(f"FMA peak, float32, {options.threads} threads: {peak:.0f} GFLOP/s")
+    print(f"to another core and back: {handoff:.0f} ns\n" if handoff else "")
     rivals = [name for name in names if name not in ("gradcore", "recorded")]
     head = ["case", "gradcore ms (share of peak)", *(f"{name} ms" for name in rivals), "best peer / gradcore"]
     head += [] if options.no_record else ["record"]
