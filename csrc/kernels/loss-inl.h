@@ -113,7 +113,7 @@ struct RowProbsGrad {
   T *grad;
   template <class Lanes>
   GRADCORE_INLINE_MEMBER void operator()(index i, Lanes lanes) const {
-    lanes.put(grad + i, fma(lanes.get(grad + i), factor, lanes.get(p + i) * -scale));
+    lanes.put(grad + i, fused_add(lanes.get(grad + i), factor, lanes.get(p + i) * -scale));
   }
 };
 
@@ -147,7 +147,8 @@ struct BinaryCrossEntropy {
     const Vec<T> below = parts.shifted * inverse * kUnshift<T>;
     const auto negative = y < zero;
     const Vec<T> sigmoid = select(negative, below, inverse), sigmoid_minus = select(negative, inverse, below);
-    return {(one - t) * y + (max(-y, zero) + fma(e, log1p_rest<T>(e), e)), (one - t) * sigmoid - t * sigmoid_minus};
+    return {fused_add(one - t, y, max(-y, zero) + fused_add(e, log1p_rest<T>(e), e)),
+            fused_add(one - t, sigmoid, -t * sigmoid_minus)};
   }
 };
 
