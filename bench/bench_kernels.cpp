@@ -108,6 +108,7 @@ void products(Suite<T> &suite) {
   suite.section("weight gradient: rows x in x out");
   for (const index rows : {1, 32, 128, 256, 1024})
     for (const index width : {10, 64, 65, 100, 256, 1024}) params_product(suite, rows, width, width);
+  for (const index rows : {256, 1024}) params_product(suite, rows, 1024, 96);  // a strip, as the schedule takes it
 }
 
 template <class T>
