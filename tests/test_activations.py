@@ -11,9 +11,9 @@ from functools import lru_cache
 import mpmath as mp
 import numpy as np
 import pytest
-import tolerances
 
 import gradcore as gc
+import tolerances
 
 WIDE = {"gelu", "gelu_tanh", "mish"}
 ZERO_OF_DERIVATIVE = {"gelu": -0.7518, "gelu_tanh": -0.7525, "silu": -1.2785, "mish": -1.1924}

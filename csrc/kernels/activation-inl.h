@@ -119,8 +119,7 @@ struct Tanh {
   GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
     const Exp<T> e = exp_parts<T>(abs<T>(x) * T(-2));
     const Divisor<T> d = one_plus<T>(value(e));
-    return {copy_sign<T>(quotient<T>(expm1(e), Vec<T>{}, d), x),
-            e.shifted * d.inverse * d.inverse * (4 * kUnshift<T>)};
+    return {copy_sign<T>(quotient<T>(expm1(e), Vec<T>{}, d), x), e.shifted * d.inverse * d.inverse * (4 * kUnshift<T>)};
   }
 };
 
