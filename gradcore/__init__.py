@@ -24,7 +24,7 @@ from .mlp import MLP, Step
 
 if TYPE_CHECKING:
     from . import analysis, training
-    from .analysis import analyze
+    from .analysis import analyze, repair
     from .training import Callback, EarlyStopping, History
 
 __version__: str = _core.version()
@@ -51,6 +51,7 @@ __all__ = [
     "load",
     "ops",
     "optim",
+    "repair",
     "set_num_threads",
     "training",
 ]
@@ -59,6 +60,7 @@ __all__ = [
 _LAZY = {
     "analysis": ("analysis", None),
     "analyze": ("analysis", "analyze"),
+    "repair": ("analysis", "repair"),
     "training": ("training", None),
     "Callback": ("training", "Callback"),
     "EarlyStopping": ("training", "EarlyStopping"),

@@ -48,6 +48,12 @@ class Tensors(Mapping[str, Array]):
         """The whole buffer, 1-D."""
         return self._flat()
 
+    def like(self, flat: Array) -> Tensors:
+        """The same names over another buffer of the same layout, such as a sum of gradients."""
+        other = Tensors(lambda: flat, ())
+        other._table = self._table
+        return other
+
     def __getitem__(self, name: str) -> Array:
         offset, shape = self._table[name]
         size = shape[0] * (shape[1] if len(shape) == 2 else 1)

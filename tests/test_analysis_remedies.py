@@ -150,13 +150,6 @@ def test_prepare_standardizes_and_restore_undoes_it():
     np.testing.assert_allclose(remedy.restore(targets), y, rtol=1e-3, atol=1)
 
 
-def test_repair_returns_a_net_that_is_healthy():
-    cured = gc.analysis.repair(sick_net(), X, LABELS, trials={"steps": 40, "seeds": 2, "limit": 3})
-    assert gc.analyze(cured, X, LABELS).verdict == "healthy"
-    sound = gc.MLP([20, 30, 5])
-    np.testing.assert_array_equal(gc.analysis.repair(sound, X, LABELS).parameters.flat, sound.parameters.flat)
-
-
 def test_effects_compare_seed_by_seed():
     def trials(*losses):
         return [Trial(1.0, loss, math.nan, 0.0) for loss in losses]

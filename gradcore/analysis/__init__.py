@@ -12,7 +12,8 @@
 from __future__ import annotations
 
 from . import mean_field
-from .analyze import analyze, repair
+from .analyze import analyze
+from .repair import Repair, repair
 from .report import Finding, GainFactors, LayerRecord, Outcome, Prediction, Remedy, Report, Slope
 from .subject import Thresholds
 
@@ -23,6 +24,7 @@ __all__ = [
     "Outcome",
     "Prediction",
     "Remedy",
+    "Repair",
     "Report",
     "Slope",
     "Thresholds",

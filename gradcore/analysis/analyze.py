@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -65,7 +64,15 @@ def analyze(
     case = make_case(net, x, target, loss, optimizer, batch_size, batches, seed)
     limits = thresholds or Thresholds()
     _check.instance(limits, "thresholds", Thresholds, "a gradcore.analysis.Thresholds or None")
-    measurement, asleep = _measure(case, progress)
+    measurement, asleep = measure_and_rehearse(case, progress)
+    return report_of(case, measurement, limits, asleep, seconds=time.perf_counter() - start)
+
+
+def report_of(
+    case: Case, measurement: Measurement, limits: Thresholds, asleep: tuple[int, ...] = (), *, seconds: float
+) -> Report:
+    """The judgement of what was measured; seconds: what the measurement took."""
+    start = time.perf_counter()
     subject = examine(case, measurement, limits, asleep)
     verdict, findings = judge(subject)
     return Report(
@@ -75,7 +82,7 @@ def analyze(
         slope=subject.slope,
         prediction=subject.prediction,
         config=measurement.config,
-        conditions=_conditions(case, measurement, limits, time.perf_counter() - start),
+        conditions=_conditions(case, measurement, limits, seconds + time.perf_counter() - start),
         loss=measurement.loss,
         flows=measurement.flows,
         _case=case,
@@ -115,7 +122,7 @@ def make_case(
     )
 
 
-def _measure(case: Case, progress: Progress | None) -> tuple[Measurement, tuple[int, ...]]:
+def measure_and_rehearse(case: Case, progress: Progress | None) -> tuple[Measurement, tuple[int, ...]]:
     """The measurement to judge, and the layers whose gradients were zero and woke up."""
     measurement = measuring.measure(case, case.net.copy(), progress=progress)
     silent = measurement.rms("weight_grad_norm") == 0.0
@@ -173,29 +180,3 @@ def _conditions(case: Case, measurement: Measurement, limits: Thresholds, second
         "thresholds": limits.to_dict(),
         "seconds": seconds,
     }
-
-
-def repair(
-    net: Any, x: ArrayLike, target: ArrayLike, *, trials: Mapping[str, Any] | None = None, **options: Any
-) -> Any:
-    """Analyse a net, try remedies, and apply the best that helped.
-
-    Args:
-        net, x, target: as `analyze`.
-        trials: options of `Report.remedies`.
-        options: of `analyze`.
-
-    Returns:
-        A fresh, untrained MLP; a copy of `net` where it is healthy. Remedies that change the data or the
-        training do so outside the net: use `analyze(...).remedies()` to see them.
-
-    Raises:
-        ValueError: when none of the remedies helped.
-    """
-    report = analyze(net, x, target, **options)
-    if report.verdict == "healthy":
-        return net.copy()
-    helped = [remedy for remedy in report.remedies(**(trials or {})) if remedy.helps]
-    if not helped:
-        raise ValueError(f"net: expected one that a remedy can cure, got {report.verdict} gradients that none did")
-    return helped[0].apply()

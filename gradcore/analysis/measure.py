@@ -7,7 +7,7 @@ A `Case` holds what is analysed; `measure` runs it on a copy of the net and retu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,25 +182,49 @@ def measure(case: Case, net: Any, *, progress: Progress | None = None) -> Measur
         if not flows:
             raise
         interrupted = True
-    # The mean gradient goes back into the copy's own buffer, which knows where each tensor lies.
-    net.gradients.flat[:] = total / len(flows)
+    return summarize(
+        net,
+        flows,
+        losses[: len(flows)],
+        net.gradients.like(total / len(flows)),
+        mean_square(case.x[np.concatenate(case.rows)]),
+        interrupted=interrupted,
+    )
+
+
+@HARMLESS
+def summarize(
+    net: Any,
+    flows: Sequence[Any],
+    losses: Sequence[float],
+    mean_gradient: Mapping[str, Floats],
+    input_square: float,
+    *,
+    interrupted: bool = False,
+) -> Measurement:
+    """A Measurement of recorded passes of `net`, whose parameters are read as they are now.
+
+    mean_gradient: of all parameters over the passes, by name. input_square: mean square of their inputs.
+    """
     weight_var, bias_var = layer_scales(net)
+    weights = [mean_gradient[f"dense{layer}.weight"] for layer in range(net.depth)]
     return Measurement(
         config=net.config,
         flows=tuple(flows),
-        losses=np.array(losses[: len(flows)]),
-        mean_gradient_norm=np.array([_norm(net.gradients[f"dense{layer}.weight"]) for layer in range(net.depth)]),
+        losses=np.array(losses),
+        mean_gradient_norm=np.array([math.sqrt(mean_square(values) * values.size) for values in weights]),
         weight_var=weight_var,
         bias_var=bias_var,
-        input_square=float(np.mean(np.square(case.x[np.concatenate(case.rows)], dtype=np.float64))),
-        has_gradient=_layers_with(net, net.gradients, np.any),
+        input_square=input_square,
+        has_gradient=_layers_with(net, mean_gradient, np.any),
         finite_parameters=~_layers_with(net, net.parameters, lambda values: not np.isfinite(values).all()),
         interrupted=interrupted,
     )
 
 
-def _norm(values: Floats) -> float:
-    return math.sqrt(float(np.square(values, dtype=np.float64).sum()))
+def mean_square(values: Floats) -> float:
+    """Mean of the squares, in float64."""
+    return float(np.mean(np.square(values, dtype=np.float64)))
 
 
 def _layers_with(net: Any, tensors: Mapping[str, Floats], test: Callable[[Floats], Any]) -> Floats:

@@ -359,6 +359,19 @@ def remedy_cells(remedy: Remedy) -> list[str]:
     return [*outcome_cells(remedy.after), effect, *prices]
 
 
+def effect_sentence(remedy: Remedy) -> str:
+    """What a remedy that was tried does to the loss and to the gradients, with its price."""
+    if remedy.before is None or remedy.after is None:
+        return "It was not tried."
+    cells = dict(zip(REMEDY_COLUMNS, remedy_cells(remedy), strict=True))
+    return (
+        f"|delta|^2 is now multiplied by {cells['gain/layer']} a layer (before: {gain(remedy.before.slope)}). With the "
+        f"same short training the loss on held-out rows is {cells['loss']} in place of "
+        f"{outcome_cells(remedy.before)[2]}: {cells['less loss']} less, the brackets being the 95% interval over "
+        f"seeds. A step takes {cells['time']} the time, with {cells['size']} the parameters."
+    )
+
+
 def outcome_cells(outcome: Outcome | None) -> list[str]:
     """The first four of REMEDY_COLUMNS."""
     if outcome is None:

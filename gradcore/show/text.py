@@ -13,6 +13,7 @@ from typing import TextIO
 
 import numpy as np
 
+from ..analysis.repair import Repair
 from ..analysis.report import LayerRecord, Remedy, Report
 from . import story
 
@@ -254,3 +255,31 @@ def _remedy_table(helped: Sequence[Remedy], failed: Sequence[Remedy], terminal: 
         lines += [terminal.style(line.rstrip(), style) for line in row if line.strip()]
         lines += [terminal.style(line, "dim") for line in terminal.wrap(note, "    ")]
     return lines
+
+
+# ---- a repair --------------------------------------------------------------------------------
+
+
+def render_repair(repair: Repair) -> str:
+    """What was wrong, what was changed, and what came of it."""
+    terminal = Terminal.of(sys.stdout)
+    before, after = repair.before, repair.after
+    lines = [*_repair_head(repair, terminal), *terminal.wrap(f"before: {story.net_line(before)}")]
+    if repair.remedies:
+        lines += terminal.wrap(f"after:  {story.net_line(after)}")
+    lines += [line for sentence in story.why(before) for line in terminal.wrap(sentence)]
+    for remedy in repair.remedies:
+        lines += [terminal.rule(f"Applied: {remedy.name}"), *terminal.wrap(f"Why: {remedy.reason}.")]
+        lines += terminal.wrap(story.effect_sentence(remedy))
+        lines += terminal.wrap(remedy.note[:1].upper() + remedy.note[1:] + ".") if remedy.note else []
+    return "\n".join([*lines, *remedies(before, terminal)])
+
+
+def _repair_head(repair: Repair, terminal: Terminal) -> list[str]:
+    title = story.TITLES[repair.before.verdict]
+    if repair.before.verdict == "healthy":
+        return [terminal.style(f"{title}: nothing to repair", "green")]
+    if repair.cured:
+        return [terminal.style(f"{title}: cured", "green")]
+    tried = "no remedy tried helped" if not repair.remedies else f"still {repair.after.verdict.replace('_', '-')}"
+    return [terminal.style(f"{title}: not cured, {tried}", "red")]

@@ -1,0 +1,107 @@
+"""gc.repair: sick nets come back cured, with evidence that an independent analysis and training confirm."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import gradcore as gc
+from nets import assert_same_bits, copies
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((800, 20)).astype("f4")
+LABELS = (X @ RNG.standard_normal((20, 5))).argmax(axis=1)
+QUICK = {"steps": 40, "seeds": 2}
+
+
+def sick_net():
+    return gc.MLP([20] + [40] * 10 + [5], activation="sigmoid", init="glorot_normal")
+
+
+@pytest.fixture(scope="module")
+def cure():
+    net = sick_net()
+    kept = copies(net.parameters)
+    found = gc.repair(net, X, LABELS, limit=3, **QUICK)
+    assert_same_bits(net.parameters, kept)
+    return found
+
+
+def test_a_sick_net_is_cured(cure):
+    assert cure.cured and cure.before.verdict == "vanishing" and cure.after.verdict == "healthy"
+    assert len(cure.remedies) == 1 and cure.remedies[0].confidence[0] > 0
+    assert gc.analyze(cure.net, X, LABELS).verdict == "healthy"
+    assert cure.optimizer is None
+
+
+def test_the_cured_net_learns_what_the_sick_one_does_not(cure):
+    """With rows and an order that the trials did not use."""
+    losses = []
+    for net in (sick_net(), cure.net.copy()):
+        optimizer = gc.optim.SGD(net, lr=0.05)
+        history = net.fit(
+            *cure.prepare(X, LABELS), epochs=10, batch_size=64, optimizer=optimizer, progress=False, seed=99
+        )
+        losses.append(history["loss"][-1])
+    assert losses[1] < 0.7 * losses[0]
+
+
+def test_it_tells_what_it_did_to_people_and_to_programs(cure):
+    text = str(cure)
+    assert "cured" in text.splitlines()[0] and cure.remedies[0].name in text and "Remedies, tried" in text
+    record = json.loads(cure.to_json())
+    assert record["cured"] is True and record["after"]["verdict"] == "healthy"
+    assert record["remedies"][0]["effect"] == cure.remedies[0].effect
+    assert record["net"]["widths"] == list(cure.net.widths)
+    assert "vanishing -> healthy" in repr(cure)
+
+
+def test_a_healthy_net_stays_as_it_is():
+    sound = gc.MLP([20, 30, 5])
+    optimizer = gc.optim.Adam(sound, lr=1e-3)
+    cure = gc.repair(sound, X, LABELS, optimizer=optimizer)
+    assert cure.cured and cure.remedies == () and cure.after is cure.before
+    assert cure.net is not sound
+    assert_same_bits(cure.net.parameters, copies(sound.parameters))
+    assert cure.optimizer.net is cure.net and cure.optimizer.lr == optimizer.lr
+    assert "nothing to repair" in str(cure)
+
+
+def test_too_high_a_learning_rate_gives_an_optimizer_with_a_lower_one():
+    net = gc.MLP([20, 40, 40, 1])
+    optimizer = gc.optim.SGD(net, lr=30.0, momentum=0.5)
+    cure = gc.repair(net, X, X[:, :1], loss="mse", optimizer=optimizer, limit=1, **QUICK)
+    assert cure.cured and 0 < cure.training["lr"] < 1.0
+    assert cure.optimizer.lr == cure.training["lr"] and cure.optimizer.hyperparameters["momentum"] == 0.5
+    assert_same_bits(cure.net.parameters, copies(net.parameters))
+    losses = [cure.net.train_step(X, X[:, :1], cure.optimizer, loss="mse").loss for _ in range(30)]
+    assert losses[-1] < losses[0]
+
+
+def test_targets_in_large_units_are_standardized_and_restored():
+    x, y = 300 * X + 1000, (1e4 * X[:, :1] - 500).astype("f4")
+    net = gc.MLP([20, 40, 40, 1])
+    cure = gc.repair(net, x, y, loss="mse", optimizer=gc.optim.SGD(net, lr=0.01), **QUICK)
+    assert cure.cured and cure.remedies[0].after.loss == min(r.after.loss for r in cure.before.tried if r.helps)
+    prepared, targets = cure.prepare(x, y)
+    assert math.isclose(prepared.std(), 1, rel_tol=0.1) and math.isclose(targets.std(), 1, rel_tol=0.1)
+    np.testing.assert_allclose(cure.restore(targets), y, rtol=1e-3, atol=1)
+
+
+def test_a_net_that_nothing_helps_is_said_not_to_be_cured():
+    """Labels without any relation to the inputs: every remedy trains to the same loss."""
+    labels = np.random.default_rng(1).integers(0, 5, len(X))
+    cure = gc.repair(sick_net(), X, labels, limit=2, **QUICK)
+    assert not cure.cured and cure.remedies == () and cure.after is cure.before
+    assert "not cured" in str(cure)
+    assert [remedy.helps for remedy in cure.before.tried] == [False, False]
+
+
+def test_arguments_are_checked():
+    with pytest.raises(ValueError, match="rounds: expected a whole number >= 1"):
+        gc.repair(sick_net(), X, LABELS, rounds=0)
+    with pytest.raises(TypeError, match=r"net: expected a gradcore\.MLP"):
+        gc.repair("net", X, LABELS)
+    with pytest.raises(TypeError, match="stepz"):
+        gc.repair(sick_net(), X, LABELS, stepz=3)
