@@ -35,6 +35,8 @@ file(RELATIVE_PATH pkgconfig_to_library "/${pkgconfig_dir}" "/${library_dir}")
 if(GRADCORE_STATIC)
   set(pkgconfig_cflags " -DGRADCORE_STATIC")
   set(pkgconfig_libs " -lstdc++ -lm -pthread")
+elseif(GRADCORE_BUILD_PYTHON) # no loader looks into a wheel by itself
+  set(pkgconfig_libs " -Wl,-rpath,\${libdir}")
 endif()
 configure_file(cmake/gradcore.pc.in gradcore.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/gradcore.pc DESTINATION ${pkgconfig_dir})

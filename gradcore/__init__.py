@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from . import _core, clip, flow, init, ops, optim
 from ._runtime import cpu_info, get_num_threads, register_with_threadpoolctl, set_num_threads
 from .clip import clip_grad_adaptive_, clip_grad_norm_, clip_grad_value_
+from .config import get_cmake_dir, get_include, get_library_dir, get_pkgconfig_dir
 from .flow import GradientFlow
 from .init import activations, initializers
 from .io import load
@@ -45,7 +46,11 @@ __all__ = [
     "clip_grad_value_",
     "cpu_info",
     "flow",
+    "get_cmake_dir",
+    "get_include",
+    "get_library_dir",
     "get_num_threads",
+    "get_pkgconfig_dir",
     "init",
     "initializers",
     "load",

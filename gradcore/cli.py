@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from . import _core, _data
+from . import _core, _data, config
 from ._runtime import cpu_info
 from ._status import Status
 from .analysis.report import Report
@@ -38,7 +38,13 @@ _ANALYZE_EXAMPLES = f"""examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.places:
+        print(" ".join(show() for show in arguments.places))
+        return OK
+    if arguments.command is None:
+        parser.error("expected a command: demo, analyze or info")
     try:
         return int(arguments.run(arguments))
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has had enough
@@ -68,13 +74,28 @@ def _parser() -> argparse.ArgumentParser:
         description="Finds vanishing and exploding gradients in deep MLPs, explains them and proves the cure.",
     )
     parser.add_argument("--version", action="version", version=f"gradcore {_core.version()}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_places(parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     _add_demo(commands)
     _add_analyze(commands)
     info = commands.add_parser("info", help="version, CPU targets and threads of this installation")
     info.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     info.set_defaults(run=run_info)
     return parser
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    """What other builds ask for; several together print one line, as pkg-config does."""
+    group = parser.add_argument_group("for compilers and build systems")
+    for option, show, meaning in (
+        ("--cflags", config.cflags, "compiler flags that find the headers"),
+        ("--libs", config.libs, "linker flags for libgradcore"),
+        ("--includedir", config.get_include, "directory of the headers"),
+        ("--libdir", config.get_library_dir, "directory of libgradcore"),
+        ("--cmakedir", config.get_cmake_dir, "directory of gradcoreConfig.cmake"),
+        ("--pkgconfigdir", config.get_pkgconfig_dir, "directory of gradcore.pc"),
+    ):
+        group.add_argument(option, dest="places", action="append_const", const=show, help=meaning)
 
 
 def _add_demo(commands: Any) -> None:

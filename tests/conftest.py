@@ -21,6 +21,7 @@ def _test_the_installed_package():
 _test_the_installed_package()
 
 import gradcore as gc  # noqa: E402
+from native import compile_program, compilers  # noqa: E402, F401
 
 settings.register_profile("gradcore", deadline=None, derandomize=True, max_examples=40, print_blob=True)
 settings.load_profile("gradcore")

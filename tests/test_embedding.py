@@ -1,0 +1,220 @@
+"""gradcore in other programs: C, C++ and Cython against the installed library, found in every way that is offered."""
+
+import importlib.metadata
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import c_header
+import gradcore as gc
+import native
+from gradcore import cli
+
+PACKAGE = Path(gc.__file__).parent
+PEDANTIC = ("-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only")
+
+
+# ---- the header, and its mirrors -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("standard", "headers"), [("c11", ["gradcore.h"]), ("c++20", ["gradcore.h", "ops.hpp", "gradcore.hpp"])]
+)
+def test_headers_compile_without_a_warning(compilers, standard, headers, tmp_path):
+    """Here in the newest standard; the programs below are C11 and C++17."""
+    in_c = not standard.startswith("c++")
+    source = tmp_path / ("headers.c" if in_c else "headers.cpp")
+    includes = "".join(f"#include <gradcore/{header}>\n" for header in headers)
+    source.write_text(f"{includes}int main(void) {{ return GRADCORE_OK; }}\n")
+    native.run(compilers[not in_c], f"-std={standard}", *PEDANTIC, *native.cflags(), source)
+
+
+def test_cython_declarations_are_the_header():
+    """After a change of the header: python tests/c_header.py > gradcore/gradcore.pxd."""
+    installed = c_header.read(native.include_dir() / "gradcore" / "gradcore.h")
+    assert (PACKAGE / "gradcore.pxd").read_text() == c_header.cython(installed)
+
+
+def test_cpp_enumerations_are_the_headers():
+    text = (native.include_dir() / "gradcore" / "gradcore.hpp").read_text()
+    enums = c_header.read(native.include_dir() / "gradcore" / "gradcore.h").enums
+    for name in ("gradcore_activation", "gradcore_normalization", "gradcore_loss"):
+        values = [value for value in enums[name] if "_NUM_" not in value]
+        listed = re.findall(rf"(\w+) = ({'|'.join(values)})\b", text)
+        assert [value for _, value in listed] == values
+        assert all(value.lower().endswith(label) for label, value in listed)
+
+
+def test_cpp_leaves_no_function_out():
+    """But names of constants and targets, which C++ takes from C as they are."""
+    folder = native.include_dir() / "gradcore"
+    text = (folder / "gradcore.hpp").read_text() + (folder / "ops.hpp").read_text()
+    functions = c_header.read(folder / "gradcore.h").functions
+    unused = {name for name in functions if not re.search(rf"\b{name}\b", text)}
+    assert unused == {
+        "gradcore_abi_version", "gradcore_activation_name", "gradcore_loss_name",
+        "gradcore_num_targets", "gradcore_target_name", "gradcore_target_supported",
+    }  # fmt: skip
+
+
+# ---- finding it ----------------------------------------------------------------------------------------------
+
+
+def test_directories_hold_what_they_say():
+    assert Path(gc.get_include(), "gradcore", "gradcore.h").is_file()
+    assert Path(gc.get_include(), "gradcore", "gradcore.hpp").is_file()
+    assert [path.name for path in Path(gc.get_library_dir()).glob("libgradcore*")] == ["libgradcore.so"]
+    assert Path(gc.get_cmake_dir(), "gradcoreConfig.cmake").is_file()
+    assert Path(gc.get_pkgconfig_dir(), "gradcore.pc").is_file()
+
+
+def test_the_command_line_tells_them(capsys):
+    assert cli.main(["--cflags", "--libs"]) == 0
+    folder = gc.get_library_dir()
+    assert capsys.readouterr().out == f"-I{gc.get_include()} -L{folder} -Wl,-rpath,{folder} -lgradcore\n"
+    for option, folder in (
+        ("--includedir", gc.get_include()),
+        ("--libdir", gc.get_library_dir()),
+        ("--cmakedir", gc.get_cmake_dir()),
+        ("--pkgconfigdir", gc.get_pkgconfig_dir()),
+    ):
+        assert cli.main([option]) == 0
+        assert capsys.readouterr().out == folder + "\n"
+
+
+def test_directories_with_spaces_are_quoted(monkeypatch, tmp_path):
+    package = tmp_path / "a folder's"
+    for name in ("include", "lib"):
+        (package / name).mkdir(parents=True)
+    monkeypatch.setattr("gradcore.config._PACKAGE", package)
+    assert shlex.split(gc.config.cflags()) == [f"-I{package}/include"]
+    assert shlex.split(gc.config.libs()) == [f"-L{package}/lib", f"-Wl,-rpath,{package}/lib", "-lgradcore"]
+
+
+def test_an_incomplete_installation_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr("gradcore.config._PACKAGE", tmp_path)
+    with pytest.raises(FileNotFoundError, match="include: expected a directory of the installed package"):
+        gc.get_include()
+
+
+def test_entry_points_lead_to_the_build_files():
+    def points(group):
+        return {entry.name: entry.value for entry in importlib.metadata.entry_points(group=group)}
+
+    assert points("cmake.root")["gradcore"] == "gradcore"
+    folder = PACKAGE.parent / points("pkg_config")["gradcore"].replace(".", "/")
+    assert folder == Path(gc.get_pkgconfig_dir())
+
+
+def test_the_library_is_small(tmp_path):
+    """Stripped, with every target."""
+    stripped = tmp_path / "libgradcore.so"
+    native.run(native.needs("strip"), "-o", stripped, Path(gc.get_library_dir()) / "libgradcore.so")
+    assert stripped.stat().st_size < 2**20
+
+
+# ---- programs ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits_csv(tmp_path_factory):
+    data = pytest.importorskip("sklearn.datasets").load_digits()
+    path = tmp_path_factory.mktemp("data") / "digits.csv"
+    header = ",".join([f"pixel{i}" for i in range(64)] + ["label"])
+    np.savetxt(path, np.column_stack([data.data, data.target]), "%d", ",", header=header, comments="")
+    return path
+
+
+def check_digits(out):
+    assert float(re.search(r"held-out accuracy ([\d.]+)%", out)[1]) > 95
+    layers = re.findall(r"^(\d) +(\S+) +(\S+) +(\S+) +(\d+)$", out, re.MULTILINE)
+    assert [int(row[0]) for row in layers] == list(range(5))
+    assert all(float(value) > 0 for row in layers for value in row[1:4])
+
+
+def check_control_loop(out):
+    assert re.search(r"worst tick +[\d.]+ us of a budget of \d+ us", out)
+    first, last = map(float, re.search(r"tracking error +([\d.]+) rad at first, ([\d.]+) rad at last", out).groups())
+    assert last < first / 3
+
+
+def test_c_program_trains_on_digits(compile_program, digits_csv, tmp_path):
+    program = compile_program(native.EXAMPLES / "c" / "digits.c")
+    check_digits(native.run(program, digits_csv))
+    (tmp_path / "ragged.csv").write_text("1,2,3,0\n1,2,1\n")
+    with pytest.raises(AssertionError, match="expected 4 columns as in the first row, got 3"):
+        native.run(program, tmp_path / "ragged.csv")
+
+
+def test_cpp_control_loop_learns(compile_program):
+    """At least one step a tick, however slow the machine: time decides nothing here."""
+    check_control_loop(native.run(compile_program(native.EXAMPLES / "cpp" / "control_loop.cpp"), 4000, 50))
+
+
+def test_cpp_face_computes_what_python_does(compile_program, rng, tmp_path):
+    x, labels = rng.normal(size=(16, 6)).astype(np.float32), rng.integers(0, 4, 16)
+    net = gc.MLP([6, 9, 9, 4], activation=["tanh", "gelu"], normalization="batch", residual=True)
+    for name, array in (("parameters", net.parameters.flat), ("x", x), ("labels", labels)):
+        array.tofile(tmp_path / f"{name}.bin")
+    assert "every check passed" in native.run(compile_program(native.ROOT / "tests" / "embed" / "face.cpp"), tmp_path)
+
+    optimizer = gc.optim.AdamW(net, lr=1e-2)
+    result = [value for _ in range(20) for value in net.train_step(x, labels, optimizer, clip_norm=0.5, clip_value=0.1)]
+    result += [net.loss_and_gradients(x, labels), gc.clip_grad_norm_(net.gradients.flat, 0.25)]
+    gc.clip_grad_adaptive_(net)
+    result += net.gradients.flat.tolist()
+    optimizer.lr = 1e-3
+    result += [optimizer.step(clip_norm=1.0), net.loss(x, labels)]
+    output = net.forward(x, training=True)
+    grad_input = net.backward(output)
+    for array in (output, grad_input, net.parameters.flat, net.gradients.flat, net.buffers.flat):
+        result += array.ravel().tolist()
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "result.bin"), result)
+
+
+def test_cmake_consumer(digits_csv, tmp_path):
+    cmake = native.needs("cmake")
+    native.run(
+        cmake, "-S", native.EXAMPLES, "-B", tmp_path, f"-Dgradcore_DIR={native.cmake_dir()}", "-DCMAKE_BUILD_TYPE=Debug"
+    )
+    native.run(cmake, "--build", tmp_path)
+    check_digits(native.run(tmp_path / "digits", digits_csv))
+    check_control_loop(native.run(tmp_path / "control_loop", 4000, 50))
+
+
+def test_pkg_config_consumer(digits_csv, tmp_path):
+    folder = tmp_path / "a copy"
+    shutil.copytree(native.EXAMPLES, folder)
+    paths = f"PKG_CONFIG={native.pkg_config()}", f"PKG_CONFIG_PATH={native.pkgconfig_dir()}"
+    native.run(native.needs("make"), "-C", folder, *paths, "CFLAGS=-O0", "CXXFLAGS=-O0")
+    environment = {} if native.PREFIX is None else {"LD_LIBRARY_PATH": str(native.library_file().parent)}
+    check_digits(native.run(folder / "digits", digits_csv, **environment))
+    check_control_loop(native.run(folder / "control_loop", 4000, 50, **environment))
+
+
+def test_cython_trains_without_the_gil(tmp_path):
+    """Several threads at once, each its own net; the same bits as one after the other."""
+    pytest.importorskip("Cython")
+    pytest.importorskip("setuptools")
+    folder = tmp_path / "cython"
+    shutil.copytree(native.EXAMPLES / "cython", folder)
+    path = str(PACKAGE.parent)
+    native.run(sys.executable, "setup.py", cwd=folder, CFLAGS="-O0", PYTHONPATH=path)
+    out = native.run(sys.executable, "run.py", cwd=folder, PYTHONPATH=path)
+    assert "the same bits alone and together" in out
+    losses = [float(value) for value in re.findall(r"loss ([\d.]+)", out)]
+    assert len(losses) == 4
+    assert max(losses) < 0.1
+    call = "t.train(np.ones((64, 3), 'f4'), np.zeros(64, int), {}, {}, steps=1)"
+    refused = f"import numpy as np, train_threads as t; {call}"
+    for widths, parameters, message in (
+        ("np.array([3, 0])", "np.ones(8, 'f4')", "ValueError: widths"),
+        ("np.array([3, 2])", "np.ones(8, 'f4')", "ValueError: parameters: expected"),
+    ):
+        with pytest.raises(AssertionError, match=message):
+            native.run(sys.executable, "-c", refused.format(widths, parameters), cwd=folder, PYTHONPATH=path)
