@@ -32,6 +32,14 @@ def test_clip_any_gradients(capsys):
     assert "refused, nothing touched" in capsys.readouterr().out
 
 
+@pytest.mark.torch
+def test_beside_torch():
+    difference, clipped, norms = example("beside_torch")()
+    assert difference < 1e-4
+    assert clipped == pytest.approx(0.1, abs=1e-6)
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
 def test_readme_example(capsys, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     program = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[0]
