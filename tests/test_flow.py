@@ -99,6 +99,34 @@ def test_recorded_by_train_step_with_the_update(dtype):
         assert case.mlp.flow.weight_norm[layer] == pytest.approx(np.linalg.norm(before[name]), rel=1e-6)
 
 
+def test_a_step_of_its_own_adds_the_update_and_nothing_else(dtype):
+    """loss_and_gradients and step, both recorded, give the flow of train_step."""
+    net = Net((6, 9, 9, 4), ("tanh", "gelu"))
+    one, two = (Case(net, dtype, batch_size=12) for _ in range(2))
+    one.mlp.train_step(one.x, one.target, gc.optim.Adam(one.mlp, lr=0.01), loss="mse", record=True)
+    optimizer = gc.optim.Adam(two.mlp, lr=0.01)
+    two.mlp.loss_and_gradients(two.x, two.target, loss="mse", record=True)
+    optimizer.step(record=True)
+    np.testing.assert_equal(two.mlp.flow.to_dict(), one.mlp.flow.to_dict())
+    before = two.mlp.parameters["dense0.weight"].astype(float)
+    optimizer.step(record=True)  # a second one counts for itself
+    change = np.linalg.norm(two.mlp.parameters["dense0.weight"] - before) / np.linalg.norm(before)
+    tolerance = 1e3 * tolerances.UNIT_ROUNDOFF[dtype.name]
+    assert two.mlp.flow.update_ratio[0] == pytest.approx(change, rel=tolerance)
+    two.mlp.gradients.flat[0] = np.inf
+    with pytest.raises(FloatingPointError):
+        optimizer.step(clip_norm=1.0, record=True)
+    assert np.isnan(two.mlp.flow.update_ratio).all()
+
+
+def test_a_recorded_step_without_a_recorded_pass_records_nothing():
+    case = Case(Net((6, 9, 4), ("tanh",)), "float32", batch_size=12)
+    case.mlp.loss_and_gradients(case.x, case.target, loss="mse")
+    gc.optim.SGD(case.mlp, lr=0.1).step(record=True)
+    with pytest.raises(ValueError, match="expected a pass with record=True"):
+        case.mlp.flow  # noqa: B018
+
+
 def test_without_a_step_the_update_ratio_is_nan(dtype):
     case = Case(Net((6, 9, 4), ("tanh",)), dtype, batch_size=12)
     case.mlp.loss_and_gradients(case.x, case.target, loss="mse", record=True)

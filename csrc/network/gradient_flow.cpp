@@ -94,8 +94,15 @@ void GradientFlow<T>::parameter(index block, int rank, const T *parameters, cons
   const ParamBlock &b = blocks_[block];
   index *histogram = b.kind == ParamBlock::weight ? thread_histogram(b.layer, 1, rank) : nullptr;
   kernels_.block_stats(1, b.size, gradients + b.offset, b.size, &block_[block].gradient, histogram);
+  before_update(block, parameters);
+}
+
+template <class T>
+void GradientFlow<T>::before_update(index block, const T *parameters) noexcept {
+  const ParamBlock &b = blocks_[block];
   if (b.kind == ParamBlock::weight)
     block_[block].parameter_sumsq = kernels_.sum_of_squares(b.size, parameters + b.offset);
+  block_[block].update_sumsq = 0;
 }
 
 template <class T>

@@ -25,10 +25,13 @@ class GradientFlow {
   void grad_preact(int l, const LayerState<T> &layer, const Tile &tile) noexcept;  // dL/dy in delta
   void delta(int l, const LayerState<T> &layer, const Tile &tile) noexcept;        // dL/dz in delta
   void parameter(index block, int rank, const T *parameters, const T *gradients) noexcept;
+  void before_update(index block, const T *parameters) noexcept;  // |W|^2; makes room for update_sumsq
   double *update_sumsq(index block) noexcept { return &block_[block].update_sumsq; }
 
   // Merges the partial sums into the layers' results. updated: the pass included an optimizer step.
   void finish(bool updated) noexcept;
+  // The same for the parameters alone, after an optimizer step of its own.
+  void finish_parameters(bool updated) noexcept;
 
   int num_layers() const noexcept { return ready_ ? net_.depth() : 0; }
   const gradcore_layer_flow &layer(int l) const noexcept { return result_[l]; }
@@ -51,7 +54,6 @@ class GradientFlow {
   }
   unsigned char *nonzero_units(int l, int rank) noexcept { return &nonzero_[rank * units_ + first_unit_[l]]; }
   void finish_layer(int l) noexcept;
-  void finish_parameters(bool updated) noexcept;
 
   const Architecture &net_;
   const KernelSet<T> &kernels_;

@@ -112,15 +112,20 @@ PassResult Schedule<T>::run(const PassRequest<T> &request) {
 
 template <class T>
 PassResult Schedule<T>::update(const PassRequest<T> &request) {
-  recorder_ = nullptr;
+  recorder_ = request.record && flow_.num_layers() > 0 ? &flow_ : nullptr;
   result_ = PassResult{};
   next_task_.store(0, std::memory_order_relaxed);
   const double work = 8.0 * double(net_.flat_size);  // an element moves as many bytes as eight FMAs take time
   run_team(threads_for(work, index(blocks_.size())), [&](const Team &team) {
     Phases phases(next_task_, team);
-    phases.run(index(blocks_.size()), [&](index block) { measure_gradient(request, block, team.rank); });
+    // Of the flow only the update is new: the gradients were measured by the pass that made them.
+    phases.run(index(blocks_.size()), [&](index block) {
+      block_sumsq_[block] = kernels_.sum_of_squares(blocks_[block].size, gradients_ + blocks_[block].offset);
+      if (recorder_) recorder_->before_update(block, parameters_);
+    });
     update_parameters(request, phases);
   });
+  if (recorder_) flow_.finish_parameters(result_.norm_finite);
   return result_;
 }
 
