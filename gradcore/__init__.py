@@ -26,6 +26,7 @@ from .mlp import MLP, Step
 if TYPE_CHECKING:
     from . import analysis, training
     from .analysis import analyze, repair
+    from .feedback_alignment import DirectFeedbackMLP
     from .training import Callback, EarlyStopping, History
 
 __version__: str = _core.version()
@@ -33,6 +34,7 @@ __version__: str = _core.version()
 __all__ = [
     "MLP",
     "Callback",
+    "DirectFeedbackMLP",
     "EarlyStopping",
     "GradientFlow",
     "History",
@@ -66,6 +68,7 @@ _LAZY = {
     "analysis": ("analysis", None),
     "analyze": ("analysis", "analyze"),
     "repair": ("analysis", "repair"),
+    "DirectFeedbackMLP": ("feedback_alignment", "DirectFeedbackMLP"),
     "training": ("training", None),
     "Callback": ("training", "Callback"),
     "EarlyStopping": ("training", "EarlyStopping"),

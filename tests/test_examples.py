@@ -40,6 +40,15 @@ def test_beside_torch():
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
+def test_without_backpropagation(capsys):
+    pytest.importorskip("sklearn")
+    rows = example("without_backpropagation")(depths=(1,), activations=("tanh",), rates=(3e-3,), epochs=15, seeds=1)
+    assert [row["method"] for row in rows] == ["backpropagation", "with batch norm", "direct feedback"]
+    assert min(row["accuracy"] for row in rows) > 0.9
+    assert rows[-1]["first_angle"] < 80
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
 def test_readme_example(capsys, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     program = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[0]

@@ -1,0 +1,212 @@
+"""Training without backpropagation: direct feedback alignment (Nøkland 2016, arXiv:1609.01596).
+
+Backpropagation carries the error e = dL/d(output) down through the transposed weights of every layer
+above. Direct feedback alignment sends it to each hidden layer at once, through a fixed random matrix:
+
+    dL/dh_l  ~  B_l e,     B_l [width_l, out_features], never trained                      (F.1)
+
+and from there on every layer does what it does in backpropagation: times act'(y_l), through its own
+normalization, times its input. The output layer's gradient is the true one. No product of Jacobians is
+formed, so nothing can vanish or explode on the way down; it learns because the weights above come to
+agree with the feedback ("alignment"), which is measured: `DirectFeedbackMLP.alignment`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _check, ops
+from .mlp import MLP, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .optim import Optimizer
+
+Array = _check.Array
+
+# Keeps the feedback apart from the weights, which are drawn from the plain seed: it must not know them.
+_FEEDBACK_STREAM = 1
+
+
+class DirectFeedbackMLP(MLP):
+    """An MLP whose training steps use direct feedback alignment in place of backpropagation.
+
+    It is the same net with the same initial weights as `MLP(widths, **options)`: forward passes, files
+    and `loss_and_gradients` (the true gradient) are those of `MLP`. `train_step`, and with it `fit`, take
+    their gradients from `feedback_gradients`. An analysis measures the true gradients; a saved file holds
+    the net without its feedback.
+
+    Args:
+        widths, options: as `MLP`.
+        feedback_seed: of the feedback matrices; None for fresh randomness.
+        feedback_scale: > 0. The entries of B_l are normal with variance feedback_scale^2 / width_l, so that
+            |B_l e| is about feedback_scale |e|: at 1, what a net at its critical gain would deliver.
+
+    Attributes:
+        feedback: B_l of each hidden layer, a tuple of arrays [width_l, out_features] of the net's dtype.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        *,
+        feedback_seed: int | None = 0,
+        feedback_scale: float = 1.0,
+        **options: Any,
+    ) -> None:
+        scale = _check.positive(feedback_scale, "feedback_scale")
+        if feedback_seed is not None:
+            feedback_seed = _check.integer(feedback_seed, "feedback_seed", 0)
+        super().__init__(widths, **options)
+        entropy = None if feedback_seed is None else [feedback_seed, _FEEDBACK_STREAM]
+        streams = np.random.SeedSequence(entropy).spawn(self.depth - 1)
+        self.feedback: tuple[Array, ...] = tuple(
+            (scale / math.sqrt(width) * np.random.default_rng(stream).standard_normal((width, self.out_features)))
+            .astype(self.dtype)
+            for width, stream in zip(self.widths[1:-1], streams, strict=True)
+        )  # fmt: skip
+
+    def feedback_gradients(self, x: ArrayLike, target: ArrayLike, loss: str = "cross_entropy") -> float:
+        """What direct feedback alignment takes for the gradients of a batch; overwrites `gradients`.
+
+        Arguments, returned loss and errors as `loss_and_gradients`.
+        """
+        _check.choice(loss, "loss", _check.LOSSES)
+        rows, values = self._batch(x, target, loss)
+        _check.finite(rows, "x")
+        if self.normalization == "batch":
+            self.forward(rows, training=True)  # for the running statistics alone
+        return self._feedback_pass(rows, values, loss)
+
+    def train_step(
+        self,
+        x: ArrayLike,
+        target: ArrayLike,
+        optimizer: Optimizer,
+        loss: str = "cross_entropy",
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        record: bool = False,
+    ) -> Step:
+        """One step along `feedback_gradients`; arguments, result and errors as `MLP.train_step`.
+
+        With `record`, `flow` describes the batch as backpropagation sees it (its deltas are the true ones)
+        beside the update that was really made.
+        """
+        if getattr(optimizer, "net", None) is not self:
+            raise ValueError("optimizer: expected one that was made for this net, got another net's")
+        if record:
+            self.loss_and_gradients(x, target, loss, record=True)
+            value = self._feedback_pass(*self._batch(x, target, loss), loss)
+        else:
+            value = self.feedback_gradients(x, target, loss)
+        return Step(value, optimizer.step(clip_norm, clip_value, record=record))
+
+    def alignment(self, x: ArrayLike, target: ArrayLike, loss: str = "cross_entropy") -> Array:
+        """The angle between `feedback_gradients` and the true gradient of each layer's weights.
+
+        Below 90 degrees a small step lowers the loss. The output layer's angle is 0. `gradients` are
+        overwritten; running statistics stay as they are.
+
+        Returns:
+            Degrees, float64 [depth]; NaN where either gradient is zero or not finite.
+        """
+        buffers = self.buffers.flat.copy()
+        self.loss_and_gradients(x, target, loss)
+        true = self._weight_gradients()
+        self.feedback_gradients(x, target, loss)
+        self.buffers.flat[:] = buffers
+        return np.array([_angle(a, b) for a, b in zip(self._weight_gradients(), true, strict=True)])
+
+    def copy(self) -> DirectFeedbackMLP:
+        """A net of its own with equal parameters and buffers and the same feedback; gradients are zero."""
+        return _with_feedback(super().copy(), self.feedback)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _with_feedback, (super().copy(), self.feedback)
+
+    def __repr__(self) -> str:
+        return f"DirectFeedback{super().__repr__()}"
+
+    def _feedback_pass(self, x: Array, target: Array, loss: str) -> float:
+        """Forward, keeping what each layer needs; then every layer's gradients, none from another's."""
+        inputs, hidden = [x], []
+        for layer, name in enumerate(self.activations):
+            z = ops.dense(inputs[-1], self.parameters[f"dense{layer}.weight"], self._bias(layer))
+            y, saved = self._normalized(layer, z)
+            h = ops.activation(y, name)
+            if self.residual and h.shape == inputs[-1].shape:
+                h += inputs[-1]
+            hidden.append((z, y, saved))
+            inputs.append(h)
+        last = self.depth - 1
+        output = ops.dense(inputs[-1], self.parameters[f"dense{last}.weight"], self._bias(last))
+        error = ops.loss_backward(output, target, loss)
+        self._store(last, error, inputs[-1])
+        for layer, (z, y, saved) in enumerate(hidden):
+            grad = ops.activation_backward(error @ self.feedback[layer].T, y, self.activations[layer])  # (F.1)
+            self._store(layer, self._normalized_backward(layer, grad, z, saved), inputs[layer])
+        return ops.loss(output, target, loss)
+
+    def _weight_gradients(self) -> list[Array]:
+        return [self.gradients[f"dense{layer}.weight"].astype(np.float64) for layer in range(self.depth)]
+
+    def _bias(self, layer: int) -> Array | None:
+        return self.parameters[f"dense{layer}.bias"] if self.bias else None
+
+    def _store(self, layer: int, delta: Array, x: Array) -> None:
+        """The gradients of a dense layer from its delta and its input."""
+        np.matmul(delta.T, x, out=self.gradients[f"dense{layer}.weight"])
+        if self.bias:
+            np.sum(delta, axis=0, out=self.gradients[f"dense{layer}.bias"])
+
+    def _normalized(self, layer: int, z: Array) -> tuple[Array, tuple[Array, ...]]:
+        """y = norm(z) in training mode, and the statistics its backward needs."""
+        if self.normalization is None:
+            return z, ()
+        weight = self.parameters[f"norm{layer}.weight"]
+        if self.normalization == "rms":
+            y, *saved = ops.rms_norm(z, weight)
+        else:
+            normalize = ops.batch_norm if self.normalization == "batch" else ops.layer_norm
+            y, *saved = normalize(z, weight, self.parameters[f"norm{layer}.bias"])
+        return y, tuple(saved)
+
+    def _normalized_backward(self, layer: int, grad: Array, z: Array, saved: tuple[Array, ...]) -> Array:
+        """dL/dz from dL/dy; stores the gradients of the normalization on the way."""
+        if self.normalization is None:
+            return grad
+        backward: Any = {
+            "batch": ops.batch_norm_backward,
+            "layer": ops.layer_norm_backward,
+            "rms": ops.rms_norm_backward,
+        }[self.normalization]
+        delta, *by_parameters = backward(grad, z, self.parameters[f"norm{layer}.weight"], *saved)
+        for name, values in zip(("weight", "bias"), by_parameters, strict=False):  # rms norm has no bias
+            self.gradients[f"norm{layer}.{name}"] = values
+        return np.asarray(delta)
+
+
+def _angle(a: Array, b: Array) -> float:
+    """Degrees between two arrays taken as vectors."""
+    lengths = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
+    if not 0.0 < lengths < math.inf:
+        return math.nan
+    return math.degrees(math.acos(min(max(float(np.vdot(a, b)) / lengths, -1.0), 1.0)))
+
+
+def _with_feedback(net: MLP, feedback: tuple[Array, ...]) -> DirectFeedbackMLP:
+    other = DirectFeedbackMLP.__new__(DirectFeedbackMLP)
+    other._build(**net.config)
+    other.parameters.flat[:] = net.parameters.flat
+    other.buffers.flat[:] = net.buffers.flat
+    other.feedback = feedback
+    return other
