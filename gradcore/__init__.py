@@ -47,6 +47,7 @@ __all__ = [
     "clip_grad_norm_",
     "clip_grad_value_",
     "cpu_info",
+    "export_c",
     "flow",
     "get_cmake_dir",
     "get_include",
@@ -67,6 +68,7 @@ __all__ = [
 _LAZY = {
     "analysis": ("analysis", None),
     "analyze": ("analysis", "analyze"),
+    "export_c": ("export", "export_c"),
     "repair": ("analysis", "repair"),
     "DirectFeedbackMLP": ("feedback_alignment", "DirectFeedbackMLP"),
     "training": ("training", None),
