@@ -267,19 +267,21 @@ gradcore_status gradcore_op_batch_norm(int32_t dtype, const gradcore_matrix *inp
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<std::decay_t<decltype(kernels)>>;
     const index n = input->rows, c = input->cols;
-    std::vector<T> scale_shift(std::size_t(2 * c));
-    T *scale = scale_shift.data(), *shift = scale + c;
+    std::vector<T> columns(std::size_t(2 * c));
+    T *scale = columns.data(), *shift = scale + c;
     T *mean = static_cast<T *>(save_mean), *inv_std = static_cast<T *>(save_invstd);
     const T *x = static_cast<const T *>(input->data);
-    kernels.column_moments(n, c, x, input->stride, mean, inv_std);
+    kernels.column_moments(n, c, x, input->stride, mean, shift, inv_std);
     for (index i = 0; i < c; i++) {
       const double inverse = 1.0 / std::sqrt(double(inv_std[i]) / double(n) + eps);
       const double gamma = double(static_cast<const T *>(weight)[i]), beta = double(static_cast<const T *>(bias)[i]);
+      const double before = double(mean[i]), rest = double(shift[i]);
+      mean[i] = T(before + rest);
       inv_std[i] = T(inverse);
       scale[i] = T(gamma * inverse);
-      shift[i] = T(beta - gamma * inverse * double(mean[i]));
+      shift[i] = T(beta - gamma * inverse * ((before - double(mean[i])) + rest));
     }
-    kernels.scale_shift_columns(n, c, x, input->stride, scale, shift, static_cast<T *>(output), c);
+    kernels.batch_norm_forward(n, c, x, input->stride, mean, scale, shift, static_cast<T *>(output), c);
     return GRADCORE_OK;
   });
 }
@@ -407,7 +409,7 @@ gradcore_status gradcore_op_array_stats(int32_t dtype, const void *array, int64_
     kernels.block_stats(1, count, static_cast<const T *>(array), count, &sums, histogram);
     *stats = finish_stats(sums);
     // The sum of squares of double data may overflow or vanish where the norm does neither.
-    if (sums.nonfinite == 0) stats->norm = norm2(kernels, count, static_cast<const T *>(array));
+    stats->norm = finite_norm2(kernels, count, static_cast<const T *>(array), sums);
     return GRADCORE_OK;
   });
 }

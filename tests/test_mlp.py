@@ -230,6 +230,25 @@ def test_running_statistics(dtype):
     assert_same_bits(case.mlp.buffers, before)
 
 
+@pytest.mark.parametrize("batch_size", [20, 300])
+def test_batch_norm_keeps_its_digits_far_from_zero(batch_size, target, rng):
+    """1e4 deviations from zero float32 gives what float64 does: the mean is known to more than a float32."""
+    x = (1e4 + rng.standard_normal((batch_size, 19))).astype("float32")
+    labels = rng.integers(0, 5, batch_size)
+    results = {}
+    for dtype in ("float32", "float64"):
+        net = gc.MLP([19, 19, 5], activation="tanh", normalization="batch", dtype=dtype)
+        net.parameters["dense0.weight"][:] = np.eye(19)  # pre-activations are x itself, without rounding
+        net.loss_and_gradients(x.astype(dtype), labels)
+        results[dtype] = net.forward(x.astype(dtype), training=True), copies(net.gradients)
+    np.testing.assert_allclose(*(output for output, _ in results.values()), rtol=0, atol=1e-5)
+    del results["float32"][1]["dense0.weight"], results["float64"][1]["dense0.weight"]  # a sum of rounded x
+    for name, expected in results["float64"][1].items():
+        if name != "dense0.bias":  # zero but for rounding
+            actual = results["float32"][1][name]
+            assert np.linalg.norm(actual - expected) <= 1e-5 * np.linalg.norm(expected), name
+
+
 def test_one_row_passes_batch_norm_in_inference(dtype):
     case = Case(Net((5, 8, 3), ("tanh",), "batch"), dtype, batch_size=10)
     case.mlp.forward(case.x, training=True)

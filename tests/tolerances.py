@@ -78,6 +78,12 @@ def _normalization_backward(x, x_hat, inv_std, weight, grad_output, *, axis):
     return 2 * (m + 8) * u * grad_input, (len(x) + m + 8) * u * grad_weight
 
 
+def batch_norm_far_from_zero(rows):
+    """Absolute, float32, of x_hat up to 8: no term grows with the mean, as (rows + 1) u mean|x - mean| is
+    all that mean + rest errs by. float64 sums the tiles' means in float64 and keeps a term of mean|x|."""
+    return (rows + 1) * _u("float32") + (rows / 2 + 8) * _u("float32") * 8
+
+
 batch_norm = partial(_normalization, axis=0)
 batch_norm_backward = partial(_normalization_backward, axis=0)
 layer_norm = partial(_normalization, axis=1)

@@ -104,11 +104,12 @@ struct KernelSet {
                                                   index ldt, T scale, T *grad, index ldg);
 
   // ---- normalization (normalize-inl.h). Exact.
-  // Column mean and M2 = sum (x - mean)^2 of a block, two-pass within the block.
-  void (*column_moments)(index rows, index cols, const T *x, index ldx, T *mean, T *m2);
-  // y = x * scale[c] + shift[c]; y may be x.
-  void (*scale_shift_columns)(index rows, index cols, const T *x, index ldx, const T *scale, const T *shift, T *y,
-                              index ldy);
+  // Of each column of a block: its mean to beyond the precision of T, mean + rest, and m2, the sum of
+  // the squared distances from it.
+  void (*column_moments)(index rows, index cols, const T *x, index ldx, T *mean, T *rest, T *m2);
+  // y = (x - mean[c]) * scale[c] + shift[c]; y may be x.
+  void (*batch_norm_forward)(index rows, index cols, const T *x, index ldx, const T *mean, const T *scale,
+                             const T *shift, T *y, index ldy);
   // sum_dy[c] = sum dy, sum_dy_xhat[c] = sum dy * (x - mean[c]) * inv_std[c] over the block (overwrites).
   void (*batch_norm_sums)(index rows, index cols, const T *dy, index lddy, const T *x, index ldx, const T *mean,
                           const T *inv_std, T *sum_dy, T *sum_dy_xhat);

@@ -331,8 +331,8 @@ void Schedule<T>::fill_norm_gradient(const ParamBlock &block, index tiles, bool 
     return;
   }
   // Layer norm's partials hold dgamma, then dbeta, of each tile: a matrix of one row a tile.
-  kernels_.column_sum(tiles, block.size, layer.partials + (weight ? 0 : layer.partial_ld), 2 * layer.partial_ld,
-                      accumulate, grad);
+  kernels_.column_sum(tiles, block.size, layer.partials + (weight ? 0 : layer.partial_ld),
+                      layer.kPartials * layer.partial_ld, accumulate, grad);
 }
 
 template <class T>

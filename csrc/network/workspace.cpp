@@ -145,8 +145,8 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
       layer.h = layer.z = alternate[(l + 1) % 2];
     }
     const index columns = spec.batch_norm() ? spec.out : 0;
-    for (T **vector : {&layer.mean, &layer.inv_std, &layer.scale, &layer.shift, &layer.sum_dy, &layer.sum_dy_xhat,
-                       &layer.mean_dy, &layer.mean_dy_xhat})
+    for (T **vector : {&layer.mean, &layer.mean_rest, &layer.inv_std, &layer.scale, &layer.shift, &layer.sum_dy,
+                       &layer.sum_dy_xhat, &layer.mean_dy, &layer.mean_dy_xhat})
       *vector = arena.take<T>(columns);
     if (spec.row_norm())
       for (Matrix<T> *numbers : {&layer.row_mean, &layer.row_inv_std})
@@ -154,7 +154,7 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
                                   : Matrix<T>{arena.take<T>(tile * shape.threads), 1, tile};
     layer.partial_ld = row_stride<T>(spec.out);
     const bool needs_partials = spec.normalization && shape.training;
-    layer.partials = arena.take<T>(needs_partials ? shape.plan.max_tiles() * 2 * layer.partial_ld : 0);
+    layer.partials = arena.take<T>(needs_partials ? shape.plan.max_tiles() * layer.kPartials * layer.partial_ld : 0);
     x = layer.h;
   }
 }

@@ -60,13 +60,14 @@ struct LayerState {
   Matrix<T> grad_out;  // dL/dh, where it cannot be made in delta
   bool saves_derivative;
 
-  // Batch norm, [out] each: y = z * scale + shift; then the sums of the backward pass over the batch.
-  T *mean, *inv_std, *scale, *shift;
+  // Batch norm, [out] each: y = (z - mean) * scale + shift; then the sums of the backward pass over the batch.
+  T *mean, *mean_rest, *inv_std, *scale, *shift;
   T *sum_dy, *sum_dy_xhat, *mean_dy, *mean_dy_xhat;
   Matrix<T> row_mean, row_inv_std;  // layer and rms norm: one number a row
-  T *partials;                      // two vectors [partial_ld] a tile: moments forward, sums backward
+  T *partials;                      // vectors [partial_ld] of each tile: moments forward, sums backward
   index partial_ld;
-  T *partial(index tile) const noexcept { return partials + tile * 2 * partial_ld; }
+  static constexpr index kPartials = 3;
+  T *partial(index tile) const noexcept { return partials + tile * kPartials * partial_ld; }
 
   T *forward_panels, *backward_panels;  // packed weights
 };

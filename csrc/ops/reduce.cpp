@@ -12,11 +12,12 @@ namespace {
 
 constexpr index kBlock = 16384;
 
-// Sum of squares of x * 2^-exponent: safe for double whose largest magnitude is below 2^(exponent + 1).
+// Sum of squares of the finite x * 2^-exponent: safe for double whose largest is below 2^(exponent + 1).
 template <class T>
 double scaled_squares(index n, const T *x, int exponent) noexcept {
   double sum = 0;
   for (index i = 0; i < n; i++) {
+    if (!std::isfinite(x[i])) continue;
     const double value = std::ldexp(double(x[i]), -exponent);
     sum += value * value;
   }
@@ -77,6 +78,14 @@ double norm2(const KernelSet<T> &kernels, index n, const T *x) noexcept {
 }
 
 template <class T>
+double finite_norm2(const KernelSet<T> &kernels, index n, const T *x, const StatsSums &sums) noexcept {
+  if (sums.nonfinite == 0) return norm2(kernels, n, x);
+  if (trustworthy(sums.sumsq) || sums.max_abs == 0) return std::sqrt(sums.sumsq);
+  const int exponent = std::ilogb(sums.max_abs);
+  return std::ldexp(std::sqrt(scaled_squares(n, x, exponent)), exponent);
+}
+
+template <class T>
 double total_norm(const KernelSet<T> &kernels, const ArrayList<T> &list, double p) {
   const std::vector<Piece<T>> pieces = cut(list);
   if (p == 2) {
@@ -132,9 +141,10 @@ gradcore_array_stats finish_stats(const StatsSums &sums) noexcept {
   return stats;
 }
 
-#define GRADCORE_INSTANTIATE(T)                                              \
-  template std::vector<Piece<T>> cut<T>(const ArrayList<T> &);               \
-  template double norm2<T>(const KernelSet<T> &, index, const T *) noexcept; \
+#define GRADCORE_INSTANTIATE(T)                                                                        \
+  template std::vector<Piece<T>> cut<T>(const ArrayList<T> &);                                         \
+  template double norm2<T>(const KernelSet<T> &, index, const T *) noexcept;                           \
+  template double finite_norm2<T>(const KernelSet<T> &, index, const T *, const StatsSums &) noexcept; \
   template double total_norm<T>(const KernelSet<T> &, const ArrayList<T> &, double);
 GRADCORE_INSTANTIATE(float)
 GRADCORE_INSTANTIATE(double)

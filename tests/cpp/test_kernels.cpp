@@ -162,34 +162,43 @@ template <class T>
 void test_column_moments() {
   for_each_case<T>("column_moments", [&](const KernelSet<T> &k, const Case &c) {
     const Matrix<T> x = rng.matrix<T>(c, c.scale, 1000);  // mean / std 1000: E[x^2] - E[x]^2 would lose all digits
-    Matrix<T> mean(1, c.cols), m2(1, c.cols);
-    k.column_moments(c.rows, c.cols, x.data(), x.ld(), mean.data(), m2.data());
+    Matrix<T> mean(1, c.cols), rest(1, c.cols), m2(1, c.cols);
+    k.column_moments(c.rows, c.cols, x.data(), x.ld(), mean.data(), rest.data(), m2.data());
     const double u = 2 * kRoundoff<T>;
     for (index j = 0; j < c.cols; j++) {
-      double sum = 0, squares = 0;
-      for (index r = 0; r < c.rows; r++) sum += double(x(r, j));
-      const double center = sum / double(c.rows);
+      long double sum = 0;  // finer than double, so that float64's mean + rest can be judged
+      double squares = 0;
+      for (index r = 0; r < c.rows; r++) sum += x(r, j);
+      const long double exact = sum / c.rows;
+      const double center = double(exact);
       for (index r = 0; r < c.rows; r++) squares += std::pow(double(x(r, j)) - center, 2);
-      CHECK_NEAR(mean[j], center, double(c.rows + 1) * u * std::abs(center));
       // Each deviation errs by what the mean lost; the correction takes their sum out again.
-      const double drift = double(c.rows + 1) * u * center;
+      const double drift = double(c.rows + 1) * u * center, deviation = std::sqrt(squares / double(c.rows));
+      CHECK_NEAR(mean[j], center, std::abs(drift));
+      CHECK_NEAR((long double)mean[j] - exact + rest[j], 0, double(c.rows + 1) * u * (deviation + std::abs(drift)));
       CHECK_NEAR(m2[j], squares, double(c.rows + 8) * u * (squares + double(c.rows) * drift * drift));
     }
-    CHECK(mean.intact() && m2.intact());
+    CHECK(mean.intact() && rest.intact() && m2.intact());
   });
 }
 
 template <class T>
-void test_scale_shift() {
-  for_each_case<T>("scale_shift_columns", [&](const KernelSet<T> &k, const Case &c) {
-    const Matrix<T> x = rng.matrix<T>(c, c.scale), scale = rng.vector<T>(c.cols, 1), shift = rng.vector<T>(c.cols, 1);
+void test_batch_norm_forward() {
+  for_each_case<T>("batch_norm_forward", [&](const KernelSet<T> &k, const Case &c) {
+    const double offset = 1e4;  // in deviations: x * scale + shift would lose four digits
+    const Matrix<T> x = rng.matrix<T>(c, c.scale, offset), mean = rng.vector<T>(c.cols, c.scale, offset),
+                    scale = rng.vector<T>(c.cols, 1), shift = rng.vector<T>(c.cols, 1);
     Matrix<T> y(c.rows, c.cols, c.gap + 1), in_place = x;
-    k.scale_shift_columns(c.rows, c.cols, x.data(), x.ld(), scale.data(), shift.data(), y.data(), y.ld());
-    k.scale_shift_columns(c.rows, c.cols, in_place.data(), x.ld(), scale.data(), shift.data(), in_place.data(), x.ld());
+    const auto forward = [&](const Matrix<T> &from, Matrix<T> &to) {
+      k.batch_norm_forward(c.rows, c.cols, from.data(), from.ld(), mean.data(), scale.data(), shift.data(), to.data(),
+                           to.ld());
+    };
+    forward(x, y);
+    forward(in_place, in_place);
     bool close = true;
     for (index r = 0; r < c.rows; r++)
       for (index j = 0; j < c.cols; j++) {
-        const double product = double(x(r, j)) * double(scale[j]), sum = product + double(shift[j]);
+        const double product = (double(x(r, j)) - double(mean[j])) * double(scale[j]), sum = product + double(shift[j]);
         close &= near(double(y(r, j)), sum, 2 * kRoundoff<T> * (std::abs(product) + std::abs(sum)));
       }
     CHECK(close);
@@ -375,7 +384,7 @@ void test_all() {
   test_scale_and_clamp<T>();
   test_updates<T>();
   test_column_moments<T>();
-  test_scale_shift<T>();
+  test_batch_norm_forward<T>();
   test_batch_norm_backward<T>();
   for (const bool rms : {false, true}) {
     test_layer_norm_forward<T>(rms);
