@@ -23,13 +23,14 @@ using std::ptrdiff_t;
 using std::uint32_t;
 using std::uint64_t;
 
+// U is a vector at any address. By typedef: Clang drops `aligned` from an alias written with `using`.
 template <class T>
 struct VecTraits;
 
 template <>
 struct VecTraits<float> {
   using V = float __attribute__((vector_size(GRADCORE_VECTOR_BYTES)));
-  using U = float __attribute__((vector_size(GRADCORE_VECTOR_BYTES), aligned(4), may_alias));
+  typedef float U __attribute__((vector_size(GRADCORE_VECTOR_BYTES), aligned(4), may_alias));
   using I = int32_t __attribute__((vector_size(GRADCORE_VECTOR_BYTES)));
   using Int = int32_t;
   static constexpr int kMantissaBits = 23;
@@ -39,12 +40,14 @@ struct VecTraits<float> {
 template <>
 struct VecTraits<double> {
   using V = double __attribute__((vector_size(GRADCORE_VECTOR_BYTES)));
-  using U = double __attribute__((vector_size(GRADCORE_VECTOR_BYTES), aligned(8), may_alias));
+  typedef double U __attribute__((vector_size(GRADCORE_VECTOR_BYTES), aligned(8), may_alias));
   using I = int64_t __attribute__((vector_size(GRADCORE_VECTOR_BYTES)));
   using Int = int64_t;
   static constexpr int kMantissaBits = 52;
   static constexpr int kExponentBias = 1023;
 };
+
+static_assert(alignof(VecTraits<float>::U) == 4 && alignof(VecTraits<double>::U) == 8);
 
 template <class T>
 using Vec = typename VecTraits<T>::V;
