@@ -2,19 +2,10 @@
 // The single ops and clipping are in c_api_ops.cpp.
 #include <cmath>
 #include <cstring>
-#include <new>
 
-#include "error.hpp"
-#include "network/network.hpp"
+#include "handles.hpp"
 
 using namespace gradcore;
-
-struct gradcore_net : Network {
-  using Network::Network;
-};
-struct gradcore_optimizer : NetOptimizer {
-  using NetOptimizer::NetOptimizer;
-};
 
 namespace {
 
@@ -23,22 +14,6 @@ constexpr const char *kActivationNames[GRADCORE_NUM_ACTIVATIONS] = {
     "silu",     "mish", "softplus",   "tanh", "hard_tanh", "sigmoid"};
 constexpr const char *kLossNames[GRADCORE_NUM_LOSSES] = {"cross_entropy", "binary_cross_entropy", "mse", "mae",
                                                          "huber"};
-
-// Runs a call that may throw; the only exception the core lets through is std::bad_alloc.
-template <class F>
-gradcore_status guarded(F &&call) noexcept {
-  try {
-    return call();
-  } catch (const std::bad_alloc &) {
-    return fail(GRADCORE_OUT_OF_MEMORY, "out of memory; nothing was changed");
-  } catch (...) {
-    return fail(GRADCORE_INTERNAL, "internal error");
-  }
-}
-
-gradcore_status null_argument(const char *name) noexcept {
-  return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected a pointer, got NULL", name);
-}
 
 gradcore_status check_clip(double clip_norm, double clip_value) noexcept {
   if (!(clip_norm >= 0)) return fail(GRADCORE_INVALID_ARGUMENT, "clip_norm: expected a number >= 0, got %g", clip_norm);
@@ -109,6 +84,25 @@ gradcore_status gradcore_net_create(const gradcore_net_config *config, gradcore_
   });
 }
 void gradcore_net_destroy(gradcore_net *net) { delete net; }
+
+gradcore_status gradcore_net_get_config(const gradcore_net *net, gradcore_net_config *config) {
+  if (!net) return null_argument("net");
+  if (!config) return null_argument("config");
+  const gradcore_net_config given = net->config();
+  if (config->size < sizeof given)
+    return fail(GRADCORE_INVALID_ARGUMENT, "config.size: expected at least %zu, got %zu", sizeof given, config->size);
+  *config = given;
+  return GRADCORE_OK;
+}
+const char *gradcore_net_init(const gradcore_net *net) { return net ? net->origin.init.c_str() : nullptr; }
+const char *gradcore_net_seed(const gradcore_net *net) {
+  return net && !net->origin.seed.empty() ? net->origin.seed.c_str() : nullptr;
+}
+gradcore_status gradcore_net_set_origin(gradcore_net *net, const char *init, const char *seed) {
+  if (!net) return null_argument("net");
+  if (!init) return null_argument("init");
+  return guarded([&] { return net->set_origin(init, seed ? seed : ""); });
+}
 
 int32_t gradcore_net_num_parameters(const gradcore_net *net) {
   return net ? int32_t(net->architecture().parameters.size()) : 0;

@@ -135,33 +135,49 @@ class MLP:
         seed: int | None,
     ) -> None:
         """Everything but the weights, which stay zero."""
-        self.widths = tuple(_check.widths(widths))
+        shape = _check.widths(widths)
+        names = _check.activations(activation, len(shape) - 2)
+        core = _core.Net(
+            shape,
+            [_check.ACTIVATIONS[name] for name in names],
+            _check.choice(normalization, "normalization", _check.NORMALIZATIONS),
+            _check.flag(residual, "residual"),
+            _check.flag(bias, "bias"),
+            _check.DTYPES[_check.dtype_name(dtype)],
+        )
+        digits = None if _check.seed(seed) is None else str(seed)
+        core.set_origin(init if isinstance(init, str) else "custom", digits)  # files hold no functions
+        self._adopt(core)
+        self._init = init
+
+    def _adopt(self, core: _core.Net) -> None:
+        """Become the face of this native net."""
+        self._core = core
+        widths, activations, normalization, self.residual, self.bias, dtype, self._init, seed = core.config
+        self.widths = tuple(widths)
         self.depth = len(self.widths) - 1
         self.in_features, self.out_features = self.widths[0], self.widths[-1]
-        self.activations = tuple(_check.activations(activation, self.depth - 1))
-        normalization_code = _check.choice(normalization, "normalization", _check.NORMALIZATIONS)
-        self.normalization = normalization
-        self.residual, self.bias = _check.flag(residual, "residual"), _check.flag(bias, "bias")
-        self.dtype = np.dtype(_check.dtype_name(dtype))
-        self._init, self._seed = init, _check.seed(seed)
-        self._core = _core.Net(
-            list(self.widths),
-            [_check.ACTIVATIONS[name] for name in self.activations],
-            normalization_code,
-            self.residual,
-            self.bias,
-            _check.DTYPES[self.dtype.name],
-        )
-        table = self._core.parameter_table
-        self._parameters = Tensors(self._core.parameters, table)
-        self._gradients = Tensors(self._core.gradients, table)
-        self._buffers = Tensors(self._core.buffers, self._core.buffer_table)
+        self.activations = tuple(_core.ACTIVATIONS[code] for code in activations)
+        self.normalization = _core.NORMALIZATIONS[normalization]
+        self.dtype = np.dtype(_core.DTYPES[dtype])
+        self._seed = None if seed is None else int(seed)
+        table = core.parameter_table
+        self._parameters = Tensors(core.parameters, table)
+        self._gradients = Tensors(core.gradients, table)
+        self._buffers = Tensors(core.buffers, core.buffer_table)
 
     @classmethod
     def _without_weights(cls, config: dict[str, Any]) -> MLP:
         """A net of this `config` with zero weights: for those who fill them in at once."""
         net = cls.__new__(cls)
         net._build(**config)
+        return net
+
+    @classmethod
+    def _around(cls, core: _core.Net) -> MLP:
+        """The face of a native net that is there already."""
+        net = cls.__new__(cls)
+        net._adopt(core)
         return net
 
     # ---- what it is --------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """save and load: exact, readable by others, atomic, and nothing but a whole gradcore file is taken."""
 
+import errno
 import json
 import os
 import struct
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import gradcore as gc
+from gradcore.io import from_bytes
 from nets import Case, assert_same_bits, copies
 from reference import Net
 
@@ -42,6 +44,46 @@ def test_round_trip_is_exact(net, dtype, tmp_path):
     assert_same_bits(loaded.gradients, copies(case.mlp.gradients))
 
 
+@pytest.mark.parametrize("net", NETS, ids=str)
+def test_every_byte_is_as_described(net, dtype, tmp_path):
+    """The format once more, in Python."""
+    case, path = trained(net, dtype, tmp_path)
+    tensors = dict(sorted({**case.mlp.parameters, **case.mlp.buffers}.items()))
+    header, end = {"__metadata__": {"gradcore": json.dumps({"version": 1, **case.mlp.config})}}, 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": f"F{8 * tensor.itemsize}", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    body = b"".join(tensor.astype(tensor.dtype.newbyteorder("<")).tobytes() for tensor in tensors.values())
+    assert path.read_bytes() == struct.pack("<Q", len(text)) + text + body
+
+
+def test_any_order_and_spelling_of_the_header_is_read(tmp_path):
+    case, path = trained(NETS[1], "float32", tmp_path)
+    header, body = parts(path.read_bytes())
+    architecture = json.loads(header["__metadata__"]["gradcore"])
+    reordered = dict(reversed(header.items()))
+    reordered["__metadata__"] = {
+        "by": "h\u00e9 \U0001f600",
+        "gradcore": json.dumps(dict(reversed(architecture.items()))),
+    }
+    text = json.dumps(reordered, indent=2, ensure_ascii=False).replace("dense0.weight", "d\\u0065nse0.weight").encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+    loaded = gc.load(path)
+    assert_same_bits(loaded.parameters, copies(case.mlp.parameters))
+    assert loaded.config == case.mlp.config
+
+
+@pytest.mark.parametrize("seed", [0, None, 2**64 - 1, 10**30])
+def test_the_origin_is_kept(seed, tmp_path):
+    path = tmp_path / "net.safetensors"
+    gc.MLP([3, 2], init="he_normal", seed=seed).save(path)
+    assert gc.load(path).config["seed"] == seed and gc.load(path).config["init"] == "he_normal"
+    gc.MLP([3, 2], init=lambda shape, rng: np.ones(shape), seed=seed).save(path)
+    assert gc.load(path).config["init"] == "custom"
+
+
 def test_special_values_survive(dtype, tmp_path):
     mlp = gc.MLP([3, 2], dtype=dtype.name)
     special = np.array([[0.0, -0.0, np.finfo(dtype).smallest_subnormal], [np.nan, np.inf, -np.inf]], dtype)
@@ -68,19 +110,26 @@ def test_paths(as_path, tmp_path):
 # ---- atomic writes -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("crash_in", ["write", "replace", "fsync"])
-def test_a_crash_midway_leaves_the_old_file(crash_in, tmp_path, monkeypatch):
+# Other failures of the system (a disk that is full, a flush that fails): tests/cpp/test_io.cpp.
+
+SMALL_DISK = """
+import os, resource, signal
+import gradcore as gc
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # no file may grow beyond it
+"""
+
+
+def test_a_failed_write_leaves_the_old_file(run_python, tmp_path):
     old, path = trained(NETS[0], "float32", tmp_path)
     before = path.read_bytes()
-
-    def crash(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(f"os.{crash_in}", crash)
-    other = gc.MLP([7, 300, 5])
-    with pytest.raises(OSError, match="No space left"):
-        other.save(path)
-    monkeypatch.undo()
+    code = f"""{SMALL_DISK}
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+try:
+    gc.MLP([7, 300, 5]).save({str(path)!r})
+except OSError as error:
+    print(error.errno, error.filename == {str(path)!r})
+"""
+    assert run_python(code) == f"{errno.EFBIG} True"
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name], "a temporary file was left behind"
     assert_same_bits(gc.load(path).parameters, copies(old.mlp.parameters))
@@ -90,13 +139,31 @@ def test_killed_midway_leaves_the_old_file(run_python, tmp_path):
     """The process dies without any cleanup, in the middle of writing."""
     _, path = trained(NETS[0], "float32", tmp_path)
     before = path.read_bytes()
-    code = f"""
-import os, gradcore as gc
-os.replace = os.rename = lambda *a, **k: os._exit(0)
-gc.MLP([7, 300, 5]).save({str(path)!r})
+    code = f"""{SMALL_DISK}
+if os.fork() == 0:
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    gc.MLP([7, 300, 5]).save({str(path)!r})
+    os._exit(0)
+print(os.WTERMSIG(os.wait()[1]) == signal.SIGXFSZ)
 """
-    run_python(code)
+    assert run_python(code) == "True"
     assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2, "the process was not killed while it wrote"
+
+
+def test_what_cannot_be_replaced_is_left(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        gc.MLP([3, 2]).save(tmp_path / "folder")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+def test_permissions_are_kept(tmp_path):
+    path = tmp_path / "net.safetensors"
+    gc.MLP([3, 2]).save(path)
+    path.chmod(0o640)
+    gc.MLP([3, 2]).save(path)
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 def test_overwriting(tmp_path):
@@ -156,6 +223,19 @@ def change_metadata(old, new):
     return edit_header(change)
 
 
+def edit_text(old, new):
+    """Replaces `old` by `new` in the header's text; where `old` ends an entry's name, `new` comes before it."""
+
+    def damage(data):
+        (length,) = struct.unpack_from("<Q", data)
+        text = data[8 : 8 + length]
+        assert old in text, "the damage would change nothing"
+        text = text.replace(old, new + old if old.endswith(b":") else new, 1)
+        return struct.pack("<Q", len(text)) + text + data[8 + length :]
+
+    return damage
+
+
 DAMAGE = {
     "empty": lambda data: b"",
     "only a length": lambda data: data[:8],
@@ -189,6 +269,26 @@ DAMAGE = {
     "an unknown activation": change_metadata("tanh", "sinh"),
     "an architecture of terabytes": change_metadata("[6, 9, 4]", "[1000000, 1000000, 4]"),
     "text": lambda data: b"width,height\n1,2\n",
+    "more layers than tensors": change_metadata("[6, 9, 4]", str([1] * 10**5)),
+    "an architecture of negative widths": change_metadata("[6, 9, 4]", "[6, -9, 4]"),
+    "a width beyond 64 bits": change_metadata("[6, 9, 4]", "[6, 99999999999999999999, 4]"),
+    "a fraction as a width": change_metadata("[6, 9, 4]", "[6, 9.0, 4]"),
+    "another version": change_metadata('"version": 1', '"version": 2'),
+    "an entry of the architecture missing": change_metadata('"residual": false, ', ""),
+    "an entry of the architecture twice": change_metadata('"residual": false, ', '"residual": false, ' * 2),
+    "a flag that is a number": change_metadata('"residual": false', '"residual": 0'),
+    "a negative seed": change_metadata('"seed": 0', '"seed": -1'),
+    "no name of an initializer": change_metadata('"init": "auto"', '"init": ""'),
+    "a tensor twice": edit_text(b'"dense0.bias":', b'"dense0.bias":{"dtype":"F32","shape":[9],"data_offsets":[0,36]},'),
+    "an offset with a leading zero": edit_text(b"[0,36]", b"[00,36]"),
+    "a header with a comma too many": edit_text(b'{"__metadata__"', b'{,"__metadata__"'),
+    "a header that ends within a string": lambda data: struct.pack("<Q", 10) + data[8:],
+    "half of a surrogate pair": edit_text(b'"dense0.bias"', b'"\\ud83d"'),
+    "an unknown escape": edit_text(b'"dense0.bias"', b'"\\x41"'),
+    "a control character in a name": edit_text(b'"dense0.bias"', b'"dense0\nbias"'),
+    "an overlong UTF-8 sequence": edit_text(b'"dense0.bias"', b'"\xc0\xaf"'),
+    "a name of a megabyte": edit_text(b'"dense0.bias"', b'"' + b"x" * 10**6 + b'"'),
+    "deep nesting": edit_text(b'"dense0.bias":', b'"a":' + b"[" * 10**6),
     "a pickle": lambda data: b"\x80\x04\x95" + data,
     "a zip": lambda data: b"PK\x03\x04" + data,
 }
@@ -200,6 +300,15 @@ def test_damaged_files_are_refused(kind, tmp_path):
     path.write_bytes(DAMAGE[kind](path.read_bytes()))
     with pytest.raises(ValueError, match=r"net\.safetensors: "):
         gc.load(path)
+
+
+def test_memory_and_file_are_refused_alike(tmp_path):
+    """Text out of a file is no text for a message: every one must still be readable."""
+    _, path = trained(NETS[0], "float32", tmp_path)
+    data = path.read_bytes()
+    for damage in DAMAGE.values():
+        with pytest.raises(ValueError, match=r"^[ -~]{20,}$"):
+            from_bytes(damage(data))
 
 
 def test_every_truncation_is_refused(tmp_path):
@@ -218,3 +327,5 @@ def test_missing_files(tmp_path):
         gc.MLP([3, 2]).save(tmp_path / "absent" / "net.safetensors")
     with pytest.raises(IsADirectoryError):
         gc.load(tmp_path)
+    with pytest.raises(ValueError, match="null byte"):
+        gc.load("a\0b")

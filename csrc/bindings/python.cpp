@@ -3,8 +3,11 @@
 #include <pybind11/stl.h>
 
 #include <atomic>
+#include <cerrno>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <string_view>
 #include <tuple>
 
 #include "bindings/arrays.hpp"
@@ -21,29 +24,19 @@ std::string python_terms(const std::string &text) {
   return text.compare(0, 6, "input:") == 0 ? "x" + text.substr(5) : text;
 }
 
+gradcore_net_config config_of(const gradcore_net *handle) {
+  gradcore_net_config config{};
+  config.size = sizeof config;
+  check(gradcore_net_get_config(handle, &config));
+  return config;
+}
+
 class Net : public std::enable_shared_from_this<Net> {
  public:
   const int32_t dtype;
   const py::ssize_t in_features, out_features;
 
-  Net(const std::vector<int64_t> &widths, const std::vector<int32_t> &activations, int32_t normalization, bool residual,
-      bool bias, int32_t dtype)
-      : dtype(dtype),
-        in_features(widths.empty() ? 0 : widths.front()),
-        out_features(widths.empty() ? 0 : widths.back()) {
-    if (widths.size() < 2 || activations.size() + 2 != widths.size()) {
-      throw py::value_error("widths: expected at least two, and one activation for each hidden layer");
-    }
-    const gradcore_net_config config{sizeof(gradcore_net_config),
-                                     widths.data(),
-                                     static_cast<int32_t>(widths.size()),
-                                     activations.data(),
-                                     normalization,
-                                     residual,
-                                     bias,
-                                     dtype};
-    check(gradcore_net_create(&config, &handle_));
-  }
+  explicit Net(gradcore_net *handle) : Net(handle, config_of(handle)) {}
   ~Net() { gradcore_net_destroy(handle_); }
   Net(const Net &) = delete;
   Net &operator=(const Net &) = delete;
@@ -111,11 +104,96 @@ class Net : public std::enable_shared_from_this<Net> {
   }
 
  private:
-  gradcore_net *handle_ = nullptr;
+  Net(gradcore_net *handle, const gradcore_net_config &config)
+      : dtype(config.dtype),
+        in_features(config.widths[0]),
+        out_features(config.widths[config.num_widths - 1]),
+        handle_(handle) {}
+
+  gradcore_net *const handle_;
   mutable std::mutex mutex_;
   std::atomic<int> live_views_{0};
   std::atomic<bool> parameters_written_{false};
 };
+
+std::shared_ptr<Net> new_net(const std::vector<int64_t> &widths, const std::vector<int32_t> &activations,
+                             int32_t normalization, bool residual, bool bias, int32_t dtype) {
+  if (widths.size() < 2 || activations.size() + 2 != widths.size()) {
+    throw py::value_error("widths: expected at least two, and one activation for each hidden layer");
+  }
+  const gradcore_net_config config{sizeof(gradcore_net_config),
+                                   widths.data(),
+                                   static_cast<int32_t>(widths.size()),
+                                   activations.data(),
+                                   normalization,
+                                   residual,
+                                   bias,
+                                   dtype};
+  gradcore_net *handle = nullptr;
+  check(gradcore_net_create(&config, &handle));
+  return std::make_shared<Net>(handle);
+}
+
+// ---- files -----------------------------------------------------------------------------------------
+
+// `path` in the encoding of the file system; OSError with the system's own reason.
+template <class Call>
+void run_on_file(const py::bytes &path, Call call) {
+  const std::string name = path;
+  if (name.find('\0') != std::string::npos) throw py::value_error("embedded null byte");
+  int reason = 0;
+  const gradcore_status status = released([&] {
+    const gradcore_status result = call(name.c_str());
+    reason = errno;
+    return result;
+  });
+  if (status != GRADCORE_IO_ERROR) return check(status);
+  errno = reason;
+  const auto shown = py::reinterpret_steal<py::object>(PyUnicode_DecodeFSDefault(name.c_str()));
+  PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, shown.ptr());
+  throw py::error_already_set();
+}
+
+void save(const Net &net, const py::bytes &path) {
+  const auto locked = net.lock();
+  run_on_file(path, [&](const char *name) { return gradcore_net_save(net.handle(), name); });
+}
+
+std::shared_ptr<Net> load(const py::bytes &path) {
+  gradcore_net *handle = nullptr;
+  run_on_file(path, [&](const char *name) { return gradcore_net_load(name, &handle); });
+  return std::make_shared<Net>(handle);
+}
+
+py::bytes to_bytes(const Net &net) {
+  const auto locked = net.lock();
+  int64_t size = 0;
+  check(gradcore_net_save_to_memory(net.handle(), nullptr, 0, &size));
+  auto bytes = py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<py::ssize_t>(size)));
+  if (!bytes) throw py::error_already_set();
+  char *data = PyBytes_AS_STRING(bytes.ptr());
+  run_released([&] { return gradcore_net_save_to_memory(net.handle(), data, size, &size); });
+  return bytes;
+}
+
+std::shared_ptr<Net> from_bytes(const py::bytes &bytes) {
+  gradcore_net *handle = nullptr;
+  const std::string_view data = bytes;
+  run_released([&] { return gradcore_net_load_from_memory(data.data(), static_cast<int64_t>(data.size()), &handle); });
+  return std::make_shared<Net>(handle);
+}
+
+// The arguments of new_net, with the initializer's name and the seed's digits (or None) after them.
+py::tuple config_tuple(const Net &net) {
+  const gradcore_net_config config = config_of(net.handle());
+  const char *seed = gradcore_net_seed(net.handle());
+  return py::make_tuple(std::vector<int64_t>(config.widths, config.widths + config.num_widths),
+                        std::vector<int32_t>(config.activations, config.activations + (config.num_widths - 2)),
+                        config.normalization, config.residual != 0, config.bias != 0, config.dtype,
+                        gradcore_net_init(net.handle()), seed ? py::object(py::str(seed)) : py::none());
+}
+
+// ---- passes ----------------------------------------------------------------------------------------
 
 py::array forward(Net &net, py::handle x, bool training) {
   const gradcore_matrix input = net.input(x);
@@ -257,7 +335,7 @@ void bind_library(py::module_ &m) {
 
 void bind_statistics(py::module_ &m) {
   using Stats = gradcore_array_stats;
-  const auto formats = [](const int64_t (&counts)[4]) { return std::vector<int64_t>(counts, counts + 4); };
+  const auto formats = [](const int64_t(&counts)[4]) { return std::vector<int64_t>(counts, counts + 4); };
   py::class_<Stats>(m, "ArrayStats")
       .def_readonly("count", &Stats::count)
       .def_readonly("zeros", &Stats::zeros)
@@ -287,7 +365,17 @@ void bind_statistics(py::module_ &m) {
 
 void bind_net(py::module_ &m) {
   py::class_<Net, std::shared_ptr<Net>>(m, "Net")
-      .def(py::init<const std::vector<int64_t> &, const std::vector<int32_t> &, int32_t, bool, bool, int32_t>())
+      .def(py::init(&new_net))
+      .def_static("load", &load)
+      .def_static("from_bytes", &from_bytes)
+      .def("save", &save)
+      .def("to_bytes", &to_bytes)
+      .def_property_readonly("config", &config_tuple)
+      .def("set_origin",
+           [](Net &net, const char *init, const std::optional<std::string> &seed) {
+             const auto locked = net.lock();
+             check(gradcore_net_set_origin(net.handle(), init, seed ? seed->c_str() : nullptr));
+           })
       .def_property_readonly(
           "parameter_table",
           [](const Net &net) { return net.table(gradcore_net_num_parameters(net.handle()), gradcore_net_parameter); })

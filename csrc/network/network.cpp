@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #include "error.hpp"
 #include "ops/clip.hpp"
@@ -79,6 +80,8 @@ gradcore_status Network::check_config(const gradcore_net_config *config) noexcep
   if (config->normalization < GRADCORE_NORM_NONE || config->normalization > GRADCORE_NORM_RMS)
     return fail(GRADCORE_INVALID_ARGUMENT, "normalization: expected 0 to %d, got %d", GRADCORE_NORM_RMS,
                 config->normalization);
+  for (const auto &[name, value] : {std::pair("residual", config->residual), std::pair("bias", config->bias)})
+    if (value != 0 && value != 1) return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected 0 or 1, got %d", name, value);
   if (config->dtype != GRADCORE_FLOAT32 && config->dtype != GRADCORE_FLOAT64)
     return fail(GRADCORE_INVALID_ARGUMENT, "dtype: expected 0 (float32) or 1 (float64), got %d", config->dtype);
   return GRADCORE_OK;
@@ -111,7 +114,13 @@ gradcore_status Network::check_optimizer(const gradcore_optimizer_config *config
   return GRADCORE_OK;
 }
 
-Network::Network(const gradcore_net_config &config) : net_(make_architecture(config)) {
+Network::Network(const gradcore_net_config &config)
+    : net_(make_architecture(config)),
+      widths_(config.widths, config.widths + config.num_widths),
+      activations_(config.activations, config.activations + (config.num_widths - 2)),
+      normalization_(config.normalization),
+      residual_(config.residual),
+      bias_(config.bias) {
   const std::size_t element = net_.dtype == GRADCORE_FLOAT32 ? 4 : 8;
   parameters_.reserve(std::size_t(net_.flat_size) * element);
   gradients_.reserve(std::size_t(net_.flat_size) * element);
@@ -132,6 +141,31 @@ Network::Network(const gradcore_net_config &config) : net_(make_architecture(con
     build(f32_, current_target().f32);
   else
     build(f64_, current_target().f64);
+}
+
+gradcore_net_config Network::config() const noexcept {
+  return {sizeof(gradcore_net_config),
+          widths_.data(),
+          int32_t(widths_.size()),
+          activations_.data(),
+          normalization_,
+          residual_,
+          bias_,
+          net_.dtype};
+}
+
+gradcore_status Network::set_origin(std::string init, std::string seed) {
+  bool printable = true;
+  for (const char c : init) printable &= c >= ' ' && c <= '~';
+  if (init.empty() || init.size() > Origin::kMaxInit || !printable)
+    return fail(GRADCORE_INVALID_ARGUMENT, "init: expected a name of 1 to %zu printable ASCII characters, got %zu",
+                Origin::kMaxInit, init.size());
+  const bool digits = seed.find_first_not_of("0123456789") == std::string::npos;
+  if (!digits || seed.size() > Origin::kMaxSeed || (seed.size() > 1 && seed[0] == '0'))
+    return fail(GRADCORE_INVALID_ARGUMENT, "seed: expected at most %zu digits without leading zeros, got others",
+                Origin::kMaxSeed);
+  origin = {std::move(init), std::move(seed)};
+  return GRADCORE_OK;
 }
 
 gradcore_status Network::check_matrix(const char *name, const gradcore_matrix *matrix, index cols) const noexcept {

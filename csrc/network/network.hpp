@@ -4,6 +4,8 @@
 #define GRADCORE_NETWORK_NETWORK_HPP
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "network/schedule.hpp"
 
@@ -48,6 +50,8 @@ class Network {
   gradcore_status update(NetOptimizer &optimizer, const StepOptions &options, gradcore_step *step);
   gradcore_status clip_adaptive(double clipping, double eps);
 
+  // What it was made with; the arrays live as long as the net.
+  gradcore_net_config config() const noexcept;
   const Architecture &architecture() const noexcept { return net_; }
   void *parameters() const noexcept { return parameters_.data(); }
   void *gradients() const noexcept { return gradients_.data(); }
@@ -59,6 +63,14 @@ class Network {
   const gradcore_layer_flow &flow(int layer) const noexcept;
   const index *flow_histogram(int layer, int which) const noexcept;
   int num_bins() const noexcept;
+
+  // How the first weights came about, as files say it: an initializer's name, and a seed's digits (empty: none).
+  struct Origin {
+    static constexpr std::size_t kMaxInit = 255, kMaxSeed = 4300;  // the second is Python's own limit
+    std::string init = "custom", seed;
+  };
+  Origin origin;
+  gradcore_status set_origin(std::string init, std::string seed);
 
  private:
   template <class F>
@@ -72,6 +84,9 @@ class Network {
   gradcore_status report_norm(double total_norm) const noexcept;
 
   const Architecture net_;
+  const std::vector<int64_t> widths_;
+  const std::vector<int32_t> activations_;
+  const int32_t normalization_, residual_, bias_;
   AlignedBuffer parameters_, gradients_, buffers_;
   std::unique_ptr<Schedule<float>> f32_;
   std::unique_ptr<Schedule<double>> f64_;

@@ -40,7 +40,8 @@ typedef enum gradcore_status {
   GRADCORE_INVALID_STATE = 2,    /* the call does not fit what the net did before */
   GRADCORE_NON_FINITE = 3,       /* NaN or infinity where finite values are required */
   GRADCORE_OUT_OF_MEMORY = 4,
-  GRADCORE_INTERNAL = 5
+  GRADCORE_INTERNAL = 5,
+  GRADCORE_IO_ERROR = 6 /* the system could not read or write a file; errno says why */
 } gradcore_status;
 
 typedef enum gradcore_dtype { GRADCORE_FLOAT32 = 0, GRADCORE_FLOAT64 = 1 } gradcore_dtype;
@@ -129,6 +130,15 @@ typedef struct gradcore_net_config {
 /* A net with zero weights (norm weights and running variances one). */
 GRADCORE_API gradcore_status gradcore_net_create(const gradcore_net_config *config, gradcore_net **net);
 GRADCORE_API void gradcore_net_destroy(gradcore_net *net);
+
+/* What a net was made with: fills *config, whose size the caller has set. The arrays live as long as the net. */
+GRADCORE_API gradcore_status gradcore_net_get_config(const gradcore_net *net, gradcore_net_config *config);
+
+/* How a net's first weights came about, as its files say it: the name of an initializer ("custom" for any
+ * other way), and the digits of a seed, or NULL for none. The texts live until the next change. */
+GRADCORE_API const char *gradcore_net_init(const gradcore_net *net);
+GRADCORE_API const char *gradcore_net_seed(const gradcore_net *net);
+GRADCORE_API gradcore_status gradcore_net_set_origin(gradcore_net *net, const char *init, const char *seed);
 
 /* One named tensor inside the flat buffers. Offsets and counts are in elements. */
 typedef struct gradcore_tensor {
@@ -237,6 +247,21 @@ GRADCORE_API gradcore_status gradcore_net_train_step(gradcore_net *net, const gr
                                                      const gradcore_target_data *target, int32_t loss,
                                                      gradcore_optimizer *optimizer, double clip_norm, double clip_value,
                                                      int32_t record, gradcore_step *step);
+
+/* ---- files --------------------------------------------------------------------------------- */
+
+/* Architecture, parameters and running statistics as one safetensors file, the same from C and Python.
+ *
+ * gradcore_net_save is atomic: a new file beside `path` is completed, flushed to the disk and moved over it,
+ * so that a crash at any moment leaves the old file or the new one; permissions are kept.
+ * Loading trusts nothing: a file that is damaged, or that gradcore did not write, is GRADCORE_INVALID_ARGUMENT
+ * with what is wrong with it, before any memory for a net is taken. *net is then NULL. */
+GRADCORE_API gradcore_status gradcore_net_save(const gradcore_net *net, const char *path);
+GRADCORE_API gradcore_status gradcore_net_load(const char *path, gradcore_net **net);
+/* The same bytes in memory. *size receives their number; data NULL asks for it alone. */
+GRADCORE_API gradcore_status gradcore_net_save_to_memory(const gradcore_net *net, void *data, int64_t capacity,
+                                                         int64_t *size);
+GRADCORE_API gradcore_status gradcore_net_load_from_memory(const void *data, int64_t size, gradcore_net **net);
 
 /* ---- gradient flow ------------------------------------------------------------------------- */
 

@@ -1,0 +1,121 @@
+#include "io/file.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <ctime>
+#include <system_error>
+
+#include "error.hpp"
+
+namespace gradcore {
+
+namespace {
+
+// The reason is in errno, and stays there.
+gradcore_status fail_io(const char *expected) {
+  const int reason = errno;
+  fail(GRADCORE_IO_ERROR, "path: expected %s, got: %s", expected, std::generic_category().message(reason).c_str());
+  errno = reason;
+  return GRADCORE_IO_ERROR;
+}
+
+// A name that no other call of any process is likely to use; open() makes sure with O_EXCL.
+std::string draft_name() {
+  static std::atomic<unsigned> calls{0};
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  char name[80];
+  std::snprintf(name, sizeof name, ".gradcore-%lx-%llx-%lx-%x", long(getpid()), (unsigned long long)now.tv_sec,
+                long(now.tv_nsec), calls.fetch_add(1));
+  return name;
+}
+
+// The new name, too, must reach the disk. Some file systems cannot do that; the file itself is safe then.
+void sync_folder(const std::string &folder) noexcept {
+  Descriptor descriptor;
+  descriptor.number = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor.number >= 0) fsync(descriptor.number);
+}
+
+}  // namespace
+
+void Descriptor::close() noexcept {
+  if (number < 0) return;
+  const int reason = errno;
+  ::close(number);
+  errno = reason;
+  number = -1;
+}
+
+gradcore_status FileReader::open(const char *path, int64_t *size) {
+  struct stat status{};
+  file_.number = ::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe without a writer must not wait
+  if (file_.number < 0 || fstat(file_.number, &status) != 0) return fail_io("a file that can be read");
+  if (!S_ISREG(status.st_mode)) {
+    errno = S_ISDIR(status.st_mode) ? EISDIR : EINVAL;
+    return fail_io("a regular file");
+  }
+  *size = int64_t(status.st_size);
+  return GRADCORE_OK;
+}
+
+gradcore_status FileReader::read(void *data, std::size_t size) {
+  for (char *to = static_cast<char *>(data); size > 0;) {
+    const ssize_t got = ::read(file_.number, to, size);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return fail_io("a file that can be read");
+    if (got == 0)
+      return fail(GRADCORE_INVALID_ARGUMENT, "expected %zu more bytes, got the file's end: truncated", size);
+    to += got;
+    size -= std::size_t(got);
+  }
+  return GRADCORE_OK;
+}
+
+FileDraft::~FileDraft() {
+  if (draft_.empty()) return;
+  const int reason = errno;
+  file_.close();
+  unlink(draft_.c_str());
+  errno = reason;
+}
+
+gradcore_status FileDraft::open(const char *path) {
+  path_ = path;
+  const std::size_t slash = path_.rfind('/');
+  folder_ = slash == std::string::npos ? "." : path_.substr(0, slash + 1);
+  std::string draft = folder_ + "/" + draft_name();
+  file_.number = ::open(draft.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (file_.number < 0) return fail_io("a file that can be written");
+  draft_ = std::move(draft);
+  return GRADCORE_OK;
+}
+
+gradcore_status FileDraft::write(const void *data, std::size_t size) {
+  for (const char *from = static_cast<const char *>(data); size > 0;) {
+    const ssize_t written = ::write(file_.number, from, size);
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return fail_io("a file that can be written");
+    from += written;
+    size -= std::size_t(written);
+  }
+  return GRADCORE_OK;
+}
+
+gradcore_status FileDraft::commit() {
+  struct stat replaced{};
+  if (stat(path_.c_str(), &replaced) == 0) (void)!fchmod(file_.number, replaced.st_mode & 0777);
+  if (fsync(file_.number) != 0) return fail_io("a file that can be written");
+  file_.close();
+  if (rename(draft_.c_str(), path_.c_str()) != 0) return fail_io("a file that can be replaced");
+  draft_.clear();
+  sync_folder(folder_);
+  return GRADCORE_OK;
+}
+
+}  // namespace gradcore

@@ -1,0 +1,370 @@
+#include "io/net_file.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "error.hpp"
+#include "io/json.hpp"
+
+namespace gradcore {
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+              "files are little-endian; this reads and writes them as they are");
+
+namespace {
+
+constexpr uint64_t kMaxHeader = 100000000;  // the reference implementation's own limit
+constexpr int64_t kFormatVersion = 1;
+constexpr const char *kNormalizationNames[] = {nullptr, "batch", "layer", "rms"};
+
+struct Dtype {
+  const char *name, *tag;
+  index bytes;
+};
+constexpr Dtype kDtypes[] = {{"float32", "F32", 4}, {"float64", "F64", 8}};
+
+// A tensor of the net, and where its bytes lie in the net's memory and in the file.
+struct Place {
+  const TensorInfo *tensor;
+  char *flat;  // the flat buffer that holds it; null while there is no net yet
+  index begin, bytes;
+};
+
+// Parameters and buffers in the order of their names.
+std::vector<Place> places(const Architecture &net, char *parameters, char *buffers) {
+  std::vector<Place> all;
+  const index bytes = kDtypes[net.dtype].bytes;
+  for (const TensorInfo &tensor : net.parameters) all.push_back({&tensor, parameters, 0, tensor.size() * bytes});
+  for (const TensorInfo &tensor : net.buffers) all.push_back({&tensor, buffers, 0, tensor.size() * bytes});
+  std::sort(all.begin(), all.end(), [](const Place &a, const Place &b) { return a.tensor->name < b.tensor->name; });
+  index end = 0;
+  for (Place &place : all) end += (place.begin = end, place.bytes);
+  return all;
+}
+
+std::vector<Place> places(const Network &net) {
+  return places(net.architecture(), static_cast<char *>(net.parameters()), static_cast<char *>(net.buffers()));
+}
+
+char *bytes_of(const Place &place, gradcore_dtype dtype) noexcept {
+  return place.flat + place.tensor->offset * kDtypes[dtype].bytes;
+}
+
+// ---- writing ----
+
+template <class Values, class Text>
+std::string listed(const Values &values, const char *separator, Text &&text) {
+  std::string list = "[";
+  for (const auto &value : values) {
+    if (list.size() > 1) list += separator;
+    list += text(value);
+  }
+  return list + "]";
+}
+
+// The spelling is that of Python's json.dumps, which wrote the first of these files.
+std::string architecture_text(const Network &net) {
+  const gradcore_net_config config = net.config();
+  const std::vector<int64_t> widths(config.widths, config.widths + config.num_widths);
+  const std::vector<int32_t> activations(config.activations, config.activations + (config.num_widths - 2));
+  const auto flag = [](int32_t value) { return value ? "true" : "false"; };
+  const char *normalization = kNormalizationNames[config.normalization];
+  std::string text = "{\"version\": " + std::to_string(kFormatVersion);
+  text += ", \"widths\": " + listed(widths, ", ", [](int64_t width) { return std::to_string(width); });
+  text += ", \"activation\": " +
+          listed(activations, ", ", [](int32_t code) { return json::quoted(gradcore_activation_name(code)); });
+  text += ", \"normalization\": " + (normalization ? json::quoted(normalization) : std::string("null"));
+  text += std::string(", \"residual\": ") + flag(config.residual) + ", \"bias\": " + flag(config.bias);
+  text += ", \"dtype\": " + json::quoted(kDtypes[config.dtype].name);
+  text += ", \"init\": " + json::quoted(net.origin.init);
+  return text + ", \"seed\": " + (net.origin.seed.empty() ? "null" : net.origin.seed) + "}";
+}
+
+}  // namespace
+
+std::string net_file_head(const Network &net) {
+  std::string text = "{\"__metadata__\":{\"gradcore\":" + json::quoted(architecture_text(net)) + "}";
+  for (const Place &place : places(net)) {
+    const TensorInfo &tensor = *place.tensor;
+    text += "," + json::quoted(tensor.name) + ":{\"dtype\":\"" + kDtypes[net.architecture().dtype].tag;
+    text +=
+        "\",\"shape\":[" + (tensor.rank == 2 ? std::to_string(tensor.rows) + "," : "") + std::to_string(tensor.cols);
+    text +=
+        "],\"data_offsets\":[" + std::to_string(place.begin) + "," + std::to_string(place.begin + place.bytes) + "]}";
+  }
+  text += "}";
+  text.append((8 - text.size() % 8) % 8, ' ');  // so that the tensors start aligned
+  const uint64_t length = text.size();
+  std::string head(sizeof length, '\0');
+  std::memcpy(head.data(), &length, sizeof length);
+  return head + text;
+}
+
+index net_file_size(const Network &net, const std::string &head) {
+  const Architecture &architecture = net.architecture();
+  index elements = 0;
+  for (const auto *tensors : {&architecture.parameters, &architecture.buffers})
+    for (const TensorInfo &tensor : *tensors) elements += tensor.size();
+  return index(head.size()) + elements * kDtypes[architecture.dtype].bytes;
+}
+
+gradcore_status write_net(const Network &net, const std::string &head, WriteBytes write) {
+  GRADCORE_TRY(write(head.data(), head.size()));
+  for (const Place &place : places(net))
+    GRADCORE_TRY(write(bytes_of(place, net.architecture().dtype), std::size_t(place.bytes)));
+  return GRADCORE_OK;
+}
+
+// ---- reading ----
+
+namespace {
+
+// The header's word on one tensor.
+struct Entry {
+  std::string name, dtype;
+  std::vector<int64_t> shape, offsets;
+};
+
+struct Header {
+  std::vector<Entry> entries;
+  std::string architecture;
+  bool has_metadata = false, has_architecture = false;
+};
+
+// An architecture as a file describes it.
+struct Described {
+  std::vector<int64_t> widths;
+  std::vector<int32_t> activations;
+  int32_t normalization = 0, residual = 0, bias = 0, dtype = 0;
+  Network::Origin origin;
+
+  gradcore_net_config config() const noexcept {
+    return {sizeof(gradcore_net_config),
+            widths.data(),
+            int32_t(widths.size()),
+            activations.data(),
+            normalization,
+            residual,
+            bias,
+            dtype};
+  }
+};
+
+gradcore_status twice(const char *where, const std::string &name) noexcept {
+  return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected each name once, got '%s' twice", where,
+              json::Excerpt(name).text());
+}
+
+gradcore_status read_entry(json::Reader &reader, Entry *entry) {
+  const auto integers = [&](std::vector<int64_t> *to) {
+    return reader.array([&] { return reader.integer(&to->emplace_back()); });
+  };
+  unsigned found = 0;
+  GRADCORE_TRY(reader.object([&](const std::string &key) {
+    const unsigned bit = key == "dtype" ? 1 : key == "shape" ? 2 : key == "data_offsets" ? 4 : 0;
+    if (bit == 0 || (found & bit))
+      return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected dtype, shape and data_offsets once each, got '%s'",
+                  json::Excerpt(entry->name).text(), json::Excerpt(key).text());
+    found |= bit;
+    return bit == 1 ? reader.string(&entry->dtype) : integers(bit == 2 ? &entry->shape : &entry->offsets);
+  }));
+  if (found != 7 || entry->offsets.size() != 2)
+    return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected dtype, shape and two data_offsets, got fewer or more",
+                json::Excerpt(entry->name).text());
+  return GRADCORE_OK;
+}
+
+gradcore_status read_metadata(json::Reader &reader, Header *header) {
+  if (header->has_metadata) return twice("header", "__metadata__");
+  header->has_metadata = true;
+  std::string other;
+  return reader.object([&](const std::string &key) {
+    const bool ours = key == "gradcore";
+    if (ours && header->has_architecture) return twice("metadata", key);
+    header->has_architecture |= ours;
+    return reader.string(ours ? &header->architecture : &other);
+  });
+}
+
+gradcore_status read_header(std::string_view text, Header *header) {
+  json::Reader reader("header", text);
+  GRADCORE_TRY(reader.object([&](const std::string &key) {
+    if (key == "__metadata__") return read_metadata(reader, header);
+    Entry &entry = header->entries.emplace_back();
+    entry.name = key;
+    return read_entry(reader, &entry);
+  }));
+  GRADCORE_TRY(reader.end());
+  if (!header->has_architecture)
+    return fail(GRADCORE_INVALID_ARGUMENT,
+                "expected an architecture under 'gradcore' in the metadata, got none: not a gradcore file");
+  std::sort(header->entries.begin(), header->entries.end(),
+            [](const Entry &a, const Entry &b) { return a.name < b.name; });
+  for (std::size_t i = 1; i < header->entries.size(); i++)
+    if (header->entries[i - 1].name == header->entries[i].name) return twice("header", header->entries[i].name);
+  return GRADCORE_OK;
+}
+
+// The position of a name in a list of names, of which null ones match nothing.
+template <class Name>
+gradcore_status choice(json::Reader &reader, const char *what, int32_t count, Name name, int32_t *value) {
+  std::string text;
+  GRADCORE_TRY(reader.string(&text));
+  for (*value = 0; *value < count; ++*value)
+    if (const char *candidate = name(*value); candidate && text == candidate) return GRADCORE_OK;
+  return fail(GRADCORE_INVALID_ARGUMENT, "metadata: expected the name of a known %s, got '%s'", what,
+              json::Excerpt(text).text());
+}
+
+// One member of the architecture.
+gradcore_status read_member(json::Reader &reader, int member, Described *to) {
+  int64_t version = 0;
+  switch (member) {
+    case 0:
+      GRADCORE_TRY(reader.integer(&version));
+      if (version == kFormatVersion) return GRADCORE_OK;
+      return fail(GRADCORE_INVALID_ARGUMENT, "metadata: expected format version %lld, got %lld",
+                  (long long)kFormatVersion, (long long)version);
+    case 1:
+      return reader.array([&] { return reader.integer(&to->widths.emplace_back()); });
+    case 2:
+      return reader.array([&] {
+        return choice(reader, "activation", GRADCORE_NUM_ACTIVATIONS, gradcore_activation_name,
+                      &to->activations.emplace_back());
+      });
+    case 3:
+      if (reader.take("null")) return GRADCORE_OK;
+      return choice(reader, "normalization", 4, [](int32_t i) { return kNormalizationNames[i]; }, &to->normalization);
+    case 4:
+      return reader.boolean(&to->residual);
+    case 5:
+      return reader.boolean(&to->bias);
+    case 6:
+      return choice(reader, "dtype", 2, [](int32_t i) { return kDtypes[i].name; }, &to->dtype);
+    case 7:
+      return reader.string(&to->origin.init);
+    default:
+      return reader.take("null") ? GRADCORE_OK : reader.digits(&to->origin.seed, Network::Origin::kMaxSeed);
+  }
+}
+
+gradcore_status read_architecture(const std::string &text, Described *to) {
+  constexpr const char *kMembers[] = {"version", "widths", "activation", "normalization", "residual",
+                                      "bias",    "dtype",  "init",       "seed"};
+  constexpr int kNumMembers = sizeof kMembers / sizeof *kMembers;
+  json::Reader reader("metadata", text);
+  unsigned found = 0;
+  GRADCORE_TRY(reader.object([&](const std::string &key) {
+    const int member = int(std::find(kMembers, kMembers + kNumMembers, key) - kMembers);
+    if (member == kNumMembers || (found & (1u << member)))
+      return fail(GRADCORE_INVALID_ARGUMENT, "metadata: expected each entry of an architecture once, got '%s'",
+                  json::Excerpt(key).text());
+    found |= 1u << member;
+    return read_member(reader, member, to);
+  }));
+  GRADCORE_TRY(reader.end());
+  for (int member = 0; member < kNumMembers; member++)
+    if (!(found & (1u << member)))
+      return fail(GRADCORE_INVALID_ARGUMENT, "metadata: expected an entry '%s', got none", kMembers[member]);
+  if (to->activations.size() + 2 != to->widths.size())
+    return fail(GRADCORE_INVALID_ARGUMENT,
+                "metadata: expected an activation for each hidden layer, got %zu for %zu widths",
+                to->activations.size(), to->widths.size());
+  return GRADCORE_OK;
+}
+
+// One entry against the tensor of the same name. Entries may come in any order; all must fill the body.
+gradcore_status check_entry(const Entry &entry, const TensorInfo &tensor, const Dtype &dtype) noexcept {
+  const char *name = tensor.name.c_str();
+  if (entry.dtype != dtype.tag)
+    return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected dtype %s, got '%s'", name, dtype.tag,
+                json::Excerpt(entry.dtype).text());
+  const auto &shape = entry.shape;
+  const bool fits = tensor.rank == 2 ? shape.size() == 2 && shape[0] == tensor.rows && shape[1] == tensor.cols
+                                     : shape.size() == 1 && shape[0] == tensor.cols;
+  if (!fits)
+    return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected shape [%lld, %lld] (a vector: its length), got another", name,
+                (long long)tensor.rows, (long long)tensor.cols);
+  const index bytes = tensor.size() * dtype.bytes, begin = entry.offsets[0], end = entry.offsets[1];
+  if (begin < 0 || end < begin || end - begin != bytes)
+    return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected %lld bytes of data, got data_offsets [%lld, %lld]", name,
+                (long long)bytes, (long long)begin, (long long)end);
+  return GRADCORE_OK;
+}
+
+// The tensors in the order of their data, all of them checked against `num_bytes` of data.
+gradcore_status match(const Header &header, const Architecture &net, index num_bytes, std::vector<Place> *matched) {
+  *matched = places(net, nullptr, nullptr);
+  const std::vector<Entry> &entries = header.entries;
+  for (std::size_t i = 0; i < std::max(matched->size(), entries.size()); i++) {
+    const std::string *expected = i < matched->size() ? &(*matched)[i].tensor->name : nullptr;
+    const std::string *got = i < entries.size() ? &entries[i].name : nullptr;
+    if (expected && got && *expected == *got) continue;
+    if (!got || (expected && *expected < *got))
+      return fail(GRADCORE_INVALID_ARGUMENT, "expected the tensors of its architecture, got none named '%s'",
+                  expected->c_str());
+    return fail(GRADCORE_INVALID_ARGUMENT, "expected the tensors of its architecture, got '%s' besides",
+                json::Excerpt(*got).text());
+  }
+  for (std::size_t i = 0; i < matched->size(); i++) {
+    GRADCORE_TRY(check_entry(entries[i], *(*matched)[i].tensor, kDtypes[net.dtype]));
+    (*matched)[i].begin = entries[i].offsets[0];
+  }
+  std::sort(matched->begin(), matched->end(), [](const Place &a, const Place &b) { return a.begin < b.begin; });
+  index end = 0;
+  for (const Place &place : *matched) {
+    if (place.begin != end)
+      return fail(GRADCORE_INVALID_ARGUMENT,
+                  "%s: expected its data to start at byte %lld, got %lld: a hole or an overlap",
+                  place.tensor->name.c_str(), (long long)end, (long long)place.begin);
+    end += place.bytes;
+  }
+  if (end != num_bytes)
+    return fail(GRADCORE_INVALID_ARGUMENT,
+                "expected %lld bytes of tensors, got %lld: truncated, or with something appended", (long long)end,
+                (long long)num_bytes);
+  return GRADCORE_OK;
+}
+
+}  // namespace
+
+gradcore_status read_net(index size, ReadBytes read, MakeNetwork make) {
+  uint64_t length = 0;
+  if (size < index(sizeof length))
+    return fail(GRADCORE_INVALID_ARGUMENT, "expected a safetensors file, got one of %lld bytes", (long long)size);
+  GRADCORE_TRY(read(&length, sizeof length));
+  size -= index(sizeof length);
+  if (length > kMaxHeader || index(length) > size)
+    return fail(
+        GRADCORE_INVALID_ARGUMENT,
+        "expected a safetensors header within the file's %lld bytes, got one of %llu bytes: truncated, or not a "
+        "safetensors file",
+        (long long)size, (unsigned long long)length);
+  std::string text(std::size_t(length), '\0');
+  GRADCORE_TRY(read(text.data(), text.size()));
+  Header header;
+  GRADCORE_TRY(read_header(text, &header));
+  Described described;
+  GRADCORE_TRY(read_architecture(header.architecture, &described));
+  const gradcore_net_config config = described.config();
+  GRADCORE_TRY(Network::check_config(&config));
+  // A short text must not ask for a large net: layers are counted before there is anything of them, and
+  // their tensors are found in the file before there is memory for them.
+  if (described.widths.size() > header.entries.size() + 1)
+    return fail(GRADCORE_INVALID_ARGUMENT, "expected a tensor for each of %zu layers, got %zu",
+                described.widths.size() - 1, header.entries.size());
+  const Architecture architecture = make_architecture(config);
+  std::vector<Place> in_order;
+  GRADCORE_TRY(match(header, architecture, size - index(length), &in_order));
+  Network &net = *make(config);
+  GRADCORE_TRY(net.set_origin(described.origin.init, described.origin.seed));
+  for (Place place : in_order) {
+    const TensorInfo *buffers = architecture.buffers.data();
+    const bool is_buffer = place.tensor >= buffers && place.tensor < buffers + architecture.buffers.size();
+    place.flat = static_cast<char *>(is_buffer ? net.buffers() : net.parameters());
+    GRADCORE_TRY(read(bytes_of(place, architecture.dtype), std::size_t(place.bytes)));
+  }
+  return GRADCORE_OK;
+}
+
+}  // namespace gradcore
