@@ -28,6 +28,11 @@ function(gradcore_compile_options target)
   endif()
 endfunction()
 
+# Further options for single sources, after those of their target.
+function(gradcore_compile_sources options)
+  set_property(SOURCE ${ARGN} APPEND PROPERTY COMPILE_OPTIONS "${options}")
+endfunction()
+
 function(gradcore_link_options target)
   if(GRADCORE_SANITIZE)
     list(JOIN GRADCORE_SANITIZE "," sanitizers)

@@ -21,6 +21,7 @@ cdef extern from "gradcore/gradcore.h" nogil:
         GRADCORE_NON_FINITE
         GRADCORE_OUT_OF_MEMORY
         GRADCORE_INTERNAL
+        GRADCORE_IO_ERROR
 
     ctypedef enum gradcore_dtype:
         GRADCORE_FLOAT32
@@ -153,6 +154,10 @@ cdef extern from "gradcore/gradcore.h" nogil:
     gradcore_status gradcore_set_num_threads(int32_t num_threads)
     gradcore_status gradcore_net_create(const gradcore_net_config *config, gradcore_net **net)
     void gradcore_net_destroy(gradcore_net *net)
+    gradcore_status gradcore_net_get_config(const gradcore_net *net, gradcore_net_config *config)
+    const char *gradcore_net_init(const gradcore_net *net)
+    const char *gradcore_net_seed(const gradcore_net *net)
+    gradcore_status gradcore_net_set_origin(gradcore_net *net, const char *init, const char *seed)
     int32_t gradcore_net_num_parameters(const gradcore_net *net)
     gradcore_status gradcore_net_parameter(const gradcore_net *net, int32_t index, gradcore_tensor *tensor)
     int32_t gradcore_net_num_buffers(const gradcore_net *net)
@@ -209,6 +214,14 @@ cdef extern from "gradcore/gradcore.h" nogil:
             double clip_value,
             int32_t record,
             gradcore_step *step)
+    gradcore_status gradcore_net_save(const gradcore_net *net, const char *path)
+    gradcore_status gradcore_net_load(const char *path, gradcore_net **net)
+    gradcore_status gradcore_net_save_to_memory(
+            const gradcore_net *net,
+            void *data,
+            int64_t capacity,
+            int64_t *size)
+    gradcore_status gradcore_net_load_from_memory(const void *data, int64_t size, gradcore_net **net)
     int32_t gradcore_net_num_flow_layers(const gradcore_net *net)
     gradcore_status gradcore_net_flow(const gradcore_net *net, int32_t layer, gradcore_layer_flow *flow)
     gradcore_status gradcore_net_flow_histogram(

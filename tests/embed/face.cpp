@@ -187,6 +187,23 @@ void single_ops() {
   CHECK(dy[0] == 0);
 }
 
+void files() {
+  gc::Net<float> net(gc::NetConfig{{3, 5, 2}, {gc::Activation::tanh}});
+  net.parameter("dense0.weight").values[1] = 0.5f;
+  const std::string bytes = net.save_to_memory();
+  CHECK(gc::Net<float>::load_from_memory(bytes).parameter("dense0.weight").values[1] == 0.5f);
+  net.save("face.safetensors");
+  gc::Net<float> loaded = gc::Net<float>::load("face.safetensors");
+  CHECK(loaded.save_to_memory() == bytes && loaded.in_features() == 3 && loaded.out_features() == 2);
+  CHECK(std::remove("face.safetensors") == 0);
+  try {
+    gc::Net<double>::load_from_memory(bytes);
+    CHECK(false);
+  } catch (const gc::Error &error) {
+    CHECK(error.status() == GRADCORE_INVALID_ARGUMENT);
+  }
+}
+
 int main(int argc, char **argv) {
   CHECK(argc == 2);
   CHECK(gc::version() == gradcore_version() && gradcore_abi_version() == GRADCORE_ABI_VERSION);
@@ -196,6 +213,7 @@ int main(int argc, char **argv) {
   steps(argv[1]);
   tensors_and_ownership();
   errors();
+  files();
   single_ops<float>();
   single_ops<double>();
   std::puts("every check passed");

@@ -233,6 +233,26 @@ class Net {
     own(net, config.widths.front(), config.widths.back());
   }
 
+  // The net of a file, or of its bytes; it must have been saved with elements of type T.
+  static Net load(const std::string &path) {
+    gradcore_net *net = nullptr;
+    detail::check(gradcore_net_load(path.c_str(), &net));
+    return Net(net);
+  }
+  static Net load_from_memory(Span<const char> bytes) {
+    gradcore_net *net = nullptr;
+    detail::check(gradcore_net_load_from_memory(bytes.data(), static_cast<std::int64_t>(bytes.size()), &net));
+    return Net(net);
+  }
+  void save(const std::string &path) const { detail::check(gradcore_net_save(c(), path.c_str())); }
+  std::string save_to_memory() const {
+    std::int64_t size = 0;
+    detail::check(gradcore_net_save_to_memory(c(), nullptr, 0, &size));
+    std::string bytes(static_cast<std::size_t>(size), '\0');
+    detail::check(gradcore_net_save_to_memory(c(), bytes.data(), size, &size));
+    return bytes;
+  }
+
   std::int64_t in_features() const noexcept { return in_features_; }
   std::int64_t out_features() const noexcept { return out_features_; }
 
@@ -312,6 +332,16 @@ class Net {
   friend class Optimizer<T>;
   using TensorFunction = gradcore_status (*)(const gradcore_net *, std::int32_t, gradcore_tensor *);
 
+  explicit Net(gradcore_net *net) {
+    gradcore_net_config c{};
+    c.size = sizeof c;
+    detail::check(gradcore_net_get_config(net, &c));
+    own(net, c.widths[0], c.widths[c.num_widths - 1]);
+    if (c.dtype != detail::dtype<T>)
+      throw Error(GRADCORE_INVALID_ARGUMENT, c.dtype == GRADCORE_FLOAT32
+                                                 ? "dtype: expected a net of double, got float"
+                                                 : "dtype: expected a net of float, got double");
+  }
   void own(gradcore_net *net, std::int64_t in_features, std::int64_t out_features) {
     net_.reset(net, gradcore_net_destroy);
     in_features_ = in_features;
