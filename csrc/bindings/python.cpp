@@ -306,6 +306,37 @@ std::pair<double, double> train_step(Net &net, py::handle x, py::handle y, int32
   return {step.loss, step.total_norm};
 }
 
+}  // namespace
+}  // namespace gradcore::bindings
+
+// An object made by __new__ alone holds nothing: pybind11 would hand out uninitialized memory for it.
+namespace pybind11::detail {
+
+template <class T>
+struct initialized_caster : type_caster_base<T> {
+  bool load(handle source, bool convert) {
+    if (isinstance<T>(source) &&
+        !reinterpret_cast<instance *>(source.ptr())->get_value_and_holder(this->typeinfo).value_ptr()) {
+      throw type_error("expected an initialized object, got one whose __init__ was never called");
+    }
+    return type_caster_base<T>::load(source, convert);
+  }
+};
+
+template <>
+struct type_caster<gradcore::bindings::Net> : initialized_caster<gradcore::bindings::Net> {};
+template <>
+struct type_caster<gradcore::bindings::Optimizer> : initialized_caster<gradcore::bindings::Optimizer> {};
+template <>
+struct type_caster<gradcore_array_stats> : initialized_caster<gradcore_array_stats> {};
+template <>
+struct type_caster<gradcore_layer_flow> : initialized_caster<gradcore_layer_flow> {};
+
+}  // namespace pybind11::detail
+
+namespace gradcore::bindings {
+namespace {
+
 // ---- module --------------------------------------------------------------------------------------
 
 template <class Name>
