@@ -1,7 +1,7 @@
 """Judges every net of the zoo, and compares with the truth.
 
-    python tests/zoo.py            the confusion table over all nets, and every miss
-    python tests/zoo.py --quick    over the subset that the test suite runs
+python tests/zoo.py            the confusion table over all nets, and every miss
+python tests/zoo.py --quick    over the subset that the test suite runs
 """
 
 import sys

@@ -17,7 +17,14 @@ def fresh():
             continue  # its critical weights drive it into saturation; judged under `sigmoids`
         for hidden, width in ((3, 50), (10, 100), (20, 64)):
             source = sources[(index + hidden) % len(sources)]
-            yield healthy(f"critical {activation} {hidden}x{width} on {source}", source, hidden, width, index, activation=activation)
+            yield healthy(
+                f"critical {activation} {hidden}x{width} on {source}",
+                source,
+                hidden,
+                width,
+                index,
+                activation=activation,
+            )
 
 
 def healthy(name, source, hidden, width, seed, changes=None, **options):
@@ -32,14 +39,24 @@ def narrow():
     """Their typical gradient falls by a factor of exp(5 L / 4 n), and single draws by far more: chance, not design."""
     for hidden, width in ((20, 16), (50, 16), (30, 24), (50, 32), (40, 48), (50, 64), (30, 16), (20, 32)):
         for seed in range(5):
-            yield healthy(f"narrow He relu {hidden}x{width}, seed {seed}", "digits" if seed else "gauss", hidden, width, seed)
+            yield healthy(
+                f"narrow He relu {hidden}x{width}, seed {seed}", "digits" if seed else "gauss", hidden, width, seed
+            )
 
 
 def normalized():
     """Normalizations at depths where their growth is mild."""
     for normalization in ("layer", "rms", "batch"):
         for activation in ("relu", "tanh", "gelu"):
-            yield healthy(f"{normalization} norm {activation} 10x64", "digits", 10, 64, 1, activation=activation, normalization=normalization)
+            yield healthy(
+                f"{normalization} norm {activation} 10x64",
+                "digits",
+                10,
+                64,
+                1,
+                activation=activation,
+                normalization=normalization,
+            )
     for activation in ("relu", "gelu", "tanh"):
         yield healthy(f"residual layer norm {activation} 40x64", "gauss", 40, 64, 2, activation=activation,
                       normalization="layer", residual=True)  # fmt: skip
@@ -51,7 +68,9 @@ def normalized():
         yield healthy(f"He {activation} 12x64", "digits", 12, 64, 1, activation=activation, init="he_uniform")
     for seed in range(3):
         yield healthy(f"orthogonal relu 30x64, seed {seed}", "waves", 30, 64, seed, init="orthogonal")
-        yield healthy(f"residual rms norm relu 30x48, seed {seed}", "wine", 30, 48, seed, normalization="rms", residual=True)
+        yield healthy(
+            f"residual rms norm relu 30x48, seed {seed}", "wine", 30, 48, seed, normalization="rms", residual=True
+        )
     yield healthy("selu 50x32", "waves", 50, 32, 1, activation="selu")
     yield healthy("orthogonal tanh 50x64", "digits", 50, 64, 0, activation="tanh", init="orthogonal")
     yield healthy("orthogonal identity 50x64", "diabetes", 50, 64, 0, activation="identity", init="orthogonal")
@@ -61,7 +80,9 @@ def zero_starts():
     """Branches and outputs that begin at zero on purpose: the first steps wake them."""
 
     def branches(hidden, activation, normalization):
-        net, x, target, how = net_on("digits", hidden, 64, 0, activation=activation, normalization=normalization, residual=True)
+        net, x, target, how = net_on(
+            "digits", hidden, 64, 0, activation=activation, normalization=normalization, residual=True
+        )
         for layer in range(1, net.depth - 1):
             name = f"dense{layer}.weight" if normalization is None else f"norm{layer}.weight"
             net.parameters[name][...] = 0.0
@@ -93,7 +114,9 @@ def sparse():
         return net, x, target, how
 
     for hidden, share, seed in ((3, 0.25, 0), (4, 0.2, 1), (2, 0.1, 2)):
-        yield Model(f"sparse relu {share:g} {hidden}x128", "healthy", (), lambda h=hidden, p=share, s=seed: make(h, p, s))
+        yield Model(
+            f"sparse relu {share:g} {hidden}x128", "healthy", (), lambda h=hidden, p=share, s=seed: make(h, p, s)
+        )
 
 
 def _preacts(net, x, layer):
@@ -160,6 +183,7 @@ def first_steps():
 
 def shapes():
     """Unusual shapes and batches of sound nets."""
+
     def shaped(widths, source, seed=0, **options):
         def make():
             x, target, outputs, loss = data(source)

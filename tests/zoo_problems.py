@@ -32,12 +32,15 @@ def small_weights():
         for hidden, width in ((20, 64), (40, 48), (30, 24), (24, 128)):
             source = sources[(index + hidden) % len(sources)]
             name = f"small weights, {activation} {hidden}x{width} on {source}"
-            yield Model(name, "vanishing", ("weight_scale",), scaled(activation, variance, hidden, width, index, source))
+            yield Model(
+                name, "vanishing", ("weight_scale",), scaled(activation, variance, hidden, width, index, source)
+            )
     for hidden, width, source in ((24, 64, "digits"), (36, 64, "waves"), (30, 20, "gauss"), (40, 256, "wine")):
         # LeCun's scale under ReLU: 1/2 a layer
         yield Model(f"LeCun relu {hidden}x{width} on {source}", "vanishing", ("weight_scale",),
                     lambda h=hidden, w=width, s=source: net_on(s, h, w, h, init="lecun_normal"))  # fmt: skip
     for activation in ("relu", "gelu"):  # under SGD that is given, in float64, without biases
+
         def given(a=activation):
             net, x, target, how = net_on("digits", 25, 64, 4, activation=a, dtype="float64", bias=False)
             scale_hidden(net, 0.25)
@@ -62,7 +65,15 @@ def large_weights():
 def sigmoids():
     """A sigmoid's slope is at most 1/4: chi is 0.056 with Glorot's weights, 0.10 with He's."""
     for init in ("glorot_normal", "he_normal", "lecun_uniform"):
-        for hidden, source in ((6, "digits"), (12, "waves"), (30, "breast_cancer"), (8, "diabetes"), (18, "circles"), (10, "wine"), (7, "gauss")):
+        for hidden, source in (
+            (6, "digits"),
+            (12, "waves"),
+            (30, "breast_cancer"),
+            (8, "diabetes"),
+            (18, "circles"),
+            (10, "wine"),
+            (7, "gauss"),
+        ):
             yield Model(f"sigmoid {init} {hidden}x80 on {source}", "vanishing", ("activation_slope", "saturating_activation"),
                         lambda h=hidden, i=init, s=source: net_on(s, h, 80, h, activation="sigmoid", init=i))  # fmt: skip
 
@@ -91,6 +102,7 @@ def batch_norms():
     for hidden, width, batch_size, source in ((40, 64, 128, "digits"), (50, 100, 128, "gauss"), (60, 48, 64, "waves"),
                                               (32, 64, 16, "digits"), (70, 64, 128, "breast_cancer"),
                                               (45, 32, 32, "diabetes"), (40, 64, 8, "gauss")):  # fmt: skip
+
         def make(h=hidden, w=width, b=batch_size, s=source):
             net, x, target, how = net_on(s, h, w, h, normalization="batch")
             return net, x, target, {**how, "batch_size": b}
@@ -131,9 +143,16 @@ def silent():
         return net, x, target, how
 
     for layer, source in ((0, "digits"), (3, "gauss"), (7, "waves"), (5, "circles")):
-        yield Model(f"dead layer {layer} on {source}", "vanishing", ("dead_units",), lambda n=layer, s=source: dead(n, s))
+        yield Model(
+            f"dead layer {layer} on {source}", "vanishing", ("dead_units",), lambda n=layer, s=source: dead(n, s)
+        )
     for activation in ("relu", "tanh"):
-        yield Model(f"all weights zero, {activation}", "vanishing", ("weight_scale", "dead_units"), lambda a=activation: all_zero(a))
+        yield Model(
+            f"all weights zero, {activation}",
+            "vanishing",
+            ("weight_scale", "dead_units"),
+            lambda a=activation: all_zero(a),
+        )
     for seed in range(4):
         yield Model(f"relu of width 2, 40 layers, seed {seed}", "vanishing", ("narrow_layer", "dead_units"),
                     lambda s=seed: net_on("circles", 40, 2, s))  # fmt: skip
@@ -185,5 +204,16 @@ def too_deep():
 
 
 def problems():
-    for family in (small_weights, large_weights, sigmoids, saturated, batch_norms, overflows, silent, steps, sums, too_deep):
+    for family in (
+        small_weights,
+        large_weights,
+        sigmoids,
+        saturated,
+        batch_norms,
+        overflows,
+        silent,
+        steps,
+        sums,
+        too_deep,
+    ):
         yield from family()

@@ -144,9 +144,7 @@ def chi(activation: str | Nonlinearity, q: float, weight_var: float) -> float:
     return weight_var * derivative_moment(activation, q)
 
 
-def fixed_point(
-    activation: str | Nonlinearity, weight_var: float, bias_var: float = 0.0, start: float = 1.0
-) -> float:
+def fixed_point(activation: str | Nonlinearity, weight_var: float, bias_var: float = 0.0, start: float = 1.0) -> float:
     """q* that (M.1) leads to from `start`: 0 when signals die out, inf when they grow without bound.
 
     The map is increasing, so iteration runs monotonically to the next root of q_map(q) - q; that root is
@@ -231,9 +229,7 @@ def carried_depth(factor: float, ratio: float = 100.0) -> float:
 # ---- correlation of two inputs ----
 
 
-def c_map(
-    activation: str | Nonlinearity, c: float, q: float, weight_var: float, bias_var: float = 0.0
-) -> float:
+def c_map(activation: str | Nonlinearity, c: float, q: float, weight_var: float, bias_var: float = 0.0) -> float:
     """(M.3): the next layer's correlation of two inputs, both at pre-activation variance q."""
     phi = nonlinearity(activation)
     return (weight_var * _pair_mean(phi.function, phi.kinks, c, q) + bias_var) / q
@@ -245,9 +241,7 @@ def chi_c(activation: str | Nonlinearity, c: float, q: float, weight_var: float)
     return weight_var * _pair_mean(phi.derivative, phi.kinks, c, q)
 
 
-def _pair_mean(
-    function: Callable[[np.ndarray], np.ndarray], kinks: tuple[float, ...], c: float, q: float
-) -> float:
+def _pair_mean(function: Callable[[np.ndarray], np.ndarray], kinks: tuple[float, ...], c: float, q: float) -> float:
     """E[f(u1) f(u2)]: with u2 = c u1 + sqrt(1 - c^2) u', the inner mean is split at its own kinks."""
     outer, weights = _grid(kinks, math.sqrt(q))
     keep = weights > 1e-18
