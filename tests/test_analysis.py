@@ -58,7 +58,17 @@ def test_json_holds_everything_but_the_flows(report):
     assert record["layers"][3]["factors"]["active_slope"] == pytest.approx(0.055, abs=0.005)
     assert record["layers"][12]["delta_gain"] is None  # NaN: nothing is above the output
     assert "flows" not in record
-    assert set(record) == {"verdict", "findings", "layers", "slope", "prediction", "config", "conditions", "loss", "tried"}
+    assert set(record) == {
+        "verdict",
+        "findings",
+        "layers",
+        "slope",
+        "prediction",
+        "config",
+        "conditions",
+        "loss",
+        "tried",
+    }
 
 
 def test_initializers_of_ones_own_and_random_seeds_are_taken():
@@ -232,9 +242,7 @@ def test_signal_and_noise_are_those_of_the_two_batch_sizes():
     net = gc.MLP([8, 1], bias=False, dtype="float64")
     net.loss_and_gradients(x, y, loss="mse")
     exact = float(np.sum(net.gradients["dense0.weight"] ** 2))
-    estimates = [
-        gc.analyze(net, x, y, loss="mse", batch_size=32, batches=8, seed=seed).layers[0] for seed in range(40)
-    ]
+    estimates = [gc.analyze(net, x, y, loss="mse", batch_size=32, batches=8, seed=seed).layers[0] for seed in range(40)]
     signal = np.array([layer.gradient_signal for layer in estimates])
     assert signal.mean() == pytest.approx(exact, abs=4 * signal.std() / math.sqrt(40))
     singles = []
@@ -343,7 +351,8 @@ def test_softmax_over_one_output_is_explained():
     report = gc.analyze(gc.MLP([20, 30, 1]), X, np.zeros(len(X), dtype=int))
     assert report.findings[0].kind == "loss_output_mismatch"
     assert report.findings[0].cause == "loss_output"
-    assert [remedy.name for remedy in report.remedies(verify=False)] == ["two outputs"]
+    names = ["two outputs", "binary cross entropy"]
+    assert [remedy.name for remedy in report.remedies(verify=False)] == names
 
 
 def test_a_dead_layer_is_named():

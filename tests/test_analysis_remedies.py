@@ -1,11 +1,15 @@
 """Remedies: proposed from the cause, tried on the data, applied; what does not help says so."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
 import gradcore as gc
+from gradcore.analysis import Thresholds, trials
+from gradcore.analysis.candidates import Candidate, Preparation, combined
+from gradcore.analysis.remedies import _Verification
 from gradcore.analysis.trials import Trial, effects
 
 RNG = np.random.default_rng(0)
@@ -20,7 +24,7 @@ def sick_net():
 @pytest.fixture(scope="module")
 def report():
     report = gc.analyze(sick_net(), X, LABELS)
-    report.remedies(steps=60, seeds=3)
+    report.remedies(steps=40, seeds=3)
     return report
 
 
@@ -60,9 +64,9 @@ def test_apply_builds_a_fresh_net_with_the_change(report):
 
 
 def test_trials_are_reproducible(report):
-    again = gc.analyze(sick_net(), X, LABELS).remedies(steps=60, seeds=3)
-    by_name = {remedy.name: remedy for remedy in again}
-    for remedy in report.tried:
+    again = gc.analyze(sick_net(), X, LABELS).remedies(steps=40, seeds=3, limit=2, pairs=0)
+    by_name = {remedy.name: remedy for remedy in report.tried}
+    for remedy in again:
         assert by_name[remedy.name].effect == remedy.effect
         assert by_name[remedy.name].after.loss == remedy.after.loss
 
@@ -132,7 +136,7 @@ def test_too_high_a_learning_rate_is_lowered():
     y = X[:, :1]
     report = gc.analyze(net, X, y, loss="mse", optimizer=gc.optim.SGD(net, lr=30.0))
     assert report.findings[0].cause == "learning_rate"
-    remedies = report.remedies(steps=30)
+    remedies = report.remedies(steps=30, limit=2, pairs=0)
     lower = next(remedy for remedy in remedies if remedy.name.startswith("learning rate"))
     assert lower.helps and lower.change["training"]["lr"] < 30.0
     np.testing.assert_array_equal(lower.apply().parameters.flat, net.parameters.flat)
@@ -151,8 +155,126 @@ def test_prepare_standardizes_and_restore_undoes_it():
 
 
 def test_effects_compare_seed_by_seed():
-    def trials(*losses):
+    def ending_at(*losses):
         return [Trial(1.0, loss, math.nan, 0.0) for loss in losses]
 
-    found = effects(trials(2.0, 2.0, math.inf, 1.0, math.inf), trials(1.0, 2.5, 1.0, math.inf, math.inf))
+    found = effects(ending_at(2.0, 2.0, math.inf, 1.0, math.inf), ending_at(1.0, 2.5, 1.0, math.inf, math.inf))
     np.testing.assert_allclose(found, [0.5, -0.25, 1.0, -1.0, 0.0])
+
+
+# ---- what a trial is fair about ------------------------------------------------------------------
+
+
+def test_layers_too_narrow_for_their_depth_are_made_wider():
+    net = gc.MLP([20] + [2] * 30 + [5], seed=3)
+    report = gc.analyze(net, X, LABELS)
+    assert report.findings[0].cause == "narrow_layer"
+    wider = report.remedies(verify=False)[0]
+    width = wider.change["widths"][1]
+    # M.6: the typical fall, 31 * 5 / (2 width), is at most ln 100; 31 * 2^-width at most 0.1 %
+    assert wider.name == f"layers of {width} units" and width - 8 < max(31 * 2.5 / math.log(100), 15) <= width
+    assert gc.analyze(wider.apply(), X, LABELS).verdict == "healthy"
+
+
+def test_standardizing_takes_its_moments_from_all_rows():
+    x = np.concatenate([X, np.full((1, 20), 1e6, dtype="f4")])
+    report = gc.analyze(gc.MLP([20, 30, 5]), 100 * x[:-1], LABELS, batch_size=16, batches=2)
+    assert report.conditions["batches"] * report.conditions["batch_size"] < len(X)
+    case = report._case
+    prepared, _ = Preparation.of(Candidate("", "", inputs=True), case).apply(case.x, case.target)
+    np.testing.assert_allclose(prepared.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(prepared.std(axis=0), 1, atol=1e-5)
+
+
+def test_a_softmax_over_one_output_is_compared_under_the_loss_it_was_meant_for():
+    labels = (X[:, 0] > 0).astype(int)
+    report = gc.analyze(gc.MLP([20, 30, 1]), X, labels)
+    assert report.findings[0].cause == "loss_output"
+    tried = {remedy.name: remedy for remedy in report.remedies(steps=40, pairs=0)}
+    assert set(tried) == {"two outputs", "binary cross entropy"}
+    for remedy in tried.values():
+        # an untrained logit: about ln 2, and no better than guessing
+        assert remedy.helps and 0.5 < remedy.before.loss < 1.5 and remedy.before.accuracy < 0.75
+        assert remedy.after.accuracy > 0.85
+    assert tried["binary cross entropy"].change == {"loss": "binary_cross_entropy"}
+    assert tried["two outputs"].apply().out_features == 2
+
+
+@pytest.mark.parametrize("labels", [np.array([0, 1, -1]), np.array([[0], [1], [1]])])
+def test_labels_of_one_output_are_taken_as_they_are(labels):
+    x = X[:3]
+    if labels.min() < 0:
+        with pytest.raises(ValueError, match=r"target\[2\]"):
+            gc.analyze(gc.MLP([20, 8, 1]), x, labels)
+    else:
+        assert gc.analyze(gc.MLP([20, 8, 1]), x, labels).findings[0].kind == "loss_output_mismatch"
+
+
+def test_the_time_of_a_step_counts_only_steps_that_were_taken():
+    """A training that breaks off at once takes one step of many: its price must not look like a fraction of one."""
+    net = gc.MLP([20] + [256] * 6 + [5])
+    case = gc.analyze(net, X, LABELS, optimizer=gc.optim.SGD(net, lr=1e30))._case
+    split = trials.split_rows(len(X), 0)
+    few, many = (trials.train(trials.Contestant(case), split, steps=steps, seed=0, lr=None) for steps in (20, 2000))
+    assert few.diverged and many.diverged
+    assert many.seconds_per_step > few.seconds_per_step / 10  # the share of steps taken would make it 1 / 100
+
+
+def test_a_remedy_is_not_judged_by_a_rate_at_which_it_diverges():
+    """A sigmoid net at lr 20, far too fast for any net: other activations get a lower rate with them."""
+    net = sick_net()
+    report = gc.analyze(net, X, LABELS, optimizer=gc.optim.SGD(net, lr=20.0))
+    selu = Candidate("selu", "", {"activation": "selu", "init": "auto"})
+    tried = _Verification(report, report._case, Thresholds(), steps=20, seeds=2).verified(selu)
+    assert tried.remedy.helps
+    assert 0 < tried.remedy.change["training"]["lr"] < 2.0 and "learning rate" in tried.remedy.name
+
+
+def test_the_best_remedy_is_trained_on(report):
+    best = report.tried[0]
+    assert "trained on for 200 steps" in best.note
+    assert not any("trained on" in remedy.note for remedy in report.tried[1:] if remedy.helps)
+
+
+def test_a_remedy_that_diverges_when_trained_on_does_not_help(monkeypatch):
+    """Late instability: the best candidate breaks off after 100 steps, the trials take 30."""
+    train = trials.train
+
+    def late(contestant, split, *, steps, seed, lr):
+        trial = train(contestant, split, steps=min(steps, 30), seed=seed, lr=lr)
+        broken = steps > 100 and contestant.candidate.name == first
+        return dataclasses.replace(trial, loss=math.inf) if broken else trial
+
+    report = gc.analyze(sick_net(), X, LABELS)
+    first = report.remedies(steps=30, seeds=2, limit=3, pairs=0)[0].name
+    monkeypatch.setattr(trials, "train", late)
+    tried = report.remedies(steps=30, seeds=2, limit=3, pairs=0)
+    broken = next(remedy for remedy in tried if remedy.name == first)
+    assert broken.helps is False and "diverges when trained on" in broken.note
+    assert tried[0].helps and tried[0].name != first
+
+
+# ---- pairs -----------------------------------------------------------------------------------------
+
+
+def test_a_pair_of_the_best_is_tried(report):
+    singles = {remedy.name for remedy in gc.analyze(sick_net(), X, LABELS).remedies(verify=False)}
+    pairs = [remedy for remedy in report.tried if remedy.name not in singles]
+    assert len(pairs) == 1
+    parts = [name for name in singles if name in pairs[0].name]
+    assert len(parts) >= 2
+    assert math.isfinite(pairs[0].effect) and pairs[0].cost["time_per_step"] > 0
+
+
+def test_pairs_that_contradict_each_other_are_none():
+    relu, selu = (Candidate(name, "", {"activation": name, "init": "auto"}) for name in ("relu", "selu"))
+    layer = Candidate("layer norm", "", {"normalization": "layer", "init": "auto"})
+    orthogonal = Candidate("orthogonal", "", {"init": "orthogonal"})
+    rescaled = Candidate("rescaled", "", weights="rescaled")
+    slow, slower = (Candidate(f"lr {lr}", "", training={"lr": lr}) for lr in (0.1, 0.01))
+    assert combined(relu, selu) is None
+    assert combined(rescaled, layer) is None and combined(layer, rescaled) is None
+    assert combined(slow, slower) is None
+    assert combined(relu, layer).net == {"activation": "relu", "normalization": "layer", "init": "auto"}
+    assert combined(layer, orthogonal).net["init"] == "orthogonal"
+    assert combined(rescaled, slow).change() == {"weights": "rescaled", "training": {"lr": 0.1}}

@@ -106,6 +106,8 @@ def make_case(
     batches, seed = _check.integer(batches, "batches", 1), _check.integer(seed, "seed", 0)
     rows = _check.matrix(x, "x", net.dtype, net.in_features)
     targets = _check.target(target, net.dtype, loss, len(rows), net.out_features)
+    if loss == "cross_entropy" and net.out_features == 1:
+        targets = _labels_of_one_output(targets)
     if net.normalization == "batch" and (len(rows) < 2 or batch_size < 2):
         few = min(len(rows), batch_size)
         raise ValueError(f"x, batch_size: expected at least two rows a batch for batch norm, got {few}")
@@ -120,6 +122,16 @@ def make_case(
         rows=measuring.batch_rows(len(rows), batch_size, batches, seed),
         seed=seed,
     )
+
+
+def _labels_of_one_output(targets: np.ndarray) -> np.ndarray:
+    """Labels for a softmax over one output, from labels or a column of zeros and ones.
+
+    No loss over one output can use them (see `Case.trainable`), but a remedy can: they are kept as they came.
+    """
+    labels = targets if targets.dtype.kind == "i" else (targets[:, 0] > 0.5).astype(np.int64)
+    _check.labels(labels, "target", np.iinfo(np.int64).max)
+    return labels
 
 
 def measure_and_rehearse(case: Case, progress: Progress | None) -> tuple[Measurement, tuple[int, ...]]:

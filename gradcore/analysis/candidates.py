@@ -33,7 +33,8 @@ class Candidate:
 
     net: keyword arguments of gc.MLP that change. weights: "" for those of `init`, "rescaled" (the present
     directions, critical sizes), "lsuv", "scaled_branches" (residual branches over the root of their number).
-    inputs, targets: standardize these. training: "lr" or "clip_norm". note: what else to know.
+    inputs, targets: standardize these. training: "lr" or "clip_norm". loss: another loss, "" for the present
+    one. note: what else to know.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Candidate:
     inputs: bool = False
     targets: bool = False
     training: Mapping[str, float] = field(default_factory=dict)
+    loss: str = ""
     note: str = ""
 
     @property
@@ -59,7 +61,15 @@ class Candidate:
             changed["standardize"] = [name for name in ("inputs", "targets") if getattr(self, name)]
         if self.training:
             changed["training"] = dict(self.training)
+        if self.loss:
+            changed["loss"] = self.loss
         return changed
+
+    def case(self, case: Case) -> Case:
+        """The case with the loss of this candidate, and targets in the form that loss takes."""
+        if not self.loss:
+            return case
+        return replace(case, loss=self.loss, target=case.target[:, None].astype(case.x.dtype))
 
     def build(self, case: Case, seed: int | None = None) -> Any:
         """A fresh net with the change; with the seed of the analysed one unless another is given."""
@@ -104,7 +114,7 @@ def _scale_branches(net: Any) -> None:
 
 @dataclass(frozen=True)
 class Preparation:
-    """Shift and scale of inputs and targets, from the rows that were analysed."""
+    """Shift and scale of inputs and targets, from all rows of the data."""
 
     input_shift: np.ndarray
     input_scale: np.ndarray
@@ -114,9 +124,7 @@ class Preparation:
     @classmethod
     def of(cls, candidate: Candidate, case: Case) -> Preparation:
         """What a candidate does to the data of a case."""
-        rows = np.concatenate(case.rows)
-        inputs = _moments(case.x[rows], candidate.inputs)
-        return cls(*inputs, *_moments(case.target[rows], candidate.targets))
+        return cls(*_moments(case.x, candidate.inputs), *_moments(case.target, candidate.targets))
 
     def apply(self, x: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Prepared inputs and targets; labels pass unchanged."""
@@ -149,7 +157,7 @@ def propose(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
     kinds = {finding.kind for finding in serious}
     data = _data(report)
     if "loss_output_mismatch" in kinds:
-        return [_two_outputs(case)]
+        return _other_outputs(case)
     found: list[Candidate] = []
     step_causes = {finding.cause for finding in serious if finding.kind == "exploding"}
     if step_causes & {"learning_rate", "input_scale", "target_scale"}:
@@ -185,9 +193,15 @@ def _data(report: Report) -> Candidate | None:
     )
 
 
-def _two_outputs(case: Case) -> Candidate:
-    widths = [*case.net.config["widths"][:-1], 2]
-    return Candidate("two outputs", "a softmax needs at least two outputs", {"widths": widths})
+def _other_outputs(case: Case) -> list[Candidate]:
+    """An output for each class; for two classes also the loss that one output is meant for."""
+    widths = [*case.net.config["widths"][:-1], case.classes]
+    title = "two outputs" if case.classes == 2 else f"{case.classes} outputs"
+    found = [Candidate(title, "a softmax needs an output for each class", {"widths": widths})]
+    if case.classes == 2:
+        reason = "takes one output as the logit of class 1"
+        found.append(Candidate("binary cross entropy", reason, loss="binary_cross_entropy"))
+    return found
 
 
 def _for_steps(report: Report, case: Case, limits: Thresholds, data: Candidate | None) -> list[Candidate]:
@@ -222,15 +236,62 @@ def _structural(report: Report, case: Case, limits: Thresholds, data: Candidate 
     groups = [_initializations(report, names), _activations(report, names), _normalizations(case.net.config)]
     if case.net.config["normalization"] is not None:  # which undoes most of what other weights would change
         groups.reverse()
-    found = [candidate for group in groups for candidate in group] + _shallower(report, case, limits)
+    groups = [_wider(report, case, limits), *groups, _shallower(report, case, limits)]
+    found = [candidate for group in groups for candidate in group]
     if data is None:
         return found
-    return [_pair(candidate, data) for candidate in found]
+    return [pair for candidate in found if (pair := combined(candidate, data)) is not None]
 
 
-def _pair(candidate: Candidate, data: Candidate) -> Candidate:
-    name = f"{candidate.name}, {data.name}"
-    return replace(candidate, name=name, inputs=data.inputs, targets=data.targets)
+def combined(first: Candidate, second: Candidate) -> Candidate | None:
+    """Both changes at once; None where they contradict each other or change the same thing."""
+    nets = [{name: value for name, value in each.net.items() if name != "init"} for each in (first, second)]
+    overlap = any((nets[0].keys() & nets[1].keys(), first.weights and second.weights, first.loss and second.loss,
+                   first.training.keys() & second.training.keys(), first.inputs and second.inputs,
+                   first.targets and second.targets))  # fmt: skip
+    # "rescaled" keeps the present weights: nothing that makes new ones goes with it
+    if overlap or any("rescaled" in (a.weights, b.weights) and a.net for a, b in ((first, second), (second, first))):
+        return None
+    inits = {each.net["init"] for each in (first, second) if "init" in each.net}
+    if len(inits) > 1:
+        inits -= {"auto"}  # what comes with any new activation or normalization gives way to a chosen one
+    return Candidate(
+        name=f"{first.name}, {second.name}",
+        reason=f"{first.reason}; {second.reason}",
+        net={**nets[0], **nets[1], **({"init": inits.pop()} if inits else {})},
+        weights=first.weights or second.weights,
+        inputs=first.inputs or second.inputs,
+        targets=first.targets or second.targets,
+        training={**first.training, **second.training},
+        loss=first.loss or second.loss,
+        note="; ".join(filter(None, (first.note, second.note))),
+    )
+
+
+def with_learning_rate(candidate: Candidate, lr: float) -> Candidate:
+    """The candidate trained at another rate."""
+    name = f"{candidate.name}, learning rate {lr:g}"
+    return replace(candidate, name=name, training={**candidate.training, "lr": lr})
+
+
+def _wider(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
+    """Layers wide enough for the depth, where chance in narrow ones is the cause.
+
+    Wide enough: the typical fall of |delta|^2 by chance, depth (3 kurtosis - 1) / (2 n) in logarithm (M.6),
+    takes at most half of the healthy band; and a ReLU layer is dead (2^-n each) in at most `false_alarm` of nets.
+    """
+    if not any(finding.cause == "narrow_layer" and finding.severity != "info" for finding in report.findings):
+        return []
+    config = case.net.config
+    depth = len(config["widths"]) - 1
+    noise = max(theory.width_noise(name, 1.0, 1) for name in config["activation"])
+    needed = max(0.5 * depth * noise / math.log(limits.norm_ratio), math.log2(depth / limits.false_alarm))
+    width = 8 * math.ceil(needed / 8)
+    widths = [config["widths"][0], *(max(width, own) for own in config["widths"][1:-1]), config["widths"][-1]]
+    if widths == config["widths"]:
+        return []
+    reason = f"over {depth} layers, chance alone closes or starves layers of fewer than {width} units"
+    return [Candidate(f"layers of {width} units", reason, {"widths": widths, "init": "auto"})]
 
 
 def _initializations(report: Report, names: list[str]) -> list[Candidate]:

