@@ -25,6 +25,8 @@ cdef inline int gradcore_check(gradcore_status status) except -1 nogil:
             raise FloatingPointError(text)
         if status == GRADCORE_OUT_OF_MEMORY:
             raise MemoryError(text)
+        if status == GRADCORE_IO_ERROR:
+            raise OSError(text)
         if status == GRADCORE_INTERNAL:
             raise RuntimeError(text)
         raise ValueError(text)

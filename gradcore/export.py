@@ -171,18 +171,16 @@ def _constants(net: MLP) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _norm_constants(net: MLP, layer: int) -> Iterator[tuple[str, np.ndarray]]:
-    weight, bias = f"norm{layer}.weight", f"norm{layer}.bias"
-    if net.normalization != "batch":
-        yield f"norm{layer}_weight", net.parameters[weight]
-        if net.normalization == "layer":
-            yield f"norm{layer}_bias", net.parameters[bias]
-        return
-    # In float64 and then rounded, as the library does before each pass.
-    gamma, beta = (net.parameters[tensor].astype(np.float64) for tensor in (weight, bias))
-    mean, variance = (net.buffers[f"norm{layer}.running_{kind}"].astype(np.float64) for kind in ("mean", "var"))
-    inv_std = 1.0 / np.sqrt(variance + _EPS)
-    yield f"norm{layer}_scale", (gamma * inv_std).astype(net.dtype)
-    yield f"norm{layer}_shift", (beta - gamma * inv_std * mean).astype(net.dtype)
+    weight = net.parameters[f"norm{layer}.weight"]
+    if net.normalization == "batch":
+        variance = net.buffers[f"norm{layer}.running_var"].astype(np.float64)
+        yield f"norm{layer}_mean", net.buffers[f"norm{layer}.running_mean"]
+        # In float64 and then rounded, as the library does before each pass.
+        yield f"norm{layer}_scale", (weight * (1.0 / np.sqrt(variance + _EPS))).astype(net.dtype)
+    else:
+        yield f"norm{layer}_weight", weight
+    if net.normalization != "rms":
+        yield f"norm{layer}_bias", net.parameters[f"norm{layer}.bias"]
 
 
 def _array(name: str, values: np.ndarray, net: MLP) -> Iterator[str]:
@@ -229,7 +227,7 @@ def _calls(net: MLP, name: str, layer: int, x: str, h: str) -> Iterator[str]:
         return
     norm = f"{name}_norm{layer}"
     if net.normalization == "batch":
-        yield f"batch_norm({width}, {norm}_scale, {norm}_shift, {h})"
+        yield f"batch_norm({width}, {norm}_mean, {norm}_scale, {norm}_bias, {h})"
     elif net.normalization == "layer":
         yield f"layer_norm({width}, {norm}_weight, {norm}_bias, {h})"
     elif net.normalization == "rms":
@@ -260,9 +258,9 @@ static void add(int n, const real *x, real *h) {
 }
 """,
     "batch_norm": """\
-/* scale = gamma / sqrt(var + eps), shift = beta - scale mean. */
-static void batch_norm(int n, const real *scale, const real *shift, real *h) {
-  for (int i = 0; i < n; i++) h[i] = h[i] * scale[i] + shift[i];
+/* scale = weight / sqrt(running variance + eps) */
+static void batch_norm(int n, const real *mean, const real *scale, const real *bias, real *h) {
+  for (int i = 0; i < n; i++) h[i] = (h[i] - mean[i]) * scale[i] + bias[i];
 }
 """,
     "layer_norm": f"""\
