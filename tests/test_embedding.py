@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import abi
 import c_header
 import gradcore as gc
 import native
@@ -61,6 +62,31 @@ def test_cpp_leaves_no_function_out():
         "gradcore_net_init", "gradcore_net_seed", "gradcore_net_set_origin",
         "gradcore_num_targets", "gradcore_target_name", "gradcore_target_supported",
     }  # fmt: skip
+
+
+# ---- the binary interface ------------------------------------------------------------------------------------
+
+
+def test_programs_of_the_last_release_still_run():
+    """Nothing recorded may change. A structure that begins with its size, and a count, may grow."""
+    recorded, now = abi.RECORDED.read_text().splitlines(), abi.lines()
+    sized = {line.split()[1].split(".")[0] for line in now if re.match(r"member \w+\.size 0 ", line)}
+
+    def grown(line):
+        kind, name, value = line.rsplit(" ", 2) if line.startswith(("struct", "value")) else ("", "", "0")
+        may_grow = name in sized or re.search(r"_NUM_\w*S$", name)
+        return may_grow and any(
+            other.startswith(f"{kind} {name} ") and int(other.rsplit(" ", 1)[1]) >= int(value) for other in now
+        )
+
+    assert [line for line in recorded if line not in now and not grown(line)] == []
+
+
+@pytest.mark.skipif(native.library_file().suffix == ".a", reason="a static library shows its objects")
+def test_the_library_exports_the_header_and_nothing_else():
+    listing = native.run(native.needs("nm"), "-D", "--defined-only", native.library_file())
+    exported = {line.split()[-1].split("@")[0] for line in listing.splitlines()}
+    assert exported == set(c_header.read(native.include_dir() / "gradcore" / "gradcore.h").functions)
 
 
 # ---- finding it ----------------------------------------------------------------------------------------------
