@@ -150,6 +150,7 @@ constexpr void fill_gemm_vectors(KernelSet<T> &set) {
 template <class T>
 constexpr void fill_gemm(KernelSet<T> &set) {
   set.tile_vectors = GRADCORE_TILE_VECTORS;
+  set.params_vectors = GRADCORE_PARAMS_VECTORS;
   fill_gemm_vectors<T, GRADCORE_TILE_VECTORS>(set);
   set.pack_rows = pack_rows<T>;
   set.pack_transposed = pack_transposed<T>;

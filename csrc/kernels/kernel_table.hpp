@@ -73,6 +73,7 @@ template <class T>
 struct KernelSet {
   int lanes;                       // elements of a vector
   int tile_vectors;                // columns of the widest GEMM tile, in vectors
+  int params_vectors;              // the same for a weight gradient, whose panels are not packed
   int tile_rows[kMaxTileVectors];  // rows of the tallest tile of each width
 
   // ---- products (gemm-inl.h)

@@ -88,7 +88,7 @@ void gemm_packed(const KernelSet<T> &set, index rows, index depth, index cols, c
 template <class T>
 void gemm_params(const KernelSet<T> &set, index rows, index in, index out_begin, index out_end, const T *delta,
                  index ldd, const T *x, index ldx, T *dw, bool accumulate) noexcept {
-  const PanelSplit split(in, set.lanes, set.tile_vectors);
+  const PanelSplit split(in, set.lanes, set.params_vectors);
   for (index r = 0; r < rows; r += kParamsDepthBlock) {
     const index block = rows - r < kParamsDepthBlock ? rows - r : kParamsDepthBlock;
     for (index panel = 0; panel < split.num_panels(); panel++) {

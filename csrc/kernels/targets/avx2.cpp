@@ -9,6 +9,7 @@
 #define GRADCORE_VECTOR_BYTES 32
 #define GRADCORE_ACCUMULATORS 12
 #define GRADCORE_TILE_VECTORS 3
+#define GRADCORE_PARAMS_VECTORS 2
 
 GRADCORE_TARGET_BEGIN("avx2,fma,bmi,bmi2,popcnt")
 #include "kernels/all-inl.h"

@@ -9,6 +9,7 @@
 #define GRADCORE_VECTOR_BYTES 64
 #define GRADCORE_ACCUMULATORS 24
 #define GRADCORE_TILE_VECTORS 4
+#define GRADCORE_PARAMS_VECTORS 4
 
 GRADCORE_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,bmi,bmi2,popcnt")
 #include "kernels/all-inl.h"

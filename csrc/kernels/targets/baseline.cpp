@@ -6,6 +6,7 @@
 #define GRADCORE_VECTOR_BYTES 16
 #define GRADCORE_ACCUMULATORS 12
 #define GRADCORE_TILE_VECTORS 3
+#define GRADCORE_PARAMS_VECTORS 2
 
 #include "kernels/all-inl.h"
 #endif

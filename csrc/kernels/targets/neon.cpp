@@ -6,6 +6,7 @@
 #define GRADCORE_VECTOR_BYTES 16
 #define GRADCORE_ACCUMULATORS 24
 #define GRADCORE_TILE_VECTORS 4
+#define GRADCORE_PARAMS_VECTORS 4
 
 #include "kernels/all-inl.h"
 #endif
