@@ -355,7 +355,7 @@ void reductions(Suite<T> &suite, Place place) {
   suite.add("all_finite" + end, work, [&] { return finite ? 0.0 : 1.0; },
             [&] { finite = k.all_finite(1, n, x.data(), n); });
   suite.add("sum_of_squares" + end, work, [&] { return sumsq_error(result); },
-            [&] { result = k.sum_of_squares(n, x.data()); });
+            [&] { result = k.sum_of_squares(1, n, x.data(), n); });
   suite.add("max_abs" + end, work,
             [&] {
               double largest = 0;

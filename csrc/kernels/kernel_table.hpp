@@ -141,7 +141,7 @@ struct KernelSet {
   void (*column_sum)(index rows, index cols, const T *x, index ldx, bool accumulate, T *sum);
   // Sum of squares in double, right for every finite float (partials redone in double when the
   // float32 one overflows or is tiny). For double data it may overflow or underflow: norm handles it.
-  double (*sum_of_squares)(index n, const T *x);
+  double (*sum_of_squares)(index rows, index cols, const T *x, index ldx);
   double (*max_abs)(index n, const T *x);          // NaN if any element is NaN
   double (*dot)(index n, const T *x, const T *y);  // in double
   // Statistics of a recorded pass (stats-inl.h): sums += those of the block; histogram (may be null) has

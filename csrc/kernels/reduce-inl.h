@@ -104,20 +104,24 @@ double dot(index n, const T *x, const T *y) {
 // underflows. NaN and infinity propagate.
 
 template <class T>
-GRADCORE_INLINE T chunk_squares(index n, const T *x) {
+GRADCORE_INLINE T chunk_squares(const Block<T> &chunk) {
   constexpr int W = kLanes<T>;
   Vec<T> acc[4] = {};
-  index i = 0;
-  for (; i + 4 * W <= n; i += 4 * W) {
+  for (index r = 0; r < chunk.rows; r++) {
+    const T *row = chunk.x + r * chunk.ld;
+    index c = 0;
+    for (; c + 4 * W <= chunk.cols; c += 4 * W) {
 #pragma GCC unroll 4
-    for (int v = 0; v < 4; v++) {
-      const Vec<T> value = load(x + i + v * W);
-      acc[v] = fma(value, value, acc[v]);
+      for (int v = 0; v < 4; v++) {
+        const Vec<T> value = load(row + c + v * W);
+        acc[v] = fma(value, value, acc[v]);
+      }
     }
-  }
-  for (; i < n; i += W) {
-    const Vec<T> value = n - i >= W ? load(x + i) : load_partial(x + i, int(n - i));
-    acc[0] = fma(value, value, acc[0]);
+    for (; c < chunk.cols; c += W) {
+      const index left = chunk.cols - c;
+      const Vec<T> value = left >= W ? load(row + c) : load_partial(row + c, int(left));
+      acc[0] = fma(value, value, acc[0]);
+    }
   }
   return reduce_add<T>((acc[0] + acc[1]) + (acc[2] + acc[3]));
 }
@@ -126,22 +130,28 @@ GRADCORE_INLINE T chunk_squares(index n, const T *x) {
 GRADCORE_INLINE bool squares_hold(double) { return true; }
 GRADCORE_INLINE bool squares_hold(float sum) { return sum >= 0x1p-90f && sum <= 0x1.fffffep127f; }
 
-template <class T>
-double sum_of_squares(index n, const T *x) {
-  double sum = 0;
-  for (index i = 0; i < n; i += kChunk) {
-    const index size = n - i < kChunk ? n - i : kChunk;
-    const T partial = chunk_squares(size, x + i);
-    sum += squares_hold(partial) ? double(partial) : dot(size, x + i, x + i);
-  }
-  return sum;
-}
-
 // Of a chunk, in double.
 template <class T>
 GRADCORE_INLINE double wide_squares(const Block<T> &chunk) {
   double sum = 0;
   for (index r = 0; r < chunk.rows; r++) sum += dot(chunk.cols, chunk.x + r * chunk.ld, chunk.x + r * chunk.ld);
+  return sum;
+}
+
+template <class T>
+struct SumOfSquares {
+  double *sum;
+  GRADCORE_INLINE_MEMBER void operator()(const Block<T> &chunk) const {
+    const T partial = chunk_squares(chunk);
+    *sum += squares_hold(partial) ? double(partial) : wide_squares(chunk);
+  }
+};
+
+template <class T>
+double sum_of_squares(index rows, index cols, const T *x, index ldx) {
+  double sum = 0;
+  const SumOfSquares<T> op{&sum};
+  for_chunks(Block<T>{x, rows, cols, ldx}, op);
   return sum;
 }
 

@@ -57,9 +57,13 @@ template <class T>
 void GradientFlow<T>::activation(int l, const LayerState<T> &layer, const Tile &tile) noexcept {
   TileSums &to = sums(l, tile);
   const LayerSpec &spec = *layer.spec;
-  kernels_.column_nonzero(tile.count, spec.out, layer.h.rows(tile), layer.h.ld, nonzero_units(l, tile.rank),
-                          &to.act_zeros);
-  if (layer.saves_derivative)
+  index zeros = 0;
+  kernels_.column_nonzero(tile.count, spec.out, layer.h.rows(tile), layer.h.ld, nonzero_units(l, tile.rank), &zeros);
+  to.act_zeros += zeros;
+  if (spec.activation == GRADCORE_RELU) {  // 0 where h is 0, else 1
+    to.derivative_sumsq += double(tile.count * spec.out - zeros);
+    to.saturated += zeros;
+  } else if (layer.saves_derivative)
     kernels_.derivative_stats(tile.count, spec.out, layer.delta.rows(tile), layer.delta.ld,
                               T(kSaturatedShare * kMaxDerivative[spec.activation]), &to.derivative_sumsq,
                               &to.saturated);
@@ -72,15 +76,25 @@ void GradientFlow<T>::output(int l, const LayerState<T> &layer, const Tile &tile
   kernels_.block_stats(tile.count, layer.spec->out, layer.h.rows(tile), layer.h.ld, &sums(l, tile).output, nullptr);
 }
 
+// Sum of the squares of the finite elements, as block_stats has it, at a third of its cost.
+template <class T>
+double GradientFlow<T>::finite_squares(index rows, index cols, const T *x, index ld) const noexcept {
+  const double sum = kernels_.sum_of_squares(rows, cols, x, ld);
+  if (std::isfinite(sum)) return sum;
+  StatsSums sums{};
+  kernels_.block_stats(rows, cols, x, ld, &sums, nullptr);
+  return sums.sumsq;
+}
+
 template <class T>
 void GradientFlow<T>::grad_output(int l, const Tile &tile, const T *grad, index ld) noexcept {
-  kernels_.block_stats(tile.count, net_.layers[l].out, grad, ld, &sums(l, tile).grad_output, nullptr);
+  sums(l, tile).grad_output_sumsq += finite_squares(tile.count, net_.layers[l].out, grad, ld);
 }
 
 template <class T>
 void GradientFlow<T>::grad_preact(int l, const LayerState<T> &layer, const Tile &tile) noexcept {
-  kernels_.block_stats(tile.count, layer.spec->out, layer.delta.rows(tile), layer.delta.ld, &sums(l, tile).grad_preact,
-                       nullptr);
+  sums(l, tile).grad_preact_sumsq +=
+      finite_squares(tile.count, layer.spec->out, layer.delta.rows(tile), layer.delta.ld);
 }
 
 template <class T>
@@ -101,7 +115,7 @@ template <class T>
 void GradientFlow<T>::before_update(index block, const T *parameters) noexcept {
   const ParamBlock &b = blocks_[block];
   if (b.kind == ParamBlock::weight)
-    block_[block].parameter_sumsq = kernels_.sum_of_squares(b.size, parameters + b.offset);
+    block_[block].parameter_sumsq = kernels_.sum_of_squares(1, b.size, parameters + b.offset, b.size);
   block_[block].update_sumsq = 0;
 }
 
@@ -123,8 +137,8 @@ void GradientFlow<T>::finish_layer(int l) noexcept {
     const TileSums &from = tile_[l * max_tiles_ + t];
     merge_stats(total.output, from.output);
     merge_stats(total.delta, from.delta);
-    merge_stats(total.grad_output, from.grad_output);
-    merge_stats(total.grad_preact, from.grad_preact);
+    total.grad_output_sumsq += from.grad_output_sumsq;
+    total.grad_preact_sumsq += from.grad_preact_sumsq;
     total.derivative_sumsq += from.derivative_sumsq;
     total.saturated += from.saturated;
     total.act_zeros += from.act_zeros;
@@ -132,8 +146,8 @@ void GradientFlow<T>::finish_layer(int l) noexcept {
   to.activation = finish_stats(total.output);
   to.delta = finish_stats(total.delta);
   // Where nothing stands between two points of the chain, the later norm is the earlier one.
-  to.grad_preact_norm = spec.normalization ? finish_stats(total.grad_preact).norm : to.delta.norm;
-  to.grad_output_norm = spec.hidden ? finish_stats(total.grad_output).norm : to.delta.norm;
+  to.grad_preact_norm = spec.normalization ? std::sqrt(total.grad_preact_sumsq) : to.delta.norm;
+  to.grad_output_norm = spec.hidden ? std::sqrt(total.grad_output_sumsq) : to.delta.norm;
   to.mean_squared_derivative = spec.hidden ? total.derivative_sumsq / double(to.activation.count) : 1.0;
   to.saturated = total.saturated;
   to.act_zeros = spec.hidden ? total.act_zeros : to.activation.zeros;
@@ -142,10 +156,11 @@ void GradientFlow<T>::finish_layer(int l) noexcept {
     for (int rank = 0; rank < threads_; rank++) alive |= nonzero_units(l, rank)[c] != 0;
     to.dead_units += !alive;
   }
-  for (int which = 0; which < 2; which++)
-    for (int rank = 0; rank < threads_; rank++)
-      for (int bin = 0; bin < kBins; bin++)
-        histogram_[(2 * l + which) * kBins + bin] += thread_histogram(l, which, rank)[bin];
+  index *histogram = &histogram_[2 * l * kBins];
+  for (int rank = 0; rank < threads_; rank++) {
+    const index *from = thread_histogram(l, 0, rank);
+    for (int bin = 0; bin < 2 * kBins; bin++) histogram[bin] += from[bin];
+  }
 }
 
 template <class T>

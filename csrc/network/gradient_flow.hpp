@@ -40,8 +40,8 @@ class GradientFlow {
 
  private:
   struct TileSums {
-    StatsSums output, delta, grad_output, grad_preact;
-    double derivative_sumsq;
+    StatsSums output, delta;
+    double grad_output_sumsq, grad_preact_sumsq, derivative_sumsq;
     index saturated, act_zeros;
   };
   struct BlockSums {
@@ -53,6 +53,7 @@ class GradientFlow {
     return &thread_histogram_[((rank * net_.depth() + l) * 2 + which) * kBins];
   }
   unsigned char *nonzero_units(int l, int rank) noexcept { return &nonzero_[rank * units_ + first_unit_[l]]; }
+  double finite_squares(index rows, index cols, const T *x, index ld) const noexcept;
   void finish_layer(int l) noexcept;
 
   const Architecture &net_;

@@ -120,7 +120,8 @@ PassResult Schedule<T>::update(const PassRequest<T> &request) {
     Phases phases(next_task_, team);
     // Of the flow only the update is new: the gradients were measured by the pass that made them.
     phases.run(index(blocks_.size()), [&](index block) {
-      block_sumsq_[block] = kernels_.sum_of_squares(blocks_[block].size, gradients_ + blocks_[block].offset);
+      block_sumsq_[block] =
+          kernels_.sum_of_squares(1, blocks_[block].size, gradients_ + blocks_[block].offset, blocks_[block].size);
       if (recorder_) recorder_->before_update(block, parameters_);
     });
     update_parameters(request, phases);
@@ -338,7 +339,7 @@ void Schedule<T>::fill_norm_gradient(const ParamBlock &block, index tiles, bool 
 template <class T>
 void Schedule<T>::measure_gradient(const PassRequest<T> &request, index block, int rank) noexcept {
   const ParamBlock &b = blocks_[block];
-  if (request.optimizer) block_sumsq_[block] = kernels_.sum_of_squares(b.size, gradients_ + b.offset);
+  if (request.optimizer) block_sumsq_[block] = kernels_.sum_of_squares(1, b.size, gradients_ + b.offset, b.size);
   if (recorder_) recorder_->parameter(block, rank, parameters_, gradients_);
 }
 

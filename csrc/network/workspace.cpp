@@ -135,8 +135,8 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
     const LayerSpec &spec = *layer.spec;
     layer.x = x;
     layer.grad_out = grad_out;
-    layer.saves_derivative =
-        shape.training && spec.activation != GRADCORE_IDENTITY && (!spec.slope_from_output() || shape.record);
+    layer.saves_derivative = shape.training && spec.activation != GRADCORE_IDENTITY &&
+                             (!spec.slope_from_output() || (shape.record && spec.activation != GRADCORE_RELU));
     if (shape.training) {
       layer.delta = arena.matrix<T>(chunk, spec.out);
       layer.h = spec.hidden ? arena.matrix<T>(chunk, spec.out) : layer.delta;

@@ -69,7 +69,7 @@ std::vector<Piece<T>> cut(const ArrayList<T> &list) {
 
 template <class T>
 double norm2(const KernelSet<T> &kernels, index n, const T *x) noexcept {
-  const double sum = kernels.sum_of_squares(n, x);
+  const double sum = kernels.sum_of_squares(1, n, x, n);
   if (trustworthy(sum)) return std::sqrt(sum);
   const double max = kernels.max_abs(n, x);
   if (max == 0 || !std::isfinite(max)) return max;
@@ -90,7 +90,7 @@ double total_norm(const KernelSet<T> &kernels, const ArrayList<T> &list, double 
   const std::vector<Piece<T>> pieces = cut(list);
   if (p == 2) {
     const double sum =
-        in_order(for_pieces(pieces, [&](const Piece<T> &q) { return kernels.sum_of_squares(q.n, q.x); }));
+        in_order(for_pieces(pieces, [&](const Piece<T> &q) { return kernels.sum_of_squares(1, q.n, q.x, q.n); }));
     if (trustworthy(sum)) return std::sqrt(sum);
   }
   const double max = largest(for_pieces(pieces, [&](const Piece<T> &q) { return kernels.max_abs(q.n, q.x); }));

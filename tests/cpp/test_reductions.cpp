@@ -91,12 +91,12 @@ void test_sum_of_squares() {
         product += double(x[i]) * double(y[i]);
         size += std::abs(double(x[i]) * double(y[i]));
       }
-      CHECK_NEAR(k.sum_of_squares(n, x.data()), expected, sum_bound<T>(n) * expected);
+      CHECK_NEAR(k.sum_of_squares(1, n, x.data(), n), expected, sum_bound<T>(n) * expected);
       CHECK_NEAR(k.dot(n, x.data(), y.data()), product, (double(n) + 1) * 2 * kRoundoff<double> * size);
       x[rng.below(n)] = std::numeric_limits<T>::infinity();
-      CHECK(k.sum_of_squares(n, x.data()) == std::numeric_limits<double>::infinity());
+      CHECK(k.sum_of_squares(1, n, x.data(), n) == std::numeric_limits<double>::infinity());
       x[rng.below(n)] = std::numeric_limits<T>::quiet_NaN();
-      CHECK(std::isnan(k.sum_of_squares(n, x.data())));
+      CHECK(std::isnan(k.sum_of_squares(1, n, x.data(), n)));
     }
   });
 }
