@@ -1,9 +1,11 @@
 // The C interface of nets, optimizers and the library: handles -> Network. No exception passes.
 // The single ops and clipping are in c_api_ops.cpp.
 #include <cmath>
+#include <cstddef>
 #include <cstring>
 
 #include "handles.hpp"
+#include "init/initialize.hpp"
 
 using namespace gradcore;
 
@@ -14,6 +16,21 @@ constexpr const char *kActivationNames[GRADCORE_NUM_ACTIVATIONS] = {
     "silu",     "mish", "softplus",   "tanh", "hard_tanh", "sigmoid"};
 constexpr const char *kLossNames[GRADCORE_NUM_LOSSES] = {"cross_entropy", "binary_cross_entropy", "mse", "mae",
                                                          "huber"};
+
+constexpr const char *kInitializerNames[GRADCORE_NUM_INITIALIZERS] = {"auto",         "glorot_uniform", "glorot_normal",
+                                                                      "he_uniform",   "he_normal",      "lecun_uniform",
+                                                                      "lecun_normal", "orthogonal"};
+
+// Sizes of the configurations in their first version; later members come after them.
+constexpr std::size_t kFirstNetConfig = offsetof(gradcore_net_config, dtype) + sizeof(int32_t);
+constexpr std::size_t kFirstOptimizerConfig = offsetof(gradcore_optimizer_config, eps) + sizeof(double);
+
+// A call on the threads that its net is to run on.
+template <class F>
+gradcore_status run(const Network &net, F &&call) noexcept {
+  const ThreadScope scope(net.threads);
+  return guarded(call);
+}
 
 gradcore_status check_clip(double clip_norm, double clip_value) noexcept {
   if (!(clip_norm >= 0)) return fail(GRADCORE_INVALID_ARGUMENT, "clip_norm: expected a number >= 0, got %g", clip_norm);
@@ -53,6 +70,13 @@ const char *gradcore_loss_name(int32_t loss) {
   return loss >= 0 && loss < GRADCORE_NUM_LOSSES ? kLossNames[loss] : nullptr;
 }
 
+const char *gradcore_initializer_name(int32_t initializer) {
+  return initializer >= 0 && initializer < GRADCORE_NUM_INITIALIZERS ? kInitializerNames[initializer] : nullptr;
+}
+double gradcore_critical_gain_squared(int32_t activation) {
+  return activation >= 0 && activation < GRADCORE_NUM_ACTIVATIONS ? critical_gain_squared(activation) : std::nan("");
+}
+
 int32_t gradcore_num_targets(void) { return num_targets(); }
 const char *gradcore_target_name(int32_t index) {
   return index >= 0 && index < num_targets() ? target(index).name : nullptr;
@@ -77,21 +101,53 @@ gradcore_status gradcore_set_num_threads(int32_t num_threads) {
 gradcore_status gradcore_net_create(const gradcore_net_config *config, gradcore_net **net) {
   if (!net) return null_argument("net");
   *net = nullptr;
-  GRADCORE_TRY(Network::check_config(config));
+  gradcore_net_config known{};
+  GRADCORE_TRY(read_config(config, kFirstNetConfig, &known));
+  GRADCORE_TRY(Network::check_config(&known));
   return guarded([&] {
-    *net = new gradcore_net(*config);
+    *net = new gradcore_net(known);
     return GRADCORE_OK;
   });
 }
 void gradcore_net_destroy(gradcore_net *net) { delete net; }
 
+gradcore_status gradcore_net_initialize_words(gradcore_net *net, int32_t initializer, const uint32_t *seed,
+                                              int32_t num_words) {
+  if (!net) return null_argument("net");
+  if (!seed) return null_argument("seed");
+  if (initializer < 0 || initializer >= GRADCORE_NUM_INITIALIZERS)
+    return fail(GRADCORE_INVALID_ARGUMENT, "initializer: expected 0 to %d, got %d", GRADCORE_NUM_INITIALIZERS - 1,
+                initializer);
+  if (num_words < 1 || (num_words > 1 && seed[num_words - 1] == 0))
+    return fail(GRADCORE_INVALID_ARGUMENT,
+                "num_words: expected the number of words up to the last that is not 0, got %d", num_words);
+  return run(*net, [&] {
+    initialize(*net, initializer, std::vector<uint32_t>(seed, seed + num_words));
+    return GRADCORE_OK;
+  });
+}
+gradcore_status gradcore_net_initialize(gradcore_net *net, int32_t initializer, uint64_t seed) {
+  const uint32_t words[] = {uint32_t(seed), uint32_t(seed >> 32)};
+  GRADCORE_TRY(gradcore_net_initialize_words(net, initializer, words, words[1] ? 2 : 1));
+  return guarded([&] { return net->set_origin(kInitializerNames[initializer], std::to_string(seed)); });
+}
+
+gradcore_status gradcore_net_set_threads(gradcore_net *net, gradcore_parallel_for parallel_for, void *context,
+                                         int32_t num_threads) {
+  if (!net) return null_argument("net");
+  if (num_threads < 0) return fail(GRADCORE_INVALID_ARGUMENT, "num_threads: expected at least 0, got %d", num_threads);
+  net->threads = {parallel_for, context, num_threads};
+  return GRADCORE_OK;
+}
+
 gradcore_status gradcore_net_get_config(const gradcore_net *net, gradcore_net_config *config) {
   if (!net) return null_argument("net");
   if (!config) return null_argument("config");
   const gradcore_net_config given = net->config();
-  if (config->size < sizeof given)
-    return fail(GRADCORE_INVALID_ARGUMENT, "config.size: expected at least %zu, got %zu", sizeof given, config->size);
-  *config = given;
+  if (config->size < kFirstNetConfig)
+    return fail(GRADCORE_INVALID_ARGUMENT, "config.size: expected %zu, got %zu", sizeof given, config->size);
+  const std::size_t size = config->size < sizeof given ? config->size : sizeof given;
+  std::memcpy(&config->widths, &given.widths, size - offsetof(gradcore_net_config, widths));
   return GRADCORE_OK;
 }
 const char *gradcore_net_init(const gradcore_net *net) { return net ? net->origin.init.c_str() : nullptr; }
@@ -131,12 +187,12 @@ int64_t gradcore_net_workspace_bytes(const gradcore_net *net) { return net ? net
 
 gradcore_status gradcore_net_forward(gradcore_net *net, const gradcore_matrix *input, int32_t training, void *output) {
   if (!net) return null_argument("net");
-  return guarded([&] { return net->forward(input, training != 0, output); });
+  return run(*net, [&] { return net->forward(input, training != 0, output); });
 }
 
 gradcore_status gradcore_net_backward(gradcore_net *net, const gradcore_matrix *grad_output, void *grad_input) {
   if (!net) return null_argument("net");
-  return guarded([&] { return net->backward(grad_output, grad_input); });
+  return run(*net, [&] { return net->backward(grad_output, grad_input); });
 }
 
 gradcore_status gradcore_net_loss_and_gradients(gradcore_net *net, const gradcore_matrix *input,
@@ -146,7 +202,7 @@ gradcore_status gradcore_net_loss_and_gradients(gradcore_net *net, const gradcor
   if (!loss_value) return null_argument("loss_value");
   gradcore_step step{};
   const gradcore_status status =
-      guarded([&] { return net->gradient(input, target, loss, nullptr, {0, 0, record != 0}, &step); });
+      run(*net, [&] { return net->gradient(input, target, loss, nullptr, {0, 0, record != 0}, &step); });
   if (status == GRADCORE_OK) *loss_value = step.loss;
   return status;
 }
@@ -155,7 +211,7 @@ gradcore_status gradcore_net_loss(gradcore_net *net, const gradcore_matrix *inpu
                                   int32_t loss, double *loss_value) {
   if (!net) return null_argument("net");
   if (!loss_value) return null_argument("loss_value");
-  return guarded([&] { return net->loss(input, target, loss, loss_value); });
+  return run(*net, [&] { return net->loss(input, target, loss, loss_value); });
 }
 
 gradcore_status gradcore_optimizer_create(gradcore_net *net, const gradcore_optimizer_config *config,
@@ -163,9 +219,11 @@ gradcore_status gradcore_optimizer_create(gradcore_net *net, const gradcore_opti
   if (!optimizer) return null_argument("optimizer");
   *optimizer = nullptr;
   if (!net) return null_argument("net");
-  GRADCORE_TRY(Network::check_optimizer(config));
+  gradcore_optimizer_config known{};
+  GRADCORE_TRY(read_config(config, kFirstOptimizerConfig, &known));
+  GRADCORE_TRY(Network::check_optimizer(&known));
   return guarded([&] {
-    *optimizer = new gradcore_optimizer(*net, *config);
+    *optimizer = new gradcore_optimizer(*net, known);
     return GRADCORE_OK;
   });
 }
@@ -196,7 +254,8 @@ gradcore_status gradcore_optimizer_step(gradcore_optimizer *optimizer, double cl
   if (!optimizer) return null_argument("optimizer");
   if (!step) return null_argument("step");
   GRADCORE_TRY(check_clip(clip_norm, clip_value));
-  return guarded([&] { return optimizer->net.update(*optimizer, {clip_norm, clip_value, record != 0}, step); });
+  return run(optimizer->net,
+             [&] { return optimizer->net.update(*optimizer, {clip_norm, clip_value, record != 0}, step); });
 }
 
 gradcore_status gradcore_net_train_step(gradcore_net *net, const gradcore_matrix *input,
@@ -208,8 +267,8 @@ gradcore_status gradcore_net_train_step(gradcore_net *net, const gradcore_matrix
   if (&optimizer->net != net)
     return fail(GRADCORE_INVALID_ARGUMENT, "optimizer: expected one that was created for this net, got another net's");
   GRADCORE_TRY(check_clip(clip_norm, clip_value));
-  return guarded(
-      [&] { return net->gradient(input, target, loss, optimizer, {clip_norm, clip_value, record != 0}, step); });
+  return run(*net,
+             [&] { return net->gradient(input, target, loss, optimizer, {clip_norm, clip_value, record != 0}, step); });
 }
 
 int32_t gradcore_net_num_flow_layers(const gradcore_net *net) { return net ? net->num_flow_layers() : 0; }
@@ -231,5 +290,5 @@ gradcore_status gradcore_clip_grad_adaptive(gradcore_net *net, double clipping, 
   if (!net) return null_argument("net");
   if (!(clipping > 0)) return fail(GRADCORE_INVALID_ARGUMENT, "clipping: expected a number > 0, got %g", clipping);
   if (!(eps >= 0)) return fail(GRADCORE_INVALID_ARGUMENT, "eps: expected a number >= 0, got %g", eps);
-  return guarded([&] { return net->clip_adaptive(clipping, eps); });
+  return run(*net, [&] { return net->clip_adaptive(clipping, eps); });
 }

@@ -2,6 +2,7 @@
 #ifndef GRADCORE_HANDLES_HPP
 #define GRADCORE_HANDLES_HPP
 
+#include <cstring>
 #include <new>
 
 #include "error.hpp"
@@ -26,6 +27,25 @@ gradcore_status guarded(F &&call) noexcept {
   } catch (...) {
     return fail(GRADCORE_INTERNAL, "internal error");
   }
+}
+
+// A caller's configuration as this library knows it. One of an older caller ends early: what it lacks is zero.
+// One of a newer caller may be longer, as long as nothing is asked for there. `least`: of the first version.
+template <class Config>
+gradcore_status read_config(const Config *given, std::size_t least, Config *config) noexcept {
+  constexpr std::size_t kMost = 4096;  // beyond any future version: not a size that anyone has set
+  if (!given) return fail(GRADCORE_INVALID_ARGUMENT, "config: expected a configuration, got NULL");
+  if (given->size < least || given->size > kMost)
+    return fail(GRADCORE_INVALID_ARGUMENT, "config.size: expected %zu, got %zu", sizeof *given, given->size);
+  const unsigned char *bytes = reinterpret_cast<const unsigned char *>(given);
+  for (std::size_t i = sizeof *given; i < given->size; i++)
+    if (bytes[i])
+      return fail(GRADCORE_INVALID_ARGUMENT,
+                  "config: expected the %zu bytes that this version knows, got a value at %zu", sizeof *given, i);
+  *config = {};
+  std::memcpy(static_cast<void *>(config), given, given->size < sizeof *given ? given->size : sizeof *given);
+  config->size = sizeof *config;
+  return GRADCORE_OK;
 }
 
 inline gradcore_status null_argument(const char *name) noexcept {

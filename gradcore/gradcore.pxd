@@ -4,7 +4,7 @@
 # `const` inside a pointer type, which Cython does not know, is left out.
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 cdef extern from "gradcore/gradcore.h" nogil:
     enum:
@@ -64,11 +64,26 @@ cdef extern from "gradcore/gradcore.h" nogil:
         GRADCORE_ADAMW
         GRADCORE_NUM_OPTIMIZERS
 
+    ctypedef enum gradcore_initializer:
+        GRADCORE_INIT_AUTO
+        GRADCORE_INIT_GLOROT_UNIFORM
+        GRADCORE_INIT_GLOROT_NORMAL
+        GRADCORE_INIT_HE_UNIFORM
+        GRADCORE_INIT_HE_NORMAL
+        GRADCORE_INIT_LECUN_UNIFORM
+        GRADCORE_INIT_LECUN_NORMAL
+        GRADCORE_INIT_ORTHOGONAL
+        GRADCORE_NUM_INITIALIZERS
+
     ctypedef struct gradcore_net:
         pass
 
     ctypedef struct gradcore_optimizer:
         pass
+
+    ctypedef void (*gradcore_parallel_task)(void *argument, int32_t index) noexcept nogil
+
+    ctypedef void (*gradcore_parallel_for)(void *context, int32_t num_tasks, gradcore_parallel_task task, void *argument) noexcept nogil
 
     ctypedef struct gradcore_net_config:
         size_t size
@@ -145,6 +160,8 @@ cdef extern from "gradcore/gradcore.h" nogil:
     const char *gradcore_last_error()
     const char *gradcore_activation_name(int32_t activation)
     const char *gradcore_loss_name(int32_t loss)
+    const char *gradcore_initializer_name(int32_t initializer)
+    double gradcore_critical_gain_squared(int32_t activation)
     int32_t gradcore_num_targets()
     const char *gradcore_target_name(int32_t index)
     int32_t gradcore_target_supported(int32_t index)
@@ -154,6 +171,17 @@ cdef extern from "gradcore/gradcore.h" nogil:
     gradcore_status gradcore_set_num_threads(int32_t num_threads)
     gradcore_status gradcore_net_create(const gradcore_net_config *config, gradcore_net **net)
     void gradcore_net_destroy(gradcore_net *net)
+    gradcore_status gradcore_net_initialize(gradcore_net *net, int32_t initializer, uint64_t seed)
+    gradcore_status gradcore_net_initialize_words(
+            gradcore_net *net,
+            int32_t initializer,
+            const uint32_t *seed,
+            int32_t num_words)
+    gradcore_status gradcore_net_set_threads(
+            gradcore_net *net,
+            gradcore_parallel_for parallel_for,
+            void *context,
+            int32_t num_threads)
     gradcore_status gradcore_net_get_config(const gradcore_net *net, gradcore_net_config *config)
     const char *gradcore_net_init(const gradcore_net *net)
     const char *gradcore_net_seed(const gradcore_net *net)

@@ -8,6 +8,7 @@ holds the gain^2 that keeps deep nets at chi = 1 or near it, which `init="auto"`
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,43 +24,14 @@ Array = _check.Array
 # A string, because naming np.random imports it, which a fifth of `import gradcore` would be spent on.
 Initializer: TypeAlias = "Callable[[tuple[int, int], np.random.Generator], ArrayLike]"
 
-# gain^2 for the weights in front of each activation.
-#
-#   identity, relu, leaky_relu  exact: chi = 1 and E[h^2] is kept, at every scale of z
-#                               (relu: He et al. 2015, arXiv:1502.01852; leaky: 2 / (1 + slope^2))
-#   tanh, hard_tanh             slope 1 at 0: chi = 1 in the limit z -> 0, where signals settle
-#                               (Schoenholz et al. 2017, arXiv:1611.01232)
-#   selu                        1: its fixed point E[h] = 0, E[h^2] = 1 (Klambauer et al. 2017,
-#                               arXiv:1706.02515); chi is then 1.07
-#   most others                 hold no fixed point with chi = 1 that deep nets stay at, so chi = 1 on
-#                               average over 32 layers: sum of ln chi_l = 0 along q_l, the variance of z
-#                               in layer l, from inputs of mean square 1 (quadrature, to 4 decimals).
-#                               Nets of 10 to 50 layers and width 100 then keep |gradient| within a
-#                               factor of 3 (silu: 50).
-#   sigmoid                     has no usable critical point: chi = 1 takes a gain^2 of 106, which drives
-#                               every unit into saturation. The gain that keeps the variance of z at 1
-#                               is used, at which chi is 0.153: deep sigmoid nets lose their gradient
-#                               under every scheme, and `gc.analyze` says so.
-CRITICAL_GAIN_SQUARED = {
-    "identity": 1.0,
-    "relu": 2.0,
-    "leaky_relu": 2.0 / (1.0 + 0.01**2),
-    "elu": 1.4486,
-    "selu": 1.0,
-    "gelu": 2.1375,
-    "gelu_tanh": 2.1374,
-    "silu": 2.4230,
-    "mish": 2.0706,
-    "softplus": 2.3121,
-    "tanh": 1.0,
-    "hard_tanh": 1.0,
-    "sigmoid": 3.4086,
-}
+# gain^2 for the weights in front of each activation; csrc/init/initialize.cpp says where each comes from.
+CRITICAL_GAIN_SQUARED = {name: _core.critical_gain_squared(code) for code, name in enumerate(_core.ACTIVATIONS)}
+_INITIALIZERS = {name: code for code, name in enumerate(_core.INITIALIZERS)}
 
 
 def initializers() -> tuple[str, ...]:
     """Names that `init` of an MLP takes."""
-    return tuple(_WEIGHTS)
+    return tuple(_INITIALIZERS)
 
 
 def activations() -> tuple[str, ...]:
@@ -72,93 +44,45 @@ def critical_gain(activation: str) -> float:
     return math.sqrt(_check.choice(activation, "activation", CRITICAL_GAIN_SQUARED))
 
 
-# ---- schemes: (out_features, in_features), gain, generator -> float64 weights -----------------------------
-
-
-def _normal(variance: Callable[[int, int, float], float]) -> Callable[..., Array]:
-    def weights(shape: tuple[int, int], gain: float, rng: np.random.Generator) -> Array:
-        return math.sqrt(variance(shape[1], shape[0], gain)) * rng.standard_normal(shape)
-
-    return weights
-
-
-def _uniform(variance: Callable[[int, int, float], float]) -> Callable[..., Array]:
-    def weights(shape: tuple[int, int], gain: float, rng: np.random.Generator) -> Array:
-        bound = math.sqrt(3.0 * variance(shape[1], shape[0], gain))
-        return rng.uniform(-bound, bound, shape)
-
-    return weights
-
-
-def _orthogonal(shape: tuple[int, int], gain: float, rng: np.random.Generator) -> Array:
-    """gain * Q with orthonormal rows or columns, whichever are fewer (Saxe et al. 2014, arXiv:1312.6120).
-
-    Q of a Gaussian matrix is uniform over the orthogonal group once the signs of R's diagonal are
-    moved into it (Mezzadri 2007, arXiv:math-ph/0609050).
-    """
-    rows, cols = shape
-    q, r = np.linalg.qr(rng.standard_normal((max(shape), min(shape))))
-    q *= np.where(np.diag(r) < 0, -1.0, 1.0)
-    return gain * (q if rows >= cols else q.T)
-
-
-def _glorot(fan_in: int, fan_out: int, gain: float) -> float:
-    return 2.0 / (fan_in + fan_out)
-
-
-def _he(fan_in: int, fan_out: int, gain: float) -> float:
-    return 2.0 / fan_in
-
-
-def _lecun(fan_in: int, fan_out: int, gain: float) -> float:
-    return 1.0 / fan_in
-
-
-def _critical(fan_in: int, fan_out: int, gain: float) -> float:
-    return gain * gain / fan_in
-
-
-_WEIGHTS: dict[str, Callable[[tuple[int, int], float, np.random.Generator], Array]] = {
-    "auto": _normal(_critical),
-    "glorot_uniform": _uniform(_glorot),
-    "glorot_normal": _normal(_glorot),
-    "he_uniform": _uniform(_he),
-    "he_normal": _normal(_he),
-    "lecun_uniform": _uniform(_lecun),
-    "lecun_normal": _normal(_lecun),
-    "orthogonal": _orthogonal,
-}
-
-
 # ---- whole nets ------------------------------------------------------------------------------------------
 
 
 def check(init: Any) -> None:
     """TypeError or ValueError unless `init` is a name of `initializers()` or a function."""
     if not callable(init):
-        _check.choice(init, "init", dict.fromkeys(_WEIGHTS))
+        _check.choice(init, "init", _INITIALIZERS)
 
 
 def initialize(net: MLP, init: str | Initializer, seed: int | None) -> None:
     """Fill the weights of every dense layer and set its biases to zero.
 
     Each layer draws from its own stream of `seed`, so the weights of a layer do not depend on the shapes
-    of the others; float32 weights are the float64 ones, rounded.
+    of the others; float32 weights are the float64 ones, rounded. The streams are those of
+    `np.random.SeedSequence(seed).spawn(depth)`: functions get them as NumPy generators, and the named
+    schemes draw the same numbers in the library, so that C and Python start alike.
 
     Args:
         net: the net; changed only once every layer's weights are known to be good.
         init: a name of `initializers()`, or a function (shape, rng) -> weights [out_features, in_features].
         seed: a whole number, or None for fresh randomness.
     """
-    streams = np.random.SeedSequence(seed).spawn(net.depth)
-    gains = [critical_gain(name) for name in net.activations] + [1.0]  # the last layer is linear
+    if callable(init):
+        _initialize_with(net, init, seed)
+    else:
+        net._core.initialize(_INITIALIZERS[init], _words(seed))
+
+
+def _words(seed: int | None) -> list[int]:
+    """The seed in 32-bit words, the least significant first."""
+    entropy = int.from_bytes(os.urandom(16), "little") if seed is None else seed
+    return [entropy >> shift & 0xFFFFFFFF for shift in range(0, max(entropy.bit_length(), 1), 32)]
+
+
+def _initialize_with(net: MLP, function: Initializer, seed: int | None) -> None:
     weights = []
-    for layer, (stream, gain) in enumerate(zip(streams, gains, strict=True)):
-        shape, rng = (net.widths[layer + 1], net.widths[layer]), np.random.default_rng(stream)
-        if callable(init):
-            weights.append(_checked_weights(init(shape, rng), shape, layer))
-        else:
-            weights.append(_WEIGHTS[init](shape, gain, rng))
+    for layer, stream in enumerate(np.random.SeedSequence(seed).spawn(net.depth)):
+        shape = (net.widths[layer + 1], net.widths[layer])
+        weights.append(_checked_weights(function(shape, np.random.default_rng(stream)), shape, layer))
     parameters = net.parameters
     for layer, values in enumerate(weights):
         parameters[f"dense{layer}.weight"] = values
@@ -194,7 +118,7 @@ def lsuv(net: MLP, x: ArrayLike, *, seed: int = 0) -> None:
     """
     h = _check.matrix(x, "x", net.dtype, net.in_features)
     draft = net.copy()
-    initialize(draft, lambda shape, rng: _orthogonal(shape, 1.0, rng), _check.seed(seed))
+    initialize(draft, "orthogonal", _check.seed(seed))
     for layer in range(net.depth):
         weight = draft.parameters[f"dense{layer}.weight"]
         z = ops.dense(h, weight)

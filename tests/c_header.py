@@ -85,7 +85,7 @@ def cython(found):
     for name, (result, parameters) in found.functions.items():
         lines += _function(f"{_joined(_cython_type(result), name)}(", [_cython_type(p) for p in parameters])
     body = "\n".join(f"    {line}".rstrip() for line in lines).rstrip()
-    imports = "from libc.stddef cimport size_t\nfrom libc.stdint cimport int32_t, int64_t, uint64_t\n"
+    imports = "from libc.stddef cimport size_t\nfrom libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t\n"
     return f'{INTRODUCTION}\n{imports}\ncdef extern from "gradcore/gradcore.h" nogil:\n{body}\n'
 
 

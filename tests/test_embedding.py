@@ -59,6 +59,7 @@ def test_cpp_leaves_no_function_out():
     unused = {name for name in functions if not re.search(rf"\b{name}\b", text)}
     assert unused == {
         "gradcore_abi_version", "gradcore_activation_name", "gradcore_loss_name",
+        "gradcore_critical_gain_squared", "gradcore_initializer_name", "gradcore_net_initialize_words",
         "gradcore_net_init", "gradcore_net_seed", "gradcore_net_set_origin",
         "gradcore_num_targets", "gradcore_target_name", "gradcore_target_supported",
     }  # fmt: skip

@@ -109,6 +109,50 @@ def test_orthogonal_is_uniform_over_the_group():
     assert abs((corners**2).mean() - 0.5) <= tolerances.sigmas(5, 600, 1 / 8)
 
 
+# ---- the streams are NumPy's ------------------------------------------------------------------------------
+
+SEEDS = [0, 1, 2**32 - 1, 2**32, 2**64 - 1, 10**30, 2**200 + 5]
+
+
+def streams(seed, depth):
+    return [np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(depth)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_uniform_weights_are_numpys(seed):
+    net = gc.MLP([30, 20, 7], init="he_uniform", dtype="float64", seed=seed)
+    for layer, rng in enumerate(streams(seed, 2)):
+        w = net.parameters[f"dense{layer}.weight"]
+        bound = math.sqrt(3 * (2 / w.shape[1]))
+        np.testing.assert_array_equal(w, rng.uniform(-bound, bound, w.shape))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_normal_weights_are_numpys(seed):
+    """To the digits that NumPy's tables of the ziggurat have; enough of them to reach its tail."""
+    net = gc.MLP([300, 200, 7], init="lecun_normal", dtype="float64", seed=seed)
+    for layer, rng in enumerate(streams(seed, 2)):
+        w = net.parameters[f"dense{layer}.weight"]
+        np.testing.assert_allclose(w * math.sqrt(w.shape[1]), rng.standard_normal(w.shape), rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (30, 50), (50, 30), (1, 9), (9, 1), (17, 8)], ids=str)
+def test_orthogonal_weights_are_those_of_numpys_qr(shape):
+    w = weights("orthogonal", "identity", (shape[1], shape[0]))
+    q, r = np.linalg.qr(streams(0, 1)[0].standard_normal((max(shape), min(shape))))
+    q *= np.where(np.diag(r) < 0, -1, 1)
+    np.testing.assert_allclose(w, q if shape[0] >= shape[1] else q.T, atol=1e-13)
+
+
+def test_orthogonal_weights_do_not_depend_on_threads(num_threads):
+    nets = []
+    for threads in (1, 2, 5):
+        num_threads(threads)
+        nets.append(gc.MLP([150, 130, 2], init="orthogonal").parameters.flat.copy())
+    np.testing.assert_array_equal(nets[0], nets[1])
+    np.testing.assert_array_equal(nets[0], nets[2])
+
+
 # ---- seeds, biases, norms, own functions ------------------------------------------------------------------
 
 

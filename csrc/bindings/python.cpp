@@ -350,11 +350,13 @@ void bind_library(py::module_ &m) {
   py::register_exception<ConversionNeeded>(m, "ConversionNeeded", PyExc_TypeError);
   m.attr("ACTIVATIONS") = names(GRADCORE_NUM_ACTIVATIONS, gradcore_activation_name);
   m.attr("LOSSES") = names(GRADCORE_NUM_LOSSES, gradcore_loss_name);
+  m.attr("INITIALIZERS") = names(GRADCORE_NUM_INITIALIZERS, gradcore_initializer_name);
   m.attr("DTYPES") = py::make_tuple("float32", "float64");
   m.attr("NORMALIZATIONS") = py::make_tuple(py::none(), "batch", "layer", "rms");
   m.attr("OPTIMIZERS") = py::make_tuple("sgd", "rmsprop", "adam", "adamw");
   m.def("version", &gradcore_version);
   m.def("abi_version", &gradcore_abi_version);
+  m.def("critical_gain_squared", &gradcore_critical_gain_squared);
   m.def("targets", [] { return names(gradcore_num_targets(), gradcore_target_name); });
   m.def("target_supported", [](int32_t index) { return gradcore_target_supported(index) != 0; });
   m.def("target", &gradcore_target);
@@ -402,6 +404,13 @@ void bind_net(py::module_ &m) {
       .def("save", &save)
       .def("to_bytes", &to_bytes)
       .def_property_readonly("config", &config_tuple)
+      .def("initialize",
+           [](Net &net, int32_t initializer, const std::vector<uint32_t> &seed) {
+             net.run([&] {
+               return gradcore_net_initialize_words(net.handle(), initializer, seed.data(),
+                                                    static_cast<int32_t>(seed.size()));
+             });
+           })
       .def("set_origin",
            [](Net &net, const char *init, const std::optional<std::string> &seed) {
              const auto locked = net.lock();

@@ -56,9 +56,6 @@ bool finite_at_least(double value, double least) noexcept { return std::isfinite
 
 gradcore_status Network::check_config(const gradcore_net_config *config) noexcept {
   constexpr index kMaxWidth = index(1) << 24, kMaxParameters = index(1) << 40;
-  if (!config) return fail(GRADCORE_INVALID_ARGUMENT, "config: expected a configuration, got NULL");
-  if (config->size != sizeof *config)
-    return fail(GRADCORE_INVALID_ARGUMENT, "config.size: expected %zu, got %zu", sizeof *config, config->size);
   if (config->num_widths < 2 || !config->widths)
     return fail(GRADCORE_INVALID_ARGUMENT, "widths: expected at least 2 (input and output), got %d",
                 config->num_widths);
@@ -88,9 +85,6 @@ gradcore_status Network::check_config(const gradcore_net_config *config) noexcep
 }
 
 gradcore_status Network::check_optimizer(const gradcore_optimizer_config *config) noexcept {
-  if (!config) return fail(GRADCORE_INVALID_ARGUMENT, "config: expected a configuration, got NULL");
-  if (config->size != sizeof *config)
-    return fail(GRADCORE_INVALID_ARGUMENT, "config.size: expected %zu, got %zu", sizeof *config, config->size);
   if (config->kind < 0 || config->kind >= GRADCORE_NUM_OPTIMIZERS)
     return fail(GRADCORE_INVALID_ARGUMENT, "kind: expected 0 to %d, got %d", GRADCORE_NUM_OPTIMIZERS - 1, config->kind);
   struct Named {

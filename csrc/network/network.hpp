@@ -36,6 +36,7 @@ struct StepOptions {
 
 class Network {
  public:
+  // The values; handles.hpp has read the structs.
   static gradcore_status check_config(const gradcore_net_config *config) noexcept;
   static gradcore_status check_optimizer(const gradcore_optimizer_config *config) noexcept;
   explicit Network(const gradcore_net_config &config);  // checked; may throw std::bad_alloc
@@ -71,6 +72,8 @@ class Network {
   };
   Origin origin;
   gradcore_status set_origin(std::string init, std::string seed);
+
+  ThreadSource threads;  // that its calls run on
 
  private:
   template <class F>

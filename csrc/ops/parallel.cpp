@@ -113,6 +113,51 @@ class Pool {
   Gate epoch_, unfinished_;
 };
 
+thread_local const ThreadSource *thread_source = nullptr;  // null: the pool, and get_num_threads()
+
+// A team on the caller's threads. Bodies meet, so all members must run at once, and what a host does with its
+// tasks is unknown: it may run them one after another. So the team is whoever has come while the first member
+// waits for the others, briefly; then it is closed, and who comes later has nothing to do.
+class HostTeam {
+ public:
+  HostTeam(int size, FunctionRef<void(const Team &)> body) noexcept : wanted_(std::uint32_t(size)), body_(body) {}
+
+  void run(const ThreadSource &source) noexcept {
+    source.parallel_for(
+        source.context, int32_t(wanted_), [](void *team, int32_t) { static_cast<HostTeam *>(team)->join(); }, this);
+    if (!(state_.load(std::memory_order_acquire) & kClosed)) join();  // a host that has run nothing
+  }
+
+ private:
+  static constexpr std::uint32_t kClosed = std::uint32_t(1) << 31;
+
+  void join() noexcept {
+    std::uint32_t rank = state_.load(std::memory_order_relaxed);
+    do {
+      if ((rank & kClosed) || rank >= wanted_) return;
+    } while (!state_.compare_exchange_weak(rank, rank + 1, std::memory_order_acq_rel));
+    if (rank == 0)
+      close();
+    else
+      while (size_.value() == 0) size_.wait_while(0);
+    body_(Team{int(rank), int(size_.value()), &meeting_});
+  }
+
+  void close() noexcept {
+    for (int i = 0; i < kSpins + kYields && state_.load(std::memory_order_acquire) < wanted_; i++)
+      i < kSpins ? pause_cpu() : (void)sched_yield();
+    const std::uint32_t size = state_.fetch_or(kClosed, std::memory_order_acq_rel);
+    meeting_.reset(int(size));
+    size_.add(size);
+  }
+
+  const std::uint32_t wanted_;
+  const FunctionRef<void(const Team &)> body_;
+  std::atomic<std::uint32_t> state_{0};  // members so far, and kClosed
+  Gate size_;                            // of the closed team; 0 before
+  Meeting meeting_;
+};
+
 // Never destroyed: workers wait in it until the process ends. A forked child has none of the
 // parent's workers and may have copied a locked mutex, so it gets a new pool.
 std::atomic<Pool *> the_pool{nullptr};
@@ -183,15 +228,19 @@ void Meeting::wait() noexcept {
   }
 }
 
+ThreadScope::ThreadScope(const ThreadSource &source) noexcept : outer_(thread_source) { thread_source = &source; }
+ThreadScope::~ThreadScope() { thread_source = outer_; }
+
 int threads_for(double flops, index max_threads) noexcept {
   const double worth = flops / kFlopsPerThread;
-  index n = get_num_threads();
+  index n = thread_source && thread_source->num_threads ? thread_source->num_threads : get_num_threads();
   if (worth < double(n)) n = index(worth);
   if (max_threads < n) n = max_threads;
   return n < 1 ? 1 : int(n);
 }
 
 void run_team(int size, FunctionRef<void(const Team &)> body) noexcept {
+  if (size > 1 && thread_source && thread_source->parallel_for) return HostTeam(size, body).run(*thread_source);
   if (size > 1)
     if (Pool *p = pool())
       if (p->try_run(size, body)) return;

@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "gradcore/gradcore.h"
 #include "kernels/kernel_table.hpp"
 
 namespace gradcore {
@@ -68,6 +69,25 @@ struct Team {
   void meet() const noexcept {
     if (size > 1) meeting->wait();
   }
+};
+
+// Where the threads of a call come from: the library's own pool, or the caller's.
+struct ThreadSource {
+  gradcore_parallel_for parallel_for = nullptr;  // null: the pool
+  void *context = nullptr;
+  int num_threads = 0;  // at most; 0: get_num_threads()
+};
+
+// What the calling thread's teams are made of, from here to the end of the scope. The source outlives it.
+class ThreadScope {
+ public:
+  explicit ThreadScope(const ThreadSource &source) noexcept;
+  ThreadScope(const ThreadScope &) = delete;
+  ThreadScope &operator=(const ThreadScope &) = delete;
+  ~ThreadScope();
+
+ private:
+  const ThreadSource *const outer_;
 };
 
 // Threads worth waking for this much work: at least kFlopsPerThread each, at most get_num_threads().

@@ -189,7 +189,12 @@ void single_ops() {
 
 void files() {
   gc::Net<float> net(gc::NetConfig{{3, 5, 2}, {gc::Activation::tanh}});
+  net.initialize(GRADCORE_INIT_HE_NORMAL, 7);
+  CHECK(net.parameter("dense1.weight").values[0] != 0);
   net.parameter("dense0.weight").values[1] = 0.5f;
+  net.set_threads(2, [](void *, std::int32_t count, gradcore_parallel_task task, void *argument) {
+    for (std::int32_t i = 0; i < count; i++) task(argument, i);
+  });
   const std::string bytes = net.save_to_memory();
   CHECK(gc::Net<float>::load_from_memory(bytes).parameter("dense0.weight").values[1] == 0.5f);
   net.save("face.safetensors");

@@ -87,6 +87,18 @@ typedef enum gradcore_optimizer_kind {
   GRADCORE_NUM_OPTIMIZERS = 4
 } gradcore_optimizer_kind;
 
+typedef enum gradcore_initializer {
+  GRADCORE_INIT_AUTO = 0, /* normal, with the critical gain of each layer's activation */
+  GRADCORE_INIT_GLOROT_UNIFORM = 1,
+  GRADCORE_INIT_GLOROT_NORMAL = 2,
+  GRADCORE_INIT_HE_UNIFORM = 3,
+  GRADCORE_INIT_HE_NORMAL = 4,
+  GRADCORE_INIT_LECUN_UNIFORM = 5,
+  GRADCORE_INIT_LECUN_NORMAL = 6,
+  GRADCORE_INIT_ORTHOGONAL = 7, /* with the same gain as auto */
+  GRADCORE_NUM_INITIALIZERS = 8
+} gradcore_initializer;
+
 /* ---- library ------------------------------------------------------------------------------ */
 
 GRADCORE_API const char *gradcore_version(void);
@@ -97,6 +109,11 @@ GRADCORE_API const char *gradcore_last_error(void);
 /* Names as the Python interface spells them; NULL when out of range. */
 GRADCORE_API const char *gradcore_activation_name(int32_t activation);
 GRADCORE_API const char *gradcore_loss_name(int32_t loss);
+GRADCORE_API const char *gradcore_initializer_name(int32_t initializer);
+
+/* The square of the gain (standard deviation of the weights times the root of fan_in) that "auto" gives the
+ * weights in front of an activation; NaN when out of range. */
+GRADCORE_API double gradcore_critical_gain_squared(int32_t activation);
 
 /* Kernel sets compiled into this library, and the one in use ("baseline", "avx2", "avx512", "neon").
  * The best one the CPU can run is chosen at load; GRADCORE_TARGET in the environment overrides.
@@ -127,9 +144,31 @@ typedef struct gradcore_net_config {
   int32_t dtype;              /* gradcore_dtype */
 } gradcore_net_config;
 
-/* A net with zero weights (norm weights and running variances one). */
+/* A configuration may grow with later versions: `size` says which members the caller's has. Members that are
+ * not there count as zero; members that this library does not know must be zero.
+ *
+ * A net with zero weights (norm weights and running variances one). */
 GRADCORE_API gradcore_status gradcore_net_create(const gradcore_net_config *config, gradcore_net **net);
 GRADCORE_API void gradcore_net_destroy(gradcore_net *net);
+
+/* First weights of every dense layer, and zero biases; the same for the same seed as from Python, to the bit.
+ * initializer: gradcore_initializer. */
+GRADCORE_API gradcore_status gradcore_net_initialize(gradcore_net *net, int32_t initializer, uint64_t seed);
+/* The same from a seed of any length: num_words words of 32 bits, the least significant first, the last one not
+ * zero unless it is the only one. The origin (below) stays as it is. */
+GRADCORE_API gradcore_status gradcore_net_initialize_words(gradcore_net *net, int32_t initializer, const uint32_t *seed,
+                                                           int32_t num_words);
+
+/* The threads that calls of this net run on. parallel_for NULL: the library's own, as without this call; else
+ * the caller's. The library then calls parallel_for(context, n, task, argument) from inside a call of the net,
+ * with 2 <= n <= num_threads; it must run task(argument, i) for each i in [0, n), on whichever threads and in
+ * any order, and return once all have returned. Tasks that run at the same time share the work; those that come
+ * after the others have begun find nothing to do. The results are the same to the bit in every case.
+ * num_threads: at most so many threads; 0: gradcore_get_num_threads(). */
+typedef void (*gradcore_parallel_task)(void *argument, int32_t index);
+typedef void (*gradcore_parallel_for)(void *context, int32_t num_tasks, gradcore_parallel_task task, void *argument);
+GRADCORE_API gradcore_status gradcore_net_set_threads(gradcore_net *net, gradcore_parallel_for parallel_for,
+                                                      void *context, int32_t num_threads);
 
 /* What a net was made with: fills *config, whose size the caller has set. The arrays live as long as the net. */
 GRADCORE_API gradcore_status gradcore_net_get_config(const gradcore_net *net, gradcore_net_config *config);

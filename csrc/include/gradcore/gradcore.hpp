@@ -272,6 +272,15 @@ class Net {
   Tensor<T> gradient(std::string_view name) { return gradient(find(gradcore_net_parameter, num_parameters(), name)); }
   Tensor<T> buffer(std::string_view name) { return buffer(find(gradcore_net_buffer, num_buffers(), name)); }
 
+  // First weights, by scheme and seed; zero biases.
+  void initialize(gradcore_initializer initializer = GRADCORE_INIT_AUTO, std::uint64_t seed = 0) {
+    detail::check(gradcore_net_initialize(c(), initializer, seed));
+  }
+  // The threads its calls run on: at most num_threads (0: as for all nets), of the library or of the caller.
+  void set_threads(int num_threads, gradcore_parallel_for parallel_for = nullptr, void *context = nullptr) {
+    detail::check(gradcore_net_set_threads(c(), parallel_for, context, num_threads));
+  }
+
   // output: [input.rows * out_features].
   void forward(Matrix<const T> input, Span<T> output, bool training = false) {
     detail::expect("output", input.rows * out_features_, output.size());
