@@ -109,6 +109,15 @@ def test_the_contract_is_there(name):
     assert hasattr(gc, name)
 
 
+@needs_checkout
+def test_every_c_function_is_called_wrongly():
+    """And by a C program; what must come of it is in tests/cpp/test_c_api.c."""
+    program = (ROOT / "tests" / "cpp" / "test_c_api.c").read_text()
+    functions = c_header.read().functions
+    assert len(functions) > 60
+    assert [name for name in functions if not re.search(rf"\b{name}\(", program)] == []
+
+
 # ---- import ---------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,552 @@
+/* The C interface as a C program sees it: every function refuses what is wrong with a status and a sentence, and
+ * touches nothing; configurations of other versions; the caller's own threads. */
+#include <float.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gradcore/gradcore.h"
+
+static long passed, failed;
+
+static void check(int ok, const char *what, int line) {
+  if (ok) {
+    passed++;
+  } else if (++failed <= 50) {
+    fprintf(stderr, "%s:%d: failed: %s (last error: %s)\n", __FILE__, line, what, gradcore_last_error());
+  }
+}
+#define CHECK(condition) check(!!(condition), #condition, __LINE__)
+
+/* Fails with `status`, and says something new: the text before is one that no function would write. */
+static void refused(gradcore_status got, gradcore_status expected, const char *what, int line) {
+  const char *text = gradcore_last_error();
+  check(got == expected && strlen(text) > 15 && !strstr(text, "(null)") && !strstr(text, "'mark'"), what, line);
+}
+static void mark(void) { gradcore_set_target("mark"); }
+#define REFUSED_AS(expected, call) (mark(), refused((call), (expected), #call, __LINE__))
+#define REFUSED(call) REFUSED_AS(GRADCORE_INVALID_ARGUMENT, call)
+
+enum { IN = 4, HIDDEN = 6, OUT = 3, ROWS = 5 };
+
+static const int64_t WIDTHS[] = {IN, HIDDEN, HIDDEN, OUT};
+static const int32_t ACTIVATIONS[] = {GRADCORE_TANH, GRADCORE_RELU};
+
+static gradcore_net_config net_config(void) {
+  gradcore_net_config config = {sizeof config, WIDTHS, 4, ACTIVATIONS, GRADCORE_NORM_BATCH, 1, 1, GRADCORE_FLOAT32};
+  return config;
+}
+
+static gradcore_net *new_net(void) {
+  const gradcore_net_config config = net_config();
+  gradcore_net *net = NULL;
+  CHECK(gradcore_net_create(&config, &net) == GRADCORE_OK && net);
+  CHECK(gradcore_net_initialize(net, GRADCORE_INIT_AUTO, 3) == GRADCORE_OK);
+  return net;
+}
+
+static gradcore_optimizer_config adam(void) {
+  gradcore_optimizer_config config = {sizeof config, GRADCORE_ADAM, 0, 1e-3, 0, 0, 0.99, 0.9, 0.999, 1e-8};
+  return config;
+}
+
+static float x[ROWS * IN], output[ROWS * OUT];
+static int64_t labels[ROWS];
+
+static gradcore_matrix matrix(void *data, int64_t rows, int64_t cols) {
+  const gradcore_matrix result = {data, rows, cols, cols};
+  return result;
+}
+static gradcore_target_data target(void) {
+  gradcore_target_data result = {labels, {NULL, 0, 0, 0}, ROWS};
+  return result;
+}
+
+/* ---- configurations ---- */
+
+static void check_net_configs(void) {
+  gradcore_net *net = (gradcore_net *)&net;
+  gradcore_net_config c = net_config();
+  REFUSED(gradcore_net_create(NULL, &net));
+  CHECK(net == NULL);
+  REFUSED(gradcore_net_create(&c, NULL));
+#define REFUSED_WITH(member, value) (c = net_config(), c.member = (value), REFUSED(gradcore_net_create(&c, &net)))
+  REFUSED_WITH(size, 0);
+  REFUSED_WITH(size, sizeof c - 1);
+  REFUSED_WITH(size, SIZE_MAX);
+  REFUSED_WITH(widths, NULL);
+  REFUSED_WITH(num_widths, 1);
+  REFUSED_WITH(num_widths, -1);
+  REFUSED_WITH(activations, NULL);
+  REFUSED_WITH(normalization, 4);
+  REFUSED_WITH(normalization, -1);
+  REFUSED_WITH(residual, 2);
+  REFUSED_WITH(bias, -1);
+  REFUSED_WITH(dtype, 2);
+  REFUSED_WITH(dtype, -1);
+#undef REFUSED_WITH
+  static const int64_t wrong[][4] = {{0, 2, 2, 2}, {2, -1, 2, 2}, {2, 2, 2, INT64_MAX}, {2, 1 << 24, 1 << 24, 2}};
+  for (int i = 0; i < 4; i++) {
+    c = net_config(), c.widths = wrong[i];
+    REFUSED(gradcore_net_create(&c, &net));
+  }
+  static const int32_t unknown[] = {GRADCORE_RELU, GRADCORE_NUM_ACTIVATIONS}, negative[] = {-1, 0};
+  c = net_config(), c.activations = unknown;
+  REFUSED(gradcore_net_create(&c, &net));
+  c.activations = negative;
+  REFUSED(gradcore_net_create(&c, &net));
+  CHECK(net == NULL);
+}
+
+/* A caller compiled against a later header, with members that this library does not know. */
+static void check_longer_configs(void) {
+  struct {
+    gradcore_net_config known;
+    char more[40];
+  } later = {net_config(), {0}};
+  later.known.size = sizeof later;
+  gradcore_net *net = NULL;
+  CHECK(gradcore_net_create(&later.known, &net) == GRADCORE_OK);
+  gradcore_net_destroy(net);
+  later.more[39] = 1;
+  REFUSED(gradcore_net_create(&later.known, &net));
+  CHECK(net == NULL);
+}
+
+static void check_optimizer_configs(gradcore_net *net) {
+  gradcore_optimizer *optimizer = (gradcore_optimizer *)&optimizer;
+  gradcore_optimizer_config c = adam();
+  REFUSED(gradcore_optimizer_create(NULL, &c, &optimizer));
+  REFUSED(gradcore_optimizer_create(net, NULL, &optimizer));
+  CHECK(optimizer == NULL);
+  REFUSED(gradcore_optimizer_create(net, &c, NULL));
+#define REFUSED_WITH(member, value) \
+  (c = adam(), c.member = (value), REFUSED(gradcore_optimizer_create(net, &c, &optimizer)))
+  REFUSED_WITH(size, 1);
+  REFUSED_WITH(size, SIZE_MAX / 2);
+  REFUSED_WITH(kind, -1);
+  REFUSED_WITH(kind, GRADCORE_NUM_OPTIMIZERS);
+  REFUSED_WITH(nesterov, 1); /* without a momentum */
+  REFUSED_WITH(lr, -1);
+  REFUSED_WITH(lr, NAN);
+  REFUSED_WITH(lr, INFINITY);
+  REFUSED_WITH(momentum, -0.5);
+  REFUSED_WITH(weight_decay, NAN);
+  REFUSED_WITH(alpha, 1);
+  REFUSED_WITH(beta1, 1);
+  REFUSED_WITH(beta2, -0.1);
+  REFUSED_WITH(eps, 0);
+  REFUSED_WITH(eps, NAN);
+#undef REFUSED_WITH
+}
+
+/* ---- library, net, optimizer: no handle, and handles in the wrong state ---- */
+
+static void check_library(void) {
+  CHECK(gradcore_version()[0] != '\0' && gradcore_abi_version() == GRADCORE_ABI_VERSION);
+  CHECK(!gradcore_activation_name(-1) && !gradcore_activation_name(GRADCORE_NUM_ACTIVATIONS));
+  CHECK(!gradcore_loss_name(-1) && !gradcore_loss_name(GRADCORE_NUM_LOSSES));
+  CHECK(!gradcore_initializer_name(-1) && !gradcore_initializer_name(GRADCORE_NUM_INITIALIZERS));
+  CHECK(isnan(gradcore_critical_gain_squared(-1)) && isnan(gradcore_critical_gain_squared(GRADCORE_NUM_ACTIVATIONS)));
+  CHECK(gradcore_num_targets() >= 1 && !gradcore_target_name(-1) && !gradcore_target_name(gradcore_num_targets()));
+  CHECK(!gradcore_target_supported(-1) && !gradcore_target_supported(gradcore_num_targets()));
+  REFUSED(gradcore_set_target(NULL));
+  CHECK(gradcore_set_target("") == GRADCORE_INVALID_ARGUMENT);
+  CHECK(gradcore_set_target(gradcore_target()) == GRADCORE_OK);
+  REFUSED(gradcore_set_num_threads(0));
+  REFUSED(gradcore_set_num_threads(INT32_MIN));
+  CHECK(gradcore_get_num_threads() >= 1);
+}
+
+static void check_without_handles(void) {
+  gradcore_tensor tensor;
+  gradcore_layer_flow flow;
+  gradcore_net_config config = net_config();
+  gradcore_step step;
+  double value;
+  int64_t size, bins[GRADCORE_NUM_BINS_F32];
+  const uint32_t word = 1;
+  gradcore_net *net;
+  const gradcore_matrix input = matrix(x, ROWS, IN), result = matrix(output, ROWS, OUT);
+  const gradcore_target_data y = target();
+  REFUSED(gradcore_net_get_config(NULL, &config));
+  REFUSED(gradcore_net_set_origin(NULL, "auto", "0"));
+  REFUSED(gradcore_net_initialize(NULL, 0, 0));
+  REFUSED(gradcore_net_initialize_words(NULL, 0, &word, 1));
+  REFUSED(gradcore_net_set_threads(NULL, NULL, NULL, 1));
+  REFUSED(gradcore_net_parameter(NULL, 0, &tensor));
+  REFUSED(gradcore_net_buffer(NULL, 0, &tensor));
+  REFUSED(gradcore_net_forward(NULL, &input, 0, output));
+  REFUSED(gradcore_net_backward(NULL, &result, NULL));
+  REFUSED(gradcore_net_loss(NULL, &input, &y, 0, &value));
+  REFUSED(gradcore_net_loss_and_gradients(NULL, &input, &y, 0, 0, &value));
+  REFUSED(gradcore_net_train_step(NULL, &input, &y, 0, NULL, 0, 0, 0, &step));
+  REFUSED(gradcore_optimizer_step(NULL, 0, 0, 0, &step));
+  REFUSED(gradcore_optimizer_set_lr(NULL, 1));
+  REFUSED(gradcore_net_flow(NULL, 0, &flow));
+  REFUSED(gradcore_net_flow_histogram(NULL, 0, 0, bins));
+  REFUSED(gradcore_clip_grad_adaptive(NULL, 0.01, 1e-3));
+  REFUSED(gradcore_net_save(NULL, "/tmp/never"));
+  REFUSED(gradcore_net_save_to_memory(NULL, NULL, 0, &size));
+  REFUSED(gradcore_net_load(NULL, &net));
+  REFUSED(gradcore_net_load("/tmp/never", NULL));
+  REFUSED(gradcore_net_load_from_memory(NULL, 8, &net));
+  REFUSED(gradcore_net_load_from_memory("", 0, NULL));
+  REFUSED(gradcore_net_load_from_memory("", 0, &net));
+  REFUSED(gradcore_net_load_from_memory("", -1, &net));
+  CHECK(!gradcore_net_init(NULL) && !gradcore_net_seed(NULL));
+  CHECK(gradcore_net_num_parameters(NULL) == 0 && gradcore_net_num_buffers(NULL) == 0);
+  CHECK(gradcore_net_flat_size(NULL) == 0 && gradcore_net_flat_buffer_size(NULL) == 0);
+  CHECK(!gradcore_net_parameters(NULL) && !gradcore_net_gradients(NULL) && !gradcore_net_buffers(NULL));
+  CHECK(gradcore_net_workspace_bytes(NULL) == 0 && gradcore_net_num_flow_layers(NULL) == 0);
+  CHECK(gradcore_optimizer_num_states(NULL) == 0 && !gradcore_optimizer_state(NULL, 0));
+  CHECK(gradcore_optimizer_get_step(NULL) == 0);
+  gradcore_net_parameters_changed(NULL);
+  gradcore_optimizer_set_step(NULL, 1);
+  gradcore_optimizer_destroy(NULL);
+  gradcore_net_destroy(NULL);
+}
+
+static void check_net(gradcore_net *net) {
+  gradcore_tensor tensor;
+  gradcore_net_config config = net_config();
+  int64_t size;
+  char small[8];
+  const uint32_t words[] = {1, 0};
+  config.size = 8;
+  REFUSED(gradcore_net_get_config(net, &config));
+  REFUSED(gradcore_net_get_config(net, NULL));
+  REFUSED(gradcore_net_set_origin(net, NULL, NULL));
+  REFUSED(gradcore_net_set_origin(net, "", NULL));
+  REFUSED(gradcore_net_set_origin(net, "a\nb", NULL));
+  REFUSED(gradcore_net_set_origin(net, "auto", "-1"));
+  REFUSED(gradcore_net_set_origin(net, "auto", "007"));
+  REFUSED(gradcore_net_initialize(net, -1, 0));
+  REFUSED(gradcore_net_initialize(net, GRADCORE_NUM_INITIALIZERS, 0));
+  REFUSED(gradcore_net_initialize_words(net, 0, NULL, 1));
+  REFUSED(gradcore_net_initialize_words(net, 0, words, 0));
+  REFUSED(gradcore_net_initialize_words(net, 0, words, 2));
+  REFUSED(gradcore_net_set_threads(net, NULL, NULL, -1));
+  REFUSED(gradcore_net_parameter(net, -1, &tensor));
+  REFUSED(gradcore_net_parameter(net, gradcore_net_num_parameters(net), &tensor));
+  REFUSED(gradcore_net_parameter(net, 0, NULL));
+  REFUSED(gradcore_net_buffer(net, -1, &tensor));
+  REFUSED(gradcore_net_buffer(net, 0, NULL));
+  REFUSED(gradcore_net_save(net, NULL));
+  REFUSED_AS(GRADCORE_IO_ERROR, gradcore_net_save(net, "/nowhere/at/all"));
+  REFUSED(gradcore_net_save_to_memory(net, NULL, 0, NULL));
+  REFUSED(gradcore_net_save_to_memory(net, small, sizeof small, &size));
+  REFUSED(gradcore_clip_grad_adaptive(net, 0, 1e-3));
+  REFUSED(gradcore_clip_grad_adaptive(net, NAN, 1e-3));
+  REFUSED(gradcore_clip_grad_adaptive(net, 0.01, -1));
+  config.size = sizeof config;
+  CHECK(gradcore_net_get_config(net, &config) == GRADCORE_OK && config.num_widths == 4 && config.widths[1] == HIDDEN &&
+        config.activations[1] == GRADCORE_RELU && config.residual == 1 && config.size == sizeof config);
+  CHECK(!strcmp(gradcore_net_init(net), "auto") && !strcmp(gradcore_net_seed(net), "3"));
+}
+
+/* Every way to misshape a batch; `call` gets an input and a target of which one is wrong. */
+typedef gradcore_status (*batch_call)(gradcore_net *, const gradcore_matrix *, const gradcore_target_data *, int32_t);
+static double value;
+static gradcore_optimizer *optimizer;
+static gradcore_step step;
+static gradcore_status call_loss(gradcore_net *n, const gradcore_matrix *i, const gradcore_target_data *t, int32_t l) {
+  return gradcore_net_loss(n, i, t, l, &value);
+}
+static gradcore_status call_gradients(gradcore_net *n, const gradcore_matrix *i, const gradcore_target_data *t,
+                                      int32_t l) {
+  return gradcore_net_loss_and_gradients(n, i, t, l, 1, &value);
+}
+static gradcore_status call_train(gradcore_net *n, const gradcore_matrix *i, const gradcore_target_data *t, int32_t l) {
+  return gradcore_net_train_step(n, i, t, l, optimizer, 1.0, 0, 1, &step);
+}
+
+static void check_batches(gradcore_net *net, batch_call call) {
+  gradcore_matrix input = matrix(x, ROWS, IN);
+  gradcore_target_data y = target();
+  CHECK(call(net, &input, &y, GRADCORE_CROSS_ENTROPY) == GRADCORE_OK);
+  REFUSED(call(net, NULL, &y, 0));
+  REFUSED(call(net, &input, NULL, 0));
+  REFUSED(call(net, &input, &y, -1));
+  REFUSED(call(net, &input, &y, GRADCORE_NUM_LOSSES));
+  REFUSED(call(net, &input, &y, GRADCORE_MSE)); /* wants values */
+#define REFUSED_INPUT(member, wrong) \
+  (input = matrix(x, ROWS, IN), input.member = (wrong), REFUSED(call(net, &input, &y, 0)))
+  REFUSED_INPUT(data, NULL);
+  REFUSED_INPUT(rows, 0);
+  REFUSED_INPUT(rows, -1);
+  REFUSED_INPUT(rows, ROWS - 1); /* not the target's */
+  REFUSED_INPUT(cols, IN + 1);
+  REFUSED_INPUT(stride, IN - 1);
+  REFUSED_INPUT(stride, -IN);
+#undef REFUSED_INPUT
+  input = matrix(x, ROWS, IN);
+  labels[ROWS - 1] = OUT;
+  REFUSED(call(net, &input, &y, 0));
+  labels[ROWS - 1] = -1;
+  REFUSED(call(net, &input, &y, 0));
+  labels[ROWS - 1] = 0;
+  x[7] = NAN;
+  REFUSED(call(net, &input, &y, 0));
+  x[7] = INFINITY;
+  REFUSED(call(net, &input, &y, 0));
+  x[7] = 0.5f;
+  y.labels = NULL;
+  REFUSED(call(net, &input, &y, GRADCORE_MSE));
+  y.values = matrix(output, ROWS, OUT + 1);
+  REFUSED(call(net, &input, &y, GRADCORE_MSE));
+  y.values = matrix(output, ROWS, OUT);
+  output[2] = NAN;
+  REFUSED(call(net, &input, &y, GRADCORE_MSE));
+  output[2] = 0;
+}
+
+/* Refused calls leave parameters, statistics and gradients as they were. */
+static void check_passes(gradcore_net *net) {
+  gradcore_matrix input = matrix(x, ROWS, IN), one = matrix(x, 1, IN), result = matrix(output, ROWS, OUT);
+  const gradcore_target_data y = target();
+  gradcore_layer_flow flow;
+  int64_t bins[GRADCORE_NUM_BINS_F32], size = 0, size_after = 0;
+  REFUSED_AS(GRADCORE_INVALID_STATE, gradcore_net_flow(net, 0, &flow));
+  REFUSED_AS(GRADCORE_INVALID_STATE, gradcore_net_flow_histogram(net, 0, 0, bins));
+  REFUSED_AS(GRADCORE_INVALID_STATE, gradcore_net_backward(net, &result, NULL));
+  check_batches(net, call_loss);
+  check_batches(net, call_gradients);
+  check_batches(net, call_train);
+  CHECK(gradcore_net_save_to_memory(net, NULL, 0, &size) == GRADCORE_OK);
+  char *before = malloc((size_t)size), *after = malloc((size_t)size);
+  CHECK(gradcore_net_save_to_memory(net, before, size, &size) == GRADCORE_OK);
+  REFUSED(gradcore_net_forward(net, NULL, 0, output));
+  REFUSED(gradcore_net_forward(net, &input, 0, NULL));
+  REFUSED(gradcore_net_forward(net, &one, 1, output)); /* batch norm of one row */
+  REFUSED(gradcore_net_loss(net, &input, &y, 0, NULL));
+  REFUSED(gradcore_net_loss_and_gradients(net, &input, &y, 0, 0, NULL));
+  REFUSED(gradcore_net_train_step(net, &input, &y, 0, NULL, 0, 0, 0, &step));
+  REFUSED(gradcore_net_train_step(net, &input, &y, 0, optimizer, 0, 0, 0, NULL));
+  REFUSED(gradcore_net_train_step(net, &input, &y, 0, optimizer, -1, 0, 0, &step));
+  REFUSED(gradcore_net_train_step(net, &input, &y, 0, optimizer, 0, NAN, 0, &step));
+  REFUSED(gradcore_optimizer_step(optimizer, NAN, 0, 0, &step));
+  REFUSED(gradcore_optimizer_step(optimizer, 0, -1, 0, &step));
+  REFUSED(gradcore_optimizer_step(optimizer, 0, 0, 0, NULL));
+  REFUSED(gradcore_optimizer_set_lr(optimizer, -1));
+  REFUSED(gradcore_optimizer_set_lr(optimizer, NAN));
+  CHECK(!gradcore_optimizer_state(optimizer, -1) && !gradcore_optimizer_state(optimizer, 2));
+  gradcore_optimizer_set_step(optimizer, -5);
+  CHECK(gradcore_optimizer_get_step(optimizer) == 0);
+  gradcore_net *other = new_net();
+  REFUSED(gradcore_net_train_step(other, &input, &y, 0, optimizer, 0, 0, 0, &step));
+  gradcore_net_destroy(other);
+  REFUSED(gradcore_net_flow(net, 3, &flow));
+  REFUSED(gradcore_net_flow(net, -1, &flow));
+  REFUSED(gradcore_net_flow(net, 0, NULL));
+  REFUSED(gradcore_net_flow_histogram(net, 0, 2, bins));
+  REFUSED(gradcore_net_flow_histogram(net, 0, 0, NULL));
+  CHECK(gradcore_net_save_to_memory(net, after, size, &size_after) == GRADCORE_OK);
+  CHECK(size == size_after && memcmp(before, after, (size_t)size) == 0);
+  free(before);
+  free(after);
+
+  CHECK(gradcore_net_forward(net, &input, 1, output) == GRADCORE_OK);
+  result.rows = ROWS - 1;
+  REFUSED(gradcore_net_backward(net, &result, NULL));
+  REFUSED(gradcore_net_backward(net, NULL, NULL));
+  result = matrix(output, ROWS, OUT);
+  CHECK(gradcore_net_backward(net, &result, NULL) == GRADCORE_OK);
+  REFUSED_AS(GRADCORE_INVALID_STATE, gradcore_net_backward(net, &result, NULL)); /* once for each forward */
+  ((float *)gradcore_net_gradients(net))[0] = NAN;
+  REFUSED_AS(GRADCORE_NON_FINITE, gradcore_optimizer_step(optimizer, 1, 0, 0, &step));
+}
+
+/* ---- single ops ---- */
+
+static void check_clipping(void) {
+  float a[4] = {3, 4, 0, 0};
+  void *arrays[] = {a}, *none[] = {NULL};
+  const int64_t sizes[] = {4}, negative[] = {-1};
+  double norm;
+  REFUSED(gradcore_clip_grad_norm(2, arrays, sizes, 1, 1, 2, 0, &norm));
+  REFUSED(gradcore_clip_grad_norm(0, NULL, sizes, 1, 1, 2, 0, &norm));
+  REFUSED(gradcore_clip_grad_norm(0, arrays, NULL, 1, 1, 2, 0, &norm));
+  REFUSED(gradcore_clip_grad_norm(0, none, sizes, 1, 1, 2, 0, &norm));
+  REFUSED(gradcore_clip_grad_norm(0, arrays, negative, 1, 1, 2, 0, &norm));
+  REFUSED(gradcore_clip_grad_norm(0, arrays, sizes, -1, 1, 2, 0, &norm));
+  REFUSED(gradcore_clip_grad_norm(0, arrays, sizes, 1, -1, 2, 0, &norm));
+  REFUSED(gradcore_clip_grad_norm(0, arrays, sizes, 1, 1, 0, 0, &norm));
+  REFUSED(gradcore_clip_grad_norm(0, arrays, sizes, 1, 1, NAN, 0, &norm));
+  REFUSED(gradcore_clip_grad_value(2, arrays, sizes, 1, 1));
+  REFUSED(gradcore_clip_grad_value(0, NULL, sizes, 1, 1));
+  REFUSED(gradcore_clip_grad_value(0, arrays, NULL, 1, 1));
+  REFUSED(gradcore_clip_grad_value(0, arrays, sizes, 1, -1));
+  REFUSED(gradcore_clip_grad_value(0, arrays, sizes, 1, NAN));
+  CHECK(a[0] == 3 && a[1] == 4);
+  CHECK(gradcore_clip_grad_norm(0, arrays, sizes, 1, 1, 2, 0, NULL) == GRADCORE_OK && a[0] < 0.7f);
+}
+
+static void check_ops(void) {
+  float big[ROWS * HIDDEN] = {0}, vector[HIDDEN] = {0};
+  const gradcore_matrix in = matrix(x, ROWS, IN), w = matrix(big, OUT, IN), out = matrix(output, ROWS, OUT);
+  const gradcore_matrix none = matrix(NULL, ROWS, IN), wide = matrix(x, ROWS, IN + 1);
+  const gradcore_target_data y = target();
+  gradcore_array_stats stats;
+  REFUSED(gradcore_op_dense(7, &in, &w, NULL, output));
+  REFUSED(gradcore_op_dense(0, NULL, &w, NULL, output));
+  REFUSED(gradcore_op_dense(0, &none, &w, NULL, output));
+  REFUSED(gradcore_op_dense(0, &in, NULL, NULL, output));
+  REFUSED(gradcore_op_dense(0, &wide, &w, NULL, output));
+  REFUSED(gradcore_op_dense(0, &in, &w, NULL, NULL));
+  REFUSED(gradcore_op_dense_backward(0, NULL, &in, &w, big, NULL, NULL));
+  REFUSED(gradcore_op_dense_backward(0, &out, NULL, &w, NULL, big, NULL));
+  REFUSED(gradcore_op_dense_backward(0, &out, &in, NULL, big, NULL, NULL));
+  REFUSED(gradcore_op_dense_backward(0, &out, &wide, &w, big, NULL, NULL));
+  REFUSED(gradcore_op_activation(0, GRADCORE_NUM_ACTIVATIONS, x, 4, big));
+  REFUSED(gradcore_op_activation(0, -1, x, 4, big));
+  REFUSED(gradcore_op_activation(0, 0, NULL, 4, big));
+  REFUSED(gradcore_op_activation(0, 0, x, 4, NULL));
+  REFUSED(gradcore_op_activation(0, 0, x, -1, big));
+  REFUSED(gradcore_op_activation_backward(0, 99, x, x, 4, big));
+  REFUSED(gradcore_op_activation_backward(0, 0, NULL, x, 4, big));
+  REFUSED(gradcore_op_activation_backward(0, 0, x, NULL, 4, big));
+  REFUSED(gradcore_op_activation_backward(0, 0, x, x, 4, NULL));
+  REFUSED(gradcore_op_batch_norm(0, NULL, vector, vector, 1e-5, big, vector, vector));
+  REFUSED(gradcore_op_batch_norm(0, &in, NULL, vector, 1e-5, big, vector, vector));
+  REFUSED(gradcore_op_batch_norm(0, &in, vector, vector, -1, big, vector, vector));
+  REFUSED(gradcore_op_batch_norm(0, &in, vector, vector, 1e-5, NULL, vector, vector));
+  REFUSED(gradcore_op_batch_norm(0, &in, vector, vector, 1e-5, big, NULL, vector));
+  REFUSED(gradcore_op_batch_norm_backward(0, NULL, &in, vector, vector, vector, big, vector, vector));
+  REFUSED(gradcore_op_batch_norm_backward(0, &in, &wide, vector, vector, vector, big, vector, vector));
+  REFUSED(gradcore_op_batch_norm_backward(0, &in, &in, NULL, vector, vector, big, vector, vector));
+  REFUSED(gradcore_op_batch_norm_backward(0, &in, &in, vector, NULL, vector, big, vector, vector));
+  REFUSED(gradcore_op_layer_norm(0, NULL, vector, vector, 0, 1e-5, big, vector, vector));
+  REFUSED(gradcore_op_layer_norm(0, &in, NULL, vector, 0, 1e-5, big, vector, vector));
+  REFUSED(gradcore_op_layer_norm(0, &in, vector, vector, 0, NAN, big, vector, vector));
+  REFUSED(gradcore_op_layer_norm(0, &in, vector, vector, 0, 1e-5, NULL, vector, vector));
+  REFUSED(gradcore_op_layer_norm_backward(0, NULL, &in, vector, vector, vector, 0, big, vector, vector));
+  REFUSED(gradcore_op_layer_norm_backward(0, &wide, &in, vector, vector, vector, 0, big, vector, vector));
+  REFUSED(gradcore_op_layer_norm_backward(0, &in, &in, NULL, vector, vector, 0, big, vector, vector));
+  REFUSED(gradcore_op_loss(0, 99, &out, &y, &value, NULL));
+  REFUSED(gradcore_op_loss(0, 0, NULL, &y, &value, NULL));
+  REFUSED(gradcore_op_loss(0, 0, &out, NULL, &value, NULL));
+  REFUSED(gradcore_op_loss(0, 0, &out, &y, NULL, NULL));
+  REFUSED(gradcore_op_array_stats(3, x, 4, &stats, NULL));
+  REFUSED(gradcore_op_array_stats(0, NULL, 4, &stats, NULL));
+  REFUSED(gradcore_op_array_stats(0, x, -1, &stats, NULL));
+  REFUSED(gradcore_op_array_stats(0, x, 4, NULL, NULL));
+}
+
+/* ---- threads ---- */
+
+static void *fail_elsewhere(void *text) {
+  mark();
+  strncpy(text, gradcore_last_error(), 99);
+  return NULL;
+}
+
+static void check_errors_are_the_threads_own(void) {
+  char elsewhere[100] = "";
+  pthread_t thread;
+  REFUSED(gradcore_set_num_threads(0));
+  CHECK(pthread_create(&thread, NULL, fail_elsewhere, elsewhere) == 0 && pthread_join(thread, NULL) == 0);
+  CHECK(strstr(elsewhere, "mark") && strstr(gradcore_last_error(), "num_threads"));
+}
+
+/* Hosts that run their tasks in every way that is allowed. */
+typedef struct task_call {
+  gradcore_parallel_task task;
+  void *argument;
+  int32_t index;
+} task_call;
+static int host_calls;
+
+static void one_after_another(void *context, int32_t n, gradcore_parallel_task task, void *argument) {
+  (void)context;
+  host_calls++;
+  for (int32_t i = n - 1; i >= 0; i--) task(argument, i);
+}
+static void *run_task(void *p) {
+  const task_call *c = p;
+  c->task(c->argument, c->index);
+  return NULL;
+}
+static void all_at_once(void *context, int32_t n, gradcore_parallel_task task, void *argument) {
+  pthread_t threads[16];
+  task_call calls[16];
+  (void)context;
+  host_calls++;
+  for (int32_t i = 0; i < n; i++) {
+    calls[i].task = task, calls[i].argument = argument, calls[i].index = i;
+    CHECK(i < 16 && pthread_create(&threads[i], NULL, run_task, &calls[i]) == 0);
+  }
+  for (int32_t i = 0; i < n; i++) pthread_join(threads[i], NULL);
+}
+static void nothing(void *context, int32_t n, gradcore_parallel_task task, void *argument) {
+  (void)context, (void)n, (void)task, (void)argument;
+  host_calls++;
+}
+
+/* The bytes of a net after three steps on these threads. */
+static char *trained(gradcore_parallel_for threads, int32_t num_threads, int64_t *size) {
+  enum { N = 400, WIDTH = 64 };
+  static float data[N * WIDTH];
+  static int64_t classes[N];
+  const int64_t widths[] = {WIDTH, WIDTH, WIDTH, 10};
+  const gradcore_net_config config = {sizeof config, widths, 4, ACTIVATIONS, GRADCORE_NORM_BATCH, 0, 1, 0};
+  const gradcore_optimizer_config kind = adam();
+  const gradcore_matrix input = matrix(data, N, WIDTH);
+  const gradcore_target_data y = {classes, {NULL, 0, 0, 0}, N};
+  gradcore_net *net = NULL;
+  gradcore_optimizer *own = NULL;
+  for (int i = 0; i < N * WIDTH; i++) data[i] = (float)(i * 37 % 101) * 0.02f - 1;
+  for (int i = 0; i < N; i++) classes[i] = i * 7 % 10;
+  CHECK(gradcore_net_create(&config, &net) == GRADCORE_OK);
+  CHECK(gradcore_net_initialize(net, GRADCORE_INIT_ORTHOGONAL, 1) == GRADCORE_OK);
+  CHECK(gradcore_net_set_threads(net, threads, NULL, num_threads) == GRADCORE_OK);
+  CHECK(gradcore_optimizer_create(net, &kind, &own) == GRADCORE_OK);
+  for (int i = 0; i < 3; i++)
+    CHECK(gradcore_net_train_step(net, &input, &y, 0, own, 1, 0, 1, &step) == GRADCORE_OK && isfinite(step.loss));
+  CHECK(gradcore_net_save_to_memory(net, NULL, 0, size) == GRADCORE_OK);
+  char *bytes = malloc((size_t)*size);
+  CHECK(gradcore_net_save_to_memory(net, bytes, *size, size) == GRADCORE_OK);
+  gradcore_optimizer_destroy(own);
+  gradcore_net_destroy(net);
+  return bytes;
+}
+
+static void check_threads_of_the_caller(void) {
+  const gradcore_parallel_for hosts[] = {one_after_another, all_at_once, nothing, NULL};
+  int64_t size = 0, other_size = 0;
+  char *alone = trained(NULL, 1, &size);
+  for (int i = 0; i < 4; i++)
+    for (int32_t threads = 2; threads <= 5; threads += 3) {
+      host_calls = 0;
+      char *other = trained(hosts[i], threads, &other_size);
+      CHECK(size == other_size && memcmp(alone, other, (size_t)size) == 0);
+      CHECK((host_calls > 0) == (hosts[i] != NULL));
+      free(other);
+    }
+  free(alone);
+}
+
+int main(void) {
+  for (int i = 0; i < ROWS * IN; i++) x[i] = (float)(i % 7) - 3;
+  check_library();
+  check_without_handles();
+  check_net_configs();
+  check_longer_configs();
+  gradcore_net *net = new_net();
+  const gradcore_optimizer_config config = adam();
+  check_optimizer_configs(net);
+  CHECK(gradcore_optimizer_create(net, &config, &optimizer) == GRADCORE_OK);
+  check_net(net);
+  check_passes(net);
+  gradcore_optimizer_destroy(optimizer);
+  gradcore_net_destroy(net);
+  check_clipping();
+  check_ops();
+  check_errors_are_the_threads_own();
+  check_threads_of_the_caller();
+  printf("%ld checks passed\n", passed);
+  if (failed) fprintf(stderr, "%ld checks FAILED\n", failed);
+  return failed != 0;
+}
