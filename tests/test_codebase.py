@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import c_header
 import gradcore as gc
 
 ROOT = Path(__file__).resolve().parent.parent
