@@ -25,8 +25,10 @@ from .mlp import MLP, Step
 
 if TYPE_CHECKING:
     from . import analysis, training
-    from .analysis import analyze, repair
+    from .analysis.analyze import analyze
+    from .analysis.repair import repair
     from .feedback_alignment import DirectFeedbackMLP
+    from .monitor import Monitor, TrainingWarning
     from .training import Callback, EarlyStopping, History
 
 __version__: str = _core.version()
@@ -38,7 +40,9 @@ __all__ = [
     "EarlyStopping",
     "GradientFlow",
     "History",
+    "Monitor",
     "Step",
+    "TrainingWarning",
     "activations",
     "analysis",
     "analyze",
@@ -75,6 +79,8 @@ _LAZY = {
     "Callback": ("training", "Callback"),
     "EarlyStopping": ("training", "EarlyStopping"),
     "History": ("training", "History"),
+    "Monitor": ("monitor", "Monitor"),
+    "TrainingWarning": ("monitor", "TrainingWarning"),
 }
 
 

@@ -2,8 +2,12 @@
 
 A callback is any object with one or more of these methods; `Callback` has all of them, empty.
 
+    on_run(run)             first of all, with the `Run`: its settings may be changed on the way
     on_fit_start(net)       before the first step
+    before_step(rows)       before each step, with the rows it takes; True has its pass recorded in `net.flow`
     on_step(logs) -> stop   after each step: epoch, step, num_steps, loss, total_norm, lr
+    on_error(error)         when a step raised FloatingPointError, and changed nothing: True ends the training,
+                            False leaves the step out, None lets the error through
     on_epoch(logs) -> stop  after each epoch: epoch, epochs, loss, total_norm, lr, seconds, and with
                             validation val_loss and, for the cross entropies, val_accuracy
     on_fit_end(history)     after the last step, also when training was interrupted or failed
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
 Array = _check.Array
 Logs = dict[str, float]
 
-_HOOKS = ("on_fit_start", "on_step", "on_epoch", "on_fit_end")
+_HOOKS = ("on_run", "on_fit_start", "before_step", "on_step", "on_error", "on_epoch", "on_fit_end")
 
 
 @dataclass(repr=False)
@@ -70,8 +74,51 @@ class History:
         return pandas.DataFrame(self.epochs)
 
 
+Rows = Any  # an index array or a slice of the run's data, or the pair (x, target) itself
+
+
+@dataclass
+class Run:
+    """A training under way. What the next steps do can be changed on the way: clipping here, the rate in `optimizer`.
+
+    net, optimizer, loss, clip_norm, clip_value: as for `MLP.train_step`.
+    x, target: the data that rows are taken of; None where each step brings its own batch.
+    batch_size: rows a step; 0 where that is not known beforehand.
+    """
+
+    net: MLP
+    optimizer: Optimizer
+    loss: str = "cross_entropy"
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    x: Array | None = None
+    target: Array | None = None
+    batch_size: int = 0
+
+    def batch(self, rows: Rows) -> tuple[Array, Array]:
+        """Inputs and targets of a step, from what `before_step` was given."""
+        if isinstance(rows, tuple):
+            return rows[0], rows[1]
+        if self.x is None or self.target is None:
+            raise ValueError("rows: expected a pair (x, target), as this run has no data of its own")
+        return self.x[rows], self.target[rows]
+
+    def step(self, x: ArrayLike, target: ArrayLike, record: bool = False) -> tuple[float, float]:
+        """One step with the present settings: (loss, total_norm)."""
+        return self.net.train_step(x, target, self.optimizer, self.loss, self.clip_norm, self.clip_value, record)
+
+
 class Callback:
     """Base of callbacks, every hook empty; see the module for when each is called."""
+
+    def on_run(self, run: Run) -> None:
+        """First of all."""
+
+    def before_step(self, rows: Rows) -> bool | None:
+        """Before each step; True has its pass recorded."""
+
+    def on_error(self, error: FloatingPointError) -> bool | None:
+        """After a step that raised: True ends the training, False goes on without it, None raises."""
 
     def on_fit_start(self, net: MLP) -> None:
         """Before the first step."""
@@ -204,12 +251,17 @@ class _Batches:
     def __len__(self) -> int:
         return -(-self._end // self._batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Array, Array]]:
+    @property
+    def size(self) -> int:
+        """Rows of every batch but perhaps the last."""
+        return self._batch_size
+
+    def __iter__(self) -> Iterator[tuple[Rows, tuple[Array, Array]]]:
         x, target, size = self._data.x, self._data.target, self._batch_size
         if self._rng is None:
             for start in range(0, self._end, size):
-                stop = min(start + size, self._end)
-                yield x[start:stop], target[start:stop]
+                part = slice(start, min(start + size, self._end))
+                yield part, (x[part], target[part])
             return
         order = self._rng.permutation(len(self._data))
         for start in range(0, self._end, size):
@@ -218,7 +270,7 @@ class _Batches:
             # mode="clip" writes to `out` directly; the rows are in range by construction
             np.take(x, rows, axis=0, out=batch_x, mode="clip")
             np.take(target, rows, axis=0, out=batch_target, mode="clip")
-            yield batch_x, batch_target
+            yield rows, (batch_x, batch_target)
 
 
 # ---- the loop ----------------------------------------------------------------------------------------------
@@ -231,7 +283,7 @@ class _Hooks:
         self._callbacks = list(callbacks)
         for index, callback in enumerate(self._callbacks):
             if isinstance(callback, type) or not any(hasattr(callback, name) for name in _HOOKS):
-                expected = "an object with on_fit_start, on_step, on_epoch or on_fit_end"
+                expected = f"an object with one of {', '.join(_HOOKS)}"
                 raise TypeError(f"callbacks[{index}]: expected {expected}, got {_check.described(callback)}")
 
     def of(self, name: str) -> list[tuple[str, Callable[[Any], Any]]]:
@@ -310,33 +362,25 @@ def fit(
     batches = _Batches(data, batch_size, rng if _check.flag(shuffle, "shuffle") else None, net)
     hooks = _Hooks([*callbacks, *_progress.callbacks(progress, epochs)])
 
-    def step(batch: tuple[Array, Array]) -> tuple[float, float]:
-        return net.train_step(*batch, optimizer, loss, clip_norm, clip_value)
+    run = Run(net, optimizer, loss, clip_norm, clip_value, data.x, data.target, batches.size)
 
     def validate() -> Logs:
         return {} if held_out is None else _validate(net, held_out, loss)
 
-    return _run(net, optimizer, batches, epochs, hooks, step, validate)
+    return _run(run, batches, epochs, hooks, validate)
 
 
-def _run(
-    net: MLP,
-    optimizer: Optimizer,
-    batches: _Batches,
-    epochs: int,
-    hooks: _Hooks,
-    step: Callable[[tuple[Array, Array]], tuple[float, float]],
-    validate: Callable[[], Logs],
-) -> History:
+def _run(run: Run, batches: _Batches, epochs: int, hooks: _Hooks, validate: Callable[[], Logs]) -> History:
     """All epochs; ends early on Ctrl-C or when a callback asks for it."""
     history = History()
-    for _, hook in hooks.of("on_fit_start"):
-        hook(net)
+    for name, argument in (("on_run", run), ("on_fit_start", run.net)):
+        for _, hook in hooks.of(name):
+            hook(argument)
     try:
         for epoch in range(epochs):
             started = time.perf_counter()
             logs: Logs = {"epoch": epoch, "epochs": epochs}
-            logs |= _epoch(epoch, batches, optimizer, step, hooks.of("on_step"))
+            logs |= _epoch(epoch, batches, run, hooks)
             logs |= {**validate(), "seconds": time.perf_counter() - started}
             history.epochs.append(logs)
             _call(hooks.of("on_epoch"), logs)
@@ -350,29 +394,40 @@ def _run(
     return history
 
 
-def _epoch(
-    epoch: int,
-    batches: _Batches,
-    optimizer: Optimizer,
-    step: Callable[[tuple[Array, Array]], tuple[float, float]],
-    on_step: Sequence[tuple[str, Callable[[Any], Any]]],
-) -> Logs:
+def _epoch(epoch: int, batches: _Batches, run: Run, hooks: _Hooks) -> Logs:
     """One pass over the data; means over its rows and steps."""
-    rows, loss_sum, norm_sum, lr = 0, 0.0, 0.0, optimizer.lr
-    for index, batch in enumerate(batches):
-        lr = optimizer.lr
+    before_step, on_step, on_error = (hooks.of(name) for name in ("before_step", "on_step", "on_error"))
+    rows, steps, loss_sum, norm_sum, lr = 0, 0, 0.0, 0.0, run.optimizer.lr
+    for index, (chosen, batch) in enumerate(batches):
+        lr = run.optimizer.lr
+        record = True in [hook(chosen) for _, hook in before_step]
         try:
-            loss, norm = step(batch)
+            loss, norm = run.step(*batch, record)
         except FloatingPointError as error:
             error.add_note(f"in epoch {epoch}, step {index} of fit")
-            raise
-        rows += len(batch[0])
+            if not _left_out(on_error, error):
+                raise
+            continue
+        rows, steps = rows + len(batch[0]), steps + 1
         loss_sum += loss * len(batch[0])
         norm_sum += norm
         if on_step:
             logs: Logs = {"epoch": epoch, "step": index, "num_steps": len(batches)}
             _call(on_step, {**logs, "loss": loss, "total_norm": norm, "lr": lr})
-    return {"loss": loss_sum / rows, "total_norm": norm_sum / len(batches), "lr": lr}
+    return {
+        "loss": loss_sum / rows if rows else math.nan,
+        "total_norm": norm_sum / steps if steps else math.nan,
+        "lr": lr,
+    }
+
+
+def _left_out(hooks: Sequence[tuple[str, Callable[[Any], Any]]], error: FloatingPointError) -> bool:
+    """Whether a callback wants the training to go on without the step that raised."""
+    answers = [(name, hook(error)) for name, hook in hooks]
+    for name, answer in answers:
+        if answer is True:
+            raise _Stop(name)
+    return any(answer is False for _, answer in answers)
 
 
 def _validate(net: MLP, data: _Data, loss: str) -> Logs:

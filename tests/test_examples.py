@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import gradcore as gc
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -23,6 +25,14 @@ def test_watch_training(capsys):
     losses = example("watch_training")()
     assert losses[-1] < 0.3 * losses[0]
     assert "update / weight" in capsys.readouterr().out
+
+
+def test_monitor_training(capsys):
+    with pytest.warns(gc.TrainingWarning, match="put back"):
+        losses, monitor = example("monitor_training")()
+    assert monitor.findings[0].since >= 150 and monitor.findings[0].cause == "learning_rate"
+    assert losses[-1] < 0.5 * losses[0]
+    assert "|delta| by layer and step" in capsys.readouterr().out
 
 
 def test_clip_any_gradients(capsys):

@@ -180,6 +180,66 @@ def test_a_callback_can_end_the_training(hook, epochs_run, data):
     assert (len(history), history.stopped_by) == (epochs_run, "Enough")
 
 
+def test_a_run_can_be_followed_and_changed_on_the_way(data):
+    """The rows of every step, what it recorded, and a clip norm set between two steps."""
+
+    class Follower(gc.Callback):
+        def on_run(self, run):
+            self.run, self.rows, self.flows, self.norms = run, [], [], []
+
+        def before_step(self, rows):
+            self.rows.append(rows)
+            self.before = copies(self.run.net.parameters)
+            return len(self.rows) % 2 == 0
+
+        def on_step(self, logs):
+            if len(self.rows) % 2 == 0:
+                self.flows.append(self.run.net.flow)
+            moved = sum(float(((self.run.net.parameters[k] - v) ** 2).sum()) for k, v in self.before.items())
+            self.norms.append(moved**0.5)
+            self.run.clip_norm = 1e-3
+
+    follower, net = Follower(), small_net()
+    fit(net, data, epochs=1, batch_size=64, callbacks=[follower], optimizer=gc.optim.SGD(net, lr=1.0))
+    assert np.concatenate([follower.run.batch(rows)[0] for rows in follower.rows]).shape == data[0].shape
+    assert sorted(np.concatenate(follower.rows)) == list(range(300))
+    assert len(follower.flows) == 2 and follower.flows[0].batch_size == 64
+    assert follower.norms[0] > 0.01
+    assert follower.norms[1:] == pytest.approx([1e-3] * 4, rel=1e-2)
+
+
+@pytest.mark.parametrize(("answer", "steps"), [(None, None), (False, 4), (True, 2)])
+def test_a_step_that_raises_can_be_left_out(answer, steps, data):
+    class Handler(gc.Callback):
+        losses = ()
+
+        def on_run(self, run):
+            self.run = run
+
+        def before_step(self, rows):
+            self.run.net.parameters["dense0.bias"][0] = np.inf if len(self.losses) == 2 else 0.0
+
+        def on_step(self, logs):
+            self.losses = (*self.losses, logs["loss"])
+
+        def on_error(self, error):
+            self.losses = (*self.losses, math.inf)
+            return answer
+
+    handler, net = Handler(), gc.MLP([2, 24, 24, 2], seed=1)
+    options = {"epochs": 1, "batch_size": 64, "callbacks": [handler], "clip_norm": 1.0}
+    if answer is None:
+        with pytest.raises(FloatingPointError) as caught:
+            fit(net, data, **options)
+        assert caught.value.__notes__ == ["in epoch 0, step 2 of fit"]
+        return
+    history = fit(net, data, **options)
+    assert sum(map(math.isfinite, handler.losses)) == steps
+    assert history.stopped_by == ("Handler" if answer else "epochs")
+    if not answer:
+        assert math.isfinite(history["loss"][0]) and math.isfinite(history["total_norm"][0])
+
+
 def test_an_error_in_a_callback_comes_through(data):
     class Broken(Recorder):
         def on_step(self, logs):

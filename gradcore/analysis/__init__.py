@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from . import mean_field
 from .analyze import analyze
+from .history import TrainingFinding, TrainingReport
 from .repair import Repair, repair
 from .report import Finding, GainFactors, LayerRecord, Outcome, Prediction, Remedy, Report, Slope
 from .subject import Thresholds
@@ -28,6 +29,8 @@ __all__ = [
     "Report",
     "Slope",
     "Thresholds",
+    "TrainingFinding",
+    "TrainingReport",
     "analyze",
     "mean_field",
     "repair",

@@ -14,14 +14,14 @@ from . import measure as measuring
 from .judge import judge
 from .measure import HARMLESS, Case, Measurement, Progress
 from .predict import predict
-from .report import Report
+from .report import Prediction, Report
 from .slope import estimate
 from .subject import Subject, Thresholds
 
 # Learning rate of the plain SGD judged for when no optimizer is given: the usual default for SGD.
 SGD_LR = 0.01
 # Steps in which a layer that starts at zero must wake up: one for each of two zero layers in a row.
-_WAKING_STEPS = 2
+WAKING_STEPS = 2
 
 
 def analyze(
@@ -80,7 +80,7 @@ def report_of(
         findings=findings,
         layers=subject.records,
         slope=subject.slope,
-        prediction=subject.prediction,
+        prediction=_prediction(measurement),
         config=measurement.config,
         conditions=_conditions(case, measurement, limits, seconds + time.perf_counter() - start),
         loss=measurement.loss,
@@ -143,7 +143,7 @@ def measure_and_rehearse(case: Case, progress: Progress | None) -> tuple[Measure
     if blocked and not measurement.interrupted:
         net = case.net.copy()
         optimizer = case.optimizer_for(net, keep_state=True)
-        for index in range(_WAKING_STEPS):
+        for index in range(WAKING_STEPS):
             net.train_step(*case.batch(index), optimizer, loss=case.loss)
         later = measuring.measure(case, net)
         woken = silent & (later.rms("weight_grad_norm") > 0.0)
@@ -157,24 +157,27 @@ def measure_and_rehearse(case: Case, progress: Progress | None) -> tuple[Measure
 @HARMLESS
 def examine(case: Case, measurement: Measurement, limits: Thresholds, asleep: tuple[int, ...] = ()) -> Subject:
     """Everything that is judged, from what was measured."""
-    delta = measurement.rms("delta_norm")
-    measured_log = 2.0 * np.log(delta / delta[-1])
-    prediction = predict(
-        measurement.config,
-        measurement.weight_var,
-        measurement.bias_var,
-        input_square=measurement.input_square,
-        batch_size=measurement.batch_size,
-        measured_log=measured_log,
-    )
     return Subject(
         case=case,
         measurement=measurement,
         records=measuring.layer_records(case, measurement),
         slope=estimate(measurement, limits.norm_ratio),
-        prediction=prediction,
         limits=limits,
         asleep=asleep,
+    )
+
+
+@HARMLESS
+def _prediction(measurement: Measurement) -> Prediction:
+    """What theory expects: shown beside the measurement, and no part of the judgement."""
+    delta = measurement.rms("delta_norm")
+    return predict(
+        measurement.config,
+        measurement.weight_var,
+        measurement.bias_var,
+        input_square=measurement.input_square,
+        batch_size=measurement.batch_size,
+        measured_log=2.0 * np.log(delta / delta[-1]),
     )
 
 

@@ -24,7 +24,7 @@ _MAIN_SHARE = 0.5
 # Derivatives below this share of what inputs of unit variance give are called saturated.
 _SATURATED_SLOPE = 0.25
 # Weights this much larger (in variance) than critical are no matter of chance or of a choice of scheme.
-_LARGE_EXCESS = math.log(1.5)
+LARGE_EXCESS = math.log(1.5)
 # Growth a layer of squared gradients (20 %) that good designs show too: SELU 7 %, tanh at unit variance 18 %.
 _MILD_SLOPE = math.log(1.2)
 
@@ -113,7 +113,7 @@ def of_exploding(subject: Subject) -> str:
     if normalization is None and not skip_connections(subject.measurement.config).any():
         if weight_excess(subject) > _MAIN_SHARE * slope or slope > _MILD_SLOPE:
             return "weight_scale"
-    elif normalization is None and weight_excess(subject) > _LARGE_EXCESS:
+    elif normalization is None and weight_excess(subject) > LARGE_EXCESS:
         return "weight_scale"
     return "depth"
 
@@ -127,7 +127,7 @@ def of_overflow(subject: Subject) -> tuple[str, dict[str, Any]]:
     if subject.measurement.config["normalization"] is None:
         growth = weight_excess(subject)
         evidence["weight_excess_log"] = growth
-        if growth > _LARGE_EXCESS:
+        if growth > LARGE_EXCESS:
             return "weight_scale", evidence
     if input_rms > math.sqrt(LARGE_INPUT):
         return "input_scale", evidence
@@ -158,7 +158,7 @@ def of_large_step(subject: Subject) -> str:
     if scales[cause] > subject.limits.input_scale:
         return cause
     plain = subject.measurement.config["normalization"] is None
-    return "weight_scale" if plain and weight_excess(subject) > _LARGE_EXCESS else "learning_rate"
+    return "weight_scale" if plain and weight_excess(subject) > LARGE_EXCESS else "learning_rate"
 
 
 def target_scale(subject: Subject) -> float:

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from . import causes, wording
-from .report import Finding
-from .subject import Subject
+from .report import Finding, LayerRecord
+from .subject import SMALLEST_NORMAL, Subject
 
 _BOUNDED = ("sigmoid", "tanh", "hard_tanh")
 _MASKING = ("relu",)
@@ -184,10 +184,21 @@ def unscaled_input(subject: Subject) -> list[Finding]:
 # ---- number formats ----
 
 
+def _loses_digits(subject: Subject, record: LayerRecord) -> bool:
+    """Whether many of a layer's deltas are subnormal, and matter.
+
+    They do not where the typical delta, times the unit roundoff, is a normal number, as in a net that is sure of
+    most rows: the sums that they enter round off more than they have lost.
+    """
+    typical = record.delta_norm / math.sqrt(subject.measurement.batch_size * record.out_features)
+    negligible = typical * subject.unit_roundoff >= SMALLEST_NORMAL[subject.dtype]
+    return record.delta_subnormal_share > subject.limits.underflow and not negligible
+
+
 def underflow(subject: Subject) -> list[Finding]:
     """Deltas too small for the net's own format (a warning), or for a smaller one (for information)."""
     findings = []
-    own = [record.index for record in subject.records if record.delta_subnormal_share > subject.limits.underflow]
+    own = [record.index for record in subject.records if _loses_digits(subject, record)]
     if own:
         text = (
             f"Deltas of {wording.layers(own)} are subnormal in {subject.dtype}: they have lost digits, and smaller "

@@ -8,6 +8,7 @@ stands above batch noise. Limits and their derivations: `subject.Thresholds`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,14 @@ def judge(subject: Subject) -> tuple[str, tuple[Finding, ...]]:
     """The verdict and the findings, worst first."""
     findings = _findings(subject)
     findings.sort(key=lambda finding: (-SEVERITIES.index(finding.severity), _rank(finding)))
+    return verdict_of(findings), tuple(findings)
+
+
+def verdict_of(findings: Iterable[Finding]) -> str:
+    """The worst that any finding but an `info` stands for."""
     serious = [finding for finding in findings if finding.severity != "info"]
     verdicts = [_VERDICT_OF_KIND.get(finding.kind, "healthy") for finding in serious]
-    return max(verdicts, key=VERDICTS.index, default="healthy"), tuple(findings)
+    return max(verdicts, key=VERDICTS.index, default="healthy")
 
 
 def _rank(finding: Finding) -> int:
@@ -81,7 +87,8 @@ def non_finite(subject: Subject) -> list[Finding]:
     cause, evidence = causes.of_overflow(subject)
     reached = subject.measurement.stack("activation_max_abs")[batch]
     evidence |= {"pass": place, "batch": batch, "largest_finite": LARGEST[subject.dtype]}
-    text = f"The first value that is not finite appears in {_PLACES[place]} of layer {layer} (batch {batch})."
+    which = f" (batch {batch})" if len(subject.measurement.flows) > 1 else ""
+    text = f"The first value that is not finite appears in {_PLACES[place]} of layer {layer}{which}."
     if place == "forward" and layer > 0:
         evidence["activation_max_abs_below"] = float(reached[layer - 1])
         text += f" The layer before it still reached {wording.factor(float(reached[layer - 1]))};"

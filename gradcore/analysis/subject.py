@@ -9,10 +9,11 @@ from functools import cached_property
 import numpy as np
 
 from .measure import Case, Measurement, skip_connections
-from .report import LayerRecord, Prediction, Record, Slope
+from .report import LayerRecord, Record, Slope
 
 # Half the relative spacing of numbers just above 1: an update smaller than this is rounded away.
 UNIT_ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
+SMALLEST_NORMAL = {"float32": 2.0**-126, "float64": 2.0**-1022}
 LARGEST = {"float32": 3.4028235e38, "float64": 1.7976931348623157e308}
 
 _ADAPTIVE = ("RMSprop", "Adam", "AdamW")
@@ -73,7 +74,6 @@ class Subject:
     measurement: Measurement
     records: tuple[LayerRecord, ...]
     slope: Slope
-    prediction: Prediction
     limits: Thresholds
     asleep: tuple[int, ...] = ()
 

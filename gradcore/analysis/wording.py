@@ -151,6 +151,14 @@ def input_sentence(subject: Subject) -> str:
     return f"Inputs have a root mean square of {factor(rms)}, targets of {factor(target_scale(subject))}."
 
 
+def grown_weights(layer: int, growth: float, step: int) -> str:
+    """That it is training which made the weights too large."""
+    return (
+        f"Since step {step} training has multiplied the weights of layer {layer} by {factor(growth)}: its steps are "
+        "too large. Lower the learning rate, or clip the gradients."
+    )
+
+
 def why_zero(subject: Subject) -> str:
     """A short cause of a slope, for other findings."""
     return vanishing_cause(subject, of_vanishing(subject))

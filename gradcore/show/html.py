@@ -33,7 +33,7 @@ def page(report: Report) -> str:
 def render(report: Report) -> str:
     """The report as a fragment with its own scoped style, for a page or a notebook."""
     style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
-    parts = (_head(report), _delta_section(report), _profile_section(report), _findings(report.findings),
+    parts = (_head(report), _delta_section(report), _profile_section(report), finding_cards(report.findings),
              _prediction(report), _remedies(report), _layer_table(report), _terms())  # fmt: skip
     return f'<article class="gradcore"><style>{style}</style>{"".join(parts)}</article>'
 
@@ -207,14 +207,16 @@ def factor_chart(factors: dict[str, float]) -> str:
 # ---- findings, prediction, remedies ----------------------------------------------------------
 
 
-def _findings(findings: Sequence[Finding]) -> str:
+def finding_cards(findings: Sequence[Finding], notes: Sequence[str] = ()) -> str:
+    """A card for each finding, with a note of its own in front if there is one."""
     if not findings:
         return ""
     cards = "".join(
         f'<div class="card {escape(finding.severity)}"><h3><span>{escape(finding.severity)}</span> '
-        f"{escape(story.finding_title(finding))}</h3><p>{_math(finding.explanation)}</p>"
+        f"{escape(story.finding_title(finding))}</h3>{f'<p>{escape(note)}</p>' if note else ''}"
+        f"<p>{_math(finding.explanation)}</p>"
         f'<p class="muted">{escape(story.evidence(finding.evidence))}</p></div>'
-        for finding in findings
+        for finding, note in zip(findings, notes or [""] * len(findings), strict=True)
     )
     return f"<section><h2>Findings</h2>{cards}</section>"
 

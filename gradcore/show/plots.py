@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..analysis.history import TrainingReport
 from ..analysis.report import GainFactors, Report
 from . import story
 
@@ -20,11 +21,7 @@ def plot(report: Report) -> Any:
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("plots need matplotlib: pip install 'gradcore[plot]'") from None
-    figure = Figure(figsize=(13, 7.6), layout="constrained")
+    figure = _figure(13, 7.6)
     axes = figure.subplots(2, 3)
     figure.suptitle(f"{story.TITLES[report.verdict]}: {story.net_line(report)}", fontweight="bold")
     _deltas(axes[0, 0], report)
@@ -38,6 +35,44 @@ def plot(report: Report) -> Any:
         ax.spines[["top", "right"]].set_visible(False)
         ax.title.set_fontsize(11)
     return figure
+
+
+def plot_training(report: TrainingReport) -> Any:
+    """A matplotlib Figure of a watched training: the profiles as maps of layer and check, and the loss.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    from .training import MAPS, map_range, map_values, title
+
+    figure = _figure(11, 2.3 * (len(MAPS) + 1))
+    axes = figure.subplots(len(MAPS) + 1, 1, sharex=True)
+    figure.suptitle(f"{title(report)}: {story.net_words(report.config)}", fontweight="bold")
+    steps = report.history["step"]
+    for ax, (name, words) in zip(axes, MAPS.items(), strict=False):
+        ax.set(title=words, ylabel="layer")
+        values = map_values(report, name)
+        if np.isfinite(values).any():
+            ax.set_facecolor(_RED)  # what is not finite, or exactly zero, has no colour of its own
+            image = ax.imshow(values.T, origin="lower", aspect="auto", cmap="Blues", interpolation="nearest")
+            image.set_clim(*map_range(values))
+            figure.colorbar(image, ax=ax, label="log10", pad=0.01)
+    axes[-1].plot(story.log10(report.history["loss"]), ".-", color=_BLUE)
+    ticks = np.unique(np.linspace(0, max(len(steps) - 1, 0), 8).round().astype(int))[: len(steps)]
+    axes[-1].set(title="loss", ylabel="log10", xlabel="step of the check")
+    axes[-1].set_xticks(ticks, [f"{steps[tick]:.0f}" for tick in ticks])
+    for finding in report.findings:
+        for ax in axes:
+            ax.axvline(float(np.searchsorted(steps, finding.since)) - 0.5, color=_RED, ls="--", lw=1)
+    return figure
+
+
+def _figure(width: float, height: float) -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("plots need matplotlib: pip install 'gradcore[plot]'") from None
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _deltas(ax: Any, report: Report) -> None:

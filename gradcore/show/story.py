@@ -110,11 +110,15 @@ def architecture(widths: Sequence[int]) -> str:
 
 def net_line(report: Report) -> str:
     """One line that says which net was looked at."""
-    config = report.config
-    widths = config.get("widths") or [report.layers[0].in_features, *(r.out_features for r in report.layers)]
+    widths = [report.layers[0].in_features, *(record.out_features for record in report.layers)]
+    return net_words({"widths": widths, **report.config})
+
+
+def net_words(config: Mapping[str, Any]) -> str:
+    """A net's settings in one line."""
     activation = config.get("activation", "")
     names = dict.fromkeys([activation] if isinstance(activation, str) else activation)
-    parts = [architecture(widths), " / ".join(names)]
+    parts = [architecture(config["widths"]), " / ".join(names)]
     if config.get("normalization"):
         parts.append(f"{config['normalization']} norm")
     if config.get("residual"):

@@ -1,4 +1,4 @@
-"""Small charts as inline SVG text: lines, bands and bars on a linear x and a linear or log10 y axis.
+"""Small charts as inline SVG text: lines, bands and bars on a linear x and a linear or log10 y axis, and heat maps.
 
 Colours come from the page (CSS classes), so that a chart follows its light or dark theme.
 Coordinates are rounded to a tenth of a pixel, which keeps a chart of 30 layers near 4 kB.
@@ -6,7 +6,10 @@ Coordinates are rounded to a tenth of a pixel, which keeps a chart of 30 layers 
 
 from __future__ import annotations
 
+import base64
 import math
+import struct
+import zlib
 from collections.abc import Sequence
 from html import escape
 
@@ -47,19 +50,19 @@ class Chart:
         share = min(max((value - self.y0) / ((self.y1 - self.y0) or 1.0), 0.0), 1.0)
         return round(self.height - self.bottom - share * (self.height - self.top - self.bottom), 1)
 
-    def line(self, ys: Sequence[float] | np.ndarray, css: str, dots: bool = False) -> None:
-        """A line over x = 0, 1, ...; with `dots`, markers that show their value when pointed at."""
+    def line(self, ys: Sequence[float] | np.ndarray, css: str, dots: bool = False, unit: str = "layer") -> None:
+        """A line over x = 0, 1, ... (of `unit`); with `dots`, markers that show their value when pointed at."""
         for start, stop in runs(np.asarray(ys)):
             points = " ".join(f"{self.x(i)},{self.y(ys[i])}" for i in range(start, stop))
             self.marks.append(f'<polyline class="{css}" points="{points}"/>')
             if dots:
-                self.marks += [self._dot(i, ys[i], css) for i in range(start, stop)]
+                self.marks += [self._dot(i, ys[i], css, unit) for i in range(start, stop)]
 
-    def _dot(self, index: int, value: float, css: str) -> str:
+    def _dot(self, index: int, value: float, css: str, unit: str) -> str:
         shown = f"{value:.3g}"
         if self.log:
             shown = f"{10.0**value:.2g}" if abs(value) < 300 else f"1e{value:.0f}"
-        title = escape(f"layer {index}: {shown}")
+        title = escape(f"{unit} {index}: {shown}")
         place = f'cx="{self.x(index)}" cy="{self.y(value)}" r="2.2"'
         return f'<circle class="{css}" {place}><title>{title}</title></circle>'
 
@@ -108,6 +111,70 @@ class Chart:
             self.marks.append(f'<text text-anchor="middle" x="{self.x(value)}" y="{floor + 15}">{value}</text>')
         middle = (self.left + right) / 2
         self.marks.append(f'<text text-anchor="middle" x="{middle}" y="{self.height - 5}">{escape(x_label)}</text>')
+
+
+# Red, green, blue of what a heat map shows, as in report.css; the shade is the opacity, so that it fits both themes.
+_MAP_COLOR, _BAD_COLOR = (29, 95, 196), (187, 43, 51)
+_FAINTEST, _MAP_SIZE, _MAP_FRAME = 24, (420, 250), (40, 12, 12, 50)  # frame: left, right, top, bottom
+
+
+def heat_map(
+    values: np.ndarray,
+    steps: np.ndarray,
+    limits: tuple[float, float],
+    label: str,
+    marks: Sequence[tuple[float, str]] = (),
+) -> str:
+    """An <svg> of values in axis units (log10), [columns, rows], with row 0 at the bottom.
+
+    steps: number of each column, ascending. limits: of the shades. marks: (step, words), drawn as dashed lines.
+    """
+    (width, height), (left, right, top, bottom) = _MAP_SIZE, _MAP_FRAME
+    wide, high, (columns, rows) = width - left - right, height - top - bottom, values.shape
+    low, full = limits
+    png = base64.b64encode(_png(_shaded(values, low, full).transpose(1, 0, 2)[::-1])).decode("ascii")
+    parts = [
+        f'<image x="{left}" y="{top}" width="{wide}" height="{high}" preserveAspectRatio="none" '
+        f'style="image-rendering:pixelated" href="data:image/png;base64,{png}"/>'
+        f'<rect class="frame" x="{left}" y="{top}" width="{wide}" height="{high}"/>'
+    ]
+    for row in _whole_ticks(0, rows - 1, 6):
+        y = round(top + high * (1.0 - (row + 0.5) / rows) + 4, 1)
+        parts.append(f'<text text-anchor="end" x="{left - 6}" y="{y}">{row}</text>')
+    for column in sorted({round(share * (columns - 1)) for share in (0.0, 0.25, 0.5, 0.75, 1.0)}):
+        x = round(left + wide * (column + 0.5) / columns, 1)
+        parts.append(f'<text text-anchor="middle" x="{x}" y="{top + high + 15}">{steps[column]:.0f}</text>')
+    for step, words in marks:
+        x = round(left + wide * min(int(np.searchsorted(steps, step)), columns - 1) / columns, 1)
+        line = f'<line class="limit" x1="{x}" x2="{x}" y1="{top}" y2="{top + high}">'
+        parts.append(f"{line}<title>step {step:.0f}: {escape(words)}</title></line>")
+    scale = f"step (down: layer); shades from {_power(round(low))} to {_power(round(full))}"
+    parts.append(f'<text text-anchor="middle" x="{left + wide / 2}" y="{height - 8}">{scale}</text>')
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+
+
+def _shaded(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Colours of a heat map, uint8 [columns, rows, RGBA]; NaN is red."""
+    bad = np.isnan(values)
+    share = np.clip((np.where(bad, low, values) - low) / (high - low), 0.0, 1.0)
+    pixels = np.empty((*values.shape, 4), dtype=np.uint8)
+    pixels[..., :3] = _MAP_COLOR
+    pixels[..., 3] = np.round(_FAINTEST + (255 - _FAINTEST) * share)
+    pixels[bad] = (*_BAD_COLOR, 255)
+    return pixels
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """A PNG file of uint8 [height, width, RGBA] (ISO/IEC 15948): a header, one compressed block, an end."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = pixels.shape
+    lines = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1)  # 0: no filter
+    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)  # 8 bits, RGBA
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines.tobytes(), 9)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
 
 
 def runs(values: np.ndarray) -> list[tuple[int, int]]:

@@ -18,8 +18,8 @@ from ..analysis.report import LayerRecord, Remedy, Report
 from . import story
 
 _STYLES = {"bold": "1", "dim": "2", "red": "1;31", "green": "1;32", "yellow": "1;33", "cyan": "36"}
-_VERDICT_STYLE = {"healthy": "green", "vanishing": "red", "exploding": "red", "non_finite": "red"}
-_SEVERITY_STYLE = {"critical": "red", "warning": "yellow", "info": "cyan"}
+VERDICT_STYLE = {"healthy": "green", "vanishing": "red", "exploding": "red", "non_finite": "red"}
+SEVERITY_STYLE = {"critical": "red", "warning": "yellow", "info": "cyan"}
 
 MIN_WIDTH, MAX_WIDTH = 72, 120  # narrower tables would not fit, wider prose is hard to read
 MAX_LAYERS = 24  # longer profiles are elided in the middle
@@ -111,7 +111,7 @@ def render(
 
 
 def _head(report: Report, terminal: Terminal) -> list[str]:
-    title = terminal.style(story.TITLES[report.verdict].upper(), _VERDICT_STYLE[report.verdict])
+    title = terminal.style(story.TITLES[report.verdict].upper(), VERDICT_STYLE[report.verdict])
     subtitle = [story.net_line(report), story.conditions_line(report)]
     lines = [title, *(terminal.style(line, "dim") for text in subtitle for line in terminal.wrap(text)), ""]
     return lines + [line for sentence in story.why(report) for line in terminal.wrap(sentence)]
@@ -211,7 +211,7 @@ def _findings(report: Report, terminal: Terminal) -> list[str]:
     lines = [terminal.rule("Findings")]
     for finding in report.findings:
         lines.append(terminal.style(f"{finding.severity}: {story.finding_title(finding)}",
-                                    _SEVERITY_STYLE[finding.severity]))  # fmt: skip
+                                    SEVERITY_STYLE[finding.severity]))  # fmt: skip
         lines += terminal.wrap(finding.explanation, "  ")
     return lines
 

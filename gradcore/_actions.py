@@ -1,0 +1,70 @@
+"""What a monitor can do to a training under way; each function says in words what it did."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from . import _check
+from ._tape import Snapshot
+from .analysis.report import Finding
+from .training import Run
+
+CHANGES = ("restore", "clip", "lower_lr")  # in this order, whatever the order asked for
+NAMES = (*CHANGES, "stop", "warn")
+
+# What steps that are too large can bring about, from the start or later on; and later on only.
+_BY_STEPS, _LATER_BY_STEPS = ("non_finite", "exploding"), ("dead_units", "saturation")
+
+
+def names(action: Any, argument: str) -> tuple[str, ...]:
+    """One or several of NAMES, checked."""
+    if isinstance(action, str):
+        action = (action,)
+    if not isinstance(action, Iterable):
+        expected = f"a function, or one or several of {', '.join(NAMES)}"
+        raise TypeError(f"{argument}: expected {expected}, got {_check.described(action)}")
+    chosen = tuple(action)
+    for entry in chosen:
+        _check.choice(entry, argument, dict.fromkeys(NAMES))
+    return chosen
+
+
+def changes_for(finding: Finding, healthy_before: bool, wanted: Sequence[str]) -> list[str]:
+    """The changes wanted, in order, if the finding is of a kind that steps bring about; else none."""
+    by_steps = finding.kind in _BY_STEPS or (finding.kind in _LATER_BY_STEPS and healthy_before)
+    return [name for name in CHANGES if name in wanted and by_steps]
+
+
+def restore(run: Run, healthy: Snapshot) -> str:
+    """Parameters, running statistics and optimizer state as they were."""
+    healthy.restore(run.net, run.optimizer)
+    return f"put back the net as it was before step {healthy.step}"
+
+
+def clip(run: Run, healthy_norm: float, norms: Sequence[float]) -> str:
+    """Clipping at the largest norm of healthy steps; without any, at half the median of those taken."""
+    bound = healthy_norm
+    if bound <= 0.0:
+        finite = [norm for norm in norms if math.isfinite(norm)]
+        bound = 0.5 * float(np.median(finite)) if finite else 1.0
+    if run.clip_norm is not None:
+        bound = min(bound, run.clip_norm)
+    run.clip_norm = float(f"{bound:.2g}") or bound
+    return f"clipping at norm {run.clip_norm:g}"
+
+
+def lower_lr(run: Run, factor: float) -> str:
+    """The learning rate, or all of its schedule, times `factor`."""
+    optimizer = run.optimizer
+    schedule = optimizer.schedule
+    optimizer.lr = optimizer.lr * factor if schedule is None else partial(_scaled, schedule, factor)
+    return f"learning rate {optimizer.lr:.3g}"
+
+
+def _scaled(schedule: Callable[[int], float], factor: float, step: int) -> float:
+    return factor * schedule(step)

@@ -1,0 +1,107 @@
+"""When a monitor looks: at every k-th step, or as often as a share of the training time allows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+
+class Every:
+    """A check at step `first` and every `steps` after it; only a loss that runs away brings one forward."""
+
+    def __init__(self, steps: int, first: int) -> None:
+        self._steps, self._next = steps, first
+
+    def due(self, step: int) -> bool:
+        """Whether a check begins with this step."""
+        return step >= self._next
+
+    def started(self, step: int) -> None:
+        """A check has begun."""
+        self._next = step + self._steps
+
+    def urgent(self, step: int) -> None:
+        """The training may be about to break: look at once."""
+        self._next = min(self._next, step)
+
+    def suspect(self, step: int) -> None:
+        """Something was found that needs another look."""
+
+    def before(self) -> None:
+        """A step begins."""
+
+    def after(self, recorded: bool) -> None:
+        """It has ended, and the monitor's own work begins."""
+
+    def done(self, worked: bool) -> None:
+        """That has ended too."""
+
+    def finished(self, routine: bool) -> None:
+        """The check is over; routine: without an analysis to confirm what it showed."""
+
+
+class Budget(Every):
+    """Checks whose cost, summed up, stays below `share` of the time that the steps alone take.
+
+    The cost is measured: what a recorded step takes more than the mean of the others, and everything the
+    monitor does after it. The first check is taken on credit, and so are those that confirm a suspicion;
+    the next one waits until the time trained has paid for them.
+    """
+
+    def __init__(self, share: float, first: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        super().__init__(0, first)
+        self._share, self._clock = share, clock
+        self._forced: int | None = first
+        self._mark = self._price = self._spent_before = 0.0
+        self._plain_seconds, self._plain_steps = 0.0, 0
+        self.trained = self.spent = 0.0
+
+    def due(self, step: int) -> bool:
+        """Whether the next check is affordable, or asked for."""
+        if self._forced is not None:
+            return step >= self._forced
+        return self.spent + self._price <= self._share * self.trained
+
+    def started(self, step: int) -> None:
+        """A check has begun."""
+        self._forced, self._spent_before = None, self.spent
+
+    def urgent(self, step: int) -> None:
+        """Look at once, whatever it costs."""
+        self._forced = step if self._forced is None else min(self._forced, step)
+
+    suspect = urgent
+
+    def before(self) -> None:
+        """A step begins."""
+        self._mark = self._clock()
+
+    def after(self, recorded: bool) -> None:
+        """A step has ended."""
+        now = self._clock()
+        seconds = now - self._mark
+        if recorded and self._plain_steps:
+            plain = self._plain_seconds / self._plain_steps
+            self.spent += max(seconds - plain, 0.0)
+            self.trained += plain
+        else:
+            self._plain_seconds += seconds
+            self._plain_steps += 1
+            self.trained += seconds
+        self._mark = now
+
+    def done(self, worked: bool) -> None:
+        """The monitor's work after a step has ended; a step that was merely noted costs next to nothing."""
+        if worked:
+            self.spent += self._clock() - self._mark
+
+    def finished(self, routine: bool) -> None:
+        """The check is over: what it cost is the price of the next. Called before `done`."""
+        if routine:
+            self._price = self.spent - self._spent_before + self._clock() - self._mark
+
+    @property
+    def share(self) -> float:
+        """Share of the time of the steps that was spent."""
+        return self.spent / self.trained if self.trained > 0.0 else math.nan

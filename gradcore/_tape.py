@@ -1,0 +1,129 @@
+"""What a training did since a snapshot, kept so that it can be run again to the bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ._check import Array
+from .training import Rows, Run
+
+if TYPE_CHECKING:
+    from .flow import GradientFlow
+    from .mlp import MLP
+    from .optim import Optimizer
+
+_BYTES_A_STEP = 300  # of a `Taken` beside its rows
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A net and its optimizer before step `step`: parameters, running statistics, optimizer state."""
+
+    step: int
+    parameters: Array
+    buffers: Array
+    optimizer: dict[str, Any]
+
+    @classmethod
+    def of(cls, run: Run, step: int) -> Snapshot:
+        """Copies of everything a step reads and writes."""
+        net = run.net
+        return cls(step, net.parameters.flat.copy(), net.buffers.flat.copy(), run.optimizer.state_dict())
+
+    def restore(self, net: MLP, optimizer: Optimizer) -> None:
+        """Puts it back; the optimizer keeps its present learning rate or schedule."""
+        net.parameters.flat[:] = self.parameters
+        net.buffers.flat[:] = self.buffers
+        lr = optimizer.lr if optimizer.schedule is None else optimizer.schedule
+        optimizer.load_state_dict({**self.optimizer, "lr": lr})
+
+    def weight_norms(self, net: MLP) -> Array:
+        """|W| of each dense layer of `net` at that time, [depth]."""
+        weights = net.parameters.like(self.parameters)
+        squares = [np.sum(np.square(weights[f"dense{layer}.weight"], dtype=np.float64)) for layer in range(net.depth)]
+        return np.sqrt(squares)
+
+
+class Taken(NamedTuple):
+    """One step: what it took, with which settings, and what it gave; loss is None where it raised."""
+
+    rows: Rows
+    lr: float
+    clip_norm: float | None
+    clip_value: float | None
+    loss: float | None
+    total_norm: float
+
+
+@dataclass(frozen=True, eq=False)
+class ReplayedStep:
+    """A step of the training, run again on a copy and recorded.
+
+    step: its number. loss, total_norm: as then. flow: what the recorded pass measured. same_bits: loss and
+    norm are the training's own, to the last bit. refused: clipping refused its gradients, nothing was updated.
+    """
+
+    step: int
+    loss: float
+    total_norm: float
+    flow: GradientFlow
+    same_bits: bool
+    refused: bool
+    _rows: Rows = field(repr=False)
+    _net: MLP = field(repr=False)  # after the step
+    _before: Array = field(repr=False)  # its parameters before it
+
+
+class Tape:
+    """A snapshot and the steps taken since."""
+
+    def __init__(self, run: Run, step: int) -> None:
+        self.run, self.base = run, Snapshot.of(run, step)
+        self.taken: list[Taken] = []
+        self.nbytes = 0
+
+    def add(self, taken: Taken) -> None:
+        """One more step."""
+        self.taken.append(taken)
+        self.nbytes += _BYTES_A_STEP + _nbytes(taken.rows)
+
+    def replay(self) -> Iterator[ReplayedStep]:
+        """Every step since the snapshot again, on a copy of the net, recorded."""
+        net = self.run.net.copy()
+        optimizer = type(self.run.optimizer)(net, lr=0.0, **self.run.optimizer.hyperparameters)
+        self.base.restore(net, optimizer)
+        for index, taken in enumerate(self.taken):
+            optimizer.lr = taken.lr
+            yield self._again(self.base.step + index, taken, net, optimizer)
+
+    def _again(self, step: int, taken: Taken, net: MLP, optimizer: Optimizer) -> ReplayedStep:
+        x, target = self.run.batch(taken.rows)
+        before, refused = net.parameters.flat.copy(), False
+        try:
+            loss, norm = net.train_step(
+                x, target, optimizer, self.run.loss, taken.clip_norm, taken.clip_value, record=True
+            )
+        except FloatingPointError:
+            refused, norm = True, math.nan
+            buffers = net.buffers.flat.copy()  # which the second pass would update once more
+            loss = net.loss_and_gradients(x, target, self.run.loss, record=True)
+            net.buffers.flat[:] = buffers
+        if taken.loss is None:
+            same = refused
+        else:
+            same = not refused and _same(loss, taken.loss) and _same(norm, taken.total_norm)
+        return ReplayedStep(step, loss, norm, net.flow, same, refused, taken.rows, net, before)
+
+
+def _nbytes(rows: Rows) -> int:
+    parts = rows if isinstance(rows, tuple) else (rows,)
+    return sum(getattr(part, "nbytes", 0) for part in parts)
+
+
+def _same(one: float, other: float) -> bool:
+    return one == other or (math.isnan(one) and math.isnan(other))

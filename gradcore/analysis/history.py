@@ -1,0 +1,126 @@
+"""What watching a training returns: records of plain numbers, with nothing computed here but their forms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .report import Finding, Record, Report
+
+if TYPE_CHECKING:
+    from .._tape import ReplayedStep
+
+# What is kept of every check, a value a layer. The names are those of LayerRecord.
+PROFILES = (
+    "activation_norm",
+    "delta_norm",
+    "weight_grad_norm",
+    "weight_norm",
+    "update_ratio",
+    "saturated_share",
+    "dead_share",
+    "activation_nonfinite_share",
+    "delta_nonfinite_share",
+    "weight_grad_nonfinite_share",
+)
+# And a value for the whole net.
+SERIES = ("step", "loss", "total_norm", "lr")
+
+
+@dataclass(frozen=True)
+class TrainingFinding(Finding):
+    """A finding with its time. Steps count from 0 at the start of the watch.
+
+    since: first step of the check that first showed it; for `non_finite` the very step. healthy_until: last
+    step known to be free of it; None where it was there from the start. onset_layers: the layers concerned
+    when it was first seen. raised: the step after which it was confirmed. ended: first step of the checks
+    that no longer showed it; None while it lasts. actions: what was done about it.
+    report: the analysis that confirmed it, with remedies to try; None for `non_finite`.
+    """
+
+    since: int = 0
+    healthy_until: int | None = None
+    onset_layers: tuple[int, ...] = ()
+    raised: int = 0
+    ended: int | None = None
+    actions: tuple[str, ...] = ()
+    report: Report | None = field(default=None, repr=False)
+    _tape: Any = field(default=None, repr=False)
+
+    def replay(self) -> Iterator[ReplayedStep]:
+        """The steps that led to a `non_finite` finding, from the last snapshot to the one that broke, recorded."""
+        if self._tape is None:
+            raise ValueError(f"replay: expected a non_finite finding, got {self.kind}")
+        return iter(self._tape.replay())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the report, which can be asked for its own."""
+        record = super().to_dict()
+        del record["report"]
+        return record
+
+    def __str__(self) -> str:
+        from ..show import training
+
+        return f"{training.onset(self)} {self.explanation}"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingReport(Record):
+    """A watched training.
+
+    verdict: worst of the findings, one of VERDICTS, also where they have ended. findings: in the order in
+        which they were raised. steps: number watched.
+    history: what each check measured: arrays [checks] for the names of SERIES, [checks, depth] for those of
+        PROFILES. A last row stands for the step that left the finite range.
+    config: the net's settings. conditions: loss, optimizer, and how it was watched. cost: checks,
+        recorded_passes, analyses, and with a budget seconds and share of the training time.
+    """
+
+    verdict: str
+    findings: tuple[TrainingFinding, ...]
+    steps: int
+    history: Mapping[str, np.ndarray]
+    config: Mapping[str, Any]
+    conditions: Mapping[str, Any]
+    cost: Mapping[str, float]
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """`to_dict` as JSON text; non-finite numbers are null."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    def to_dataframe(self) -> Any:
+        """One row a check and layer, as a pandas DataFrame (pandas must be installed)."""
+        import pandas
+
+        steps, layers = self.history["delta_norm"].shape
+        columns = {"step": np.repeat(self.history["step"], layers), "layer": np.tile(np.arange(layers), steps)}
+        return pandas.DataFrame(columns | {name: self.history[name].ravel() for name in PROFILES})
+
+    def plot(self) -> Any:
+        """A matplotlib Figure: loss, and the profiles as heat maps of layer and step (matplotlib must be installed)."""
+        from ..show import plots
+
+        return plots.plot_training(self)
+
+    def save_html(self, path: Any) -> None:
+        """Write the report as one self-contained HTML page."""
+        from pathlib import Path
+
+        from ..show import training
+
+        Path(path).write_text(training.page(self), encoding="utf-8")
+
+    def __str__(self) -> str:
+        from ..show import training
+
+        return training.render_text(self)
+
+    def _repr_html_(self) -> str:
+        from ..show import training
+
+        return training.render_html(self)

@@ -1,0 +1,175 @@
+"""The analysis of a net while it is trained: the same judge, fed with what the training itself records.
+
+A `Group` of recorded steps is judged first; what it shows time and again is confirmed by `confirm`, which
+measures further batches at standing parameters; `explain` finds the step and layer where numbers broke.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .._tape import ReplayedStep, Snapshot, Tape
+from ..training import Rows, Run
+from . import causes, wording
+from . import measure as measuring
+from .analyze import examine, make_case, report_of
+from .history import PROFILES
+from .judge import judge
+from .measure import HARMLESS, Case, Rehearsal, mean_square, summarize
+from .report import Finding, Report
+from .subject import Subject, Thresholds
+
+# Batches of a confirming analysis, as `analyze` takes by default.
+_CONFIRMING_BATCHES = 8
+# Rows at most that it looks at: enough for the scales of the data, few enough for data of any size.
+_MOST_ROWS = 8192
+
+
+class Group:
+    """Recorded steps one after the other, as good as batches at one place of the parameters.
+
+    first_step: number of the first. rows: of each step. Only batches of one size go together: the last one of an
+    epoch may be smaller, and is left out.
+    """
+
+    def __init__(self, run: Run, first_step: int) -> None:
+        self.first_step = first_step
+        self.rows: list[Rows] = []
+        self.losses: list[float] = []
+        self.total_norms: list[float] = []
+        self._flows: list[Any] = []
+        self._gradient = np.zeros(run.net.gradients.flat.shape)
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def add(self, run: Run, rows: Rows, loss: float, total_norm: float) -> None:
+        """The step just taken, which `net.flow` has recorded."""
+        flow = run.net.flow
+        if self._flows and flow.batch_size < self._flows[0].batch_size:
+            return
+        if self._flows and flow.batch_size > self._flows[0].batch_size:
+            for kept in (self._flows, self.rows, self.losses, self.total_norms):
+                kept.clear()
+            self._gradient[:] = 0.0
+        self._flows.append(flow)
+        self._gradient += run.net.gradients.flat
+        self.rows.append(rows)
+        self.losses.append(loss)
+        self.total_norms.append(total_norm)
+
+    def rehearsal(self, lr: float, losses: Sequence[float]) -> Rehearsal:
+        """The training itself in the place of a rehearsal on a copy."""
+        updates = np.mean([flow.update_ratio for flow in self._flows], axis=0)
+        return Rehearsal(lr, np.asarray(losses), np.array(self.total_norms), updates)
+
+    def subject(self, run: Run, limits: Thresholds, losses: Sequence[float]) -> Subject:
+        """What there is to judge. losses: of the training so far, as far as they matter."""
+        mean = run.net.gradients.like(self._gradient / len(self))
+        case = _case(run, run.net, self.rows)
+        measurement = summarize(run.net, self._flows, self.losses, mean, mean_square(case.x))
+        return examine(case, replace(measurement, rehearsal=self.rehearsal(case.step_size, losses)), limits)
+
+
+def _case(run: Run, net: Any, rows: Sequence[Rows]) -> Case:
+    """The batches of these steps as a Case."""
+    batches = [run.batch(part) for part in rows]
+    size = len(batches[0][0])
+    x, target = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    numbers = tuple(np.arange(index * size, (index + 1) * size) for index in range(len(batches)))
+    return Case(net, x, target, run.loss, run.optimizer, run.optimizer.lr, size, numbers, seed=0)
+
+
+def confirm(run: Run, recent: Sequence[Rows], rehearsal: Rehearsal, limits: Thresholds, seed: int) -> Report:
+    """The net as it is now, analysed on further batches.
+
+    Args:
+        run: the training; its data is drawn from where it has any.
+        recent: rows of the last steps, for a run without data of its own.
+        rehearsal: the training so far.
+        limits: of the judgement.
+        seed: of the batches.
+    """
+    start = time.perf_counter()
+    if run.x is None or run.target is None:
+        x, target = (np.concatenate(parts) for parts in zip(*(run.batch(rows) for rows in recent), strict=True))
+        size = len(run.batch(recent[-1])[0])
+    else:
+        count = min(len(run.x), max(_MOST_ROWS, _CONFIRMING_BATCHES * run.batch_size))
+        rows = np.random.default_rng(seed).permutation(len(run.x))[:count]
+        (x, target), size = run.batch(rows), run.batch_size
+    net = run.net.copy()
+    optimizer = type(run.optimizer)(net, lr=run.optimizer.lr, **run.optimizer.hyperparameters)
+    optimizer.load_state_dict({**run.optimizer.state_dict(), "lr": run.optimizer.lr})
+    case = make_case(net, x, target, run.loss, optimizer, size, _CONFIRMING_BATCHES, seed)
+    measurement = replace(measuring.measure(case, case.net.copy()), rehearsal=rehearsal)
+    if measurement.interrupted:
+        raise KeyboardInterrupt
+    return report_of(case, measurement, limits, seconds=time.perf_counter() - start)
+
+
+# ---- numbers that are not finite ----
+
+
+def explain(tape: Tape, healthy: Snapshot, limits: Thresholds) -> tuple[ReplayedStep, Subject, Finding] | None:
+    """The first step since the tape's snapshot in which a value left the finite range.
+
+    Args:
+        tape: the steps up to the one that gave it away.
+        healthy: the net when it was last known to be healthy, to tell what training has changed.
+        limits: of the judgement.
+
+    Returns:
+        (the step, run again; what was judged; the finding), or None where the replay shows nothing.
+    """
+    for replayed in tape.replay():
+        passed = _finite_pass(replayed)
+        if passed and np.isfinite(replayed._net.parameters.flat).all():
+            continue
+        net = replayed._net
+        if not passed:
+            net.parameters.flat[:] = replayed._before  # it broke with these; what came after is a consequence
+        case = _case(tape.run, net, [replayed._rows])
+        gradients = net.gradients
+        measurement = summarize(net, [replayed.flow], [replayed.loss], gradients, mean_square(case.x))
+        subject = examine(case, measurement, limits)
+        finding = next((entry for entry in judge(subject)[1] if entry.kind == "non_finite"), None)
+        if finding is None:
+            continue
+        return replayed, subject, _in_training(finding, replayed, healthy)
+    return None
+
+
+def _finite_pass(replayed: ReplayedStep) -> bool:
+    flow = replayed.flow
+    shares = (flow.activation_nonfinite_share, flow.delta_nonfinite_share, flow.weight_grad_nonfinite_share)
+    return math.isfinite(replayed.loss) and not any(share.any() for share in shares)
+
+
+@HARMLESS
+def _in_training(finding: Finding, replayed: ReplayedStep, healthy: Snapshot) -> Finding:
+    """The finding with its step; weights that training has made too large are the steps' doing."""
+    growth = replayed.flow.weight_norm / healthy.weight_norms(replayed._net)
+    layer = int(np.nanargmax(np.where(np.isfinite(growth), growth, -1.0)))
+    largest = float(growth[layer])
+    evidence = {**finding.evidence, "step": replayed.step, "weight_growth": largest, "same_bits": replayed.same_bits}
+    text = f"In step {replayed.step}: {finding.explanation}"
+    grown = 2.0 * math.log(largest) > causes.LARGE_EXCESS if largest > 0.0 else False
+    if grown and finding.cause in ("weight_scale", "overflow", "learning_rate"):
+        text += " " + wording.grown_weights(layer, largest, healthy.step)
+        return replace(finding, cause="learning_rate", explanation=text, evidence=evidence)
+    return replace(finding, explanation=text, evidence=evidence)
+
+
+# ---- history ----
+
+
+def profile_row(subject: Subject) -> dict[str, np.ndarray]:
+    """PROFILES of one check, [depth] each."""
+    return {name: np.array([getattr(record, name) for record in subject.records]) for name in PROFILES}

@@ -1,0 +1,495 @@
+"""Watches a training: when do gradients go wrong, where, why, and what is done about it.
+
+    monitor = gc.Monitor(action=("restore", "lower_lr"))
+    net.fit(x, target, epochs=50, batch_size=64, optimizer=optimizer, callbacks=[monitor])
+    print(monitor.report)
+
+or in a loop of your own:
+
+    monitor = gc.Monitor().watch(net, optimizer, loss="mse", clip_norm=1.0)
+    for x, target in batches:
+        monitor.train_step(x, target)          # in the place of net.train_step(x, target, optimizer, ...)
+        if monitor.stopped:
+            break
+
+A check records a few training steps on the way and judges them as `gc.analyze` does. What several checks in
+a row show is confirmed by an analysis of further batches, with parameters standing still, before it is
+raised: a healthy training is left alone. What leaves the verdict healthy (units that die or saturate, data
+that is not scaled) is raised only once the loss has stopped falling, and not where it is all but gone.
+
+Loss and norm of every step are looked at; once one of them is not finite, the steps since the last check
+are run again on a copy, recorded, to find the step and layer of the first value that broke.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _actions, _check
+from ._schedule import Budget, Every
+from ._tape import Snapshot, Taken, Tape
+from .analysis import in_training
+from .analysis.analyze import WAKING_STEPS
+from .analysis.checks import no_skill_loss
+from .analysis.history import PROFILES, SERIES, TrainingFinding, TrainingReport
+from .analysis.judge import judge, verdict_of
+from .analysis.report import Finding, Report
+from .analysis.subject import Subject, Thresholds
+from .mlp import MLP, Step
+from .optim import Optimizer
+from .training import Callback, Logs, Rows, Run
+
+# Layers that start at zero on purpose have woken up by then; see `analyze`.
+_FIRST_CHECK = WAKING_STEPS
+# Steps from a suspicious check to the next, doubled from look to look: transients of the first steps pass.
+_SECOND_LOOK = 8
+# What the steps of a tape may hold before it starts anew: their data is all that a replay needs.
+_TAPE_BYTES = 64 << 20
+# Losses remembered since the last healthy check.
+_MOST_LOSSES = 10_000
+# Batches kept for an analysis in a loop of one's own: as many as it takes.
+_RECENT = 8
+
+Action = str | Iterable[str] | Callable[[TrainingFinding], Any]
+
+
+class TrainingWarning(UserWarning):
+    """What a Monitor has to say while training."""
+
+
+@dataclass
+class _Suspicion:
+    """A kind of finding that checks show: since when, and how often in a row.
+
+    loss_before: at the last check without it. harmful: it touches the verdict, or the loss no longer falls.
+    """
+
+    since: int
+    healthy_until: int | None
+    layers: tuple[int, ...]
+    loss_before: float
+    harmful: bool = True
+    seen: int = 0
+    absent_since: list[int] = field(default_factory=list)  # first steps of the checks that no longer showed it
+    raised: int | None = None  # index among the findings
+
+
+class Monitor(Callback):
+    """Watches a training; a callback of `fit`, and usable in a loop of one's own.
+
+    Watching changes no bit of the training, unless an action does.
+
+    Args:
+        every: steps from the start of one check to that of the next; the first is at step 2, where layers that
+            start at zero have woken up. None: as often as `budget` allows, by measured times.
+        budget: share of the training time, in (0, 1), that checks may cost; for `every=None`. The first check
+            and those that confirm a suspicion are taken on credit, which later ones wait for. Noting a step
+            takes a few microseconds on top.
+        action: what to do about a finding, one or several of
+            "warn": issue a TrainingWarning (the other names do so as well);
+            "stop": end the training;
+            "clip": clip from now on at the largest norm of the last healthy check;
+            "lower_lr": multiply learning rate or schedule by `lr_factor`;
+            "restore": put back parameters, statistics and optimizer state of the last healthy check (or of
+                the start);
+            or a function of the TrainingFinding that returns such a name, several, or None. The last three
+            are for what steps bring about: numbers that are not finite, exploding gradients, and units that
+            die or saturate on the way; other findings only warn. () only collects.
+        batches: recorded steps of a check, >= 1.
+        confirm: checks in a row that must show a finding before it is analysed and raised, >= 1.
+        thresholds: limits of the judgement; see `gc.analysis.Thresholds`.
+        lr_factor: in (0, 1).
+        max_actions: a training whose settings were changed that often is ended at the next such finding.
+
+    Attributes:
+        findings: list of TrainingFinding, in the order in which they were raised.
+        report: TrainingReport of all so far. stopped: whether the training should end. step: steps watched.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+
+    def __init__(
+        self,
+        every: int | None = None,
+        *,
+        budget: float = 0.01,
+        action: Action = "warn",
+        batches: int = 4,
+        confirm: int = 3,
+        thresholds: Thresholds | None = None,
+        lr_factor: float = 0.1,
+        max_actions: int = 3,
+    ) -> None:
+        self.batches = _check.integer(batches, "batches", 1)
+        self.every = None if every is None else _check.integer(every, "every", self.batches)
+        self.budget = _check.number(budget, "budget", "a number in (0, 1)", lambda x: 0 < x < 1)
+        self.action = action if callable(action) else _actions.names(action, "action")
+        self.confirm = _check.integer(confirm, "confirm", 1)
+        self.thresholds = Thresholds() if thresholds is None else thresholds
+        _check.instance(self.thresholds, "thresholds", Thresholds, "a gradcore.analysis.Thresholds or None")
+        self.lr_factor = _check.number(lr_factor, "lr_factor", "a number in (0, 1)", lambda x: 0 < x < 1)
+        self.max_actions = _check.integer(max_actions, "max_actions", 0)
+        self._run: Run | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """The state before the first step."""
+        self.findings: list[TrainingFinding] = []
+        self.step, self.stopped = 0, False
+        self._schedule = Budget(self.budget, _FIRST_CHECK) if self.every is None else Every(self.every, _FIRST_CHECK)
+        self._group: in_training.Group | None = None
+        self._suspicions: dict[str, _Suspicion] = {}
+        self._rows_of_history: list[dict[str, Any]] = []
+        self._losses: deque[float] = deque(maxlen=_MOST_LOSSES)
+        self._recent: deque[Rows] = deque(maxlen=_RECENT)
+        self._limit, self._highest_lr, self._highest_norm = math.inf, 0.0, 0.0
+        self._checked_until: int | None = None
+        self._checked_loss = math.inf
+        self._broken = False
+        self._counts = {"checks": 0, "recorded_passes": 0, "analyses": 0}
+        self._num_actions = 0
+
+    # ---- in fit --------------------------------------------------------------------------------------------
+
+    def on_run(self, run: Run) -> None:
+        """Begins anew with this run."""
+        self._run = run
+        self._forget()
+        self._tape = Tape(run, 0)
+        self._healthy = self._tape.base
+
+    def before_step(self, rows: Rows) -> bool:
+        """Whether the step to come is to be recorded. rows: what it takes; in a loop of your own (x, target)."""
+        run = self._running()
+        self._rows = self._kept(*rows) if isinstance(rows, tuple) else rows
+        self._lr = run.optimizer.lr
+        self._highest_lr = max(self._highest_lr, self._lr)
+        # A schedule that has come to its end moves nothing any more, and is meant to.
+        asleep = self._lr * self.thresholds.norm_ratio < self._highest_lr
+        if self._group is None and not self._broken and not asleep and self._schedule.due(self.step):
+            self._schedule.started(self.step)
+            self._group = in_training.Group(run, self.step)
+        self._schedule.before()
+        return self._group is not None
+
+    def on_step(self, logs: Logs) -> bool:
+        """Looks at the step just taken; True ends the training."""
+        return self.after_step(logs["loss"], logs["total_norm"])
+
+    def after_step(self, loss: float, total_norm: float = 0.0) -> bool:
+        """As `on_step`, for a loop of your own that takes its steps itself; True when it should end."""
+        run, recorded = self._running(), self._group is not None
+        self._schedule.after(recorded)
+        self._note(loss, total_norm)
+        if not math.isfinite(loss) or not math.isfinite(total_norm):
+            self._on_broken(None)
+        else:
+            self._broken = False
+            if self._group is not None:
+                self._group.add(run, self._rows, loss, total_norm)
+                self._counts["recorded_passes"] += 1
+                if len(self._group) == self.batches:
+                    self._check()
+            elif loss > self._limit:
+                self._schedule.urgent(self.step)
+        if self._tape.nbytes > _TAPE_BYTES:
+            self._tape = Tape(run, self.step)
+        self._schedule.done(recorded)
+        return self.stopped
+
+    def on_error(self, error: FloatingPointError) -> bool | None:
+        """Explains gradients that clipping refused; raises them on unless an action deals with them."""
+        self._schedule.after(self._group is not None)
+        self._note(None, math.nan)
+        acted = self._num_actions
+        self._on_broken(error)
+        self._schedule.done(True)
+        return True if self.stopped else False if self._num_actions > acted else None
+
+    def on_fit_end(self, history: Any) -> None:
+        """Lets go of the group under way."""
+        self._group = None
+
+    # ---- in a loop of one's own ------------------------------------------------------------------------------
+
+    def watch(
+        self,
+        net: MLP,
+        optimizer: Optimizer,
+        loss: str = "cross_entropy",
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> Monitor:
+        """Begins to watch a loop that calls `train_step`; arguments as for `MLP.train_step`. Returns itself."""
+        _check.instance(net, "net", MLP, "a gradcore.MLP")
+        _check.instance(optimizer, "optimizer", Optimizer, "one of gc.optim")
+        if optimizer.net is not net:
+            raise ValueError("optimizer: expected one that was made for this net, got another net's")
+        _check.choice(loss, "loss", _check.LOSSES)
+        for bound, name in ((clip_norm, "clip_norm"), (clip_value, "clip_value")):
+            _check.clip_bound(bound, name)
+        self.on_run(Run(net, optimizer, loss, clip_norm, clip_value))
+        return self
+
+    def train_step(self, x: ArrayLike, target: ArrayLike) -> Step:
+        """One watched step, as `MLP.train_step` takes it; look at `stopped` after it.
+
+        Returns:
+            Step(loss, total_norm); NaN for a step that clipping refused and an action dealt with.
+
+        Raises:
+            FloatingPointError: as `MLP.train_step`, where no action deals with it.
+        """
+        record = self.before_step((x, target))
+        try:
+            step = Step(*self._running().step(x, target, record))
+        except FloatingPointError as error:
+            if self.on_error(error) is None:
+                raise
+            return Step(math.nan, math.nan)
+        self.after_step(*step)
+        return step
+
+    def _running(self) -> Run:
+        if self._run is None:
+            raise ValueError("monitor: expected watch(net, optimizer) or a fit before the first step")
+        return self._run
+
+    def _kept(self, x: ArrayLike, target: ArrayLike) -> tuple[_check.Array, _check.Array]:
+        """Copies of a batch: the loop may use its buffers again."""
+        run = self._running()
+        rows = _check.matrix(x, "x", run.net.dtype, run.net.in_features)
+        values = _check.target(target, run.net.dtype, run.loss, len(rows), run.net.out_features)
+        return rows.copy(), values.copy()
+
+    # ---- checks ------------------------------------------------------------------------------------------------
+
+    def _note(self, loss: float | None, total_norm: float) -> None:
+        run = self._running()
+        self._tape.add(Taken(self._rows, self._lr, run.clip_norm, run.clip_value, loss, total_norm))
+        self._losses.append(math.nan if loss is None else loss)
+        self._recent.append(self._rows)
+        self.step += 1
+
+    def _check(self) -> None:
+        """Judges the group just completed."""
+        group, self._group = self._group, None
+        assert group is not None
+        run = self._running()
+        self._counts["checks"] += 1
+        losses = self._relevant_losses(group)
+        subject = group.subject(run, self.thresholds, losses)
+        verdict, findings = judge(subject)
+        self._remember(subject, self.step - 1, float(np.mean(group.losses)), group.total_norms[-1])
+        if verdict == "non_finite":  # in hidden layers: an activation that saturates can hide it from the loss
+            if not any(finding.kind == "non_finite" and finding.ended is None for finding in self.findings):
+                self._on_broken(None)
+            return
+        loss, no_skill = float(np.mean(group.losses)), no_skill_loss(subject)
+        learned = loss * self.thresholds.norm_ratio < no_skill
+        serious = [finding for finding in findings if finding.severity != "info"]
+        counted = [finding for finding in serious if not learned or verdict_of([finding]) != "healthy"]
+        ready, acted = self._suspected(counted, group.first_step, loss), self._num_actions
+        if ready:
+            self._confirmed(ready, group, losses)
+        if self._num_actions > acted:
+            return
+        self._checked_until, self._checked_loss = self.step - 1, loss
+        if verdict == "healthy":
+            self._healthy = Snapshot.of(run, self.step)
+            self._highest_norm = max(group.total_norms)
+            self._losses = deque(group.losses, maxlen=_MOST_LOSSES)
+            self._end_treated(group.first_step)
+        self._limit = self._loss_limit(no_skill, max(group.losses))
+        self._tape = Tape(run, self.step)
+        pending = [known.seen for known in self._suspicions.values() if known.raised is None and known.harmful]
+        if pending and min(pending) < self.confirm:
+            self._schedule.suspect(self.step + (_SECOND_LOOK << (min(pending) - 1)))
+        self._schedule.finished(routine=not ready)
+
+    def _relevant_losses(self, group: in_training.Group) -> list[float]:
+        """All since the last healthy check while the loss stays high; a peak that has passed is no matter."""
+        return list(self._losses) if min(group.losses) > self._limit else group.losses
+
+    def _loss_limit(self, no_skill: float, highest: float) -> float:
+        """The loss beyond which the judge calls a training diverged; a peak it has seen does not count again."""
+        limit = self.thresholds.diverged * max(self._losses[0], no_skill)
+        return limit if highest <= limit else max(limit, 2.0 * highest)
+
+    def _suspected(self, findings: Iterable[Finding], first_step: int, loss: float) -> list[str]:
+        """Counts what a check shows; the kinds shown often enough in a row and not raised yet.
+
+        Units that die or saturate, and the like, are no news as long as the loss falls.
+        """
+        shown = {finding.kind: finding for finding in findings}
+        for kind, finding in shown.items():
+            known = self._suspicions.get(kind)
+            if known is None:
+                before = loss if self._checked_until is None else self._checked_loss
+                known = _Suspicion(first_step, self._checked_until, finding.layers, before)
+                self._suspicions[kind] = known
+            known.seen, known.absent_since = known.seen + 1, []
+            known.harmful = verdict_of([finding]) != "healthy" or loss >= known.loss_before
+        for kind in [kind for kind in self._suspicions if kind not in shown]:
+            known = self._suspicions[kind]
+            known.absent_since.append(first_step)
+            if known.raised is None:
+                del self._suspicions[kind]
+            elif len(known.absent_since) >= self.confirm:
+                self.findings[known.raised] = replace(self.findings[known.raised], ended=known.absent_since[0])
+                del self._suspicions[kind]
+        return [
+            kind
+            for kind, known in self._suspicions.items()
+            if known.raised is None and known.seen >= self.confirm and known.harmful
+        ]
+
+    def _end_treated(self, first_step: int) -> None:
+        """Findings that an action has dealt with end with the first healthy check after it."""
+        for index, finding in enumerate(self.findings):
+            if finding.ended is None and finding.kind not in self._suspicions:
+                self.findings[index] = replace(finding, ended=first_step)
+
+    def _confirmed(self, kinds: list[str], group: in_training.Group, losses: list[float]) -> None:
+        """Raises those of the kinds that an analysis finds as well."""
+        run = self._running()
+        self._counts["analyses"] += 1
+        rehearsal = group.rehearsal(run.optimizer.lr, losses)
+        report = in_training.confirm(run, list(self._recent), rehearsal, self.thresholds, seed=self.step)
+        found = {finding.kind: finding for finding in report.findings if finding.severity != "info"}
+        for kind in kinds:
+            suspicion = self._suspicions.pop(kind, None)  # gone where an action on another kind began anew
+            if suspicion is not None and kind in found:
+                suspicion.raised = len(self.findings)
+                self._suspicions[kind] = suspicion
+                self._raise(found[kind], suspicion, report)
+
+    def _remember(self, subject: Subject, step: int, loss: float, total_norm: float) -> None:
+        row = {"step": step, "loss": loss, "total_norm": total_norm, "lr": self._lr}
+        self._rows_of_history.append({**row, **in_training.profile_row(subject)})
+
+    # ---- numbers that are not finite -----------------------------------------------------------------------------
+
+    def _on_broken(self, error: FloatingPointError | None) -> None:
+        """Explains the first value that left the finite range, once, and acts."""
+        if self._broken:
+            return
+        self._broken, self._group = True, None
+        explained = in_training.explain(self._tape, self._healthy, self.thresholds)
+        if explained is None:
+            step, finding = self.step - 1, _unexplained(self.step - 1)
+        else:
+            replayed, subject, finding = explained
+            step = replayed.step
+            self._remember(subject, step, replayed.loss, replayed.total_norm)
+        before = step - 1 if step > 0 else None
+        self._raise(finding, _Suspicion(step, before, finding.layers, math.nan), None)
+        if error is not None:
+            error.add_note(str(self.findings[-1]))
+
+    # ---- actions ---------------------------------------------------------------------------------------------------
+
+    def _raise(self, finding: Finding, suspicion: _Suspicion, report: Report | None) -> None:
+        raised = TrainingFinding(
+            **{name: getattr(finding, name) for name in finding.__dataclass_fields__},
+            since=suspicion.since,
+            healthy_until=suspicion.healthy_until,
+            onset_layers=suspicion.layers,
+            raised=self.step - 1,
+            report=report,
+            _tape=self._tape if finding.kind == "non_finite" else None,
+        )
+        self.findings.append(raised)
+        wanted = self.action
+        if callable(wanted):
+            answer = wanted(raised)
+            wanted = () if answer is None else _actions.names(answer, "action: what the function returns")
+        done = self._act(raised, wanted)
+        self.findings[-1] = raised = replace(raised, actions=done)
+        if done:
+            warnings.warn(str(raised), TrainingWarning, stacklevel=3)
+
+    def _act(self, finding: TrainingFinding, wanted: tuple[str, ...]) -> tuple[str, ...]:
+        """Does what is wanted and makes sense; what was done, in words."""
+        changes = _actions.changes_for(finding, finding.healthy_until is not None, wanted)
+        stop = "stop" in wanted
+        if changes and self._num_actions >= self.max_actions:
+            changes, stop = [], True
+        done = [self._change(name) for name in changes]
+        if changes:
+            self._num_actions += 1
+            self._begin_again()
+        if stop:
+            self.stopped = True
+            done.append("ended the training")
+        return tuple(done) if done or not wanted else ("warned",)
+
+    def _change(self, name: str) -> str:
+        run = self._running()
+        if name == "restore":
+            return _actions.restore(run, self._healthy)
+        if name == "clip":
+            return _actions.clip(run, self._highest_norm, [taken.total_norm for taken in self._tape.taken])
+        self._highest_lr = 0.0
+        return _actions.lower_lr(run, self.lr_factor)
+
+    def _begin_again(self) -> None:
+        """Forgets what was suspected under the old settings."""
+        self._suspicions.clear()
+        self._group, self._broken = None, False
+        self._tape = Tape(self._running(), self.step)
+        self._losses.clear()
+        self._limit = math.inf
+        self._schedule.suspect(self.step + _FIRST_CHECK)
+
+    # ---- what was seen -----------------------------------------------------------------------------------------------
+
+    @property
+    def report(self) -> TrainingReport:
+        """Everything seen so far."""
+        run = self._running()
+        history = {
+            name: np.array([row[name] for row in self._rows_of_history]).reshape(len(self._rows_of_history), *shape)
+            for names, shape in ((SERIES, ()), (PROFILES, (run.net.depth,)))
+            for name in names
+        }
+        cost: dict[str, float] = dict(self._counts)
+        if isinstance(self._schedule, Budget):
+            cost |= {"seconds": self._schedule.spent, "share": self._schedule.share}
+        conditions = {
+            "loss": run.loss,
+            "optimizer": repr(run.optimizer),
+            "clip_norm": run.clip_norm,
+            "batch_size": run.batch_size or None,
+            "every": self.every,
+            "budget": None if self.every is not None else self.budget,
+            "batches": self.batches,
+            "confirm": self.confirm,
+            "thresholds": self.thresholds.to_dict(),
+        }
+        findings = tuple(self.findings)
+        return TrainingReport(verdict_of(findings), findings, self.step, history, run.net.config, conditions, cost)
+
+    def __repr__(self) -> str:
+        if self._run is None:
+            return "<Monitor: nothing watched yet>"
+        kinds = ", ".join(f"{finding.kind} since step {finding.since}" for finding in self.findings) or "no findings"
+        return f"<Monitor: {self.step} steps, {self._counts['checks']} checks, {kinds}>"
+
+
+def _unexplained(step: int) -> Finding:
+    """For a loop that changes parameters between steps, or a norm alone that overflowed."""
+    text = (
+        f"In step {step}: The loss or the gradient norm is not finite, and the steps since the last check, run again, "
+        "show no layer where that began. A norm can overflow by itself; what a loop changes in between is not replayed."
+    )
+    return Finding("non_finite", "critical", (), "overflow", text, {"step": step})
