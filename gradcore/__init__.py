@@ -24,11 +24,12 @@ from .io import load
 from .mlp import MLP, Step
 
 if TYPE_CHECKING:
-    from . import analysis, training
+    from . import analysis, sweeps, training
     from .analysis.analyze import analyze
     from .analysis.repair import repair
     from .feedback_alignment import DirectFeedbackMLP
     from .monitor import Monitor, TrainingWarning
+    from .sweeps import sweep
     from .training import Callback, EarlyStopping, History
 
 __version__: str = _core.version()
@@ -65,6 +66,8 @@ __all__ = [
     "optim",
     "repair",
     "set_num_threads",
+    "sweep",
+    "sweeps",
     "training",
 ]
 
@@ -75,6 +78,8 @@ _LAZY = {
     "export_c": ("export", "export_c"),
     "repair": ("analysis", "repair"),
     "DirectFeedbackMLP": ("feedback_alignment", "DirectFeedbackMLP"),
+    "sweep": ("sweeps", "sweep"),
+    "sweeps": ("sweeps", None),
     "training": ("training", None),
     "Callback": ("training", "Callback"),
     "EarlyStopping": ("training", "EarlyStopping"),

@@ -1,4 +1,4 @@
-"""The command line: `gradcore demo`, `gradcore analyze`, `gradcore info`.
+"""The command line: `gradcore demo`, `gradcore analyze`, `gradcore sweep`, `gradcore info`.
 
 Reports go to stdout, progress and errors to stderr. Every error is one line and exit code 2.
 """
@@ -10,20 +10,21 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from . import _core, _data, config
-from ._runtime import cpu_info
+from . import _check, _core, _data, config
+from ._runtime import cpu_info, get_num_threads
 from ._status import Status
 from .analysis.report import Report
 from .init import activations, initializers
-from .show import text
+from .show import sweep_text, text
+from .sweeps import SweepResult
 
-OK, UNHEALTHY, ERROR = 0, 1, 2
+OK, UNHEALTHY, ERROR, INTERRUPTED = 0, 1, 2, 130
 OPTIMIZERS = ("sgd", "rmsprop", "adam", "adamw")
 
 _EXIT_CODES = "exit code: 0 the gradients are healthy, 1 they are not, 2 an error (one line on stderr says which)"
@@ -33,6 +34,15 @@ _ANALYZE_EXAMPLES = f"""examples:
   gradcore analyze --data train.npz --widths 20,256x20,5 --optimizer adam --lr 1e-3 --json -
 
 {_EXIT_CODES}
+"""
+_SWEEP_EXAMPLES = """lists: 5,10,20 or 0.5:3:6, from 0.5 to 3 in 6 steps
+
+examples:
+  gradcore sweep --depth 5,10,20,40 --activation relu,tanh,sigmoid --normalization none,batch --seeds 3
+  gradcore sweep --weight-var 0.5:4:8 --bias-var 0:0.4:5 --activation tanh --depth 30 --html phase.html
+  gradcore sweep --data digits --depth 10:50:5 --init he_normal,orthogonal --out sweep.jsonl
+
+exit code: 0 all nets were measured, 130 it was interrupted (--out goes on from there), 2 an error
 """
 
 
@@ -52,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OK
     except KeyboardInterrupt:
         print("\ngradcore: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except (ValueError, TypeError, ArithmeticError, OSError, ImportError, MemoryError) as error:
         print(f"gradcore: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return ERROR
@@ -78,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     _add_demo(commands)
     _add_analyze(commands)
+    _add_sweep(commands)
     info = commands.add_parser("info", help="version, CPU targets and threads of this installation")
     info.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     info.set_defaults(run=run_info)
@@ -144,9 +155,65 @@ def _add_analyze(commands: Any) -> None:
     analyze.set_defaults(run=run_analyze)
 
 
+def _add_sweep(commands: Any) -> None:
+    sweep = commands.add_parser(
+        "sweep",
+        help="the gradients of many nets: depth, width, activation, initialization, normalization, seeds",
+        description="Measures a net at every combination of the values given, in parallel, and shows the gain of "
+        "the gradient per layer as a table and as heat maps. With --weight-var and --bias-var it is the phase "
+        "diagram of mean-field theory, beside the theory's critical line.",
+        epilog=_SWEEP_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = sweep.add_argument
+    numbers, counts = _values(float), _values(int)
+    add("--depth", type=counts, metavar="LIST", help="numbers of dense layers (default 10)")
+    add("--width", type=counts, metavar="LIST", help="units of each hidden layer (default 64)")
+    add("--activation", type=_names, metavar="LIST", help=f"of {', '.join(activations())} (default relu)")
+    add("--init", type=_names, metavar="LIST", help=f"of {', '.join(initializers())} (default auto)")
+    add("--weight-var", type=numbers, metavar="LIST", help="in place of --init: variances of weights times fan_in")
+    add("--bias-var", type=numbers, metavar="LIST", help="variances of biases (default 0)")
+    add("--normalization", type=_names, metavar="LIST", help="of none, batch, layer, rms (default none)")
+    add("--residual", type=_names, metavar="LIST", help="of no, yes (default no)")
+    add("--seeds", type=_count, default=1, metavar="N", help="draws of the weights for each design (default 1)")
+    add("--data", metavar="digits|FILE", help="as for analyze (default: standard normal inputs, random labels)")
+    add("--target", metavar="COLUMN", help="target column of a CSV, by name or index (default: the last)")
+    add("--standardize", action="store_true", help="shift each feature to mean 0, scale it to variance 1")
+    add("--batch-size", type=_count, default=128, metavar="N", help="rows a batch (default 128)")
+    add("--batches", type=_count, default=4, metavar="N", help="batches to measure each net on (default 4)")
+    add("--workers", type=_count, metavar="N", help="threads to measure in (default: as many as `gradcore info` says)")
+    add("--out", metavar="FILE", help="file each net as it is measured (JSON lines); a sweep cut short goes on from it")
+    add("--csv", metavar="FILE", help="write a row for each net as CSV; - for stdout, instead of text")
+    _add_outputs(sweep)
+    sweep.set_defaults(run=run_sweep)
+
+
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", metavar="FILE", help="write the report as one self-contained page")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - for stdout, instead of text")
+
+
+def _names(argument: str) -> list[str]:
+    return [name.strip() for name in argument.split(",")]
+
+
+def _values(kind: Callable[[str], float]) -> Callable[[str], list[float]]:
+    """Reads 5,10,20 or, with the ends included, 0.5:3:6 (from, to, how many)."""
+
+    def read(argument: str) -> list[float]:
+        try:
+            if ":" not in argument:
+                return [kind(part) for part in argument.split(",")]
+            first, last, count = argument.split(":")
+            found = np.linspace(float(first), float(last), _count(count))
+            return [kind(f"{value:.10g}") for value in found]
+        except (ValueError, argparse.ArgumentTypeError):
+            expected = "whole numbers" if kind is int else "numbers"
+            raise argparse.ArgumentTypeError(
+                f"expected {expected} such as 5,10,20 or first:last:count, got {argument!r}"
+            ) from None
+
+    return read
 
 
 def _widths(argument: str) -> list[int]:
@@ -242,12 +309,13 @@ def _build_optimizer(arguments: argparse.Namespace, net: Any) -> Any:
 
 def check_outputs(arguments: argparse.Namespace) -> None:
     """Find out that a report cannot be written before it is computed."""
-    for option, name in (("--html", arguments.html), ("--json", arguments.json)):
+    names = ("html", "json", "csv", "out")
+    for option, name in ((f"--{name}", getattr(arguments, name, None)) for name in names):
         if name and name != "-" and (Path(name).is_dir() or not Path(name).resolve().parent.is_dir()):
             raise ValueError(f"{option}: cannot write {name}: it is a directory, or its directory does not exist")
 
 
-def write_outputs(report: Report, arguments: argparse.Namespace) -> None:
+def write_outputs(report: Report | SweepResult, arguments: argparse.Namespace) -> None:
     """The files asked for; JSON to stdout for `-`."""
     if arguments.html:
         report.save_html(arguments.html)
@@ -257,6 +325,56 @@ def write_outputs(report: Report, arguments: argparse.Namespace) -> None:
     elif arguments.json:
         Path(arguments.json).write_text(report.to_json() + "\n", encoding="utf-8")
         print(f"wrote {arguments.json}", file=sys.stderr)
+
+
+# ---- sweep -----------------------------------------------------------------------------------
+
+_NORMALIZATIONS: dict[Any, Any] = {"none": None, "batch": "batch", "layer": "layer", "rms": "rms"}
+_RESIDUAL: dict[Any, Any] = {"no": False, "yes": True}
+
+
+def run_sweep(arguments: argparse.Namespace) -> int:
+    """`gradcore sweep`."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from .sweeps import sweep
+
+    check_outputs(arguments)
+    names = ("depth", "width", "activation", "init", "weight_var", "bias_var")
+    grid = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    for name, words in (("normalization", _NORMALIZATIONS), ("residual", _RESIDUAL)):
+        if getattr(arguments, name) is not None:
+            grid[name] = [_check.choice(word, f"--{name}", words) for word in getattr(arguments, name)]
+    grid["seed"] = range(arguments.seeds)
+    data: dict[str, Any] = {}
+    if arguments.data is not None:
+        table = _data.load(arguments.data, target=arguments.target)
+        table = table.standardized() if arguments.standardize else table
+        data = {"x": table.x, "target": table.target, "loss": table.loss}
+    elif arguments.target is not None or arguments.standardize:
+        raise ValueError("--target and --standardize: expected --data with them, got none")
+    with ThreadPoolExecutor(arguments.workers or get_num_threads()) as executor:
+        result = sweep(
+            grid,
+            **data,
+            batch_size=arguments.batch_size,
+            batches=arguments.batches,
+            executor=executor,
+            path=arguments.out,
+        )
+    _write_sweep(result, arguments)
+    return INTERRUPTED if result.interrupted else OK
+
+
+def _write_sweep(result: SweepResult, arguments: argparse.Namespace) -> None:
+    if "-" not in (arguments.json, arguments.csv):
+        print(sweep_text.render(result, color=None))
+    if arguments.csv == "-":
+        print(result.to_csv(), end="")
+    elif arguments.csv:
+        Path(arguments.csv).write_text(result.to_csv(), encoding="utf-8")
+        print(f"wrote {arguments.csv}", file=sys.stderr)
+    write_outputs(result, arguments)
 
 
 # ---- demo and info ---------------------------------------------------------------------------

@@ -1,0 +1,164 @@
+"""A sweep as one self-contained HTML page: heat maps as inline SVG, and the table behind them."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from importlib import resources
+
+from ..sweeps import SweepResult
+from ..sweeps.grid import Row
+from . import sweep_story
+from .sweep_story import Panel
+
+_CELL_WIDTH, _CELL_HEIGHT = 44, 30
+_TOP, _BOTTOM, _RIGHT, _LETTER = 8, 40, 10, 6.2  # pixels; a letter of an 11 px label is about that wide
+_MAX_TEXT_CELLS = 16  # columns beyond which numbers in the cells would run into each other
+_PANEL_WIDTH = 860
+
+
+def page(result: SweepResult) -> str:
+    """A complete HTML document."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(sweep_story.heading(result))}</title><style>body{{margin:0}}</style></head>\n"
+        f"<body>{render(result)}</body></html>\n"
+    )
+
+
+def render(result: SweepResult) -> str:
+    """The sweep as a fragment with its own scoped style, for a page or a notebook."""
+    style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
+    return (
+        f'<article class="gradcore"><style>{style}</style><header><h1>{escape(sweep_story.heading(result))}</h1>'
+        f'<p class="muted">{escape(sweep_story.conditions(result))}</p></header>'
+        f"{_maps(result)}{_table(result)}</article>"
+    )
+
+
+# ---- heat maps -------------------------------------------------------------------------------
+
+
+def _maps(result: SweepResult) -> str:
+    found = sweep_story.panels(result)
+    shown = found[: sweep_story.MAX_PANELS]
+    keys = [("cold", "gradients shrink towards the input"), ("hot", "they grow; full colour: by a factor of 2 a layer"),
+            ("ring", "healthy in every seed")]  # fmt: skip
+    if any(panel.line for panel in shown):
+        keys.append(("theory", "critical line of mean-field theory"))
+    legend = "".join(f'<span><i class="key {css}"></i>{escape(text)}</span>' for css, text in keys)
+    more = f'<p class="muted">{len(found) - len(shown)} more are in the table.</p>' if len(found) > len(shown) else ""
+    where = ", over the deeper half of the hidden layers" if sweep_story.is_phase_diagram(result) else ""
+    figures = "".join(_figure(panel) for panel in shown)
+    return (
+        "<section><h2>Gain per layer</h2>"
+        f'<p class="muted">The factor on the squared gradient from one layer to the one before it{where}.</p>'
+        f'<div class="legend">{legend}</div><div class="maps">{figures}</div>{more}</section>'
+    )
+
+
+def _figure(panel: Panel) -> str:
+    caption = f"<figcaption>{escape(panel.title)}</figcaption>" if panel.title else ""
+    return f'<figure class="scroll">{caption}{heat_map(panel)}</figure>'
+
+
+def heat_map(panel: Panel) -> str:
+    """One panel as an <svg> element of fixed size."""
+    left = 24 + _LETTER * max(len(_y_tick(panel, y)) for y in panel.ys)
+    width = left + _CELL_WIDTH * len(panel.xs) + _RIGHT
+    height = _TOP + _CELL_HEIGHT * len(panel.ys) + _BOTTOM
+    frame = _Frame(left, len(panel.ys))
+    marks = [_cell(frame, x, y, row, panel)
+             for y, line in enumerate(panel.cells) for x, row in enumerate(line) if row is not None]  # fmt: skip
+    marks += _axes(panel, frame, height)
+    points = [
+        f"{frame.x(sweep_story.position(panel.xs, w)):.1f},{frame.y(sweep_story.position(panel.ys, b)):.1f}"
+        for w, b in panel.line
+        if not math.isnan(sweep_story.position(panel.xs, w))
+    ]
+    if len(points) > 1:
+        marks.append(f'<polyline class="theory" points="{" ".join(points)}"/>')
+    title = escape(f"Heat map of the gain per layer over {panel.x_name}, {panel.y_name or ''} {panel.title}".strip())
+    size = f'viewBox="0 0 {width:.0f} {height}" style="width:{min(width, _PANEL_WIDTH):.0f}px"'
+    return f'<svg {size} role="img" aria-label="{title}">{"".join(marks)}</svg>'
+
+
+class _Frame:
+    """Pixels of the cells' centres; the first row of the axis is at the bottom."""
+
+    def __init__(self, left: float, rows: int) -> None:
+        self.left, self.rows = left, rows
+
+    def x(self, index: float) -> float:
+        return self.left + _CELL_WIDTH * (index + 0.5)
+
+    def y(self, index: float) -> float:
+        return _TOP + _CELL_HEIGHT * (self.rows - index - 0.5)
+
+
+def _cell(frame: _Frame, x: int, y: int, row: Row, panel: Panel) -> str:
+    shade = sweep_story.colour(row[panel.value])
+    css = "bad" if math.isnan(shade) else "hot" if shade > 0 else "cold"
+    opacity = 1.0 if math.isnan(shade) else math.sqrt(abs(shade))  # the root shows small departures from 1
+    title = f"<title>{escape(sweep_story.cell_title(row))}</title>"
+    mark = f'<rect class="{css}" {_box(frame, x, y, 1)} fill-opacity="{opacity:.2f}">{title}</rect>'
+    if row["healthy"] == 1.0:
+        mark += f'<rect class="ring" {_box(frame, x, y, 2)} rx="3"/>'
+    if len(panel.xs) <= _MAX_TEXT_CELLS:
+        shown = "&#215;" if math.isnan(shade) else sweep_story.shown(row[panel.value])
+        place = f'text-anchor="middle" x="{frame.x(x):.1f}" y="{frame.y(y) + 4:.1f}"'
+        mark += f'<text class="{"onfull" if opacity > 0.6 else "cell"}" {place}>{shown}</text>'
+    return mark
+
+
+def _box(frame: _Frame, x: int, y: int, margin: int) -> str:
+    left, top = frame.x(x) - _CELL_WIDTH / 2 + margin, frame.y(y) - _CELL_HEIGHT / 2 + margin
+    width, height = _CELL_WIDTH - 2 * margin, _CELL_HEIGHT - 2 * margin
+    return f'x="{left:.1f}" y="{top:.1f}" width="{width}" height="{height}"'
+
+
+def _axes(panel: Panel, frame: _Frame, height: float) -> list[str]:
+    floor = height - _BOTTOM
+    step = 1 if len(panel.xs) <= _MAX_TEXT_CELLS else -(-len(panel.xs) // _MAX_TEXT_CELLS)
+    marks = [
+        f'<text text-anchor="middle" x="{frame.x(i):.1f}" y="{floor + 14}">'
+        f"{escape(sweep_story.tick(panel.x_name, panel.xs[i]))}</text>"
+        for i in range(0, len(panel.xs), step)
+    ]
+    marks += [
+        f'<text text-anchor="end" x="{frame.left - 5:.1f}" y="{frame.y(i) + 4:.1f}">{escape(_y_tick(panel, y))}</text>'
+        for i, y in enumerate(panel.ys)
+    ]
+    middle = frame.x((len(panel.xs) - 1) / 2)
+    title = sweep_story.TITLES[panel.x_name]
+    marks.append(f'<text text-anchor="middle" x="{middle:.1f}" y="{height - 8}">{escape(title)}</text>')
+    if panel.y_name:
+        y = _TOP + _CELL_HEIGHT * len(panel.ys) / 2
+        name = escape(sweep_story.TITLES[panel.y_name])
+        marks.append(f'<text text-anchor="middle" transform="translate(11 {y:.1f}) rotate(-90)">{name}</text>')
+    return marks
+
+
+def _y_tick(panel: Panel, value: object) -> str:
+    return sweep_story.tick(panel.y_name, value) if panel.y_name else ""
+
+
+# ---- table -----------------------------------------------------------------------------------
+
+
+def _table(result: SweepResult) -> str:
+    if not result.rows:
+        return ""
+    names = sweep_story.columns(result)
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    body = ""
+    for row in result.summary():
+        css = ' class="failed"' if row["healthy"] < 1.0 else ""
+        body += f"<tr{css}>" + "".join(f"<td>{escape(cell)}</td>" for cell in sweep_story.cells(row, names)) + "</tr>"
+    terms = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}.</dd>" for name, text in sweep_story.terms(result))
+    return (
+        "<section><h2>All designs</h2>"
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<dl class="muted">{terms}</dl></section>'
+    )

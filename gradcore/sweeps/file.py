@@ -1,0 +1,132 @@
+"""The file of a sweep: JSON lines, the configuration first, then a line for each net measured.
+
+A line is written whole and flushed as soon as its net is measured, so that a crash costs at most the line
+under way: a last line without its end is dropped and measured again. The file is locked while a sweep runs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+FORMAT = 1
+_MARK = b'{"gradcore_sweep": '
+
+
+def encode(value: Any) -> str:
+    """JSON text on one line; NaN and infinities, which JSON has not, as null."""
+    return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class SweepFile:
+    """An open file of finished points; a context manager.
+
+    Args:
+        path: created where it does not exist.
+        config: {"grid": ..., "settings": ...} of the sweep to come; None to read what is there.
+
+    Attributes:
+        config: as the file has it. rows: (point, result) of every complete line after the first.
+
+    Raises:
+        ValueError: for a file of another configuration, one that is no sweep's, and one in use.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], config: dict[str, Any] | None = None) -> None:
+        self.path = os.fspath(path)
+        self._file = open(self.path, "rb" if config is None else "a+b")  # noqa: SIM115
+        try:
+            if config is not None:
+                self._lock()
+            self._file.seek(0)
+            content = self._file.read()
+            complete = content[: content.rfind(b"\n") + 1]
+            if content and not (content.startswith(_MARK) or _MARK.startswith(content)):
+                raise ValueError(f"{self.path}: expected a file that gc.sweep wrote, got another one")
+            self.config, self.rows = self._parse(complete)
+            if config is not None:
+                self._continue(config, len(complete))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def append(self, point: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        """Write a finished point."""
+        self._write({"point": point, "result": result})
+
+    def __enter__(self) -> SweepFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{self.path}: in use by another sweep") from None
+
+    def _continue(self, config: dict[str, Any], end: int) -> None:
+        """Make the file ready for more lines of `config`."""
+        config = json.loads(encode(config))  # tuples become lists, as they do in a file
+        if self.config:
+            differences = _differences(self.config, config)
+            if differences:
+                raise ValueError(
+                    f"{self.path}: holds a sweep with {'; '.join(differences)}: take the same configuration "
+                    "to continue it, or another file"
+                )
+        self._file.truncate(end)
+        if not self.config:
+            self.config = config
+            self._write({"gradcore_sweep": FORMAT, **config})
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        self._file.write(encode(record).encode() + b"\n")
+        self._file.flush()
+
+    def _parse(self, content: bytes) -> tuple[dict[str, Any], list[tuple[dict[str, Any], dict[str, Any]]]]:
+        records: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        for number, line in enumerate(content.splitlines(), start=1):
+            first, second = ("grid", "settings") if number == 1 else ("point", "result")
+            try:
+                record = json.loads(line)
+                records.append((dict(record[first]), dict(record[second])))
+            except (ValueError, TypeError, KeyError):
+                raise ValueError(f"{self.path} line {number}: expected a line by gc.sweep, got another one") from None
+            if number == 1 and record["gradcore_sweep"] != FORMAT:
+                raise ValueError(f"{self.path}: expected format {FORMAT}, got {record['gradcore_sweep']!r}")
+        if not records:
+            return {}, []
+        return {"grid": records[0][0], "settings": records[0][1]}, records[1:]
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """One phrase for each entry that differs."""
+    found = []
+    for part in ("grid", "settings"):
+        for name in dict.fromkeys([*there[part], *here[part]]):
+            old, new = there[part].get(name), here[part].get(name)
+            if old != new:
+                found.append(f"{name} {_short(old)}, not {_short(new)}")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,123 @@
+"""The grid of a sweep: its axes, their values, and the net of each point."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import _check
+from ..init import check as check_init
+from ..mlp import MLP
+
+Array = _check.Array
+Row = dict[str, Any]
+
+# Biases draw from a stream of their own, so that weights do not depend on whether there are biases.
+_BIAS_STREAM = 2
+
+
+def _init_name(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected a name of gc.initializers(), got {_check.described(value)}")
+    check_init(value)
+    return value
+
+
+def _activation_name(value: Any, name: str) -> str:
+    _check.choice(value, name, _check.ACTIVATIONS)
+    return str(value)
+
+
+def _normalization_name(value: Any, name: str) -> str | None:
+    _check.choice(value, name, _check.NORMALIZATIONS)
+    return None if value is None else str(value)
+
+
+def _optional_variance(value: Any, name: str) -> float | None:
+    return None if value is None else _check.positive(value, name)
+
+
+# Name -> value where the grid does not say, and check of one value; in the order of rows and tables.
+AXES: dict[str, tuple[Any, Callable[[Any, str], Any]]] = {
+    "depth": (10, lambda value, name: _check.integer(value, name, 1)),
+    "width": (64, lambda value, name: _check.integer(value, name, 1)),
+    "activation": ("relu", _activation_name),
+    "init": ("auto", _init_name),
+    "weight_var": (None, _optional_variance),
+    "bias_var": (0.0, _check.non_negative),
+    "normalization": (None, _normalization_name),
+    "residual": (False, _check.flag),
+    "seed": (0, lambda value, name: _check.integer(value, name, 0)),
+}
+
+
+def checked_axes(grid: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Every axis with its checked values."""
+    if not isinstance(grid, Mapping):
+        raise TypeError(f"grid: expected a mapping from axes to values, got {_check.described(grid)}")
+    unknown = [name for name in grid if name not in AXES]
+    if unknown:
+        raise ValueError(f"grid: expected axes among {', '.join(AXES)}, got {unknown[0]!r}")
+    if "init" in grid and "weight_var" in grid:
+        raise ValueError("grid: expected init or weight_var, got both: weight_var is an initialization")
+    axes = {}
+    for name, (default, check) in AXES.items():
+        given = grid.get(name, default)
+        several = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
+        values = [check(value, f"grid[{name!r}]") for value in (given if several else [given])]
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"grid[{name!r}]: expected one or more different values, got {values}")
+        axes[name] = values
+    if "weight_var" in grid:
+        axes["init"] = [None]
+    return axes
+
+
+def points(axes: Mapping[str, list[Any]]) -> list[Row]:
+    """Every point, the last axis fastest."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def key(point: Mapping[str, Any]) -> str:
+    """What tells a point from all others."""
+    return json.dumps([point[name] for name in AXES])
+
+
+@dataclass(frozen=True)
+class _Gaussian:
+    """Weights of variance weight_var / fan_in."""
+
+    weight_var: float
+
+    def __call__(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
+        return math.sqrt(self.weight_var / shape[1]) * rng.standard_normal(shape)
+
+
+def build(point: Mapping[str, Any], in_features: int, out_features: int, dtype: str = "float32") -> MLP:
+    """The net of a point or row of a sweep, fresh.
+
+    Args:
+        point: a value for each of `AXES`, as a row has it.
+        in_features, out_features: widths of the ends. dtype: of the net.
+    """
+    net = MLP(
+        [in_features, *[point["width"]] * (point["depth"] - 1), out_features],
+        activation=point["activation"],
+        init=point["init"] if point["weight_var"] is None else _Gaussian(point["weight_var"]),
+        normalization=point["normalization"],
+        residual=point["residual"],
+        dtype=dtype,
+        seed=point["seed"],
+    )
+    if point["bias_var"]:
+        rng = np.random.default_rng([point["seed"], _BIAS_STREAM])
+        for layer in range(net.depth):
+            bias = net.parameters[f"dense{layer}.bias"]
+            bias[:] = math.sqrt(point["bias_var"]) * rng.standard_normal(bias.shape)
+    return net

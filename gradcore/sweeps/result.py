@@ -1,0 +1,167 @@
+"""What a sweep returns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..mlp import MLP
+from .file import SweepFile, encode
+from .grid import AXES, Row, build, key, points
+
+if TYPE_CHECKING:
+    import pandas
+
+_GEOMETRIC = ("gain", "deep_gain", "predicted_gain", "norm_ratio")
+_MEAN = ("q_star", "chi_star", "trainable_depth", "loss", "saturated_share", "dead_share")
+_NUMBERS = {*_GEOMETRIC, *_MEAN, "gain_low", "gain_high"}
+
+
+def as_row(point: Row, result: Row) -> Row:
+    """One flat dict; null, which a file has for NaN and infinity, is NaN again."""
+    return {**point, **{name: math.nan if value is None and name in _NUMBERS else value
+                        for name, value in json.loads(encode(result)).items()}}  # fmt: skip
+
+
+@dataclass(eq=False)
+class SweepResult:
+    """What a sweep measured.
+
+    Attributes:
+        rows: a dict for each net: its point (see `AXES`), then
+            verdict, cause: of `gc.analyze`; cause None where it is healthy.
+            gain, gain_low, gain_high: factor on the squared gradient per layer towards the input, measured,
+                and its 95 % interval; predicted_gain: by mean-field theory.
+            deep_gain: the same over the deeper half of the hidden layers, to compare with chi_star: above
+                them signals have come near their fixed point.
+            norm_ratio: |delta| of the first over that of the last hidden layer.
+            q_star, chi_star, trainable_depth: see `gradcore.analysis.Prediction`.
+            loss, saturated_share, dead_share (means over the hidden layers), num_parameters.
+            NaN where something has no meaning, infinities included.
+        grid: every axis with its values. settings: loss, batches, data and the like.
+        interrupted: whether points are missing because of Ctrl-C.
+    """
+
+    rows: list[Row]
+    grid: dict[str, list[Any]]
+    settings: dict[str, Any]
+    interrupted: bool = False
+    _summary: list[Row] = field(default_factory=list, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, name: str) -> list[Any]:
+        """One column over the rows, such as result["gain"]."""
+        return [row[name] for row in self.rows]
+
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{name} {len(self.grid[name])}" for name in self.varied)
+        return f"<SweepResult of {len(self)} nets{f': {axes}' if axes else ''}>"
+
+    @property
+    def varied(self) -> list[str]:
+        """The axes with more than one value."""
+        return [name for name, values in self.grid.items() if len(values) > 1]
+
+    def net(self, index: int) -> MLP:
+        """The net of a row, built anew."""
+        settings = self.settings
+        return build(self.rows[index], settings["in_features"], settings["out_features"], settings["dtype"])
+
+    def summary(self) -> list[Row]:
+        """The rows with the seeds drawn together, in the order of the grid.
+
+        Numbers become means (geometric for gains and norm_ratio), gain_low and gain_high the smallest and the
+        largest gain of a seed, verdict the worst, and `healthy` the share of seeds that are.
+        """
+        if not self._summary:
+            groups: dict[str, list[Row]] = {}
+            for row in self.rows:
+                groups.setdefault(key({**row, "seed": 0}), []).append(row)
+            self._summary = [_merged(rows) for rows in groups.values()]
+        return self._summary
+
+    def to_dict(self) -> dict[str, Any]:
+        """Rows, grid, settings, interrupted: ready for JSON but for NaN."""
+        return {"rows": self.rows, "grid": self.grid, "settings": self.settings, "interrupted": self.interrupted}
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """`to_dict` as JSON text; NaN is null."""
+        return json.dumps(json.loads(encode(self.to_dict())), indent=indent)
+
+    def to_csv(self) -> str:
+        """The rows as CSV text with a header line; empty cells for None and NaN."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self.rows[0]) if self.rows else list(AXES), lineterminator="\n")
+        writer.writeheader()
+        for row in self.rows:
+            writer.writerow({name: None if value != value else value for name, value in row.items()})
+        return text.getvalue()
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """One row a net. Needs pandas."""
+        import pandas
+
+        return pandas.DataFrame(self.rows)
+
+    def plot(self) -> Any:
+        """A matplotlib Figure: heat maps of the gain, with the critical line where theory has one."""
+        from ..show import sweep_plots
+
+        return sweep_plots.plot(self)
+
+    def save_html(self, path: str | PathLike[str]) -> None:
+        """Write the sweep as one self-contained page: heat maps and table."""
+        from ..show import sweep_html
+
+        Path(path).write_text(sweep_html.page(self), encoding="utf-8")
+
+    def __str__(self) -> str:
+        from ..show import sweep_text
+
+        return sweep_text.render(self)
+
+    def _repr_html_(self) -> str:
+        from ..show import sweep_html
+
+        return sweep_html.render(self)
+
+
+def _merged(rows: list[Row]) -> Row:
+    """One row for all seeds of a design."""
+    from ..analysis.report import VERDICTS
+
+    gains = np.array([row["gain"] for row in rows])
+    causes = [row["cause"] for row in rows if row["cause"]]
+    merged = {name: value for name, value in rows[0].items() if name != "seed"}
+    merged |= {"seeds": len(rows), "healthy": float(np.mean([row["verdict"] == "healthy" for row in rows]))}
+    merged["verdict"] = max((row["verdict"] for row in rows), key=VERDICTS.index)
+    merged["cause"] = max(causes, key=causes.count) if causes else None
+    with np.errstate(divide="ignore"):  # a gain of 0 stays one
+        merged |= {name: float(np.exp(np.mean(np.log([row[name] for row in rows])))) for name in _GEOMETRIC}
+    merged |= {name: float(np.mean([row[name] for row in rows])) for name in _MEAN}
+    return merged | {"gain_low": float(gains.min()), "gain_high": float(gains.max())}
+
+
+def load(path: str | PathLike[str]) -> SweepResult:
+    """The points that a sweep has filed so far.
+
+    Raises:
+        ValueError: for a file that `gc.sweep` did not write. OSError: when it cannot be read.
+    """
+    with SweepFile(path) as file:
+        if not file.config:
+            raise ValueError(f"{file.path}: expected a file that gc.sweep wrote, got an empty one")
+        axes, found = file.config["grid"], {key(point): as_row(point, result) for point, result in file.rows}
+        keys = [key(point) for point in points(axes)]
+        rows = [found[key] for key in keys if key in found]
+        return SweepResult(rows, axes, file.config["settings"], len(rows) < len(keys))

@@ -1,0 +1,266 @@
+"""Measuring all points of a grid, in parallel, each filed as soon as it is there."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .. import _check
+from .._runtime import get_num_threads
+from ..analysis.report import Report
+from ..mlp import MLP
+from .file import SweepFile
+from .grid import Array, Row, build, checked_axes, key, points
+from .result import SweepResult, as_row
+
+Progress = Callable[[int, int, str], Any]
+
+# The inputs where none are given: standard normal, as mean-field theory has them, wide enough to average.
+_FEATURES, _CLASSES = 100, 10
+
+
+def sweep(
+    grid: Mapping[str, Any],
+    x: ArrayLike | None = None,
+    target: ArrayLike | None = None,
+    *,
+    loss: str = "cross_entropy",
+    batch_size: int = 128,
+    batches: int = 4,
+    seed: int = 0,
+    dtype: str = "float32",
+    executor: Executor | None = None,
+    path: str | PathLike[str] | None = None,
+    progress: bool | Progress = True,
+) -> SweepResult:
+    """Measure the gradients of a net at every point of a grid.
+
+    Args:
+        grid: axis -> values, or one value. Axes, and their value where they are left out: depth (10; dense
+            layers), width (64), activation ("relu"), init ("auto") or weight_var in its place (weights of
+            variance weight_var / fan_in), bias_var (0: variance of the biases), normalization (None),
+            residual (False), seed (0; of the weights).
+        x, target: data as `gc.analyze` takes it; a random part that fills the batches is used. None: standard
+            normal inputs with 100 features and random labels of 10 classes, for which theory is made.
+        loss, batch_size, batches, seed: as `gc.analyze`; seed also of the part of the data.
+        dtype: of the nets.
+        executor: where points are measured; it is left open. None: threads, as many as `gc.get_num_threads()`,
+            which do not stand in each other's way while native code runs. Processes suit tiny nets, whose
+            time is spent in Python: ProcessPoolExecutor(initializer=gc.set_num_threads, initargs=(1,)).
+        path: file of finished points (JSON lines). Where it exists the sweep goes on from it; a file of
+            another configuration or other data is refused.
+        progress: True shows a line on stderr; a function is called with (done, total, what); False: nothing.
+
+    Returns:
+        SweepResult, its rows in the order of the grid whatever the executor. Ctrl-C ends the sweep early: the
+        result then has the points so far.
+
+    Raises:
+        ValueError, TypeError: naming the argument, before anything is measured.
+    """
+    axes = checked_axes(grid)
+    _check.choice(loss, "loss", _check.LOSSES)
+    work = _Work(
+        *_data(x, target, loss, _check.integer(batch_size, "batch_size", 1), batches, _check.integer(seed, "seed", 0)),
+        loss=loss,
+        batch_size=batch_size,
+        batches=_check.integer(batches, "batches", 1),
+        seed=seed,
+        dtype=_check.dtype_name(dtype),
+    )
+    if executor is not None:
+        _check.instance(executor, "executor", Executor, "a concurrent.futures.Executor or None")
+    config = {"grid": axes, "settings": work.settings()}
+    wanted = points(axes)
+    with ExitStack() as stack:
+        file = None if path is None else stack.enter_context(SweepFile(path, config))
+        done = {} if file is None else {key(point): as_row(point, result) for point, result in file.rows}
+        todo = [point for point in wanted if key(point) not in done]
+        show = stack.enter_context(_shown(progress))
+        run = _Run(work, file, show, done, len(wanted))
+        interrupted = run(todo, executor or stack.enter_context(_threads(len(todo))))
+    rows = [done[key(point)] for point in wanted if key(point) in done]
+    return SweepResult(rows, axes, config["settings"], interrupted)
+
+
+def _data(
+    x: ArrayLike | None, target: ArrayLike | None, loss: str, batch_size: int, batches: int, seed: int
+) -> tuple[Array, Array, int]:
+    """The rows to measure on, and the number of outputs they ask for."""
+    count = batch_size * max(batches, 4)  # `analyze` measures four batches at least, smaller where it must
+    rng = np.random.default_rng(seed)
+    if x is None or target is None:
+        if x is not None or target is not None or loss != "cross_entropy":
+            raise ValueError("x, target: expected both or, for loss 'cross_entropy', none of them")
+        return rng.standard_normal((count, _FEATURES)), rng.integers(0, _CLASSES, count), _CLASSES
+    rows, values = _check.array(x, "x"), _check.array(target, "target")
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise ValueError(f"x: expected a 2-D array [rows, features] with at least one of each, got shape {rows.shape}")
+    labels = loss == "cross_entropy" and values.dtype.kind in "iub" and (values.ndim == 1 or values.shape[1:] == (1,))
+    outputs = int(values.max(initial=0)) + 1 if labels else 1 if values.ndim == 1 else math.prod(values.shape[1:])
+    values = _check.target(values, np.dtype(np.float64), loss, len(rows), outputs)
+    _check.finite(rows, "x")
+    if labels:
+        _check.labels(values, "target", outputs)
+    else:
+        _check.finite(values, "target")
+    part = np.sort(rng.permutation(len(rows))[:count])
+    return rows[part], values[part], outputs
+
+
+def _threads(num_points: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, min(get_num_threads(), num_points)), "gradcore-sweep")
+
+
+@contextmanager
+def _shown(progress: bool | Progress) -> Iterator[Progress]:
+    """(done, total, what) -> None as `progress` asks for."""
+    from .._status import Status
+
+    if callable(progress):
+        yield progress
+    elif _check.flag(progress, "progress"):
+        with Status(sys.stderr) as status:
+            yield status
+    else:
+        yield lambda done, total, what: None
+
+
+@dataclass
+class _Run:
+    """Measures points and files each as soon as it is there."""
+
+    work: _Work
+    file: SweepFile | None
+    show: Progress
+    done: dict[str, Row]
+    total: int
+
+    def __call__(self, todo: list[Row], executor: Executor) -> bool:
+        """True when it was interrupted; `done` then has what was finished."""
+        futures: dict[Future[Row], Row] = {}
+        try:
+            self._progress()
+            for point in todo:
+                futures[executor.submit(self.work, point)] = point
+            for future in as_completed(futures):
+                self._keep(futures.pop(future), future)
+                self._progress()
+        except KeyboardInterrupt:
+            self._cancel(futures)
+            return True
+        except BaseException:
+            self._cancel(futures)
+            raise
+        return False
+
+    def _progress(self) -> None:
+        self.show(len(self.done), self.total, f"measuring {self.total} net{'s' if self.total > 1 else ''}")
+
+    def _keep(self, point: Row, future: Future[Row]) -> None:
+        try:
+            result = future.result()
+        except Exception as error:
+            error.add_note(f"at the point {point} of a sweep")
+            raise
+        if self.file is not None:
+            self.file.append(point, result)
+        self.done[key(point)] = as_row(point, result)
+
+    def _cancel(self, futures: dict[Future[Row], Row]) -> None:
+        """Waits for no point that has not begun, and keeps those that are finished."""
+        for future in futures:
+            future.cancel()
+        for future, point in futures.items():
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._keep(point, future)
+
+
+# ---- one net ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What every point is measured on; pickled with each point for executors of processes."""
+
+    x: Array
+    target: Array
+    out_features: int
+    loss: str
+    batch_size: int
+    batches: int
+    seed: int
+    dtype: str
+
+    def __call__(self, point: Row) -> Row:
+        from ..analysis import analyze
+
+        net = build(point, self.x.shape[1], self.out_features, self.dtype)
+        report = analyze(
+            net,
+            self.x,
+            self.target,
+            loss=self.loss,
+            batch_size=self.batch_size,
+            batches=self.batches,
+            seed=self.seed,
+        )
+        return _measured(net, report)
+
+    def settings(self) -> dict[str, Any]:
+        """What must be equal for two sweeps to be one."""
+        digest = hashlib.sha256()
+        for array in (self.x, self.target):
+            digest.update(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        names = ("loss", "batch_size", "batches", "seed", "dtype", "out_features")
+        fingerprint = digest.hexdigest()[:16]
+        return {**{name: getattr(self, name) for name in names}, "in_features": self.x.shape[1], "data": fingerprint}
+
+
+def _measured(net: MLP, report: Report) -> Row:
+    """The numbers of a report that a table of nets has room for."""
+    slope, prediction, hidden = report.slope, report.prediction, report.layers[:-1]
+    judged = [finding.cause for finding in report.findings if finding.severity != "info"]
+    ends = hidden[0].delta_norm / hidden[-1].delta_norm if hidden and hidden[-1].delta_norm else math.nan
+    return {
+        "verdict": report.verdict,
+        "cause": judged[0] if judged else None,
+        "gain": _exp(slope.value),
+        "gain_low": _exp(slope.low),
+        "gain_high": _exp(slope.high),
+        "deep_gain": _deep_gain(report),
+        "predicted_gain": _exp(prediction.slope) if prediction.valid else math.nan,
+        "norm_ratio": float(ends),
+        "q_star": float(prediction.q_star),
+        "chi_star": float(prediction.chi_star),
+        "trainable_depth": float(prediction.trainable_depth),
+        "loss": float(report.loss),
+        "saturated_share": float(np.mean([layer.saturated_share for layer in hidden])) if hidden else math.nan,
+        "dead_share": float(np.mean([layer.dead_share for layer in hidden])) if hidden else math.nan,
+        "num_parameters": net.num_parameters,
+    }
+
+
+def _deep_gain(report: Report) -> float:
+    """The gain over the deeper half of the hidden layers: the first ones still remember the inputs' scale."""
+    name = "grad_output_norm" if report.config["residual"] else "delta_norm"
+    norms = [getattr(layer, name) for layer in report.layers[:-1]]
+    upper, lower = norms[-1:], norms[len(norms) // 2 :][:1]
+    steps = len(norms) - 1 - len(norms) // 2
+    if steps < 1 or not (0.0 < upper[0] < math.inf and 0.0 < lower[0] < math.inf):
+        return math.nan
+    return float((lower[0] / upper[0]) ** (2.0 / steps))
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, 709.0))
