@@ -5,18 +5,15 @@ import json
 import math
 import multiprocessing
 import re
-import sys
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 import gradcore as gc
-from gradcore import cli, sweeps
+from gradcore import sweeps
 from gradcore.analysis import mean_field as theory
-from gradcore.show import sweep_html, sweep_story, sweep_text
-from test_show import Checker
+from gradcore.show import sweep_story
 
 GRID = {"depth": [3, 6], "activation": ["tanh", "sigmoid"], "seed": [0, 1], "width": 16}
 SMALL = {"batch_size": 16, "progress": False}
@@ -114,8 +111,6 @@ def test_exploding_nets_have_no_gain_and_a_verdict():
     result = gc.sweep({"depth": 60, "weight_var": 1e4, "width": 8}, **SMALL)
     assert result["verdict"] == ["non_finite"]
     assert math.isnan(result["gain"][0])
-    assert sweep_story.colour(math.nan) != sweep_story.colour(math.nan)
-    assert "&#215;" in sweep_html.render(result)
 
 
 def test_a_part_of_the_data_is_taken_by_the_seed():
@@ -373,180 +368,3 @@ def test_forms_of_the_result(result):
     assert lines[1].startswith("3,16,tanh,auto,,0.0,,False,0,healthy,")
     assert len(lines) == 9
     assert repr(result) == "<SweepResult of 8 nets: depth 2, activation 2, seed 2>"
-
-
-# ---- shown -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def plane():
-    grid = {"weight_var": [2.0, 1.0, 3.0], "bias_var": [0.0, 0.2], "activation": ["tanh", "relu"]}
-    return gc.sweep({**grid, "depth": 8, "width": 16}, **SMALL)
-
-
-@pytest.fixture(params=["designs", "plane", "one"])
-def shown(request, result, plane):
-    one = gc.sweep({"depth": 3, "width": 4}, **SMALL) if request.param == "one" else None
-    return {"designs": result, "plane": plane, "one": one}[request.param]
-
-
-def test_panels_of_a_plane(plane):
-    panels = sweep_story.panels(plane)
-    assert [panel.title for panel in panels] == ["tanh", "relu"]
-    tanh, relu = panels
-    assert (tanh.x_name, tanh.xs, tanh.y_name, tanh.ys) == ("weight_var", (1.0, 2.0, 3.0), "bias_var", (0.0, 0.2))
-    assert (tanh.cells[1][0]["weight_var"], tanh.cells[1][0]["bias_var"]) == (1.0, 0.2)
-    assert tanh.value == "deep_gain"
-    assert tanh.line[0] == pytest.approx((1.0, 0.0))
-    assert relu.line[-1] == pytest.approx((2.0, 0.2))
-
-
-def test_panels_of_designs(result):
-    (panel,) = sweep_story.panels(result)
-    assert (panel.x_name, panel.xs, panel.y_name, panel.ys) == ("depth", (3, 6), "activation", ("tanh", "sigmoid"))
-    assert (panel.line, panel.value) == ((), "gain")
-
-
-def test_no_line_where_theory_has_another():
-    grid = {"weight_var": [1.0, 2.0], "bias_var": [0.0, 0.1], "normalization": "layer", "depth": 3, "width": 4}
-    assert sweep_story.panels(gc.sweep(grid, **SMALL))[0].line == ()
-
-
-def test_points_not_measured_are_left_out(result):
-    part = sweeps.SweepResult(result.rows[:4], result.grid, result.settings, interrupted=True)
-    (panel,) = sweep_story.panels(part)
-    assert panel.cells[0][1] is None
-    assert sweep_html.heat_map(panel).count("<title>") == 2
-    part.plot()
-    empty = sweeps.SweepResult([], result.grid, result.settings, interrupted=True)
-    assert "cut short" in str(empty)
-    assert "<svg" in empty._repr_html_()
-
-
-@pytest.mark.parametrize(
-    ("value", "place"), [(1, 0), (2, 1), (10, 2), (6, 1.5), (0.5, -0.5), (14, 2.5), (0.4, math.nan), (14.1, math.nan)]
-)
-def test_position_on_an_axis_of_cells(value, place):
-    np.testing.assert_equal(sweep_story.position((1, 2, 10), value), place)
-
-
-def test_colours_are_full_at_a_factor_of_two():
-    assert sweep_story.colour(2.0) == pytest.approx(1.0)
-    assert sweep_story.colour(0.5) == pytest.approx(-1.0)
-    assert (sweep_story.colour(1.0), sweep_story.colour(0.0), sweep_story.colour(1e9)) == (0.0, -1.0, 1.0)
-
-
-@pytest.mark.parametrize("width", [72, 100])
-def test_text_fits(shown, width):
-    text = sweep_text.render(shown, width=width)
-    assert max(map(len, text.splitlines())) <= width
-    assert len([line for line in text.splitlines() if re.search(r"healthy|vanishing|exploding", line)]) == len(
-        shown.summary()
-    )
-    plain = re.sub(r"\033\[[0-9;]*m", "", sweep_text.render(shown, width=width, color=True))
-    assert plain == text
-
-
-def test_page_is_well_formed(shown, tmp_path):
-    shown.save_html(tmp_path / "sweep.html")
-    page = (tmp_path / "sweep.html").read_text(encoding="utf-8")
-    checker = Checker()
-    checker.feed(page)
-    assert checker.open == []
-    assert checker.addresses == []
-    assert "nan" not in re.findall(r'(?:points|x|y|width|height)="([^"]*)"', page)
-    for chart in re.findall(r"<svg.*?</svg>", page):
-        assert ElementTree.fromstring(chart).attrib["aria-label"]
-    assert page.count('<polyline class="theory"') == sum(bool(panel.line) for panel in sweep_story.panels(shown))
-
-
-def test_figure(shown, tmp_path):
-    pytest.importorskip("matplotlib")
-    figure = shown.plot()
-    assert len(figure.axes) >= 2
-    figure.savefig(tmp_path / "sweep.png", dpi=40)
-
-
-def test_a_missing_matplotlib_says_what_to_install(monkeypatch, result):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'gradcore\[plot\]'"):
-        result.plot()
-
-
-# ---- the command -------------------------------------------------------------------------------------------
-
-
-def run(capsys, *arguments):
-    try:
-        code = cli.main(["sweep", "--width", "8", "--batch-size", "16", *arguments])
-    except SystemExit as ending:
-        code = ending.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def test_command(capsys, tmp_path):
-    page, file = tmp_path / "s.html", tmp_path / "s.jsonl"
-    arguments = [
-        "--depth",
-        "2:4:3",
-        "--activation",
-        "tanh, relu",
-        "--normalization",
-        "none,layer",
-        "--residual",
-        "no,yes",
-    ]
-    code, out, err = run(capsys, *arguments, "--seeds", "2", "--html", str(page), "--out", str(file), "--workers", "2")
-    assert code == 0
-    assert out.startswith(
-        "Sweep of 24 designs over depth (dense layers), activation, normalization, residual, 2 seeds each"
-    )
-    assert f"wrote {page}" in err
-    assert page.read_text(encoding="utf-8").count("<svg") == 4
-    assert len(sweeps.load(file)) == 48
-    code, again, _ = run(capsys, *arguments, "--seeds", "2", "--out", str(file))
-    assert (code, again) == (0, out)
-
-
-def test_command_on_a_plane_and_as_data(capsys):
-    code, out, _ = run(capsys, "--weight-var", "1:2:2", "--bias-var", "0,0.1", "--depth", "6", "--csv", "-")
-    assert (code, len(out.splitlines())) == (0, 5)
-    assert out.startswith("depth,width")
-    code, out, _ = run(capsys, "--depth", "2", "--json", "-")
-    assert (code, len(json.loads(out)["rows"])) == (0, 1)
-
-
-def test_command_on_a_table(capsys, tmp_path):
-    rows = [f"{a:.3f},{b:.3f},{a * b:.3f}" for a, b in np.random.default_rng(0).normal(size=(40, 2))]
-    (tmp_path / "t.csv").write_text("a,b,product\n" + "\n".join(rows))
-    code, out, _ = run(capsys, "--data", str(tmp_path / "t.csv"), "--standardize", "--depth", "3")
-    assert code == 0
-    assert "mse" in out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--depth", "3,x"], "expected whole numbers such as 5,10,20 or first:last:count, got '3,x'"),
-        (["--depth", "1:4:3"], "expected whole numbers such as"),
-        (["--weight-var", "1:2"], "expected numbers such as"),
-        (["--activation", "rely"], "grid['activation']: expected one of"),
-        (["--normalization", "no"], "--normalization: expected one of 'none', 'batch', 'layer', 'rms', got 'no'"),
-        (["--target", "a"], "--target and --standardize: expected --data with them, got none"),
-        (["--csv", "."], "--csv: cannot write"),
-        (["--out", "/no/such/place/s.jsonl"], "--out: cannot write"),
-    ],
-)
-def test_command_errors_are_one_line(capsys, arguments, message):
-    code, out, err = run(capsys, *arguments)
-    assert (code, out) == (2, "")
-    assert re.fullmatch(r"gradcore: [^\n]+\n", err)
-    assert message in err
-
-
-def test_command_interrupted(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("gradcore._status.Status.__call__", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
-    code, out, _ = run(capsys, "--depth", "2,3", "--out", str(tmp_path / "s.jsonl"))
-    assert code == 130
-    assert "cut short" in out
