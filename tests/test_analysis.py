@@ -67,6 +67,8 @@ def test_json_holds_everything_but_the_flows(report):
         "config",
         "conditions",
         "loss",
+        "jacobian",
+        "depth_limit",
         "tried",
     }
 

@@ -11,9 +11,11 @@ from numpy.typing import ArrayLike
 
 from .. import _check
 from . import measure as measuring
+from .depth import depth_limit
 from .judge import judge
 from .measure import HARMLESS, Case, Measurement, Progress
 from .predict import predict
+from .propagation import propagate
 from .report import Prediction, Report
 from .slope import estimate
 from .subject import Subject, Thresholds
@@ -75,15 +77,18 @@ def report_of(
     start = time.perf_counter()
     subject = examine(case, measurement, limits, asleep)
     verdict, findings = judge(subject)
+    prediction = _prediction(measurement)
     return Report(
         verdict=verdict,
         findings=findings,
         layers=subject.records,
         slope=subject.slope,
-        prediction=_prediction(measurement),
+        prediction=prediction,
         config=measurement.config,
         conditions=_conditions(case, measurement, limits, seconds + time.perf_counter() - start),
         loss=measurement.loss,
+        jacobian=None if measurement.propagation is None else measurement.propagation.jacobian,
+        depth_limit=depth_limit(subject, prediction),
         flows=measurement.flows,
         _case=case,
     )
@@ -135,11 +140,28 @@ def _labels_of_one_output(targets: np.ndarray) -> np.ndarray:
 
 
 def measure_and_rehearse(case: Case, progress: Progress | None) -> tuple[Measurement, tuple[int, ...]]:
-    """The measurement to judge, and the layers whose gradients were zero and woke up."""
-    measurement = measuring.measure(case, case.net.copy(), progress=progress)
+    """The measurement to judge, and the layers whose gradients were zero and woke up.
+
+    An interrupt after the first batch leaves out what was not measured yet.
+    """
+    net = case.net.copy()
+    measurement = measuring.measure(case, net, progress=progress)
+    asleep: tuple[int, ...] = ()
+    try:
+        measurement, asleep = _woken(case, measurement)
+        if np.isfinite(measurement.losses).all() and not measurement.interrupted:
+            # `net` again: measuring changed its gradients and running statistics, and a step reads neither
+            measurement = replace(measurement, rehearsal=measuring.rehearse(case, net))
+            measurement = replace(measurement, propagation=propagate(case.net, case.x[case.rows[0]], case.seed))
+    except KeyboardInterrupt:
+        measurement = replace(measurement, interrupted=True)
+    return measurement, asleep
+
+
+def _woken(case: Case, measurement: Measurement) -> tuple[Measurement, tuple[int, ...]]:
+    """The measurement after a few steps where layers without a gradient wake up in them, and those layers."""
     silent = measurement.rms("weight_grad_norm") == 0.0
     blocked = silent.any() and measurement.has_gradient.any() and np.isfinite(measurement.losses).all()
-    asleep: tuple[int, ...] = ()
     if blocked and not measurement.interrupted:
         net = case.net.copy()
         optimizer = case.optimizer_for(net, keep_state=True)
@@ -148,10 +170,8 @@ def measure_and_rehearse(case: Case, progress: Progress | None) -> tuple[Measure
         later = measuring.measure(case, net)
         woken = silent & (later.rms("weight_grad_norm") > 0.0)
         if woken.any():
-            measurement, asleep = later, tuple(int(layer) for layer in np.flatnonzero(woken))
-    if np.isfinite(measurement.losses).all() and not measurement.interrupted:
-        measurement = replace(measurement, rehearsal=measuring.rehearse(case, case.net.copy()))
-    return measurement, asleep
+            return later, tuple(int(layer) for layer in np.flatnonzero(woken))
+    return measurement, ()
 
 
 @HARMLESS

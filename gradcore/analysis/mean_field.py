@@ -235,6 +235,40 @@ def c_map(activation: str | Nonlinearity, c: float, q: float, weight_var: float,
     return (weight_var * _pair_mean(phi.function, phi.kinks, c, q) + bias_var) / q
 
 
+# Terms of (M.7). The rest of the series, known at c = 1, is at most 0.3 % of it for a kink such as ReLU's.
+_HERMITE_TERMS = 40
+
+
+@lru_cache(maxsize=4096)
+def _hermite_squares(activation: str | Nonlinearity, q: float) -> np.ndarray:
+    """a_k^2 of (M.7), and what is missing to E[phi^2] as the last entry."""
+    phi = nonlinearity(activation)
+    points, weights = _grid(phi.kinks, math.sqrt(q))
+    z, values = points / math.sqrt(q), phi.function(points) * weights
+    before, here = np.zeros_like(z), np.ones_like(z)
+    squares = np.empty(_HERMITE_TERMS + 1)
+    for k in range(_HERMITE_TERMS):
+        squares[k] = float(values @ here) ** 2
+        before, here = here, (z * here - math.sqrt(k) * before) / math.sqrt(k + 1)
+    squares[-1] = max(activation_square(activation, q) - float(squares[:-1].sum()), 0.0)
+    return squares
+
+
+def activation_product(activation: str | Nonlinearity, c: float, q: float) -> float:
+    """E[phi(u1) phi(u2)] of two inputs with correlation c at pre-activation variance q; NaN for a NaN c.
+
+    By the Hermite coefficients a_k = E[phi(sqrt(q) z) He_k(z)] / sqrt(k!) (Mehler's formula),
+
+        E[phi(u1) phi(u2)] = sum_k a_k^2 c^k                                             (M.7)
+
+    much faster than (M.3)'s double integral and good to 0.3 %, where it is one of many layers' numbers.
+    """
+    if math.isnan(c):
+        return math.nan
+    squares = _hermite_squares(activation, float(min(max(q, 1e-24), 1e24)))
+    return float(squares @ np.power(c, np.arange(_HERMITE_TERMS + 1)))
+
+
 def chi_c(activation: str | Nonlinearity, c: float, q: float, weight_var: float) -> float:
     """Slope of (M.3) at c: weight_var E[phi'(u1) phi'(u2)]."""
     phi = nonlinearity(activation)

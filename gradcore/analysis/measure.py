@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .predict import layer_scales
+from .propagation import Propagation
 from .report import GainFactors, LayerRecord
 
 FORMATS = ("fp16", "bf16", "e4m3", "e5m2")
@@ -120,7 +121,8 @@ class Measurement:
     bias_var: scales of the weights (`predict.layer_scales`). input_square: mean square of the inputs.
     has_gradient: whether any parameter of the layer, biases and normalization included, received a gradient.
     finite_parameters: a flag a layer.
-    rehearsal: None where no step was tried. interrupted: stopped before all batches were measured.
+    rehearsal: None where no step was tried. propagation: None where it was not measured. interrupted: stopped
+    before everything was measured.
     """
 
     config: Mapping[str, Any]
@@ -133,6 +135,7 @@ class Measurement:
     has_gradient: Floats
     finite_parameters: Floats
     rehearsal: Rehearsal | None = None
+    propagation: Propagation | None = None
     interrupted: bool = False
 
     @property
@@ -392,6 +395,8 @@ def layer_records(case: Case, measurement: Measurement) -> tuple[LayerRecord, ..
     columns |= {"gradient_signal": signal, "gradient_noise": noise, "delta_gain": gains}
     columns["update_ratio"] = update_ratio(case, measurement)
     columns["signal_to_noise"] = signal / noise
+    unknown = np.full(measurement.depth, np.nan)
+    columns["correlation"] = unknown if measurement.propagation is None else measurement.propagation.correlation
     dead = measurement.stack("dead_units").min(axis=0)
     underflow = {name: underflow_shares(measurement, name) for name in FORMATS}
     widths, names = measurement.config["widths"], [*measurement.config["activation"], None]

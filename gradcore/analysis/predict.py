@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import mean_field as theory
+from .propagation import NEIGHBOUR_COSINE
 from .report import Prediction
 
 _TWO_SIDED = 1.96  # 95 % of a Gaussian
@@ -67,6 +68,7 @@ def predict(
         delta_log_high=high,
         measured_log=measured,
         departs=tuple(int(layer) for layer in departs),
+        correlation=stack.correlation,
         **_deep_limit(stack),
     )
 
@@ -84,27 +86,33 @@ class _Stack:
         self.q = np.ones(self.depth)  # variance of the argument of each activation
         self.preact_square = np.ones(self.depth)  # of z, before normalization
         self.chi = np.full(self.depth, np.nan)
+        self.correlation = np.full(self.depth, np.nan)  # of the arguments of two neighbouring inputs
         self.delta_log, self.spread = np.zeros(self.depth), np.zeros(self.depth)
 
     def has_skip(self, layer: int) -> bool:
         return self.residual and layer < self.depth - 1 and self.widths[layer] == self.widths[layer + 1]
 
     def forward(self, square: float) -> None:
-        """(M.1) from the input's mean square; with skip connections, means and squares both add up."""
-        mean = 0.0
+        """(M.1) and (M.3) from the input's mean square; with skip connections, means and squares both add up."""
+        mean, product = 0.0, NEIGHBOUR_COSINE * square
         for layer in range(self.depth):
             centred = square - mean**2 if self.normalization == "batch" else square
             self.preact_square[layer] = min(self.weight_var[layer] * centred, 1e24)
             if layer == self.depth - 1 or self.normalization is None:
                 self.q[layer] = min(self.weight_var[layer] * square + self.bias_var[layer], 1e24)
+            whole = self.weight_var[layer] * square + self.bias_var[layer]
+            if self.normalization != "batch" and 0.0 < whole < 1e24:
+                self.correlation[layer] = (self.weight_var[layer] * product + self.bias_var[layer]) / whole
             if layer == self.depth - 1:
                 break
             branch_mean = theory.activation_mean(self.activations[layer], self.q[layer])
             branch = theory.activation_square(self.activations[layer], self.q[layer])
+            shared = theory.activation_product(self.activations[layer], self.correlation[layer], self.q[layer])
             if self.has_skip(layer):
-                square, mean = square + 2.0 * mean * branch_mean + branch, mean + branch_mean
+                cross = 2.0 * mean * branch_mean
+                square, product, mean = square + cross + branch, product + cross + shared, mean + branch_mean
             else:
-                square, mean = branch, branch_mean
+                square, product, mean = branch, shared, branch_mean
 
     def backward(self) -> None:
         """(P.1) and (P.2) from the output down, with the noise of finite width beside them."""

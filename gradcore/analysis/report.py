@@ -128,6 +128,8 @@ class LayerRecord(Record):
     gradient_noise is the variance of dL/dW over batches of this size; signal_to_noise their ratio.
     underflow: share of the non-zero deltas that would flush to zero, by format.
     update_ratio: |dW| / |W| of one step of the optimizer judged for.
+    correlation: cosine of the pre-activations (after normalization) of two inputs whose own cosine is 0.9;
+        near 1 the layer cannot tell them apart. NaN where it was not measured.
     """
 
     index: int
@@ -161,6 +163,7 @@ class LayerRecord(Record):
     delta_gain: float
     factors: GainFactors | None
     underflow: Mapping[str, float] = field(default_factory=dict)
+    correlation: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -220,6 +223,7 @@ class Prediction(Record):
     squared gradient changes by e. trainable_depth: layers through which inputs stay distinguishable.
     critical_gain: the gain (std of weights * sqrt(fan_in)) for which chi is 1; NaN where none exists.
     slope: ln chi averaged over the hidden layers. valid: False where no theory covers the design.
+    correlation: what is expected of LayerRecord.correlation; NaN with batch norm.
     """
 
     preact_var: np.ndarray
@@ -237,6 +241,47 @@ class Prediction(Record):
     slope: float
     valid: bool = True
     note: str = ""
+    correlation: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+
+@dataclass(frozen=True)
+class Jacobian(Record):
+    """Singular values of d output / d input at a few rows, means over them; largest first.
+
+    largest, smallest: the few at either end of the `count` = min(in, out) there are. mean_square: of all of
+    them, the factor on the square of a random gradient. log_spread: standard deviation of their logarithm; 0
+    where all directions fare alike (dynamical isometry). exact: all were computed; otherwise the smallest are
+    upper bounds, mean_square and log_spread estimates.
+    """
+
+    largest: np.ndarray
+    smallest: np.ndarray
+    mean_square: float
+    log_spread: float
+    count: int
+    rows: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class DepthLimit(Record):
+    """How many dense layers this design can carry: its activation, weights, normalization and width kept.
+
+    measured: layers after which the two ends' gradient norms differ by `norm_ratio`, at the measured slope;
+    measured_low, measured_high: by the ends of its interval. predicted: by mean-field theory. chance: layers
+    after which the luck of finite widths alone typically takes that factor. distinct: layers through which
+    inputs stay distinguishable. carried: the least of measured and chance. depth: what the net has.
+    All may be infinite; NaN where there is no slope to go by.
+    """
+
+    measured: float
+    measured_low: float
+    measured_high: float
+    predicted: float
+    chance: float
+    distinct: float
+    carried: float
+    depth: int
 
 
 @dataclass(frozen=True)
@@ -305,7 +350,8 @@ class Report(Record):
 
     verdict: worst of the findings, one of VERDICTS. findings: worst first. layers: one record a dense layer.
     config: the net's settings. conditions: loss, optimizer, batches, rows, seed, dtype, seconds.
-    loss: mean loss of the measured batches. tried: remedies of the last `remedies()` call.
+    loss: mean loss of the measured batches. jacobian: singular values of the input-output Jacobian, or None.
+    depth_limit: how many layers the design can carry, or None. tried: remedies of the last `remedies()` call.
     flows: the GradientFlow of each measured batch (not part of to_dict).
     """
 
@@ -317,6 +363,8 @@ class Report(Record):
     config: Mapping[str, Any]
     conditions: Mapping[str, Any]
     loss: float
+    jacobian: Jacobian | None = None
+    depth_limit: DepthLimit | None = None
     tried: tuple[Remedy, ...] = ()
     flows: tuple[Any, ...] = field(default=(), repr=False)
     _case: Any = field(default=None, repr=False)

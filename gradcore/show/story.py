@@ -266,7 +266,47 @@ def prediction_lines(report: Report) -> list[str]:
         lines.append(f"It would stay level with weights of standard deviation {spread} / sqrt(fan_in).")
     if prediction.departs:
         lines.append(f"The measured deltas leave the 95% band of random draws at {layer_names(prediction.departs)}.")
+    lines += depth_lines(report) + nearby_lines(report)
     return [*lines, *filter(None, [prediction.note])]
+
+
+def depth_lines(report: Report) -> list[str]:
+    """How many layers the design can carry, by measurement, theory and chance."""
+    limit = report.depth_limit
+    if limit is None or math.isnan(limit.carried):
+        return []
+    ratio = number(float(report.conditions.get("thresholds", {}).get("norm_ratio", 100.0)))
+    interval = f"{_layer_count(limit.measured_low)} to {_layer_count(limit.measured_high)}"
+    line = (
+        f"This design can carry {_layer_count(limit.carried)} layers before gradient norms at the two ends differ by "
+        f"{ratio} (by the measured slope {_layer_count(limit.measured)}, {interval}; by theory "
+        f"{_layer_count(limit.predicted)}; by chance at this width {_layer_count(limit.chance)})."
+    )
+    return [line]
+
+
+def _layer_count(layers: float) -> str:
+    """Whole layers; more than a thousand are no limit that anyone meets."""
+    return "n/a" if math.isnan(layers) else "over 1000" if layers > 1000.0 else str(int(layers))
+
+
+def nearby_lines(report: Report) -> list[str]:
+    """What becomes of two inputs that are near each other: their correlation, and the Jacobian."""
+    lines, jacobian = [], report.jacobian
+    measured = [layer.correlation for layer in report.layers[:-1]]
+    if len(measured) > 1 and math.isfinite(measured[-1]):
+        line = f"Two inputs with a cosine of 0.9 have one of {number(measured[-1], 3)} in the last hidden layer"
+        expected = report.prediction.correlation
+        if len(expected) > 1 and math.isfinite(expected[-2]):
+            line += f" (theory: {number(float(expected[-2]), 3)})"
+        lines.append(line + ".")
+    if jacobian is not None and math.isfinite(jacobian.mean_square):
+        low = ("" if jacobian.exact else "at most ") + number(float(jacobian.smallest[-1]))
+        lines.append(
+            f"The output moves with the input by singular values of {number(float(jacobian.largest[0]))} down to "
+            f"{low}, {number(math.sqrt(jacobian.mean_square))} in root mean square."
+        )
+    return lines
 
 
 def _luck(report: Report) -> str:
