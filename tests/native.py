@@ -1,6 +1,7 @@
 """The installed native library, found as a user's build finds it, and the compilers to use it with.
 
-The wheel that is installed is tested, unless GRADCORE_PREFIX names the prefix of a `cmake --install`.
+The wheel that is installed is tested, unless GRADCORE_PREFIX names the prefix of a `cmake --install`;
+GRADCORE_TEST_FLAGS are further flags for programs, such as those of a sanitizer.
 """
 
 import os
@@ -84,7 +85,11 @@ def compile_program(compilers, tmp_path_factory):
 
 
 def cflags():
-    return _flags("--cflags")
+    return [*_flags("--cflags"), *extra_flags()]
+
+
+def extra_flags():
+    return shlex.split(os.environ.get("GRADCORE_TEST_FLAGS", ""))
 
 
 def libs():

@@ -223,7 +223,8 @@ def test_pkg_config_consumer(digits_csv, tmp_path):
     folder = tmp_path / "a copy"
     shutil.copytree(native.EXAMPLES, folder)
     paths = f"PKG_CONFIG={native.pkg_config()}", f"PKG_CONFIG_PATH={native.pkgconfig_dir()}"
-    native.run(native.needs("make"), "-C", folder, *paths, "CFLAGS=-O0", "CXXFLAGS=-O0")
+    flags = " ".join(["-O0", *native.extra_flags()])
+    native.run(native.needs("make"), "-C", folder, *paths, f"CFLAGS={flags}", f"CXXFLAGS={flags}")
     environment = {} if native.PREFIX is None else {"LD_LIBRARY_PATH": str(native.library_file().parent)}
     check_digits(native.run(folder / "digits", digits_csv, **environment))
     check_control_loop(native.run(folder / "control_loop", 4000, 50, **environment))

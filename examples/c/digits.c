@@ -4,7 +4,6 @@
  *
  * Every fifth row is held out. The exit code is 0 when more than 95 % of those are right. */
 #include <gradcore/gradcore.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,19 +96,6 @@ static void shuffle(int64_t *order, int64_t count) {
 
 /* ---- net ---- */
 
-/* He's uniform initialization (He et al. 2015, arXiv:1502.01852): variance 2 / fan_in. */
-static void initialize(gradcore_net *net) {
-  float *flat = gradcore_net_parameters(net);
-  for (int32_t i = 0; i < gradcore_net_num_parameters(net); i++) {
-    gradcore_tensor t;
-    check(gradcore_net_parameter(net, i, &t));
-    const double bound = sqrt(6.0 / (double)t.cols);
-    for (int64_t k = 0; t.rank == 2 && k < t.rows * t.cols; k++)
-      flat[t.offset + k] = (float)(bound * (2 * ((double)(random_bits() >> 11) * 0x1p-53) - 1));
-  }
-  gradcore_net_parameters_changed(net);
-}
-
 static gradcore_net *make_net(int64_t in_features) {
   int64_t widths[HIDDEN + 2];
   int32_t activations[HIDDEN];
@@ -128,7 +114,7 @@ static gradcore_net *make_net(int64_t in_features) {
                                 .dtype = GRADCORE_FLOAT32};
   gradcore_net *net;
   check(gradcore_net_create(&config, &net));
-  initialize(net);
+  check(gradcore_net_initialize(net, GRADCORE_INIT_AUTO, 0));
   return net;
 }
 

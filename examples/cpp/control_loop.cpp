@@ -54,13 +54,9 @@ Point path(double t) {
 class TorqueModel {
  public:
   TorqueModel() : net_(config()), optimizer_(net_, gradcore::adam(2e-3)) {
-    std::mt19937 random(1);
-    for (int i = 0; i < net_.num_parameters(); i++) {
-      const gradcore::Tensor<float> weight = net_.parameter(i);
-      if (weight.rank != 2 || weight.rows == 1) continue;  // biases, and the output layer, start at zero
-      std::normal_distribution<float> normal(0, 1 / std::sqrt(float(weight.cols)));
-      std::generate(weight.values.begin(), weight.values.end(), [&] { return normal(random); });
-    }
+    net_.initialize();
+    const gradcore::Tensor<float> last = net_.parameter("dense2.weight");
+    std::fill(last.values.begin(), last.values.end(), 0.0f);  // it begins by adding nothing
     net_.parameters_changed();
     train();  // makes the workspace, before time counts
   }
