@@ -92,6 +92,7 @@ gradcore_status gradcore_set_target(const char *name) {
 }
 
 int32_t gradcore_get_num_threads(void) { return get_num_threads(); }
+const char *gradcore_num_threads_source(void) { return num_threads_source(); }
 gradcore_status gradcore_set_num_threads(int32_t num_threads) {
   if (num_threads < 1) return fail(GRADCORE_INVALID_ARGUMENT, "num_threads: expected at least 1, got %d", num_threads);
   set_num_threads(num_threads);

@@ -28,7 +28,13 @@ def set_num_threads(num_threads: int) -> None:
 
 
 def cpu_info() -> dict[str, Any]:
-    """Targets (kernel sets) and threads: "targets" built, "supported" by this CPU, "target" in use, "num_threads"."""
+    """Kernel sets and threads of this process.
+
+    Returns:
+        "targets" built and those "supported" by this CPU, tuples of names; the "target" in use;
+        "num_threads", and "threads_from": what decided that number, one of "set_num_threads",
+        "GRADCORE_NUM_THREADS", "OMP_NUM_THREADS", "CPU affinity" and "cgroup quota".
+    """
     targets = _core.targets()
     supported = tuple(name for index, name in enumerate(targets) if _core.target_supported(index))
     return {
@@ -36,6 +42,7 @@ def cpu_info() -> dict[str, Any]:
         "supported": supported,
         "target": _core.target(),
         "num_threads": _core.get_num_threads(),
+        "threads_from": _core.num_threads_source(),
     }
 
 

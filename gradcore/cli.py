@@ -396,7 +396,6 @@ def run_info(arguments: argparse.Namespace) -> int:
         "version": _core.version(),
         "abi": _core.abi_version(),
         **cpu_info(),
-        "threads_from": threads_source(),
         "numpy": np.__version__,
         "python": sys.version.split()[0],
     }
@@ -411,11 +410,3 @@ def run_info(arguments: argparse.Namespace) -> int:
     print(f"threads   {info['num_threads']}, from {info['threads_from']}")
     print(f"NumPy     {info['numpy']}, Python {info['python']}")
     return OK
-
-
-def threads_source() -> str:
-    """Where the number of threads comes from, in the order the library looks."""
-    for name in ("GRADCORE_NUM_THREADS", "OMP_NUM_THREADS"):
-        if os.environ.get(name):
-            return f"{name}={os.environ[name]}"
-    return "the CPUs this process may run on (affinity and cgroup quota)"

@@ -168,6 +168,7 @@ cdef extern from "gradcore/gradcore.h" nogil:
     const char *gradcore_target()
     gradcore_status gradcore_set_target(const char *name)
     int32_t gradcore_get_num_threads()
+    const char *gradcore_num_threads_source()
     gradcore_status gradcore_set_num_threads(int32_t num_threads)
     gradcore_status gradcore_net_create(const gradcore_net_config *config, gradcore_net **net)
     void gradcore_net_destroy(gradcore_net *net)

@@ -289,12 +289,12 @@ def test_demo_cures_the_net(capsys, tmp_path):
     assert page.stat().st_size > 20_000
 
 
-def test_info(capsys, monkeypatch):
-    monkeypatch.setenv("GRADCORE_NUM_THREADS", "3")
+def test_info(capsys, num_threads):
+    num_threads(3)
     code, out, _ = run(capsys, "info")
     assert code == 0
     assert f"gradcore  {gc.__version__} (ABI" in out
-    assert "from GRADCORE_NUM_THREADS=3" in out
+    assert "threads   3, from set_num_threads" in out
     _, out, _ = run(capsys, "info", "--json")
     record = json.loads(out)
     assert record["target"] in record["supported"]

@@ -110,7 +110,7 @@ def uses_of_empty_objects():
         for name, node in stub_members(STUB_CLASSES[cls.__name__].body).items():
             if is_property(node):
                 yield f"{empty}.{name}"
-            elif name != "__init__":
+            elif name != "__init__" and not node.decorator_list:  # static methods have no object
                 types = [ast.unparse(a.annotation) for a in node.args.posonlyargs if a.arg != "self"]
                 yield f"{empty}.{name}({', '.join(ARGUMENTS.get(t, 'None') for t in types)})"
     empty = "_core.Optimizer.__new__(_core.Optimizer)"

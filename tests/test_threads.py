@@ -157,6 +157,24 @@ def test_set_num_threads_wins_over_the_environment(run_python):
     assert run_python(code, GRADCORE_NUM_THREADS="3") == "4"
 
 
+THREADS_FROM = "import gradcore as gc; print(gc.cpu_info()['threads_from'])"
+
+
+@pytest.mark.parametrize(
+    ("source", "own", "omp", "before"),
+    [
+        ("GRADCORE_NUM_THREADS", "3", "5", ""),
+        ("OMP_NUM_THREADS", "many", "5,2", ""),
+        ("set_num_threads", "3", "", "import gradcore; gradcore.set_num_threads(2)"),
+        ("CPU affinity", "", "-1", "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"),
+    ],
+)
+def test_what_decided_the_number_of_threads(source, own, omp, before, run_python):
+    """One CPU is never more than a cgroup's quota, which is rounded up."""
+    code = f"{before}\n{THREADS_FROM}"
+    assert run_python(code, GRADCORE_NUM_THREADS=own, OMP_NUM_THREADS=omp) == source
+
+
 @pytest.mark.parametrize("value", ["0", "-2", "many", "1e9", "3.5"])
 def test_unusable_environment_falls_back(run_python, value):
     assert int(run_python(SHOW_THREADS, GRADCORE_NUM_THREADS=value, OMP_NUM_THREADS="")) >= 1

@@ -362,6 +362,7 @@ void bind_library(py::module_ &m) {
   m.def("target", &gradcore_target);
   m.def("set_target", [](const char *name) { check(gradcore_set_target(name)); });
   m.def("get_num_threads", &gradcore_get_num_threads);
+  m.def("num_threads_source", &gradcore_num_threads_source);
   m.def("set_num_threads", [](int32_t count) { check(gradcore_set_num_threads(count)); });
   m.def("exponent_bins", &exponent_bins);
 }

@@ -52,18 +52,24 @@ int cgroup_quota() noexcept {
   return read == 2 && period > 0 ? int((quota + period - 1) / period) : kMaxThreads;
 }
 
-int default_num_threads() noexcept {
-  if (int n = positive_from_environment("GRADCORE_NUM_THREADS")) return n;
-  if (int n = positive_from_environment("OMP_NUM_THREADS")) return n;
+struct ThreadCount {
+  int count;
+  const char *source;
+};
+
+ThreadCount default_num_threads() noexcept {
+  for (const char *name : {"GRADCORE_NUM_THREADS", "OMP_NUM_THREADS"})
+    if (int n = positive_from_environment(name)) return {n, name};
   cpu_set_t set;
   CPU_ZERO(&set);
-  int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : int(std::thread::hardware_concurrency());
-  const int quota = cgroup_quota();
-  n = n < quota ? n : quota;
-  return n < 1 ? 1 : n < kMaxThreads ? n : kMaxThreads;
+  const bool known = sched_getaffinity(0, sizeof set, &set) == 0;
+  const int cpus = known ? CPU_COUNT(&set) : int(std::thread::hardware_concurrency()), quota = cgroup_quota();
+  if (quota < cpus) return {quota < 1 ? 1 : quota, "cgroup quota"};
+  return {cpus < 1 ? 1 : cpus < kMaxThreads ? cpus : kMaxThreads, "CPU affinity"};
 }
 
 std::atomic<int> num_threads{0};  // 0: not asked for yet
+std::atomic<const char *> num_threads_from{nullptr};
 
 // Workers wait on `epoch_`; a job is published by writing it and raising the epoch. Every worker
 // that exists answers every epoch, so that none can see a job twice or miss one.
@@ -182,11 +188,21 @@ Pool *pool() noexcept {
 
 int get_num_threads() noexcept {
   int n = num_threads.load(std::memory_order_relaxed);
-  if (n == 0) num_threads.store(n = default_num_threads(), std::memory_order_relaxed);
+  if (n == 0) {
+    const ThreadCount chosen = default_num_threads();
+    num_threads_from.store(chosen.source, std::memory_order_relaxed);
+    num_threads.store(n = chosen.count, std::memory_order_relaxed);
+  }
   return n;
 }
 
+const char *num_threads_source() noexcept {
+  get_num_threads();
+  return num_threads_from.load(std::memory_order_relaxed);
+}
+
 void set_num_threads(int n) noexcept {
+  num_threads_from.store("set_num_threads", std::memory_order_relaxed);
   num_threads.store(n < 1 ? 1 : n < kMaxThreads ? n : kMaxThreads, std::memory_order_relaxed);
 }
 

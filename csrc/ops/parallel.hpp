@@ -35,7 +35,8 @@ class FunctionRef<R(Args...)> {
 };
 
 int get_num_threads() noexcept;
-void set_num_threads(int n) noexcept;  // n >= 1
+const char *num_threads_source() noexcept;  // what decided it, in words
+void set_num_threads(int n) noexcept;       // n >= 1
 
 // A counter to wait on: spins briefly, then yields, then sleeps until woken.
 class Gate {

@@ -213,7 +213,7 @@ int main(int argc, char **argv) {
   CHECK(argc == 2);
   CHECK(gc::version() == gradcore_version() && gradcore_abi_version() == GRADCORE_ABI_VERSION);
   gc::set_num_threads(2);
-  CHECK(gc::num_threads() == 2);
+  CHECK(gc::num_threads() == 2 && gc::num_threads_source() == "set_num_threads");
   gc::set_target(gc::target());
   steps(argv[1]);
   tensors_and_ownership();

@@ -127,6 +127,8 @@ GRADCORE_API gradcore_status gradcore_set_target(const char *name);
 /* Threads that a call may use, itself included. Default: GRADCORE_NUM_THREADS, else
  * OMP_NUM_THREADS, else the CPUs this process may run on (affinity and cgroup quota). */
 GRADCORE_API int32_t gradcore_get_num_threads(void);
+/* What decided it: "set_num_threads", "GRADCORE_NUM_THREADS", "OMP_NUM_THREADS", "CPU affinity" or "cgroup quota". */
+GRADCORE_API const char *gradcore_num_threads_source(void);
 GRADCORE_API gradcore_status gradcore_set_num_threads(int32_t num_threads);
 
 /* ---- net ---------------------------------------------------------------------------------- */

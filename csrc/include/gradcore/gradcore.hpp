@@ -461,6 +461,7 @@ void Net<T>::clip_grad_value(double clip_value) {
 
 inline std::string version() { return gradcore_version(); }
 inline int num_threads() noexcept { return gradcore_get_num_threads(); }
+inline std::string num_threads_source() { return gradcore_num_threads_source(); }
 inline void set_num_threads(int count) { detail::check(gradcore_set_num_threads(count)); }
 inline std::string target() { return gradcore_target(); }
 inline void set_target(const std::string &name) { detail::check(gradcore_set_target(name.c_str())); }
