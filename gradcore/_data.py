@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -104,9 +105,10 @@ def read_npz(path: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Arrays `x` or `X` [rows, features] and `y` or `target` [rows] or [rows, outputs]."""
     try:
         with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):  # NumPy would take it for a pickle, and say how to load one
+                raise ValueError("expected a zip archive, as numpy.savez writes")
+            file.seek(0)
             archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
             x_key, y_key = _pick(archive.files, ("x", "X")), _pick(archive.files, ("y", "target"))
             x, y = archive[x_key], archive[y_key]
     except FileNotFoundError:

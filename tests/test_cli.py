@@ -255,10 +255,12 @@ def test_bad_npz(tmp_path, arrays, message):
         _data.load(path)
 
 
-def test_damaged_npz(tmp_path):
-    (tmp_path / "t.npz").write_bytes(b"PK\x03\x04 nothing")
-    with pytest.raises(ValueError, match=r"not a readable \.npz"):
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 nothing", b"\x93NUMPY\x01\x00", b"\x80\x04 like a pickle"])
+def test_damaged_npz(content, tmp_path):
+    (tmp_path / "t.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"not a readable \.npz") as error:
         _data.load(str(tmp_path / "t.npz"))
+    assert "pickle" not in str(error.value)  # NumPy's own message tells how to load one
 
 
 def test_standardized():
