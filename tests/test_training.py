@@ -257,7 +257,11 @@ def test_ctrl_c_ends_the_training_and_keeps_the_history(data):
             if logs["epoch"] == 1:
                 signal.raise_signal(signal.SIGINT)
 
-    history = fit(small_net(), data, epochs=10, callbacks=[Interrupt()])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
+    try:
+        history = fit(small_net(), data, epochs=10, callbacks=[Interrupt()])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (len(history), history.stopped_by) == (2, "interrupt")
 
 
