@@ -158,6 +158,9 @@ static void check_library(void) {
   REFUSED(gradcore_set_num_threads(0));
   REFUSED(gradcore_set_num_threads(INT32_MIN));
   CHECK(gradcore_get_num_threads() >= 1);
+  CHECK(strlen(gradcore_num_threads_source()) > 0 && strcmp(gradcore_num_threads_source(), "set_num_threads"));
+  CHECK(gradcore_set_num_threads(gradcore_get_num_threads()) == GRADCORE_OK);
+  CHECK(!strcmp(gradcore_num_threads_source(), "set_num_threads"));
 }
 
 static void check_without_handles(void) {
