@@ -9,17 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 
 import gradcore as gc
-import peers
+from cases import Case, ClipCase
+from runners import Setting, prepare, run_gradcore, verify
 
 THREADS = len(os.sched_getaffinity(0))
 
 
-def skip_unless_installed(peer: str) -> None:
-    if peer == "torch":
+def skip_unless_installed(library: str) -> None:
+    if library == "torch":
         pytest.importorskip("torch", reason="PyTorch is not installed").set_num_threads(THREADS)
 
 
@@ -42,23 +42,16 @@ def measure(benchmark):
 
 @pytest.fixture
 def measure_case(measure):
-    """measure_case(case, peer): one of peers.CASES, its loss and gradient norm verified before it is timed."""
+    """measure_case(case, library, record=...): a case of cases.py, verified before it is timed."""
 
-    def run(case: peers.Case, peer: str) -> None:
-        skip_unless_installed(peer)
-        work, check = peers.RUNNERS[peer](case, THREADS)
-        peers.verify(case, {peer: check(), "float64": float64_answer(case)})
-        measure(case.name, work, flops=case.flops)
+    def run(case: Case | ClipCase, library: str, record: bool = False) -> None:
+        skip_unless_installed(library)
+        work, check = prepare(library, case, Setting(THREADS, record=record))
+        answer = check()
+        if isinstance(case, ClipCase):
+            verify(case, {library: answer}, (answer[1], answer[1]))
+            return measure(case.name, work, bytes=case.bytes * (3 if case.scales else 1))
+        verify(case, {library: answer}, run_gradcore(case, Setting(THREADS, "float64"))[1]())
+        return measure(case.name, work, flops=case.flops)
 
     return run
-
-
-def float64_answer(case: peers.Case) -> tuple[float, float]:
-    """Loss and gradient norm by gradcore in float64, which tests/ hold to the oracles."""
-    data = peers.make_data(case)
-    net = gc.MLP(case.widths, activation=case.activation, normalization=case.normalization, dtype="float64")
-    for name in net.parameters:
-        if name in data:
-            net.parameters[name] = data[name]
-    loss = net.loss_and_gradients(data["x"].astype(np.float64), data["y"])
-    return loss, float(np.linalg.norm(net.gradients.flat))

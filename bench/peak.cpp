@@ -1,7 +1,11 @@
-// The machine's limits. The FMA peak, independent multiply-adds in registers on 1 and on N threads: one
-// line a precision and thread count, "float32 1 260.1" (GFLOP/s). And what a meeting of two threads costs
-// at least: "handoff 2 90.5", nanoseconds for a message to another core and back. Built by bench/peers.py
-// with -march=native, so that it is the peak of this CPU and not of a compiler's default.
+// One limit of the machine, measured in some 30 ms on N threads:
+//
+//   peak float32|float64 N     FMA peak: independent multiply-adds in registers, GFLOP/s
+//   peak read|update N BYTES   a plain loop that reads an array of BYTES, or reads and writes it, GB/s
+//   peak handoff 2             a message to another core and back, ns: what a meeting costs at least
+//
+// The least disturbed of a few rounds is printed. Built by bench/limits.py with -march=native, so that it
+// is the limit of this CPU and not of a compiler's default.
 #include <pthread.h>
 #include <sched.h>
 
@@ -10,6 +14,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -38,59 +43,92 @@ void pin_to_core(int rank) {
   }
 }
 
-template <class T>
-void measure(const char *name, int threads) {
-  const long steps = 10000000;  // about 15 ms
-  double best = 0;
-  for (int round = 0; round < 9; round++) {
-    std::vector<double> sink(threads);
+// Least seconds of `rounds` in which `threads` threads run body(rank) side by side.
+template <class Body>
+double least_seconds(int threads, int rounds, Body &&body) {
+  double best = 1e30;
+  for (int round = 0; round < rounds; round++) {
+    std::atomic<int> waiting{threads};
+    std::vector<std::chrono::steady_clock::time_point> start(threads), end(threads);
     std::vector<std::thread> team;
-    const auto start = std::chrono::steady_clock::now();
     for (int t = 0; t < threads; t++)
       team.emplace_back([&, t] {
         pin_to_core(t);
-        sink[t] = fma_chains<T>(steps);
+        for (waiting--; waiting.load() > 0;) {
+        }
+        start[t] = std::chrono::steady_clock::now();
+        body(t);
+        end[t] = std::chrono::steady_clock::now();
       });
     for (std::thread &thread : team) thread.join();
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    if (sink[0] < 0) std::abort();  // keeps the sums alive
-    best = std::max(best, 1e-9 * 2 * kChains * kLanes<T> * double(steps) * threads / seconds.count());
+    const std::chrono::duration<double> seconds =
+        *std::max_element(end.begin(), end.end()) - *std::min_element(start.begin(), start.end());
+    best = std::min(best, seconds.count());
   }
-  std::printf("%s %d %.1f\n", name, threads, best);
+  return best;
+}
+
+template <class T>
+double fma_gflops(int threads) {
+  const long steps = 3000000;  // about 10 ms in float32
+  std::vector<double> sink(threads);
+  const double seconds = least_seconds(threads, 3, [&](int t) { sink[t] = fma_chains<T>(steps); });
+  if (sink[0] < 0) std::abort();  // keeps the sums alive
+  return 1e-9 * 2 * kChains * kLanes<T> * double(steps) * threads / seconds;
+}
+
+// Each thread has a contiguous share of the array and passes over it twice a round.
+double bandwidth(int threads, std::size_t bytes, bool writes) {
+  const std::int64_t unit = 8 * kLanes<float>, share = std::int64_t(bytes / sizeof(float)) / threads / unit * unit;
+  float *data = static_cast<float *>(std::aligned_alloc(64, std::size_t(share * threads) * sizeof(float)));
+  if (!data || share == 0) return 0;
+  std::fill(data, data + share * threads, 1.0f);
+  std::vector<double> sink(threads);
+  const int passes = 2;
+  const double seconds = least_seconds(threads, 6, [&](int t) {
+    for (int pass = 0; pass < passes; pass++) {
+      if (writes)
+        negate_all(share, data + t * share);
+      else
+        sink[t] += read_all(share, data + t * share);
+    }
+  });
+  if (sink[0] == 0.5) std::abort();
+  std::free(data);
+  return 1e-9 * double(share) * sizeof(float) * threads * passes * (writes ? 2 : 1) / seconds;
 }
 
 // Each of two threads raises the number that the other one left even or odd.
-void measure_handoff() {
+double handoff_ns() {
   const int messages = 20000;
   alignas(64) std::atomic<int> number{0};
   const auto play = [&](int rank) {
-    pin_to_core(rank);
     for (int i = rank; i < 2 * messages; i += 2) {
       while (number.load(std::memory_order_acquire) != i) {
       }
       number.store(i + 1, std::memory_order_release);
     }
+    if (rank == 1) number.store(0, std::memory_order_release);
   };
-  double best = 1e30;
-  for (int round = 0; round < 9; round++) {
-    number = 0;
-    const auto start = std::chrono::steady_clock::now();
-    std::thread first(play, 0), second(play, 1);
-    first.join();
-    second.join();
-    const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
-    best = std::min(best, time.count() / messages);
-  }
-  std::printf("handoff 2 %.1f\n", best);
+  return 1e9 * least_seconds(2, 5, play) / messages;
 }
 
 }  // namespace gradcore::native
 
 int main(int argc, char **argv) {
-  const int threads = argc > 1 ? std::atoi(argv[1]) : 2;
-  for (const int n : {1, threads}) {
-    gradcore::native::measure<float>("float32", n);
-    gradcore::native::measure<double>("float64", n);
+  using namespace gradcore::native;
+  const char *kind = argc > 1 ? argv[1] : "";
+  const int threads = argc > 2 ? std::max(1, std::atoi(argv[2])) : 1;
+  const std::size_t bytes = argc > 3 ? std::strtoull(argv[3], nullptr, 10) : 0;
+  double limit = 0;
+  if (std::strcmp(kind, "float32") == 0) limit = fma_gflops<float>(threads);
+  if (std::strcmp(kind, "float64") == 0) limit = fma_gflops<double>(threads);
+  if (std::strcmp(kind, "read") == 0) limit = bandwidth(threads, bytes, false);
+  if (std::strcmp(kind, "update") == 0) limit = bandwidth(threads, bytes, true);
+  if (std::strcmp(kind, "handoff") == 0) limit = handoff_ns();
+  if (limit == 0) {
+    std::fprintf(stderr, "usage: %s float32|float64|read|update|handoff THREADS [BYTES]\n", argv[0]);
+    return 2;
   }
-  if (threads > 1) gradcore::native::measure_handoff();
+  std::printf("%.2f\n", limit);
 }

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import gradcore as gc
+from cases import CLIP_CASES
 from conftest import skip_unless_installed
 
 ROWS, WIDTH, CLASSES = 256, 256, 10
@@ -174,30 +175,7 @@ def test_op(measure, op, peer):
     measure(op.name, work, flops=op.flops, bytes=4 * op.moved)
 
 
-@pytest.mark.parametrize("peer", ["gradcore", "torch"])
-@pytest.mark.parametrize("scales", [True, False], ids=["scaled", "measured"])
-def test_clip_grad_norm(measure, peer, scales):
-    """150 gradients of 256 x 256; a norm of 1 is reached by the first call, so the bound alternates."""
-    skip_unless_installed(peer)
-    rng = np.random.default_rng(11)
-    grads = [rng.normal(size=(256, 256)).astype(np.float32) for _ in range(150)]
-    clip = gc.clip_grad_norm_
-    norm = float(np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in grads)))
-    if peer == "torch":
-        import torch
-
-        tensors = [torch.nn.Parameter(torch.zeros(256, 256)) for _ in grads]
-        for tensor, grad in zip(tensors, grads, strict=True):
-            tensor.grad = torch.from_numpy(grad)
-        clip, grads = torch.nn.utils.clip_grad_norm_, tensors
-    bound = norm
-
-    def work() -> None:
-        nonlocal bound
-        bound *= 0.999 if scales else 1
-        clip(grads, bound if scales else 2 * norm)
-
-    np.testing.assert_allclose(float(clip(grads, 2 * norm)), norm, rtol=1e-5)
-    measure(
-        f"clip_grad_norm_ {'scaled' if scales else 'measured'}", work, bytes=150 * 256 * 256 * 4 * (3 if scales else 1)
-    )
+@pytest.mark.parametrize("library", ["gradcore", "torch"])
+@pytest.mark.parametrize("case", CLIP_CASES, ids=lambda case: case.name)
+def test_clip_grad_norm(measure_case, case, library):
+    measure_case(case, library)

@@ -1,0 +1,105 @@
+"""What is measured beside other libraries: nets, their numbers, and the goals set for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+CLASSES = 10
+LEARNING_RATE = 1e-4
+CLIP_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement: `work` of an MLP with `depth` hidden layers of `width`, on `batch` rows."""
+
+    work: str  # gradient, step (gradient, global-norm clip, Adam) or forward
+    batch: int
+    width: int
+    depth: int
+    activation: str
+    normalization: str | None = None
+    ratio: float = 1.2  # goal: how many times faster than the best peer
+    share: float | None = None  # goal: of the FMA peak
+
+    @property
+    def name(self) -> str:
+        norm = "bn" if self.normalization else ""
+        return f"{self.work}-b{self.batch}w{self.width}d{self.depth}{self.activation}{norm}"
+
+    @property
+    def widths(self) -> list[int]:
+        return [self.width] * (self.depth + 1) + [CLASSES]
+
+    @property
+    def flops(self) -> float:
+        """Of the products alone, output layer left out: 6 b w^2 d - 2 b w^2 for a gradient."""
+        product = 2.0 * self.batch * self.width**2
+        return product * self.depth if self.work == "forward" else product * (3 * self.depth - 1)
+
+
+CASES = (
+    Case("gradient", 1, 64, 10, "tanh", ratio=10),
+    Case("gradient", 32, 64, 10, "tanh", ratio=5, share=0.70),
+    Case("gradient", 32, 64, 50, "tanh", ratio=4, share=0.60),
+    Case("gradient", 128, 100, 50, "tanh", ratio=2.2, share=0.75),
+    Case("gradient", 256, 256, 20, "relu", ratio=1.25, share=0.91),
+    Case("gradient", 256, 256, 20, "relu", "batch", ratio=1.5),
+    Case("gradient", 1024, 1024, 8, "relu", ratio=1.18, share=0.93),
+    Case("gradient", 8192, 128, 8, "gelu", ratio=1.6, share=0.86),
+    Case("step", 32, 64, 10, "tanh", ratio=5),
+    Case("step", 256, 256, 20, "relu", ratio=1.4),
+    *(Case("forward", batch, 256, 20, "relu") for batch in (1, 32, 256, 1024, 4096)),
+)
+
+# Goals that hold for every case.
+MOST_RECORDING = 0.03  # what record=True may add to a gradient
+MOST_BATCH_NORM = 1.08  # time with batch norm over the time without
+MOST_UPDATE = 0.08  # share of clip and Adam in the step, at b256 w256 d20
+FLOAT64_BELOW = 0.05  # what float64's share of its own peak may lack to float32's
+
+
+def make_data(case: Case, dtype: str = "float32") -> dict[str, np.ndarray]:
+    """Weights (variance 1 or 2 over fan_in), zero biases, inputs and labels, from one seed.
+
+    The numbers are those of float32, whatever the dtype of the arrays.
+    """
+    rng = np.random.default_rng(7)
+    gain = 2.0 if case.activation in ("relu", "gelu") else 1.0
+    data = {
+        f"dense{layer}.weight": rng.normal(0, (gain / fan_in) ** 0.5, (fan_out, fan_in))
+        for layer, (fan_in, fan_out) in enumerate(zip(case.widths, case.widths[1:], strict=False))
+    }
+    data["x"] = rng.normal(size=(case.batch, case.width))
+    data = {name: value.astype(np.float32).astype(dtype) for name, value in data.items()}
+    data["y"] = rng.integers(0, CLASSES, case.batch)
+    return data
+
+
+@dataclass(frozen=True)
+class ClipCase:
+    """clip_grad_norm_ on `count` arrays of width x width, which must scale them or only measure."""
+
+    scales: bool
+    count: int = 150
+    width: int = 256
+    ratio: float = 1.3  # goal: how many times faster than torch's foreach version
+    share: float = 0.80  # goal: of the bandwidth, when it must scale
+
+    @property
+    def name(self) -> str:
+        return f"clip-{self.count}x{self.width}x{self.width}-{'scaled' if self.scales else 'measured'}"
+
+    @property
+    def bytes(self) -> int:
+        """Of all arrays, in float32."""
+        return 4 * self.count * self.width**2
+
+    def make_arrays(self) -> list[np.ndarray]:
+        rng = np.random.default_rng(11)
+        return [rng.normal(size=(self.width, self.width)).astype(np.float32) for _ in range(self.count)]
+
+
+CLIP_CASES = (ClipCase(scales=True), ClipCase(scales=False))
