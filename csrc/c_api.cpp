@@ -188,10 +188,25 @@ int64_t gradcore_net_workspace_bytes(const gradcore_net *net) { return net ? net
 
 gradcore_status gradcore_net_forward(gradcore_net *net, const gradcore_matrix *input, int32_t training, void *output) {
   if (!net) return null_argument("net");
-  return run(*net, [&] { return net->forward(input, training != 0, output); });
+  const int64_t rows = input ? input->rows : 0, out = net->architecture().out_features();
+  const gradcore_output_matrix contiguous{output, rows, out, out};
+  return gradcore_net_forward_into(net, input, training, &contiguous);
+}
+gradcore_status gradcore_net_forward_into(gradcore_net *net, const gradcore_matrix *input, int32_t training,
+                                          const gradcore_output_matrix *output) {
+  if (!net) return null_argument("net");
+  if (!output) return null_argument("output");
+  return run(*net, [&] { return net->forward(input, training != 0, *output); });
 }
 
 gradcore_status gradcore_net_backward(gradcore_net *net, const gradcore_matrix *grad_output, void *grad_input) {
+  if (!net) return null_argument("net");
+  const int64_t rows = grad_output ? grad_output->rows : 0, in = net->architecture().in_features();
+  const gradcore_output_matrix contiguous{grad_input, rows, in, in};
+  return run(*net, [&] { return net->backward(grad_output, grad_input ? &contiguous : nullptr); });
+}
+gradcore_status gradcore_net_backward_into(gradcore_net *net, const gradcore_matrix *grad_output,
+                                           const gradcore_output_matrix *grad_input) {
   if (!net) return null_argument("net");
   return run(*net, [&] { return net->backward(grad_output, grad_input); });
 }

@@ -108,6 +108,12 @@ cdef extern from "gradcore/gradcore.h" nogil:
         int64_t cols
         int64_t stride
 
+    ctypedef struct gradcore_output_matrix:
+        void *data
+        int64_t rows
+        int64_t cols
+        int64_t stride
+
     ctypedef struct gradcore_target_data:
         const int64_t *labels
         gradcore_matrix values
@@ -204,6 +210,15 @@ cdef extern from "gradcore/gradcore.h" nogil:
             int32_t training,
             void *output)
     gradcore_status gradcore_net_backward(gradcore_net *net, const gradcore_matrix *grad_output, void *grad_input)
+    gradcore_status gradcore_net_forward_into(
+            gradcore_net *net,
+            const gradcore_matrix *input,
+            int32_t training,
+            const gradcore_output_matrix *output)
+    gradcore_status gradcore_net_backward_into(
+            gradcore_net *net,
+            const gradcore_matrix *grad_output,
+            const gradcore_output_matrix *grad_input)
     gradcore_status gradcore_net_loss_and_gradients(
             gradcore_net *net,
             const gradcore_matrix *input,

@@ -27,6 +27,11 @@ InputView<T> view(const gradcore_matrix &matrix) noexcept {
 }
 
 template <class T>
+OutputView<T> view(const gradcore_output_matrix &matrix) noexcept {
+  return {static_cast<T *>(matrix.data), matrix.stride};
+}
+
+template <class T>
 TargetView<T> view(const gradcore_target_data &target) noexcept {
   return {target.labels, static_cast<const T *>(target.values.data), target.values.stride};
 }
@@ -175,6 +180,16 @@ gradcore_status Network::check_matrix(const char *name, const gradcore_matrix *m
   return GRADCORE_OK;
 }
 
+gradcore_status Network::check_output(const char *name, const gradcore_output_matrix &matrix, index rows,
+                                      index cols) const noexcept {
+  const gradcore_matrix as_input{matrix.data, matrix.rows, matrix.cols, matrix.stride};
+  GRADCORE_TRY(check_matrix(name, &as_input, cols));
+  if (matrix.rows != rows)
+    return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected %lld rows, got %lld", name, (long long)rows,
+                (long long)matrix.rows);
+  return GRADCORE_OK;
+}
+
 gradcore_status Network::check_training_rows(index rows) const noexcept {
   if (net_.any_batch_norm && rows < 2)
     return fail(GRADCORE_INVALID_ARGUMENT, "input: expected at least 2 rows to train with batch norm, got %lld",
@@ -233,10 +248,10 @@ gradcore_status Network::report_norm(double total_norm) const noexcept {
   return fail(GRADCORE_NON_FINITE, "clip_norm: expected a finite total norm, got %g; nothing was updated", total_norm);
 }
 
-gradcore_status Network::forward(const gradcore_matrix *input, bool training, void *output) {
+gradcore_status Network::forward(const gradcore_matrix *input, bool training, const gradcore_output_matrix &output) {
   GRADCORE_TRY(check_matrix("input", input, net_.in_features()));
   if (training) GRADCORE_TRY(check_training_rows(input->rows));
-  if (!output) return fail(GRADCORE_INVALID_ARGUMENT, "output: expected an array, got NULL");
+  GRADCORE_TRY(check_output("output", output, input->rows, net_.out_features()));
   saved_rows_ = 0;
   const PassResult result = with_schedule([&](auto &schedule) {
     using T = Element<decltype(schedule)>;
@@ -244,7 +259,7 @@ gradcore_status Network::forward(const gradcore_matrix *input, bool training, vo
     request.kind = training ? PassKind::forward : PassKind::inference;
     request.rows = input->rows;
     request.input = view<T>(*input);
-    request.output = static_cast<T *>(output);
+    request.output = view<T>(output);
     return schedule.run(request);
   });
   if (!result.input_finite) return report_non_finite("input", *input);
@@ -252,7 +267,7 @@ gradcore_status Network::forward(const gradcore_matrix *input, bool training, vo
   return GRADCORE_OK;
 }
 
-gradcore_status Network::backward(const gradcore_matrix *grad_output, void *grad_input) {
+gradcore_status Network::backward(const gradcore_matrix *grad_output, const gradcore_output_matrix *grad_input) {
   GRADCORE_TRY(check_matrix("grad_output", grad_output, net_.out_features()));
   if (saved_rows_ == 0)
     return fail(GRADCORE_INVALID_STATE,
@@ -260,13 +275,14 @@ gradcore_status Network::backward(const gradcore_matrix *grad_output, void *grad
   if (grad_output->rows != saved_rows_)
     return fail(GRADCORE_INVALID_ARGUMENT, "grad_output: expected %lld rows as in the forward pass, got %lld",
                 (long long)saved_rows_, (long long)grad_output->rows);
+  if (grad_input) GRADCORE_TRY(check_output("grad_input", *grad_input, saved_rows_, net_.in_features()));
   const PassResult result = with_schedule([&](auto &schedule) {
     using T = Element<decltype(schedule)>;
     PassRequest<T> request{};
     request.kind = grad_input ? PassKind::backward_to_input : PassKind::backward;
     request.rows = saved_rows_;
     request.grad_output = view<T>(*grad_output);
-    request.grad_input = static_cast<T *>(grad_input);
+    if (grad_input) request.grad_input = view<T>(*grad_input);
     return schedule.run(request);
   });
   if (!result.input_finite) return report_non_finite("grad_output", *grad_output);

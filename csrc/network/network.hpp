@@ -42,8 +42,8 @@ class Network {
   explicit Network(const gradcore_net_config &config);  // checked; may throw std::bad_alloc
 
   // Each may throw std::bad_alloc, before anything has changed.
-  gradcore_status forward(const gradcore_matrix *input, bool training, void *output);
-  gradcore_status backward(const gradcore_matrix *grad_output, void *grad_input);
+  gradcore_status forward(const gradcore_matrix *input, bool training, const gradcore_output_matrix &output);
+  gradcore_status backward(const gradcore_matrix *grad_output, const gradcore_output_matrix *grad_input);
   // With an optimizer: a whole step. *step receives loss and norm.
   gradcore_status gradient(const gradcore_matrix *input, const gradcore_target_data *target, int loss,
                            NetOptimizer *optimizer, const StepOptions &options, gradcore_step *step);
@@ -81,6 +81,8 @@ class Network {
     return f32_ ? f(*f32_) : f(*f64_);
   }
   gradcore_status check_matrix(const char *name, const gradcore_matrix *matrix, index cols) const noexcept;
+  gradcore_status check_output(const char *name, const gradcore_output_matrix &matrix, index rows,
+                               index cols) const noexcept;
   gradcore_status check_target(const gradcore_target_data *target, int loss, index rows) const noexcept;
   gradcore_status check_training_rows(index rows) const noexcept;
   gradcore_status report_non_finite(const char *name, const gradcore_matrix &matrix) const noexcept;

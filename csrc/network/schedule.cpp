@@ -223,7 +223,7 @@ void Schedule<T>::run_step(const Step &step, const PassRequest<T> &request, cons
       return finish_hidden(step.layer, tile, training);
     case Step::store_output:
       return kernels_.copy(tile.count, layer.spec->out, layer.z.rows(tile), layer.z.ld,
-                           request.output + tile.batch_row * layer.spec->out, layer.spec->out);
+                           request.output.data + tile.batch_row * request.output.stride, request.output.stride);
     case Step::loss:
       return compute_loss(request, tile);
     case Step::load_grad_output:
@@ -299,10 +299,11 @@ void Schedule<T>::backward_hidden(int l, const Tile &tile) noexcept {
 template <class T>
 void Schedule<T>::store_grad_input(const PassRequest<T> &request, const Tile &tile) noexcept {
   const LayerState<T> &layer = workspace_.layers[0];
-  const index in = net_.in_features();
-  T *to = request.grad_input + tile.batch_row * in;
-  dense_backward_input(kernels_, layer, tile, to, in, false);
-  if (layer.spec->residual) kernels_.add(tile.count, in, layer.grad_out.rows(tile), layer.grad_out.ld, to, in);
+  const index stride = request.grad_input.stride;
+  T *to = request.grad_input.data + tile.batch_row * stride;
+  dense_backward_input(kernels_, layer, tile, to, stride, false);
+  if (layer.spec->residual)
+    kernels_.add(tile.count, net_.in_features(), layer.grad_out.rows(tile), layer.grad_out.ld, to, stride);
 }
 
 // The share of one chunk in the gradient of one block.

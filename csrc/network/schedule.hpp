@@ -13,10 +13,15 @@
 
 namespace gradcore {
 
-// A matrix of the caller.
+// A matrix of the caller, to read or to write.
 template <class T>
 struct InputView {
   const T *data = nullptr;
+  index stride = 0;
+};
+template <class T>
+struct OutputView {
+  T *data = nullptr;
   index stride = 0;
 };
 
@@ -27,8 +32,8 @@ struct PassRequest {
   index rows;
   InputView<T> input;        // [rows, in]
   InputView<T> grad_output;  // [rows, out]
-  T *output = nullptr;       // [rows, out] contiguous
-  T *grad_input = nullptr;   // [rows, in] contiguous
+  OutputView<T> output;      // [rows, out]
+  OutputView<T> grad_input;  // [rows, in]
   TargetView<T> target;
   int loss = 0;
   bool record = false;

@@ -250,6 +250,50 @@ static void check_net(gradcore_net *net) {
   CHECK(!strcmp(gradcore_net_init(net), "auto") && !strcmp(gradcore_net_seed(net), "3"));
 }
 
+/* Outputs inside a larger array: the bits of contiguous ones, and nothing touched between the rows. */
+static void check_output_strides(gradcore_net *net) {
+  enum { STRIDE = 9 };
+  float y[ROWS * OUT], dx[ROWS * IN], wide_y[ROWS * STRIDE], wide_dx[ROWS * STRIDE], dy[ROWS * STRIDE];
+  const gradcore_matrix input = matrix(x, ROWS, IN), grad = matrix(y, ROWS, OUT), wide_grad = {dy, ROWS, OUT, STRIDE};
+  const gradcore_output_matrix into_y = {wide_y, ROWS, OUT, STRIDE}, into_dx = {wide_dx, ROWS, IN, STRIDE};
+  for (int i = 0; i < ROWS * STRIDE; i++) wide_y[i] = wide_dx[i] = -77;
+  CHECK(gradcore_net_forward(net, &input, 1, y) == GRADCORE_OK);
+  CHECK(gradcore_net_backward(net, &grad, dx) == GRADCORE_OK);
+  CHECK(gradcore_net_forward_into(net, &input, 1, &into_y) == GRADCORE_OK);
+  memcpy(dy, wide_y, sizeof dy);
+  CHECK(gradcore_net_backward_into(net, &wide_grad, &into_dx) == GRADCORE_OK);
+  for (int r = 0; r < ROWS; r++)
+    for (int c = 0; c < STRIDE; c++) {
+      CHECK(wide_y[r * STRIDE + c] == (c < OUT ? y[r * OUT + c] : -77));
+      CHECK(wide_dx[r * STRIDE + c] == (c < IN ? dx[r * IN + c] : -77));
+    }
+
+  gradcore_output_matrix wrong;
+  REFUSED(gradcore_net_forward_into(NULL, &input, 0, &into_y));
+  REFUSED(gradcore_net_forward_into(net, NULL, 0, &into_y));
+  REFUSED(gradcore_net_forward_into(net, &input, 0, NULL));
+#define REFUSED_OUTPUT(member, value) \
+  (wrong = into_y, wrong.member = (value), REFUSED(gradcore_net_forward_into(net, &input, 1, &wrong)))
+  REFUSED_OUTPUT(data, NULL);
+  REFUSED_OUTPUT(rows, ROWS + 1);
+  REFUSED_OUTPUT(rows, 0);
+  REFUSED_OUTPUT(cols, OUT - 1);
+  REFUSED_OUTPUT(stride, OUT - 1);
+#undef REFUSED_OUTPUT
+  REFUSED_AS(GRADCORE_INVALID_STATE, gradcore_net_backward_into(net, &wide_grad, NULL));
+  CHECK(gradcore_net_forward_into(net, &input, 1, &into_y) == GRADCORE_OK);
+  REFUSED(gradcore_net_backward_into(NULL, &wide_grad, &into_dx));
+  REFUSED(gradcore_net_backward_into(net, NULL, &into_dx));
+#define REFUSED_OUTPUT(member, value) \
+  (wrong = into_dx, wrong.member = (value), REFUSED(gradcore_net_backward_into(net, &wide_grad, &wrong)))
+  REFUSED_OUTPUT(data, NULL);
+  REFUSED_OUTPUT(rows, ROWS - 1);
+  REFUSED_OUTPUT(cols, IN + 1);
+  REFUSED_OUTPUT(stride, -IN);
+#undef REFUSED_OUTPUT
+  CHECK(gradcore_net_backward_into(net, &wide_grad, NULL) == GRADCORE_OK);
+}
+
 /* Every way to misshape a batch; `call` gets an input and a target of which one is wrong. */
 typedef gradcore_status (*batch_call)(gradcore_net *, const gradcore_matrix *, const gradcore_target_data *, int32_t);
 static double value;
@@ -543,6 +587,7 @@ int main(void) {
   CHECK(gradcore_optimizer_create(net, &config, &optimizer) == GRADCORE_OK);
   check_net(net);
   check_passes(net);
+  check_output_strides(net);
   gradcore_optimizer_destroy(optimizer);
   gradcore_net_destroy(net);
   check_clipping();

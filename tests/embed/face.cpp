@@ -94,6 +94,23 @@ void steps(const std::string &directory) {
              static_cast<std::streamsize>(result.size() * sizeof(double)));
 }
 
+// An output and a grad_input side by side in the rows of one array.
+void strided_outputs() {
+  gc::Net<float> net(config());
+  net.initialize();
+  const std::array<float, 12> x = {1, 2, 3, 4, 5, 6, 6, 5, 4, 3, 2, 1};
+  std::array<float, 8> output{};
+  std::array<float, 12> grad_input{};
+  std::array<float, 22> wide{};
+  wide[10] = -1;
+  const gc::Matrix<const float> input(x.data(), 2, 6), grad(output.data(), 2, 4);
+  net.forward(input, output, true);
+  net.backward(grad, grad_input);
+  net.forward(input, gc::Matrix<float>(wide.data(), 2, 4, 11), true);
+  net.backward(grad, gc::Matrix<float>(wide.data() + 4, 2, 6, 11));
+  CHECK(wide[11] == output[4] && wide[15] == grad_input[6] && wide[10] == -1 && output[4] != 0);
+}
+
 void tensors_and_ownership() {
   gc::Net<double> net(config());
   CHECK(net.in_features() == 6 && net.out_features() == 4 && net.num_parameters() == 10 && net.num_buffers() == 4);
@@ -216,6 +233,7 @@ int main(int argc, char **argv) {
   CHECK(gc::num_threads() == 2 && gc::num_threads_source() == "set_num_threads");
   gc::set_target(gc::target());
   steps(argv[1]);
+  strided_outputs();
   tensors_and_ownership();
   errors();
   files();

@@ -215,6 +215,12 @@ typedef struct gradcore_matrix {
   int64_t rows, cols, stride; /* stride >= cols */
 } gradcore_matrix;
 
+/* The same, to write to; between the rows nothing is touched. */
+typedef struct gradcore_output_matrix {
+  void *data;
+  int64_t rows, cols, stride; /* stride >= cols */
+} gradcore_output_matrix;
+
 /* Targets: labels [rows] (int64, each in [0, out)) or values [rows, out] of the net's dtype. */
 typedef struct gradcore_target_data {
   const int64_t *labels;  /* set for labels, else NULL */
@@ -231,6 +237,13 @@ GRADCORE_API gradcore_status gradcore_net_forward(gradcore_net *net, const gradc
  * and grad_input [rows, in_features] when it is not NULL. */
 GRADCORE_API gradcore_status gradcore_net_backward(gradcore_net *net, const gradcore_matrix *grad_output,
                                                    void *grad_input);
+
+/* The same two into matrices with a row stride, as are those of a larger array. They must not overlap what is read.
+ * output: [rows, out_features]. grad_input: NULL, or [rows, in_features]. */
+GRADCORE_API gradcore_status gradcore_net_forward_into(gradcore_net *net, const gradcore_matrix *input,
+                                                       int32_t training, const gradcore_output_matrix *output);
+GRADCORE_API gradcore_status gradcore_net_backward_into(gradcore_net *net, const gradcore_matrix *grad_output,
+                                                        const gradcore_output_matrix *grad_input);
 
 /* Forward, loss and backward in one call; overwrites the gradients; updates running statistics.
  * A loss or gradient that overflows is no error: it is the caller's to look at.

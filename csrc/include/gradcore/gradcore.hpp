@@ -107,6 +107,7 @@ struct Matrix {
       : data(data), rows(rows), cols(cols), stride(stride) {}
   constexpr operator Matrix<const T>() const noexcept { return {data, rows, cols, stride}; }
   constexpr gradcore_matrix c() const noexcept { return {data, rows, cols, stride}; }
+  constexpr gradcore_output_matrix c_output() const noexcept { return {data, rows, cols, stride}; }
 };
 
 // Labels [rows], each in [0, out_features), or values [rows, out_features].
@@ -292,6 +293,17 @@ class Net {
     if (!grad_input.empty()) detail::expect("grad_input", grad_output.rows * in_features_, grad_input.size());
     const gradcore_matrix dy = grad_output.c();
     detail::check(gradcore_net_backward(c(), &dy, grad_input.data()));
+  }
+  // Into rows with a stride: output [input.rows, out_features], grad_input [grad_output.rows, in_features].
+  void forward(Matrix<const T> input, Matrix<T> output, bool training = false) {
+    const gradcore_matrix x = input.c();
+    const gradcore_output_matrix y = output.c_output();
+    detail::check(gradcore_net_forward_into(c(), &x, training, &y));
+  }
+  void backward(Matrix<const T> grad_output, Matrix<T> grad_input) {
+    const gradcore_matrix dy = grad_output.c();
+    const gradcore_output_matrix dx = grad_input.c_output();
+    detail::check(gradcore_net_backward_into(c(), &dy, &dx));
   }
   double loss(Matrix<const T> input, const Target<T> &target, Loss loss) {
     const gradcore_matrix x = input.c();
