@@ -77,6 +77,16 @@ GRADCORE_INLINE void store(T *p, Vec<T> v) {
   *reinterpret_cast<typename VecTraits<T>::U *>(p) = v;
 }
 
+// The cache line at p, which need not be mapped: into the L2 cache, or to be written soon.
+template <class T>
+GRADCORE_INLINE void prefetch(const T *p) {
+  __builtin_prefetch(p, 0, 2);
+}
+template <class T>
+GRADCORE_INLINE void prefetch_to_write(const T *p) {
+  __builtin_prefetch(p, 1, 3);
+}
+
 #if GRADCORE_VECTOR_BYTES == 64
 GRADCORE_INLINE Vec<float> load_partial(const float *p, int n) {
   return Vec<float>(_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1u), p));

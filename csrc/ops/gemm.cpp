@@ -14,11 +14,12 @@ constexpr index kParamsDepthBlock = 256;
 // as even as possible: 32 rows as 6 + 6 + 5 + 5 + 5 + 5, where 6 + ... + 6 + 2 would end in a tile of
 // two rows that has not enough sums in flight.
 template <class T>
-void run_panel(const KernelSet<T> &set, index rows, int vectors, GemmTile<T> tile) noexcept {
+void run_panel(const KernelSet<T> &set, index rows, int vectors, GemmTile<T> tile, const T *next = nullptr, int next_lines = 0) noexcept {
   const index tallest = set.tile_rows[vectors - 1], count = (rows + tallest - 1) / tallest;
   const index height = rows / count, taller = rows % count;
   for (index i = 0; i < count; i++) {
     const index step = i < taller ? height + 1 : height;
+    tile.ahead = i < next_lines ? next + i * (64 / index(sizeof(T))) : tile.b;
     set.gemm_tile[step - 1][vectors - 1](tile);
     tile.a += step * tile.a_row;
     tile.c += step * tile.c_row;
@@ -79,7 +80,8 @@ void gemm_packed(const KernelSet<T> &set, index rows, index depth, index cols, c
                        ldc,
                        split.cols(panel),
                        k == 0 ? init : TileInit::accumulate,
-                       bias ? bias + begin : nullptr};
+                       bias ? bias + begin : nullptr,
+                       packed + depth * begin + k * width};
       run_panel(set, rows, split.vectors(panel), tile);
     }
   }
@@ -103,8 +105,12 @@ void gemm_params(const KernelSet<T> &set, index rows, index in, index out_begin,
                        in,
                        split.cols(panel),
                        r == 0 && !accumulate ? TileInit::zero : TileInit::accumulate,
-                       nullptr};
-      run_panel(set, out_end - out_begin, split.vectors(panel), tile);
+                       nullptr,
+                       x + r * ldx + begin};
+      const bool more_panels = panel + 1 < split.num_panels();
+      const T *next = more_panels ? x + r * ldx + split.begin(panel + 1) : r + block < rows ? x + (r + block) * ldx : tile.b;
+      const int next_lines = split.vectors(more_panels ? panel + 1 : 0) * set.lanes * int(sizeof(T)) / 64;
+      run_panel(set, out_end - out_begin, split.vectors(panel), tile, next, next_lines);
     }
   }
 }

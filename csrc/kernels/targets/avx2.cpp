@@ -11,7 +11,7 @@
 #define GRADCORE_TILE_VECTORS 3
 #define GRADCORE_PARAMS_VECTORS 2
 
-GRADCORE_TARGET_BEGIN("avx2,fma,bmi,bmi2,popcnt")
+GRADCORE_TARGET_BEGIN("avx2,fma,bmi,bmi2,popcnt,prfchw")
 #include "kernels/all-inl.h"
 GRADCORE_TARGET_END
 #endif

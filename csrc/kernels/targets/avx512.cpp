@@ -11,7 +11,7 @@
 #define GRADCORE_TILE_VECTORS 4
 #define GRADCORE_PARAMS_VECTORS 4
 
-GRADCORE_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,bmi,bmi2,popcnt")
+GRADCORE_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,bmi,bmi2,popcnt,prfchw")
 #include "kernels/all-inl.h"
 GRADCORE_TARGET_END
 #endif
