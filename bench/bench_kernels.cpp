@@ -46,7 +46,7 @@ void tiles(Suite<T> &suite) {
       const Array<T> a(rows * lda), b(depth * cols);
       Array<T> c(rows * cols);
       const GemmTile<T> tile{depth,    a.data(), lda, 1, b.data(), cols, c.data(), cols, int(cols),
-                             TileInit::zero, nullptr};
+                             TileInit::zero, nullptr, b.data()};
       suite.add(shape("gemm_tile", {rows, vectors}), {double(rows * cols), 2.0 * double(rows * cols * depth)},
                 [&] {
                   return error_of(c.data(), c.size(), [&](index i) {
@@ -66,8 +66,7 @@ void packed_product(Suite<T> &suite, index rows, index in, index out) {
   const index ldx = row_stride<T>(in), ldy = row_stride<T>(out);
   const Array<T> x(rows * ldx), weight(out * in), bias(out);
   Array<T> packed(packed_size(k, in, out)), y(rows * ldy);
-  const PanelSplit split(out, k.lanes, k.tile_vectors);
-  for (index p = 0; p < split.num_panels(); p++) pack_forward_panel(k, in, out, weight.data(), in, p, packed.data());
+  pack_forward(k, in, out, weight.data(), in, 0, out, packed.data());
   suite.add(shape("gemm_packed", {rows, in, out}), {double(rows * out), 2.0 * double(rows * in * out)},
             [&] {
               return error_of(y.data(), (rows - 1) * ldy + out, [&](index i) {
@@ -129,14 +128,10 @@ void packing(Suite<T> &suite) {
           wrong += packed[width * split.begin(p) + j] != weight[(split.begin(p) + j) * step];
       return wrong;
     };
-    suite.add(shape("pack_forward", {width, width}), work, [&] { return first_rows(width); }, [&] {
-      for (index p = 0; p < split.num_panels(); p++)
-        pack_forward_panel(k, width, width, weight.data(), width, p, packed.data());
-    });
-    suite.add(shape("pack_backward", {width, width}), work, [&] { return first_rows(1); }, [&] {
-      for (index p = 0; p < split.num_panels(); p++)
-        pack_backward_panel(k, width, width, weight.data(), width, p, packed.data());
-    });
+    suite.add(shape("pack_forward", {width, width}), work, [&] { return first_rows(width); },
+              [&] { pack_forward(k, width, width, weight.data(), width, 0, width, packed.data()); });
+    suite.add(shape("pack_backward", {width, width}), work, [&] { return first_rows(1); },
+              [&] { pack_backward(k, width, width, weight.data(), width, 0, width, packed.data()); });
   }
 }
 

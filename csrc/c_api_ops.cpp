@@ -90,13 +90,7 @@ void pack_weight(const KernelSet<T> &kernels, const gradcore_matrix &weight, boo
   packed.reserve(std::size_t(packed_size(kernels, forward ? in : out, forward ? out : in)) * sizeof(T));
   const T *w = static_cast<const T *>(weight.data);
   T *panels = static_cast<T *>(packed.data());
-  const PanelSplit split(forward ? out : in, kernels.lanes, kernels.tile_vectors);
-  for (index p = 0; p < split.num_panels(); p++) {
-    if (forward)
-      pack_forward_panel(kernels, in, out, w, weight.stride, p, panels);
-    else
-      pack_backward_panel(kernels, in, out, w, weight.stride, p, panels);
-  }
+  (forward ? pack_forward<T> : pack_backward<T>)(kernels, in, out, w, weight.stride, 0, out, panels);
 }
 
 template <class T>

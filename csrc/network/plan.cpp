@@ -2,22 +2,42 @@
 
 #include <algorithm>
 
+#include "ops/gemm.hpp"
+
 namespace gradcore {
 
 namespace {
 
-constexpr index kRowUnit = 8;  // tiles are multiples of this, so that register tiles are full
+constexpr index kRowUnit = 8;
 constexpr index kLeastTileRows = 16;
 constexpr index kMostTileRows = 96;
-constexpr index kTilesWanted = 8;     // a batch should give at least so many tiles, for balance
-constexpr double kChunkBytes = 16e6;  // about half of a server's L3 slice
+constexpr index kTilesWanted = 8;    // a chunk should give at least so many tiles, for balance
+constexpr double kChunkBytes = 2e6;  // a chunk's activations and deltas: about the L2 caches of two cores
 constexpr index kMinChunkRows = 256;  // fewer rows, and reading and writing dW costs more than its products
-constexpr index kStripRows = 96;      // rows of a weight in one ParamBlock: many, to reuse x's panels
+constexpr double kSpanBytes = 256e3;  // input and output of a layer for a span: a part of the L2 cache
+constexpr index kLeastSpanRows = 96;  // fewer, and reading the packed weights costs more than that
+constexpr index kStripRows = 64;      // rows of a weight in one ParamBlock: few, so that threads end together
+constexpr double kFillBytes = 1100e3;  // inputs and deltas that wait for their weight gradients: they stay in L2
 
 index round_up(index value, index unit) noexcept { return (value + unit - 1) / unit * unit; }
+index divide_up(index value, index by) noexcept { return (value + by - 1) / by; }
 
 index tile_rows(index rows) noexcept {
-  return std::clamp(round_up((rows + kTilesWanted - 1) / kTilesWanted, kRowUnit), kLeastTileRows, kMostTileRows);
+  return std::clamp(round_up(divide_up(rows, kTilesWanted), kRowUnit), kLeastTileRows, kMostTileRows);
+}
+
+double element_size(const Architecture &net) noexcept { return net.dtype == GRADCORE_FLOAT32 ? 4 : 8; }
+
+// Of what a backward pass needs: input, outputs, deltas, and what a normalization reads.
+double bytes_per_row(const Architecture &net) noexcept {
+  index elements = net.in_features();
+  for (const LayerSpec &layer : net.layers) elements += (layer.normalization ? 3 : 2) * layer.out;
+  return element_size(net) * double(elements);
+}
+
+index span_tiles(const Architecture &net, index rows, index tile) noexcept {
+  const double row_bytes = 2 * element_size(net) * double(net.max_width());
+  return divide_up(std::min(rows, std::max(kLeastSpanRows, index(kSpanBytes / row_bytes))), tile);
 }
 
 class ProgramBuilder {
@@ -31,6 +51,12 @@ class ProgramBuilder {
     program_.emplace_back();
   }
 
+  // Where each batch norm ends a stage anyway, its end will do.
+  void finish_delta(int layer, bool end_stage) {
+    program_.back().final_delta = layer;
+    if (end_stage) program_.emplace_back();
+  }
+
   void forward(bool training) {
     add(Step::load_input, 0);
     for (int l = 0; l < net_.depth(); l++) {
@@ -41,6 +67,7 @@ class ProgramBuilder {
   }
   void backward() {
     for (int l = net_.depth() - 2; l >= 0; l--) {
+      finish_delta(l + 1, !net_.layers[l].batch_norm());
       add(Step::backward_hidden, l);
       if (!net_.layers[l].batch_norm()) continue;
       merge(Stage::sums, l);
@@ -57,28 +84,35 @@ class ProgramBuilder {
 }  // namespace
 
 RowPlan plan_rows(const Architecture &net, index rows, bool whole_batch) noexcept {
-  const index tile = tile_rows(rows);
-  if (whole_batch || net.any_batch_norm) return {rows, rows, tile};
-  double row_bytes = 0;
-  const double element = net.dtype == GRADCORE_FLOAT32 ? 4 : 8;
-  for (const LayerSpec &layer : net.layers) row_bytes += element * double(layer.in + 2 * layer.out);
-  // A weight gradient is read and written once a chunk: at least as many rows as it has columns.
-  const index least = std::max(kMinChunkRows, net.max_width());
-  const index chunk = round_up(std::max(least, index(kChunkBytes / row_bytes)), tile);
-  return {rows, std::min(rows, chunk), tile};
+  const double row_bytes = bytes_per_row(net);
+  index chunk = rows;
+  if (!whole_batch && !net.any_batch_norm) {
+    // A weight gradient is read and written once a chunk: at least as many rows as it has columns.
+    const index most = std::max({kMinChunkRows, net.max_width(), index(kChunkBytes / row_bytes)});
+    chunk = divide_up(rows, divide_up(rows, most));
+  }
+  const index tile = tile_rows(chunk);
+  chunk = std::min(rows, round_up(chunk, tile));
+  const double layer_bytes = row_bytes * double(chunk) / net.depth();
+  return {rows, chunk, tile, span_tiles(net, chunk, tile), std::max<index>(1, index(kFillBytes / layer_bytes))};
 }
 
-RowPlan plan_inference(index rows) noexcept { return {rows, rows, tile_rows(rows)}; }
+RowPlan plan_inference(const Architecture &net, index rows) noexcept {
+  const index tile = tile_rows(rows);
+  return {rows, rows, tile, span_tiles(net, rows, tile), 1};
+}
 
-std::vector<ParamBlock> plan_params(const Architecture &net) {
+std::vector<ParamBlock> plan_params(const Architecture &net, int lanes, int tile_vectors) {
+  const index panels_per_strip = std::max<index>(1, kStripRows / (lanes * tile_vectors));
   std::vector<ParamBlock> blocks;
   for (int l = 0; l < net.depth(); l++) {
     const LayerSpec &layer = net.layers[l];
-    const index strips = (layer.out + kStripRows - 1) / kStripRows;
-    const index height = round_up((layer.out + strips - 1) / strips, 12);  // full register tiles of 6 and 4 rows
+    const PanelSplit split(layer.out, lanes, tile_vectors);
+    const index strips = divide_up(split.num_panels(), panels_per_strip);
     const index offset = net.parameters[layer.weight].offset;
-    for (index begin = 0; begin < layer.out; begin += height) {
-      const index end = std::min(begin + height, layer.out);
+    for (index strip = 0; strip < strips; strip++) {
+      const index first = split.num_panels() * strip / strips, last = split.num_panels() * (strip + 1) / strips;
+      const index begin = split.begin(first), end = std::min(split.begin(last), layer.out);
       blocks.push_back({ParamBlock::weight, l, offset + begin * layer.in, (end - begin) * layer.in, begin, end});
     }
     const std::pair<ParamBlock::Kind, int> vectors[] = {{ParamBlock::bias, layer.bias},

@@ -9,13 +9,17 @@
 
 namespace gradcore {
 
-// A batch is taken in chunks; a chunk's activations and deltas are in memory together. A chunk is
-// taken in tiles; one thread takes a tile through the layers while it stays in its cache.
+// A batch is taken in chunks; a chunk's activations and deltas are in memory together. A chunk is cut into
+// tiles: sums over rows are kept for each tile and merged in order. A thread takes a span of neighbouring
+// tiles at once through the steps, while it stays in its cache; spans change no bit.
 struct RowPlan {
   index rows, chunk_rows, tile_rows;
+  index span_tiles;   // at most
+  index fill_layers;  // weight gradients follow each so many layers of a backward pass
 
   index num_chunks() const noexcept { return (rows + chunk_rows - 1) / chunk_rows; }
-  index max_tiles() const noexcept { return (chunk_rows + tile_rows - 1) / tile_rows; }  // of a chunk
+  index max_tiles() const noexcept { return tiles_of(chunk_rows); }  // of a chunk
+  index tiles_of(index count) const noexcept { return (count + tile_rows - 1) / tile_rows; }
   // Rows of tile t in a batch of one chunk.
   index tile_count(index t) const noexcept { return (t + 1) * tile_rows <= rows ? tile_rows : rows - t * tile_rows; }
 };
@@ -23,7 +27,7 @@ struct RowPlan {
 // whole_batch: all rows in one chunk (batch norm; or backward is a later call).
 RowPlan plan_rows(const Architecture &net, index rows, bool whole_batch) noexcept;
 // Tiles alone matter: nothing is kept.
-RowPlan plan_inference(index rows) noexcept;
+RowPlan plan_inference(const Architecture &net, index rows) noexcept;
 
 // A contiguous piece of the flat parameter buffer: rows [out_begin, out_end) of a weight, or a whole
 // vector. The unit of work for weight gradients, norms and updates.
@@ -33,9 +37,10 @@ struct ParamBlock {
   index offset, size;
   index out_begin, out_end;
 };
-std::vector<ParamBlock> plan_params(const Architecture &net);
+// Strips end where panels of packed weights do, so that a strip can be packed by itself.
+std::vector<ParamBlock> plan_params(const Architecture &net, int lanes, int tile_vectors);
 
-// A pass is a list of stages; a thread takes each of its tiles through all steps of a stage, and all
+// A pass is a list of stages; a thread takes each of its spans through all steps of a stage, and all
 // threads meet after a stage that ends in a merge (statistics of the whole batch).
 struct Step {
   enum Kind {
@@ -54,6 +59,7 @@ struct Step {
 struct Stage {
   enum Merge { none, moments, sums } merge = none;
   int layer = -1;  // of the merge
+  int final_delta = -1;  // the layer whose delta is final after the stage
   std::vector<Step> steps;
 };
 using Program = std::vector<Stage>;

@@ -27,18 +27,28 @@ Share share_of(index count, const Team &team) noexcept {
 
 }  // namespace
 
-// A claim that fails has still raised the counter: after a phase it stands `size` beyond the tasks,
-// so that the next phase's first ticket is known without a reset, and without another meeting.
+// The claims of one thread on the tasks of a run's phases. Every thread passes the same phases in the same order.
 template <class T>
 class Schedule<T>::Phases {
  public:
   Phases(std::atomic<index> &next, const Team &team) noexcept : team(team), next_(next) {}
 
-  // task(i) for the i in [0, count) that this thread claims.
+  // task(i) for up to `most` of the i in [0, end) that this thread claims; those from `end` on come later.
+  template <class F>
+  void run_some(index end, index most, F &&task) noexcept {
+    index next = next_.load(std::memory_order_relaxed);
+    while (most > 0 && next < first_ + end) {
+      if (!next_.compare_exchange_weak(next, next + 1, std::memory_order_relaxed)) continue;
+      task(next - first_);
+      most--;
+      next = next_.load(std::memory_order_relaxed);
+    }
+  }
+  // task(i) for all the i in [0, count) that this thread claims: the phase's end.
   template <class F>
   void run(index count, F &&task) noexcept {
-    for (index i; (i = next_.fetch_add(1, std::memory_order_relaxed) - first_) < count;) task(i);
-    first_ += count + team.size;
+    run_some(count, count, task);
+    first_ += count;
   }
   const Team &team;
 
@@ -53,55 +63,52 @@ Schedule<T>::Schedule(const Architecture &net, const KernelSet<T> &kernels, T *p
       kernels_(kernels),
       parameters_(parameters),
       gradients_(gradients),
-      blocks_(plan_params(net)),
+      blocks_(plan_params(net, kernels.lanes, kernels.tile_vectors)),
       workspace_(net, kernels, parameters, buffers),
       flow_(net, kernels, blocks_),
       block_sumsq_(blocks_.size()) {
   for (int kind = 0; kind < kNumPassKinds; kind++) programs_[kind] = plan_program(net, PassKind(kind));
-  for (const bool forward : {true, false}) {
-    for (int l = forward ? 0 : net.depth() - 1; forward ? l < net.depth() : l >= 0; l += forward ? 1 : -1) {
-      const index cols = forward ? net.layers[l].out : net.layers[l].in;
-      const PanelSplit split(cols, kernels.lanes, kernels.tile_vectors);
-      for (index panel = 0; panel < split.num_panels(); panel++) pack_tasks_.push_back({l, panel, forward});
-    }
-    if (forward) num_forward_packs_ = index(pack_tasks_.size());
+  for (int l = net.depth() - 1; l >= 0; l--) {  // as a backward pass makes the deltas
+    for (index i = 0; i < index(blocks_.size()); i++)
+      if (blocks_[i].layer == l) fill_order_.push_back(i);
+    fill_end_.insert(fill_end_.begin(), index(fill_order_.size()));
   }
+  for (index i = 0; i < index(blocks_.size()); i++)
+    if (blocks_[i].kind == ParamBlock::weight) strips_.push_back(i);
 }
 
 template <class T>
-int Schedule<T>::threads_for_pass(const PassRequest<T> &request, const RowPlan &plan) const noexcept {
+int Schedule<T>::threads_for_pass(const PassRequest<T> &request) const noexcept {
   const double passes = request.kind == PassKind::gradient ? 3 : has_backward(request.kind) ? 2 : 1;
   const double flops = passes * net_.forward_flops_per_row() * double(request.rows);
   // Weight gradients are cut by parameters, so that a backward pass has work for more threads than tiles.
   const index pieces =
-      has_backward(request.kind) ? std::max(plan.max_tiles(), index(blocks_.size())) : plan.max_tiles();
+      has_backward(request.kind) ? std::max(plan_.max_tiles(), index(blocks_.size())) : plan_.max_tiles();
   return threads_for(flops, pieces);
 }
 
 template <class T>
 PassResult Schedule<T>::run(const PassRequest<T> &request) {
   const bool training = is_training(request.kind);
-  const RowPlan plan =
-      training ? plan_rows(net_, request.rows, request.kind != PassKind::gradient) : plan_inference(request.rows);
+  plan_ = training ? plan_rows(net_, request.rows, request.kind != PassKind::gradient)
+                   : plan_inference(net_, request.rows);
   // Backward finds what forward saved only in the layout of forward.
   const int slots = has_forward(request.kind) ? get_num_threads() : workspace_.threads();
-  const int threads = std::min(slots, threads_for_pass(request, plan));
-  workspace_.prepare({plan, slots, training, request.record});
+  const int threads = std::min(slots, threads_for_pass(request));
+  workspace_.prepare({plan_, slots, training, request.record});
   recorder_ = nullptr;
   if (request.record) {
-    flow_.begin(plan, threads);
+    flow_.begin(plan_, threads);
     recorder_ = &flow_;
   }
   result_ = PassResult{};
   input_finite_.store(true, std::memory_order_relaxed);
   next_task_.store(0, std::memory_order_relaxed);
-  pack_begin_ = forward_packed_ || !has_forward(request.kind) ? num_forward_packs_ : 0;
-  pack_end_ = backward_packed_ || !has_backward(request.kind) ? num_forward_packs_ : index(pack_tasks_.size());
   if (!training)
     for (const LayerState<T> &layer : workspace_.layers)
       if (layer.spec->batch_norm()) batch_norm_from_running(layer);
 
-  run_team(threads, [&](const Team &team) { run_thread(request, plan, team); });
+  run_team(threads, [&](const Team &team) { run_thread(request, team); });
 
   result_.input_finite = input_finite_.load(std::memory_order_relaxed);
   if (!result_.input_finite) return result_;
@@ -131,185 +138,235 @@ PassResult Schedule<T>::update(const PassRequest<T> &request) {
 }
 
 template <class T>
-void Schedule<T>::run_thread(const PassRequest<T> &request, const RowPlan &plan, const Team &team) noexcept {
+void Schedule<T>::run_thread(const PassRequest<T> &request, const Team &team) noexcept {
   Phases phases(next_task_, team);
-  prologue(request, plan, phases);
+  prologue(request, phases);
   if (!input_finite_.load(std::memory_order_relaxed)) return;
-  for (index chunk = 0; chunk < plan.num_chunks(); chunk++) {
+  for (index chunk = 0; chunk < plan_.num_chunks(); chunk++) {
     if (chunk > 0) team.meet();  // all have read the last chunk's deltas
-    run_chunk(request, plan, chunk, team);
+    run_chunk(request, chunk, phases);
     if (!has_backward(request.kind)) continue;
     team.meet();
-    const index rows = std::min(plan.chunk_rows, plan.rows - chunk * plan.chunk_rows);
-    const index tiles = (rows + plan.tile_rows - 1) / plan.tile_rows;
-    const bool last = chunk + 1 == plan.num_chunks();
-    phases.run(index(blocks_.size()), [&](index block) {
-      fill_gradient(block, rows, tiles, chunk > 0);
-      if (last && (request.optimizer || recorder_)) measure_gradient(request, block, team.rank);
-    });
+    phases.run(index(blocks_.size()), [&](index i) { fill_gradient(request, fill_order_[i], chunk, team.rank); });
   }
   if (request.optimizer) update_parameters(request, phases);
 }
 
 // Packs the weights that changed and looks at the input, so that nothing is touched when it is not finite.
 template <class T>
-void Schedule<T>::prologue(const PassRequest<T> &request, const RowPlan &plan, Phases &phases) noexcept {
+void Schedule<T>::prologue(const PassRequest<T> &request, Phases &phases) noexcept {
   const InputView<T> &view = has_forward(request.kind) ? request.input : request.grad_output;
   const index cols = has_forward(request.kind) ? net_.in_features() : net_.out_features();
-  const index packs = pack_end_ - pack_begin_, checks = (plan.rows + plan.tile_rows - 1) / plan.tile_rows;
-  phases.run(packs + checks, [&](index task) {
-    if (task < packs) return pack(pack_tasks_[pack_begin_ + task]);
-    const index row = (task - packs) * plan.tile_rows;
-    if (!kernels_.all_finite(std::min(plan.tile_rows, plan.rows - row), cols, view.data + row * view.stride,
+  const index strips = index(strips_.size()), checks = plan_.tiles_of(plan_.rows);
+  const index forward = has_forward(request.kind) && !forward_packed_ ? strips : 0;
+  const index backward = has_backward(request.kind) && !backward_packed_ ? strips : 0;
+  phases.run(forward + backward + checks, [&](index task) {
+    if (task < forward) return pack(blocks_[strips_[task]], true);
+    if ((task -= forward) < backward) return pack(blocks_[strips_[task]], false);
+    const index row = (task - backward) * plan_.tile_rows;
+    if (!kernels_.all_finite(std::min(plan_.tile_rows, plan_.rows - row), cols, view.data + row * view.stride,
                              view.stride))
       input_finite_.store(false, std::memory_order_relaxed);
   });
   phases.team.meet();
   if (phases.team.rank != 0) return;
-  forward_packed_ |= has_forward(request.kind);
-  backward_packed_ |= has_backward(request.kind);
+  forward_packed_ |= forward > 0;
+  backward_packed_ |= backward > 0;
+}
+
+// Strips begin and end where forward panels do (plan_params).
+template <class T>
+void Schedule<T>::pack(const ParamBlock &strip, bool forward) noexcept {
+  const LayerState<T> &layer = workspace_.layers[strip.layer];
+  const index in = layer.spec->in, out = layer.spec->out;
+  (forward ? pack_forward<T> : pack_backward<T>)(kernels_, in, out, layer.weight, in, strip.out_begin, strip.out_end,
+                                                 forward ? layer.forward_panels : layer.backward_panels);
 }
 
 template <class T>
-void Schedule<T>::pack(const PackTask &task) noexcept {
-  const LayerState<T> &layer = workspace_.layers[task.layer];
-  if (task.forward)
-    pack_forward_panel(kernels_, layer.spec->in, layer.spec->out, layer.weight, layer.spec->in, task.panel,
-                       layer.forward_panels);
-  else
-    pack_backward_panel(kernels_, layer.spec->in, layer.spec->out, layer.weight, layer.spec->in, task.panel,
-                        layer.backward_panels);
-}
-
-template <class T>
-void Schedule<T>::run_chunk(const PassRequest<T> &request, const RowPlan &plan, index chunk,
-                            const Team &team) noexcept {
-  const index first = chunk * plan.chunk_rows, rows = std::min(plan.chunk_rows, plan.rows - first);
-  const Share tiles = share_of((rows + plan.tile_rows - 1) / plan.tile_rows, team);
+void Schedule<T>::run_chunk(const PassRequest<T> &request, index chunk, Phases &phases) noexcept {
   for (const Stage &stage : programs_[int(request.kind)]) {
-    for (index t = tiles.begin; t < tiles.end; t++) {
-      const index row = t * plan.tile_rows;
-      const Tile tile{t, row, first + row, std::min(plan.tile_rows, rows - row), team.rank};
-      for (const Step &step : stage.steps) run_step(step, request, tile);
-    }
-    if (stage.merge != Stage::none) merge(stage, plan, team);
+    run_spans(stage, request, chunk, phases.team);
+    if (stage.merge != Stage::none) merge(stage, phases.team);
+    if (stage.final_delta >= 0 && (net_.depth() - stage.final_delta) % plan_.fill_layers == 0)
+      fill_early(request, stage, chunk, phases);
+  }
+}
+
+// Weight gradients of the layers whose deltas have become final, while those are in cache. No thread takes more than
+// its share, since the others would wait for it; what is left over is claimed at the end.
+template <class T>
+void Schedule<T>::fill_early(const PassRequest<T> &request, const Stage &stage, index chunk, Phases &phases) noexcept {
+  if (stage.merge == Stage::none) phases.team.meet();
+  const int l = stage.final_delta, before = l + int(plan_.fill_layers);
+  const index end = fill_end_[l], begin = before < net_.depth() ? fill_end_[before] : 0;
+  phases.run_some(end, (end - begin) / phases.team.size,
+                  [&](index i) { fill_gradient(request, fill_order_[i], chunk, phases.team.rank); });
+}
+
+// This thread's share of a chunk's tiles, span by span.
+template <class T>
+void Schedule<T>::run_spans(const Stage &stage, const PassRequest<T> &request, index chunk,
+                            const Team &team) noexcept {
+  const index chunk_row = chunk * plan_.chunk_rows, rows = chunk_rows(chunk);
+  const Share tiles = share_of(plan_.tiles_of(rows), team);
+  const index count = tiles.end - tiles.begin, spans = (count + plan_.span_tiles - 1) / plan_.span_tiles;
+  for (index s = 0; s < spans; s++) {
+    const index begin = tiles.begin + count * s / spans, end = tiles.begin + count * (s + 1) / spans;
+    const index row = begin * plan_.tile_rows;
+    const Tile span{begin, row, chunk_row + row, std::min(end * plan_.tile_rows, rows) - row, team.rank};
+    for (const Step &step : stage.steps) run_step(step, request, span);
   }
 }
 
 template <class T>
-void Schedule<T>::merge(const Stage &stage, const RowPlan &plan, const Team &team) noexcept {
+void Schedule<T>::merge(const Stage &stage, const Team &team) noexcept {
   const LayerState<T> &layer = workspace_.layers[stage.layer];
   team.meet();
   const Share share = share_of(layer.spec->out, team);
   if (stage.merge == Stage::moments)
-    batch_norm_merge_moments(layer, plan, {share.begin, share.end});
+    batch_norm_merge_moments(layer, plan_, {share.begin, share.end});
   else
-    batch_norm_merge_sums(layer, plan, {share.begin, share.end});
+    batch_norm_merge_sums(layer, plan_, {share.begin, share.end});
   team.meet();
 }
 
 template <class T>
-void Schedule<T>::run_step(const Step &step, const PassRequest<T> &request, const Tile &tile) noexcept {
+void Schedule<T>::run_step(const Step &step, const PassRequest<T> &request, const Tile &span) noexcept {
   const LayerState<T> &layer = workspace_.layers[step.layer];
-  const bool training = is_training(request.kind);
   switch (step.kind) {
     case Step::load_input:
-      return load_input(request, tile);
+      return load_input(request, span);
     case Step::dense:
-      dense_forward(kernels_, layer, tile);
-      if (training && layer.spec->batch_norm()) batch_norm_moments(kernels_, layer, tile);
-      return;
+      return forward_dense(step.layer, span, is_training(request.kind));
     case Step::finish:
-      return finish_hidden(step.layer, tile, training);
+      return finish_hidden(step.layer, span, is_training(request.kind));
     case Step::store_output:
-      return kernels_.copy(tile.count, layer.spec->out, layer.z.rows(tile), layer.z.ld,
-                           request.output.data + tile.batch_row * request.output.stride, request.output.stride);
+      return kernels_.copy(span.count, layer.spec->out, layer.z.rows(span), layer.z.ld,
+                           request.output.data + span.batch_row * request.output.stride, request.output.stride);
     case Step::loss:
-      return compute_loss(request, tile);
+      return compute_loss(request, span);
     case Step::load_grad_output:
-      return load_grad_output(request, tile);
+      return load_grad_output(request, span);
     case Step::backward_hidden:
-      return backward_hidden(step.layer, tile);
+      return backward_hidden(step.layer, span);
     case Step::backward_norm:
-      batch_norm_backward(kernels_, layer, tile);
-      if (recorder_) recorder_->delta(step.layer, layer, tile);
-      return;
+      return backward_norm(step.layer, span);
     case Step::store_grad_input:
-      return store_grad_input(request, tile);
+      return store_grad_input(request, span);
   }
 }
 
+// f(tile) for each tile of a span: sums over rows are kept apart by tile.
 template <class T>
-void Schedule<T>::load_input(const PassRequest<T> &request, const Tile &tile) noexcept {
+template <class F>
+void Schedule<T>::for_tiles(const Tile &span, F &&f) const noexcept {
+  for (index row = 0; row < span.count; row += plan_.tile_rows)
+    f(Tile{span.id + row / plan_.tile_rows, span.first + row, span.batch_row + row,
+           std::min(plan_.tile_rows, span.count - row), span.rank, row});
+}
+
+template <class T>
+void Schedule<T>::load_input(const PassRequest<T> &request, const Tile &span) noexcept {
   const Matrix<T> &x = workspace_.layers[0].x;
-  kernels_.copy(tile.count, net_.in_features(), request.input.data + tile.batch_row * request.input.stride,
-                request.input.stride, x.rows(tile), x.ld);
+  kernels_.copy(span.count, net_.in_features(), request.input.data + span.batch_row * request.input.stride,
+                request.input.stride, x.rows(span), x.ld);
 }
 
 template <class T>
-void Schedule<T>::finish_hidden(int l, const Tile &tile, bool training) noexcept {
+void Schedule<T>::forward_dense(int l, const Tile &span, bool training) noexcept {
   const LayerState<T> &layer = workspace_.layers[l];
-  if (layer.spec->batch_norm()) batch_norm_forward(kernels_, layer, tile);
-  if (layer.spec->row_norm()) layer_norm_forward(kernels_, layer, tile);
-  activation_forward(kernels_, layer, tile);
-  if (recorder_ && training) recorder_->activation(l, layer, tile);
-  if (layer.spec->residual)
-    kernels_.add(tile.count, layer.spec->out, layer.x.rows(tile), layer.x.ld, layer.h.rows(tile), layer.h.ld);
-  if (recorder_ && training) recorder_->output(l, layer, tile);
+  dense_forward(kernels_, layer, span);
+  if (training && layer.spec->batch_norm())
+    for_tiles(span, [&](const Tile &tile) { batch_norm_moments(kernels_, layer, tile); });
 }
 
 template <class T>
-void Schedule<T>::compute_loss(const PassRequest<T> &request, const Tile &tile) noexcept {
+void Schedule<T>::finish_hidden(int l, const Tile &span, bool training) noexcept {
+  const LayerState<T> &layer = workspace_.layers[l];
+  const bool record = recorder_ && training;
+  if (layer.spec->batch_norm()) batch_norm_forward(kernels_, layer, span);
+  if (layer.spec->row_norm()) layer_norm_forward(kernels_, layer, span);
+  activation_forward(kernels_, layer, span);
+  if (record) for_tiles(span, [&](const Tile &tile) { recorder_->activation(l, layer, tile); });
+  if (layer.spec->residual)
+    kernels_.add(span.count, layer.spec->out, layer.x.rows(span), layer.x.ld, layer.h.rows(span), layer.h.ld);
+  if (record) for_tiles(span, [&](const Tile &tile) { recorder_->output(l, layer, tile); });
+}
+
+template <class T>
+void Schedule<T>::compute_loss(const PassRequest<T> &request, const Tile &span) noexcept {
   const int last = net_.depth() - 1;
   const LayerState<T> &layer = workspace_.layers[last];
-  if (recorder_) recorder_->output(last, layer, tile);
-  T *y = layer.z.rows(tile);
-  const bool needs_grad = request.kind == PassKind::gradient;
-  workspace_.tile_loss[tile.id] += loss_rows(
-      kernels_, request.loss, tile.count, layer.spec->out, y, layer.z.ld, request.target.from_row(tile.batch_row),
-      T(loss_scale(request.loss, request.rows, layer.spec->out)), needs_grad ? y : nullptr, layer.z.ld);
-  if (recorder_) recorder_->delta(last, layer, tile);
+  const T scale = T(loss_scale(request.loss, request.rows, layer.spec->out));
+  for_tiles(span, [&](const Tile &tile) {
+    if (recorder_) recorder_->output(last, layer, tile);
+    T *y = layer.z.rows(tile);
+    workspace_.tile_loss[tile.id] +=
+        loss_rows(kernels_, request.loss, tile.count, layer.spec->out, y, layer.z.ld,
+                  request.target.from_row(tile.batch_row), scale, request.kind == PassKind::gradient ? y : nullptr,
+                  layer.z.ld);
+  });
+  if (request.kind == PassKind::gradient) record_delta(last, span);
 }
 
 template <class T>
-void Schedule<T>::load_grad_output(const PassRequest<T> &request, const Tile &tile) noexcept {
+void Schedule<T>::load_grad_output(const PassRequest<T> &request, const Tile &span) noexcept {
   const LayerState<T> &layer = workspace_.layers[net_.depth() - 1];
-  kernels_.copy(tile.count, layer.spec->out, request.grad_output.data + tile.batch_row * request.grad_output.stride,
-                request.grad_output.stride, layer.delta.rows(tile), layer.delta.ld);
+  kernels_.copy(span.count, layer.spec->out, request.grad_output.data + span.batch_row * request.grad_output.stride,
+                request.grad_output.stride, layer.delta.rows(span), layer.delta.ld);
 }
 
 // dL/dh = delta W of the layer above, plus its own dL/dh where a residual connection leads past it;
 // then dL/dy and, unless the batch norm's sums must be merged first, dL/dz.
 template <class T>
-void Schedule<T>::backward_hidden(int l, const Tile &tile) noexcept {
+void Schedule<T>::backward_hidden(int l, const Tile &span) noexcept {
   const LayerState<T> &layer = workspace_.layers[l], &above = workspace_.layers[l + 1];
   const LayerSpec &spec = *layer.spec;
   const bool apart = layer.saves_derivative || spec.residual || above.spec->residual;
-  const Matrix<T> &to = apart ? layer.grad_out : layer.delta;
-  T *grad = to.rows(tile);
-  dense_backward_input(kernels_, above, tile, grad, to.ld, above.spec->residual);
-  if (recorder_) recorder_->grad_output(l, tile, grad, to.ld);
-  activation_backward(kernels_, layer, tile, grad, to.ld);
-  if (recorder_ && spec.normalization) recorder_->grad_preact(l, layer, tile);
-  if (spec.batch_norm()) return batch_norm_sums(kernels_, layer, tile);
-  if (spec.row_norm()) layer_norm_backward(kernels_, layer, tile);
-  if (recorder_) recorder_->delta(l, layer, tile);
+  const Matrix<T> &grad = apart ? layer.grad_out : layer.delta;
+  dense_backward_input(kernels_, above, span, grad.rows(span), grad.ld, above.spec->residual);
+  if (recorder_)
+    for_tiles(span, [&](const Tile &tile) { recorder_->grad_output(l, tile, grad.rows(tile), grad.ld); });
+  activation_backward(kernels_, layer, span, grad.rows(span), grad.ld);
+  if (recorder_ && spec.normalization)
+    for_tiles(span, [&](const Tile &tile) { recorder_->grad_preact(l, layer, tile); });
+  if (spec.batch_norm())
+    return for_tiles(span, [&](const Tile &tile) { batch_norm_sums(kernels_, layer, tile); });
+  if (spec.row_norm()) for_tiles(span, [&](const Tile &tile) { layer_norm_backward(kernels_, layer, tile); });
+  record_delta(l, span);
 }
 
 template <class T>
-void Schedule<T>::store_grad_input(const PassRequest<T> &request, const Tile &tile) noexcept {
+void Schedule<T>::backward_norm(int l, const Tile &span) noexcept {
+  batch_norm_backward(kernels_, workspace_.layers[l], span);
+  record_delta(l, span);
+}
+
+template <class T>
+void Schedule<T>::record_delta(int l, const Tile &span) noexcept {
+  if (recorder_) for_tiles(span, [&](const Tile &tile) { recorder_->delta(l, workspace_.layers[l], tile); });
+}
+
+template <class T>
+void Schedule<T>::store_grad_input(const PassRequest<T> &request, const Tile &span) noexcept {
   const LayerState<T> &layer = workspace_.layers[0];
   const index stride = request.grad_input.stride;
-  T *to = request.grad_input.data + tile.batch_row * stride;
-  dense_backward_input(kernels_, layer, tile, to, stride, false);
+  T *to = request.grad_input.data + span.batch_row * stride;
+  dense_backward_input(kernels_, layer, span, to, stride, false);
   if (layer.spec->residual)
-    kernels_.add(tile.count, net_.in_features(), layer.grad_out.rows(tile), layer.grad_out.ld, to, stride);
+    kernels_.add(span.count, net_.in_features(), layer.grad_out.rows(span), layer.grad_out.ld, to, stride);
 }
 
-// The share of one chunk in the gradient of one block.
+// The share of one chunk in the gradient of one block; with the last one, its norm and statistics.
 template <class T>
-void Schedule<T>::fill_gradient(index block, index rows, index tiles, bool accumulate) noexcept {
-  const ParamBlock &b = blocks_[block];
+void Schedule<T>::fill_gradient(const PassRequest<T> &request, index block, index chunk, int rank) noexcept {
+  add_gradient(blocks_[block], chunk_rows(chunk), chunk > 0);
+  if (chunk + 1 == plan_.num_chunks() && (request.optimizer || recorder_)) measure_gradient(request, block, rank);
+}
+
+template <class T>
+void Schedule<T>::add_gradient(const ParamBlock &b, index rows, bool accumulate) noexcept {
   const LayerState<T> &layer = workspace_.layers[b.layer];
   switch (b.kind) {
     case ParamBlock::weight:
@@ -319,7 +376,7 @@ void Schedule<T>::fill_gradient(index block, index rows, index tiles, bool accum
       return dense_backward_bias(kernels_, layer, rows, gradients_ + b.offset, accumulate);
     case ParamBlock::norm_weight:
     case ParamBlock::norm_bias:
-      return fill_norm_gradient(b, tiles, accumulate);
+      return fill_norm_gradient(b, plan_.tiles_of(rows), accumulate);
   }
 }
 
@@ -367,14 +424,17 @@ void Schedule<T>::update_parameters(const PassRequest<T> &request, Phases &phase
   typename Optimizer<T>::Clip clip;
   if (clips) clip.coef = std::min(1.0, request.clip_norm / (norm + 1e-6));
   clip.value = request.clip_value;
-  phases.run(index(blocks_.size()), [&](index block) {
-    request.optimizer->update(kernels_, blocks_[block], parameters_, gradients_, clip,
-                              recorder_ ? recorder_->update_sumsq(block) : nullptr);
+  phases.run(index(blocks_.size()), [&](index i) {
+    const ParamBlock &block = blocks_[i];
+    request.optimizer->update(kernels_, block, parameters_, gradients_, clip,
+                              recorder_ ? recorder_->update_sumsq(i) : nullptr);
+    if (block.kind != ParamBlock::weight) return;
+    for (const bool forward : {true, false}) pack(block, forward);  // while the weights are in cache
   });
   phases.team.meet();
   if (phases.team.rank != 0) return;
   request.optimizer->step++;
-  parameters_changed();
+  forward_packed_ = backward_packed_ = true;
 }
 
 template <class T>

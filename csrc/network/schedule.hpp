@@ -64,32 +64,39 @@ class Schedule {
   index workspace_bytes() const noexcept { return workspace_.bytes(); }
 
  private:
-  struct PackTask {
-    int layer;
-    index panel;
-    bool forward;
-  };
   // Claims tasks of the phases of one run. Every thread passes the same phases in the same order.
   class Phases;
 
-  void run_thread(const PassRequest<T> &request, const RowPlan &plan, const Team &team) noexcept;
-  void prologue(const PassRequest<T> &request, const RowPlan &plan, Phases &phases) noexcept;
-  void pack(const PackTask &task) noexcept;
-  void run_chunk(const PassRequest<T> &request, const RowPlan &plan, index chunk, const Team &team) noexcept;
-  void run_step(const Step &step, const PassRequest<T> &request, const Tile &tile) noexcept;
-  void load_input(const PassRequest<T> &request, const Tile &tile) noexcept;
-  void finish_hidden(int l, const Tile &tile, bool training) noexcept;
-  void compute_loss(const PassRequest<T> &request, const Tile &tile) noexcept;
-  void load_grad_output(const PassRequest<T> &request, const Tile &tile) noexcept;
-  void backward_hidden(int l, const Tile &tile) noexcept;
-  void store_grad_input(const PassRequest<T> &request, const Tile &tile) noexcept;
-  void merge(const Stage &stage, const RowPlan &plan, const Team &team) noexcept;
-  void fill_gradient(index block, index rows, index tiles, bool accumulate) noexcept;
+  void run_thread(const PassRequest<T> &request, const Team &team) noexcept;
+  void prologue(const PassRequest<T> &request, Phases &phases) noexcept;
+  void pack(const ParamBlock &strip, bool forward) noexcept;
+  void run_chunk(const PassRequest<T> &request, index chunk, Phases &phases) noexcept;
+  void run_spans(const Stage &stage, const PassRequest<T> &request, index chunk, const Team &team) noexcept;
+  void run_step(const Step &step, const PassRequest<T> &request, const Tile &span) noexcept;
+  template <class F>
+  void for_tiles(const Tile &span, F &&f) const noexcept;
+  void load_input(const PassRequest<T> &request, const Tile &span) noexcept;
+  void forward_dense(int l, const Tile &span, bool training) noexcept;
+  void finish_hidden(int l, const Tile &span, bool training) noexcept;
+  void compute_loss(const PassRequest<T> &request, const Tile &span) noexcept;
+  void load_grad_output(const PassRequest<T> &request, const Tile &span) noexcept;
+  void backward_hidden(int l, const Tile &span) noexcept;
+  void backward_norm(int l, const Tile &span) noexcept;
+  void record_delta(int l, const Tile &span) noexcept;
+  void store_grad_input(const PassRequest<T> &request, const Tile &span) noexcept;
+  void merge(const Stage &stage, const Team &team) noexcept;
+  void fill_early(const PassRequest<T> &request, const Stage &stage, index chunk, Phases &phases) noexcept;
+  void fill_gradient(const PassRequest<T> &request, index block, index chunk, int rank) noexcept;
+  void add_gradient(const ParamBlock &block, index rows, bool accumulate) noexcept;
   void fill_norm_gradient(const ParamBlock &block, index tiles, bool accumulate) noexcept;
   void measure_gradient(const PassRequest<T> &request, index block, int rank) noexcept;
+  index chunk_rows(index chunk) const noexcept {
+    const index left = plan_.rows - chunk * plan_.chunk_rows;
+    return left < plan_.chunk_rows ? left : plan_.chunk_rows;
+  }
   void update_parameters(const PassRequest<T> &request, Phases &phases) noexcept;
   double total_norm() const noexcept;
-  int threads_for_pass(const PassRequest<T> &request, const RowPlan &plan) const noexcept;
+  int threads_for_pass(const PassRequest<T> &request) const noexcept;
   double tile_losses() const noexcept;
 
   const Architecture &net_;
@@ -97,16 +104,17 @@ class Schedule {
   T *const parameters_, *const gradients_;
   const std::vector<ParamBlock> blocks_;
   Program programs_[kNumPassKinds];
-  std::vector<PackTask> pack_tasks_;  // forward panels, then backward panels
-  index num_forward_packs_ = 0;
+  std::vector<index> strips_;      // the blocks that are parts of weights
+  std::vector<index> fill_order_;  // of the blocks in a backward pass
+  std::vector<index> fill_end_;    // of each layer, in fill_order_
   Workspace<T> workspace_;
   GradientFlow<T> flow_;
   std::vector<double> block_sumsq_;
+  RowPlan plan_{};                       // of the running pass
   GradientFlow<T> *recorder_ = nullptr;  // of the running pass
   PassResult result_;
   std::atomic<index> next_task_{0};
   std::atomic<bool> input_finite_{true};
-  index pack_begin_ = 0, pack_end_ = 0;  // of the running pass
   bool forward_packed_ = false, backward_packed_ = false;
 };
 

@@ -61,11 +61,11 @@ class Arena {
     const index ld = row_stride<T>(cols);
     return {take<T>(rows * ld), ld, 0};
   }
-  // A tile for each thread.
+  // A span for each thread.
   template <class T>
-  Matrix<T> scratch(index tile_rows, index cols, int threads) noexcept {
+  Matrix<T> scratch(index span_rows, index cols, int threads) noexcept {
     const index ld = row_stride<T>(cols);
-    return {take<T>(threads * tile_rows * ld), ld, tile_rows * ld};
+    return {take<T>(threads * span_rows * ld), ld, span_rows * ld};
   }
   std::size_t used() const noexcept { return used_; }
 
@@ -117,17 +117,16 @@ void Workspace<T>::prepare(const WorkspaceShape &shape) {
 
 template <class T>
 void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcept {
-  const index chunk = shape.plan.chunk_rows, tile = shape.plan.tile_rows;
+  const index chunk = shape.plan.chunk_rows, span = shape.plan.span_tiles * shape.plan.tile_rows;
   const index width = net_.max_width();
   // Inference needs the input and the output of one layer at a time.
   Matrix<T> alternate[2];
   if (!shape.training)
-    for (Matrix<T> &m : alternate) m = arena.scratch<T>(tile, width, shape.threads);
-  // With residual connections dL/dh outlives a layer's step; batch norm then makes it outlive a tile's.
+    for (Matrix<T> &m : alternate) m = arena.scratch<T>(span, width, shape.threads);
+  // With residual connections dL/dh outlives a layer's step, and all spans take a step before the next.
   Matrix<T> grad_out;
   if (shape.training)
-    grad_out = net_.any_residual && net_.any_batch_norm ? arena.matrix<T>(chunk, width)
-                                                        : arena.scratch<T>(tile, width, shape.threads);
+    grad_out = net_.any_residual ? arena.matrix<T>(chunk, width) : arena.scratch<T>(span, width, shape.threads);
 
   Matrix<T> x = shape.training ? arena.matrix<T>(chunk, net_.in_features()) : alternate[0];
   for (int l = 0; l < net_.depth(); l++) {
@@ -151,7 +150,7 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
     if (spec.row_norm())
       for (Matrix<T> *numbers : {&layer.row_mean, &layer.row_inv_std})
         *numbers = shape.training ? Matrix<T>{arena.take<T>(chunk), 1, 0}
-                                  : Matrix<T>{arena.take<T>(tile * shape.threads), 1, tile};
+                                  : Matrix<T>{arena.take<T>(span * shape.threads), 1, span};
     layer.partial_ld = row_stride<T>(spec.out);
     const bool needs_partials = spec.normalization && shape.training;
     layer.partials = arena.take<T>(needs_partials ? shape.plan.max_tiles() * layer.kPartials * layer.partial_ld : 0);

@@ -27,23 +27,26 @@ class AlignedBuffer {
   std::size_t bytes_ = 0;
 };
 
-// Rows of a chunk that one thread works on.
+// Rows of a chunk that one thread works on: a tile, or a span of neighbouring ones.
 struct Tile {
-  index id;         // within its chunk
+  index id;         // within its chunk; of a span, its first tile's
   index first;      // row within the chunk
   index batch_row;  // row within the batch
   index count;
-  int rank;  // of the thread
+  int rank;           // of the thread
+  index in_span = 0;  // row within the span
 };
 
-// A row-major matrix with one row for each of a chunk, or (per_thread) one tile for each thread.
+// A row-major matrix with one row for each of a chunk, or (per_thread) one span for each thread.
 template <class T>
 struct Matrix {
   T *data = nullptr;
   index ld = 0;
-  index rank_stride = 0;  // elements from one thread's tile to the next; 0: all rows of the chunk
+  index rank_stride = 0;  // elements from one thread's span to the next; 0: all rows of the chunk
 
-  T *rows(const Tile &tile) const noexcept { return data + (rank_stride ? tile.rank * rank_stride : tile.first * ld); }
+  T *rows(const Tile &tile) const noexcept {
+    return data + (rank_stride ? tile.rank * rank_stride + tile.in_span * ld : tile.first * ld);
+  }
 };
 
 // All that the passes of one layer work on. Pointers into the net's flat buffers and the workspace.
@@ -80,7 +83,7 @@ struct WorkspaceShape {
 
   bool operator==(const WorkspaceShape &other) const noexcept {
     return plan.rows == other.plan.rows && plan.chunk_rows == other.plan.chunk_rows &&
-           plan.tile_rows == other.plan.tile_rows && threads == other.threads && training == other.training &&
+           plan.tile_rows == other.plan.tile_rows && plan.span_tiles == other.plan.span_tiles && threads == other.threads && training == other.training &&
            record == other.record;
   }
 };

@@ -46,20 +46,26 @@ index packed_size(const KernelSet<T> &set, index depth, index cols) noexcept {
 }
 
 template <class T>
-void pack_forward_panel(const KernelSet<T> &set, index in, index out, const T *weight, index ld, index panel,
-                        T *packed) noexcept {
+void pack_forward(const KernelSet<T> &set, index in, index out, const T *weight, index ld, index out_begin,
+                  index out_end, T *packed) noexcept {
   const PanelSplit split(out, set.lanes, set.tile_vectors);
-  const index begin = split.begin(panel);
-  set.pack_transposed(in, split.cols(panel), weight + begin * ld, ld, split.vectors(panel) * set.lanes,
-                      packed + in * begin);
+  for (index panel = 0; panel < split.num_panels(); panel++) {
+    const index begin = split.begin(panel);
+    if (begin >= out_begin && begin < out_end)
+      set.pack_transposed(in, split.cols(panel), weight + begin * ld, ld, split.vectors(panel) * set.lanes,
+                          packed + in * begin);
+  }
 }
 
 template <class T>
-void pack_backward_panel(const KernelSet<T> &set, index in, index out, const T *weight, index ld, index panel,
-                         T *packed) noexcept {
+void pack_backward(const KernelSet<T> &set, index in, index out, const T *weight, index ld, index out_begin,
+                   index out_end, T *packed) noexcept {
   const PanelSplit split(in, set.lanes, set.tile_vectors);
-  const index begin = split.begin(panel);
-  set.pack_rows(out, split.cols(panel), weight + begin, ld, split.vectors(panel) * set.lanes, packed + out * begin);
+  for (index panel = 0; panel < split.num_panels(); panel++) {
+    const index begin = split.begin(panel), width = split.vectors(panel) * set.lanes;
+    set.pack_rows(out_end - out_begin, split.cols(panel), weight + out_begin * ld + begin, ld, width,
+                  packed + out * begin + out_begin * width);
+  }
 }
 
 template <class T>
@@ -117,8 +123,8 @@ void gemm_params(const KernelSet<T> &set, index rows, index in, index out_begin,
 
 #define GRADCORE_INSTANTIATE(T)                                                                                      \
   template index packed_size<T>(const KernelSet<T> &, index, index) noexcept;                                        \
-  template void pack_forward_panel<T>(const KernelSet<T> &, index, index, const T *, index, index, T *) noexcept;    \
-  template void pack_backward_panel<T>(const KernelSet<T> &, index, index, const T *, index, index, T *) noexcept;   \
+  template void pack_forward<T>(const KernelSet<T> &, index, index, const T *, index, index, index, T *) noexcept;   \
+  template void pack_backward<T>(const KernelSet<T> &, index, index, const T *, index, index, index, T *) noexcept;  \
   template void gemm_packed<T>(const KernelSet<T> &, index, index, index, const T *, index, const T *, T *, index,   \
                                TileInit, const T *) noexcept;                                                        \
   template void gemm_params<T>(const KernelSet<T> &, index, index, index, index, const T *, index, const T *, index, \

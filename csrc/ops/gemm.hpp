@@ -30,14 +30,14 @@ class PanelSplit {
 template <class T>
 index packed_size(const KernelSet<T> &set, index depth, index cols) noexcept;
 
-// Panel p of B = weight^T, for the forward product. weight [out, in] with row stride ld.
+// The share of rows [out_begin, out_end) of weight [out, in], row stride ld, in the panels of B = weight^T for
+// the forward product, and of B = weight for backward_data. Forward, the rows begin and end where panels do.
 template <class T>
-void pack_forward_panel(const KernelSet<T> &set, index in, index out, const T *weight, index ld, index panel,
-                        T *packed) noexcept;
-// Panel p of B = weight, for backward_data.
+void pack_forward(const KernelSet<T> &set, index in, index out, const T *weight, index ld, index out_begin,
+                  index out_end, T *packed) noexcept;
 template <class T>
-void pack_backward_panel(const KernelSet<T> &set, index in, index out, const T *weight, index ld, index panel,
-                         T *packed) noexcept;
+void pack_backward(const KernelSet<T> &set, index in, index out, const T *weight, index ld, index out_begin,
+                   index out_end, T *packed) noexcept;
 
 // c [rows, cols] = init + a [rows, depth] * B; B packed. c may be padded: only `cols` columns are written.
 template <class T>

@@ -92,7 +92,7 @@ void test_tile(const KernelSet<T> &k, int rows, int vectors, index depth) {
       Matrix<T> c = rng.matrix<T>({rows, cols, 3, 1}, 1);
       const Matrix<T> before = c;
       k.gemm_tile[rows - 1][vectors - 1]({depth, a.data(), a.ld(), 1, b.data(), b.ld(), c.data(), c.ld(), int(cols),
-                                          init, bias.data()});
+                                          init, bias.data(), b.data()});
       check_product(c, depth, a, b, [&](index i, index j) { return start_of(init, bias, before, i, j); });
     }
   }
@@ -115,14 +115,13 @@ void test_tiles() {
 
 template <class T>
 Matrix<T> pack(const KernelSet<T> &k, bool forward, const Shape &s, const Matrix<T> &weight) {
-  const PanelSplit split(s.cols, k.lanes, k.tile_vectors);
   Matrix<T> packed(1, packed_size(k, s.depth, s.cols));
-  for (index p = 0; p < split.num_panels(); p++) {
-    if (forward)
-      pack_forward_panel(k, s.depth, s.cols, weight.data(), weight.ld(), p, packed.data());
-    else
-      pack_backward_panel(k, s.cols, s.depth, weight.data(), weight.ld(), p, packed.data());
-  }
+  const index in = forward ? s.depth : s.cols, out = forward ? s.cols : s.depth;
+  // In two strips, as after an update; forward they end where a panel does.
+  const PanelSplit split(out, k.lanes, k.tile_vectors);
+  const index middle = forward ? std::min(split.begin(split.num_panels() / 2), out) : out / 3;
+  for (const auto &[begin, end] : {std::pair{middle, out}, std::pair{index(0), middle}})
+    (forward ? pack_forward<T> : pack_backward<T>)(k, in, out, weight.data(), weight.ld(), begin, end, packed.data());
   return packed;
 }
 
