@@ -117,7 +117,7 @@ struct Selu {
 template <class T>
 struct Tanh {
   GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
-    const Exp<T> e = exp_parts<T>(abs<T>(x) * T(-2));
+    const Exp<T> e = exp_parts<T>(-(abs<T>(x) + abs<T>(x)));
     const Divisor<T> d = one_plus<T>(value(e));
     return {copy_sign<T>(quotient<T>(expm1(e), Vec<T>{}, d), x), e.shifted * d.inverse * d.inverse * (4 * kUnshift<T>)};
   }

@@ -266,8 +266,18 @@ GRADCORE_INLINE Vec<T> expm1(const Exp<T> &e) {
 
 // ---- quotients ----
 
+// 1 / d to a relative 2^-14 at least, for those who put it right by a step of Newton's. On Zen 4 a division
+// of 16 floats takes the multipliers for 10 cycles, the estimate for 2.
+template <class V>
+GRADCORE_INLINE V rough_inverse(V d) {
+  return 1 / d;
+}
+#if GRADCORE_VECTOR_BYTES == 64
+GRADCORE_INLINE Vec<float> rough_inverse(Vec<float> d) { return Vec<float>(_mm512_rcp14_ps(__m512(d))); }
+#endif
+
 // A divisor with its inverse, which serves several quotients: n * inverse is right to 1 ULP or so, and
-// quotient() makes it right to 0.51 ULP with three operations more.
+// quotient() makes it right to 0.57 ULP with three operations more.
 template <class T>
 struct Divisor {
   Vec<T> value, value_lo;  // value + value_lo without loss
@@ -282,10 +292,10 @@ GRADCORE_INLINE Vec<T> quotient(Vec<T> n, Vec<T> n_lo, const Divisor<T> &d) {
   return fused_add(-excess, d.inverse, q);
 }
 
-// value + value_lo with its inverse to 0.51 ULP.
+// value + value_lo with its inverse to 0.57 ULP.
 template <class T>
 GRADCORE_INLINE Divisor<T> divisor_of(Vec<T> value, Vec<T> value_lo) {
-  const Vec<T> inverse = T(1) / value;
+  const Vec<T> inverse = rough_inverse(value);
   const Vec<T> excess = fused_add(inverse, value_lo, fused_subtract(inverse, value, splat<T>(1)));
   return {value, value_lo, fused_add(-excess, inverse, inverse)};
 }
@@ -328,7 +338,7 @@ GRADCORE_INLINE Vec<T> mills(Vec<T> t, Vec<T> t2) {
   const Vec<T> p = horner_pairs<T>(t, t2, C::kMillsP);
   const Vec<T> rest = fused_add(t, horner_pairs<T>(t, t2, C::kMillsU), p + p);
   const Vec<T> q = fused_add(t + t, p, rest);
-  return quotient<T>(p, Vec<T>{}, {q, Vec<T>{}, T(1) / q});
+  return quotient<T>(p, Vec<T>{}, {q, Vec<T>{}, rough_inverse(q)});
 }
 
 }  // namespace gradcore::GRADCORE_TARGET

@@ -132,6 +132,16 @@ template <class V>
 GRADCORE_INLINE V max(V a, V b) {
   return a > b ? a : b;
 }
+#if GRADCORE_VECTOR_BYTES == 64  // GCC 12 makes a comparison and a blend of the above
+GRADCORE_INLINE Vec<float> min(Vec<float> a, Vec<float> b) { return Vec<float>(_mm512_min_ps(__m512(a), __m512(b))); }
+GRADCORE_INLINE Vec<float> max(Vec<float> a, Vec<float> b) { return Vec<float>(_mm512_max_ps(__m512(a), __m512(b))); }
+GRADCORE_INLINE Vec<double> min(Vec<double> a, Vec<double> b) {
+  return Vec<double>(_mm512_min_pd(__m512d(a), __m512d(b)));
+}
+GRADCORE_INLINE Vec<double> max(Vec<double> a, Vec<double> b) {
+  return Vec<double>(_mm512_max_pd(__m512d(a), __m512d(b)));
+}
+#endif
 template <class I, class V>
 GRADCORE_INLINE V select(I mask, V if_set, V if_clear) {
   return mask ? if_set : if_clear;
