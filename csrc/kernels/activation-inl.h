@@ -263,6 +263,7 @@ struct ForwardGradRow {
   T *h, *d;
   template <class Lanes>
   GRADCORE_INLINE_MEMBER void operator()(index i, Lanes lanes) const {
+    prefetch_to_write(d + i + 8 * kLanes<T>);
     const ValueGrad<T> act = Act<T>::both(lanes.get(z + i));
     lanes.put(h + i, act.value);
     lanes.put(d + i, act.grad);

@@ -68,13 +68,14 @@ Schedule<T>::Schedule(const Architecture &net, const KernelSet<T> &kernels, T *p
       flow_(net, kernels, blocks_),
       block_sumsq_(blocks_.size()) {
   for (int kind = 0; kind < kNumPassKinds; kind++) programs_[kind] = plan_program(net, PassKind(kind));
-  for (int l = net.depth() - 1; l >= 0; l--) {  // as a backward pass makes the deltas
+  // Weights in the order in which a backward pass makes the deltas, then the vectors.
+  for (int l = net.depth() - 1; l >= 0; l--) {
     for (index i = 0; i < index(blocks_.size()); i++)
-      if (blocks_[i].layer == l) fill_order_.push_back(i);
-    fill_end_.insert(fill_end_.begin(), index(fill_order_.size()));
+      if (blocks_[i].layer == l && blocks_[i].kind == ParamBlock::weight) fill_order_.push_back(i);
+    strips_end_.insert(strips_end_.begin(), index(fill_order_.size()));
   }
   for (index i = 0; i < index(blocks_.size()); i++)
-    if (blocks_[i].kind == ParamBlock::weight) strips_.push_back(i);
+    if (blocks_[i].kind != ParamBlock::weight) fill_order_.push_back(i);
 }
 
 template <class T>
@@ -157,12 +158,12 @@ template <class T>
 void Schedule<T>::prologue(const PassRequest<T> &request, Phases &phases) noexcept {
   const InputView<T> &view = has_forward(request.kind) ? request.input : request.grad_output;
   const index cols = has_forward(request.kind) ? net_.in_features() : net_.out_features();
-  const index strips = index(strips_.size()), checks = plan_.tiles_of(plan_.rows);
+  const index strips = strips_end_.front(), checks = plan_.tiles_of(plan_.rows);
   const index forward = has_forward(request.kind) && !forward_packed_ ? strips : 0;
   const index backward = has_backward(request.kind) && !backward_packed_ ? strips : 0;
   phases.run(forward + backward + checks, [&](index task) {
-    if (task < forward) return pack(blocks_[strips_[task]], true);
-    if ((task -= forward) < backward) return pack(blocks_[strips_[task]], false);
+    if (task < forward) return pack(blocks_[fill_order_[task]], true);
+    if ((task -= forward) < backward) return pack(blocks_[fill_order_[task]], false);
     const index row = (task - backward) * plan_.tile_rows;
     if (!kernels_.all_finite(std::min(plan_.tile_rows, plan_.rows - row), cols, view.data + row * view.stride,
                              view.stride))
@@ -199,7 +200,7 @@ template <class T>
 void Schedule<T>::fill_early(const PassRequest<T> &request, const Stage &stage, index chunk, Phases &phases) noexcept {
   if (stage.merge == Stage::none) phases.team.meet();
   const int l = stage.final_delta, before = l + int(plan_.fill_layers);
-  const index end = fill_end_[l], begin = before < net_.depth() ? fill_end_[before] : 0;
+  const index end = strips_end_[l], begin = before < net_.depth() ? strips_end_[before] : 0;
   phases.run_some(end, (end - begin) / phases.team.size,
                   [&](index i) { fill_gradient(request, fill_order_[i], chunk, phases.team.rank); });
 }
