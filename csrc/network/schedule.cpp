@@ -33,21 +33,24 @@ class Schedule<T>::Phases {
  public:
   Phases(std::atomic<index> &next, const Team &team) noexcept : team(team), next_(next) {}
 
-  // task(i) for up to `most` of the i in [0, end) that this thread claims; those from `end` on come later.
+  // work(i) for the i in [0, end) that this thread claims, until what they return adds up to `share`; those from
+  // `end` on come later.
   template <class F>
-  void run_some(index end, index most, F &&task) noexcept {
+  void run_some(index end, index share, F &&work) noexcept {
     index next = next_.load(std::memory_order_relaxed);
-    while (most > 0 && next < first_ + end) {
+    while (share > 0 && next < first_ + end) {
       if (!next_.compare_exchange_weak(next, next + 1, std::memory_order_relaxed)) continue;
-      task(next - first_);
-      most--;
+      share -= work(next - first_);
       next = next_.load(std::memory_order_relaxed);
     }
   }
   // task(i) for all the i in [0, count) that this thread claims: the phase's end.
   template <class F>
   void run(index count, F &&task) noexcept {
-    run_some(count, count, task);
+    run_some(count, 1, [&](index i) {
+      task(i);
+      return 0;
+    });
     first_ += count;
   }
   const Team &team;
@@ -68,14 +71,13 @@ Schedule<T>::Schedule(const Architecture &net, const KernelSet<T> &kernels, T *p
       flow_(net, kernels, blocks_),
       block_sumsq_(blocks_.size()) {
   for (int kind = 0; kind < kNumPassKinds; kind++) programs_[kind] = plan_program(net, PassKind(kind));
-  // Weights in the order in which a backward pass makes the deltas, then the vectors.
   for (int l = net.depth() - 1; l >= 0; l--) {
     for (index i = 0; i < index(blocks_.size()); i++)
-      if (blocks_[i].layer == l && blocks_[i].kind == ParamBlock::weight) fill_order_.push_back(i);
-    strips_end_.insert(strips_end_.begin(), index(fill_order_.size()));
+      if (blocks_[i].layer == l) fill_order_.push_back(i);
+    fill_end_.insert(fill_end_.begin(), index(fill_order_.size()));
   }
   for (index i = 0; i < index(blocks_.size()); i++)
-    if (blocks_[i].kind != ParamBlock::weight) fill_order_.push_back(i);
+    if (blocks_[i].kind == ParamBlock::weight) strips_.push_back(i);
 }
 
 template <class T>
@@ -158,12 +160,12 @@ template <class T>
 void Schedule<T>::prologue(const PassRequest<T> &request, Phases &phases) noexcept {
   const InputView<T> &view = has_forward(request.kind) ? request.input : request.grad_output;
   const index cols = has_forward(request.kind) ? net_.in_features() : net_.out_features();
-  const index strips = strips_end_.front(), checks = plan_.tiles_of(plan_.rows);
+  const index strips = index(strips_.size()), checks = plan_.tiles_of(plan_.rows);
   const index forward = has_forward(request.kind) && !forward_packed_ ? strips : 0;
   const index backward = has_backward(request.kind) && !backward_packed_ ? strips : 0;
   phases.run(forward + backward + checks, [&](index task) {
-    if (task < forward) return pack(blocks_[fill_order_[task]], true);
-    if ((task -= forward) < backward) return pack(blocks_[fill_order_[task]], false);
+    if (task < forward) return pack(blocks_[strips_[task]], true);
+    if ((task -= forward) < backward) return pack(blocks_[strips_[task]], false);
     const index row = (task - backward) * plan_.tile_rows;
     if (!kernels_.all_finite(std::min(plan_.tile_rows, plan_.rows - row), cols, view.data + row * view.stride,
                              view.stride))
@@ -199,10 +201,13 @@ void Schedule<T>::run_chunk(const PassRequest<T> &request, index chunk, Phases &
 template <class T>
 void Schedule<T>::fill_early(const PassRequest<T> &request, const Stage &stage, index chunk, Phases &phases) noexcept {
   if (stage.merge == Stage::none) phases.team.meet();
-  const int l = stage.final_delta, before = l + int(plan_.fill_layers);
-  const index end = strips_end_[l], begin = before < net_.depth() ? strips_end_[before] : 0;
-  phases.run_some(end, (end - begin) / phases.team.size,
-                  [&](index i) { fill_gradient(request, fill_order_[i], chunk, phases.team.rank); });
+  const int l = stage.final_delta, end = std::min(net_.depth(), l + int(plan_.fill_layers));
+  index size = 0;
+  for (int of = l; of < end; of++) size += net_.layers[of].in * net_.layers[of].out;
+  phases.run_some(fill_end_[l], size / phases.team.size, [&](index i) {
+    fill_gradient(request, fill_order_[i], chunk, phases.team.rank);
+    return blocks_[fill_order_[i]].size;
+  });
 }
 
 // This thread's share of a chunk's tiles, span by span.

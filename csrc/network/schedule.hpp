@@ -104,8 +104,9 @@ class Schedule {
   T *const parameters_, *const gradients_;
   const std::vector<ParamBlock> blocks_;
   Program programs_[kNumPassKinds];
-  std::vector<index> fill_order_;  // of the blocks in a backward pass: strips of weights, from the last layer, then vectors
-  std::vector<index> strips_end_;  // of each layer, in fill_order_
+  std::vector<index> strips_;      // the blocks that are parts of weights
+  std::vector<index> fill_order_;  // the blocks from the last layer to the first, as their deltas become final
+  std::vector<index> fill_end_;    // of each layer, in fill_order_
   Workspace<T> workspace_;
   GradientFlow<T> flow_;
   std::vector<double> block_sumsq_;
