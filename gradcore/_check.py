@@ -251,6 +251,17 @@ def writable(value: object, name: str) -> Array:
     return values
 
 
+def all_writable(values: list[Any]) -> bool:
+    """Whether `writable` would return each as it is, all of one dtype: the usual case, for little time.
+
+    A hundred arrays are asked in every step of a training, which the full checks would hold up.
+    """
+    dtype = values[0].dtype if values and type(values[0]) is np.ndarray else None
+    return dtype in (np.float32, np.float64) and all(
+        type(value) is np.ndarray and value.dtype is dtype and value.flags.carray for value in values
+    )
+
+
 def _shared(value: Any) -> Array:
     if isinstance(value, np.ndarray):
         return value

@@ -78,18 +78,23 @@ def _arrays(grads: Gradients) -> list[_check.Array]:
     if isinstance(grads, MLP):
         # Not `.flat`: a NaN norm would reach the padding between the tensors, and stay there.
         return list(grads.gradients.values())
+    keys: Iterable[Any]
     if isinstance(grads, Mapping):
-        named = [(f"grads[{name!r}]", value) for name, value in grads.items()]
+        keys, values = list(grads), list(grads.values())
     elif hasattr(grads, "__array__") or hasattr(grads, "__dlpack__"):
-        named = [("grads", grads)]
+        return [_check.writable(grads, "grads")]
     elif isinstance(grads, Iterable) and not isinstance(grads, (str, bytes)):
-        named = [(f"grads[{index}]", value) for index, value in enumerate(grads)]
+        values = list(grads)
+        keys = range(len(values))
     else:
         raise TypeError(f"grads: expected a net, a mapping or a sequence of arrays, got {_check.described(grads)}")
-    if not named:
+    if not values:
         raise ValueError("grads: expected at least one array, got none")
-    arrays = [_check.writable(value, name) for name, value in named]
-    for (name, _), array in zip(named, arrays, strict=True):
-        if array.dtype != arrays[0].dtype:
-            raise ValueError(f"{name}: expected {arrays[0].dtype} as the first array, got {array.dtype}")
+    if _check.all_writable(values):
+        return values
+    arrays: list[_check.Array] = []
+    for key, value in zip(keys, values, strict=True):
+        arrays.append(_check.writable(value, f"grads[{key!r}]"))
+        if arrays[-1].dtype != arrays[0].dtype:
+            raise ValueError(f"grads[{key!r}]: expected {arrays[0].dtype} as the first array, got {arrays[-1].dtype}")
     return arrays
