@@ -7,12 +7,15 @@
 
 Each library lives in a process of its own (bench/workers.py). Before anything is timed, its loss and gradient
 norm are checked against float64. Then all take turns, round after round; in the same round gradcore also
-records, runs on one thread, in float64, and whatever else the case asks for, and the FMA peak is measured before
-and after its turn. Quoted are medians over the rounds: of milliseconds, of ratios within a round, and of shares of
-the higher of the two peaks around the turn, so that they hold when the host's speed moves. Goals stand beside the
-values; those that are missed are bold. A round in which other programs took more than 3 % of the cores is
-repeated (--patience); a case that could not be had undisturbed is marked "~". Times of gradcore hold one call
-from Python, 1 to 2 us. Peers that are not installed are left out with a word.
+records, runs on one thread, in float64, and whatever else the case asks for. The FMA peak is measured before and
+after its turn, and once a round what a message to another core and back takes ("handoff"): a host that moves one
+virtual core away from the other makes every meeting of threads three times as dear.
+
+Quoted are medians over the rounds: of milliseconds, of ratios within a round, and of shares of the higher of the two
+peaks around the turn, so that they hold when the host's speed moves. Goals stand beside the values; those that are
+missed are bold. A round in which other programs took more than 3 % of the cores is repeated (--patience); a case that
+could not be had undisturbed is marked "~". Times of gradcore hold one call from Python, 1 to 2 us. Peers that are not
+installed are left out with a word.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ from limits import Limits
 from runners import NEEDS, Setting, verify
 from workers import Patience, Worker
 
-Round = dict[str, float]  # seconds of each label; and limits, under "peak ..." and "roof"
+Round = dict[str, float]  # seconds of each label; and limits: "peak ...", "handoff", "read", "update", "roof"
 
 
 # ---- measuring ----
@@ -75,7 +78,7 @@ def measure_round(
     workers: list[Worker], runs: dict[str, tuple[Case, Setting]], seconds: float, limits: Limits
 ) -> Round:
     own, *rivals = workers
-    values: Round = {}
+    values: Round = {"handoff": limits.handoff()}
     for label, (_, setting) in runs.items():
         turn = partial(own.ask, "time", label, seconds)
         if label in ("gradcore", "one thread", "float64"):
@@ -208,6 +211,7 @@ def row(case: Case, rounds: list[Round], values: dict[str, float], rivals: list[
         beside_goal(values["recording"], MOST_RECORDING, False, percent) if "recording" in values else "-",
         extra_cell(case, values),
         f"{min(peaks):.0f}-{max(peaks):.0f}",
+        f"{median(rounds, lambda r: r['handoff']):.0f}",
     ]
 
 
@@ -229,13 +233,14 @@ def clip_row(case: ClipCase, rounds: list[Round], rivals: list[str]) -> list[str
         "-",
         f"{bandwidth} of {read:.0f} GB/s read, {update:.0f} read + written",
         "",
+        "",
     ]
 
 
 def heading(rivals: list[str], options: argparse.Namespace) -> str:
     own = f"share of peak, {options.dtype}, {options.threads} threads"
     head = ["case", "gradcore ms", own, "share, one thread", "share, float64", *(f"{name} ms" for name in rivals)]
-    head += ["best peer / gradcore", "record=True adds", "also", "peak GFLOP/s"]
+    head += ["best peer / gradcore", "record=True adds", "also", "peak GFLOP/s", "handoff ns"]
     return "| " + " | ".join(head) + " |\n|" + "---|" * len(head)
 
 
@@ -279,8 +284,7 @@ def main() -> None:
     options = parse_options()
     rivals = installed(options.peers)
     with Limits() as limits:
-        print(f"{options.dtype}, {options.threads} threads", end="")
-        print(f"; to another core and back: {limits.handoff():.0f} ns\n" if options.threads > 1 else "\n")
+        print(f"{options.dtype}, {options.threads} threads\n")
         print(heading(rivals, options), flush=True)
         workers = [Worker(name, options.threads) for name in ("gradcore", *rivals)]
         try:
