@@ -39,7 +39,7 @@ void gemm_tile(const GemmTile<T> &tile) {
 #pragma GCC unroll 8
       for (int i = 0; i < Rows; i++) {
         acc[i][v] = start;
-        prefetch_to_write(tile.c + i * tile.c_row + v * W);
+        if (Rows > 1) prefetch_to_write(tile.c + i * tile.c_row + v * W);
       }
     }
   }
@@ -47,7 +47,7 @@ void gemm_tile(const GemmTile<T> &tile) {
   const T *a = tile.a, *b = tile.b, *ahead = tile.ahead;
   const index a_row = tile.a_row, a_step = tile.a_step, b_step = tile.b_step;
   for (index k = 0; k < tile.depth; k++, a += a_step, b += b_step, ahead += b_step) {
-    prefetch(ahead);
+    if (Rows > 1) prefetch(ahead);
     Vec<T> bk[Vectors];
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; v++) bk[v] = load(b + v * W);

@@ -31,33 +31,51 @@ Share share_of(index count, const Team &team) noexcept {
 template <class T>
 class Schedule<T>::Phases {
  public:
-  Phases(std::atomic<index> &next, const Team &team) noexcept : team(team), next_(next) {}
-
-  // work(i) for the i in [0, end) that this thread claims, until what they return adds up to `share`; those from
-  // `end` on come later.
-  template <class F>
-  void run_some(index end, index share, F &&work) noexcept {
-    index next = next_.load(std::memory_order_relaxed);
-    while (share > 0 && next < first_ + end) {
-      if (!next_.compare_exchange_weak(next, next + 1, std::memory_order_relaxed)) continue;
-      share -= work(next - first_);
-      next = next_.load(std::memory_order_relaxed);
-    }
+  Phases(Schedule &schedule, const Team &team) noexcept
+      : team(team), schedule_(schedule), phase_(schedule.next_phase_) {}
+  Phases(const Phases &) = delete;
+  Phases &operator=(const Phases &) = delete;
+  // All have met since they read it.
+  ~Phases() {
+    if (team.rank == 0) schedule_.next_phase_ = phase_;
   }
-  // task(i) for all the i in [0, count) that this thread claims: the phase's end.
+
+  // task(i) for the i in [0, count) that this thread claims. One such phase a run.
   template <class F>
   void run(index count, F &&task) noexcept {
-    run_some(count, 1, [&](index i) {
-      task(i);
-      return 0;
-    });
-    first_ += count;
+    for (index i; (i = schedule_.next_task_.fetch_add(1, std::memory_order_relaxed)) < count;) task(i);
+  }
+
+  // work(block) for the blocks of fill_order_[begin, end) that this thread claims, until their sizes add up to `share`.
+  // Its own come first, the same at every call: their parameters, gradients and optimizer state are in its cache.
+  template <class F>
+  void run_blocks(index begin, index end, index share, F &&work) noexcept {
+    for (const bool own : {true, false}) {
+      for (index k = 0; k < end - begin && share > 0; k++) {
+        const index block = schedule_.fill_order_[own ? begin + k : end - 1 - k];
+        if (own != (owner(block) == team.rank)) continue;
+        if (schedule_.claims_[block].exchange(phase_, std::memory_order_relaxed) == phase_) continue;
+        work(block);
+        share -= schedule_.blocks_[block].size;
+      }
+    }
+  }
+  // The rest of the blocks, and the phase's end.
+  template <class F>
+  void finish_blocks(F &&work) noexcept {
+    run_blocks(0, index(schedule_.blocks_.size()), schedule_.net_.flat_size, work);
+    phase_++;
   }
   const Team &team;
 
  private:
-  std::atomic<index> &next_;
-  index first_ = 0;
+  int owner(index block) const noexcept {
+    const ParamBlock &b = schedule_.blocks_[block];
+    return int((b.offset + b.size / 2) * team.size / schedule_.net_.flat_size);
+  }
+
+  Schedule &schedule_;
+  std::uint32_t phase_;
 };
 
 template <class T>
@@ -69,7 +87,8 @@ Schedule<T>::Schedule(const Architecture &net, const KernelSet<T> &kernels, T *p
       blocks_(plan_params(net, kernels.lanes, kernels.tile_vectors)),
       workspace_(net, kernels, parameters, buffers),
       flow_(net, kernels, blocks_),
-      block_sumsq_(blocks_.size()) {
+      block_sumsq_(blocks_.size()),
+      claims_(blocks_.size()) {
   for (int kind = 0; kind < kNumPassKinds; kind++) programs_[kind] = plan_program(net, PassKind(kind));
   for (int l = net.depth() - 1; l >= 0; l--) {
     for (index i = 0; i < index(blocks_.size()); i++)
@@ -104,9 +123,7 @@ PassResult Schedule<T>::run(const PassRequest<T> &request) {
     flow_.begin(plan_, threads);
     recorder_ = &flow_;
   }
-  result_ = PassResult{};
-  input_finite_.store(true, std::memory_order_relaxed);
-  next_task_.store(0, std::memory_order_relaxed);
+  begin_run();
   if (!training)
     for (const LayerState<T> &layer : workspace_.layers)
       if (layer.spec->batch_norm()) batch_norm_from_running(layer);
@@ -121,15 +138,21 @@ PassResult Schedule<T>::run(const PassRequest<T> &request) {
 }
 
 template <class T>
+void Schedule<T>::begin_run() noexcept {
+  result_ = PassResult{};
+  input_finite_.store(true, std::memory_order_relaxed);
+  next_task_.store(0, std::memory_order_relaxed);
+}
+
+template <class T>
 PassResult Schedule<T>::update(const PassRequest<T> &request) {
   recorder_ = request.record && flow_.num_layers() > 0 ? &flow_ : nullptr;
-  result_ = PassResult{};
-  next_task_.store(0, std::memory_order_relaxed);
+  begin_run();
   const double work = 8.0 * double(net_.flat_size);  // an element moves as many bytes as eight FMAs take time
   run_team(threads_for(work, index(blocks_.size())), [&](const Team &team) {
-    Phases phases(next_task_, team);
+    Phases phases(*this, team);
     // Of the flow only the update is new: the gradients were measured by the pass that made them.
-    phases.run(index(blocks_.size()), [&](index block) {
+    phases.finish_blocks([&](index block) {
       block_sumsq_[block] =
           kernels_.sum_of_squares(1, blocks_[block].size, gradients_ + blocks_[block].offset, blocks_[block].size);
       if (recorder_) recorder_->before_update(block, parameters_);
@@ -142,7 +165,7 @@ PassResult Schedule<T>::update(const PassRequest<T> &request) {
 
 template <class T>
 void Schedule<T>::run_thread(const PassRequest<T> &request, const Team &team) noexcept {
-  Phases phases(next_task_, team);
+  Phases phases(*this, team);
   prologue(request, phases);
   if (!input_finite_.load(std::memory_order_relaxed)) return;
   for (index chunk = 0; chunk < plan_.num_chunks(); chunk++) {
@@ -150,7 +173,7 @@ void Schedule<T>::run_thread(const PassRequest<T> &request, const Team &team) no
     run_chunk(request, chunk, phases);
     if (!has_backward(request.kind)) continue;
     team.meet();
-    phases.run(index(blocks_.size()), [&](index i) { fill_gradient(request, fill_order_[i], chunk, team.rank); });
+    phases.finish_blocks([&](index block) { fill_gradient(request, block, chunk, team.rank); });
   }
   if (request.optimizer) update_parameters(request, phases);
 }
@@ -204,10 +227,8 @@ void Schedule<T>::fill_early(const PassRequest<T> &request, const Stage &stage, 
   const int l = stage.final_delta, end = std::min(net_.depth(), l + int(plan_.fill_layers));
   index size = 0;
   for (int of = l; of < end; of++) size += net_.layers[of].in * net_.layers[of].out;
-  phases.run_some(fill_end_[l], size / phases.team.size, [&](index i) {
-    fill_gradient(request, fill_order_[i], chunk, phases.team.rank);
-    return blocks_[fill_order_[i]].size;
-  });
+  phases.run_blocks(end < net_.depth() ? fill_end_[end] : 0, fill_end_[l], size / phases.team.size,
+                    [&](index block) { fill_gradient(request, block, chunk, phases.team.rank); });
 }
 
 // This thread's share of a chunk's tiles, span by span.
@@ -430,7 +451,7 @@ void Schedule<T>::update_parameters(const PassRequest<T> &request, Phases &phase
   typename Optimizer<T>::Clip clip;
   if (clips) clip.coef = std::min(1.0, request.clip_norm / (norm + 1e-6));
   clip.value = request.clip_value;
-  phases.run(index(blocks_.size()), [&](index i) {
+  phases.finish_blocks([&](index i) {
     const ParamBlock &block = blocks_[i];
     request.optimizer->update(kernels_, block, parameters_, gradients_, clip,
                               recorder_ ? recorder_->update_sumsq(i) : nullptr);

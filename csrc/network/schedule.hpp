@@ -67,6 +67,7 @@ class Schedule {
   // Claims tasks of the phases of one run. Every thread passes the same phases in the same order.
   class Phases;
 
+  void begin_run() noexcept;
   void run_thread(const PassRequest<T> &request, const Team &team) noexcept;
   void prologue(const PassRequest<T> &request, Phases &phases) noexcept;
   void pack(const ParamBlock &strip, bool forward) noexcept;
@@ -110,6 +111,8 @@ class Schedule {
   Workspace<T> workspace_;
   GradientFlow<T> flow_;
   std::vector<double> block_sumsq_;
+  std::vector<std::atomic<std::uint32_t>> claims_;  // of each block: the phase that last claimed it
+  std::uint32_t next_phase_ = 1;                    // none yet has this number
   RowPlan plan_{};                       // of the running pass
   GradientFlow<T> *recorder_ = nullptr;  // of the running pass
   PassResult result_;
