@@ -194,6 +194,27 @@ GRADCORE_INLINE Vec<T> exp2_int(IVec<T> k) {
   return from_bits((k + VecTraits<T>::kExponentBias) << VecTraits<T>::kMantissaBits);
 }
 
+// count += 1 in the lanes where a < b, or a == b. With AVX-512 in one instruction less than count -= a < b takes.
+template <class I>
+GRADCORE_INLINE void tally_less(I &count, I a, I b) {
+  count -= a < b;
+}
+template <class I>
+GRADCORE_INLINE void tally_equal(I &count, I a, I b) {
+  count -= I(a == b);
+}
+#if GRADCORE_VECTOR_BYTES == 64
+using Bytes = unsigned char __attribute__((vector_size(64)));
+GRADCORE_INLINE void tally_less(IVec<float> &count, IVec<float> a, IVec<float> b) {
+  count = IVec<float>(_mm512_mask_sub_epi32(__m512i(count), _mm512_cmplt_epi32_mask(__m512i(a), __m512i(b)),
+                                            __m512i(count), _mm512_set1_epi32(-1)));
+}
+GRADCORE_INLINE void tally_equal(Bytes &count, Bytes a, Bytes b) {
+  count = Bytes(_mm512_mask_sub_epi8(__m512i(count), _mm512_cmpeq_epi8_mask(__m512i(a), __m512i(b)), __m512i(count),
+                                     _mm512_set1_epi8(-1)));
+}
+#endif
+
 // ---- conversions ----
 
 template <class T>
