@@ -175,13 +175,6 @@ void activations(Suite<T> &suite, index cols) {
               [&] {
                 k.activation_forward_grad[kind](kRows, cols, b.x.data(), b.ld, b.y.data(), b.ld, b.d.data(), b.ld);
               });
-    suite.add(name + " backward", b.work(2, 1),
-              [&] {
-                return b.error(b.y, [&](index r, index c) { return double(b.dy[r * b.ld + c]) * slope(r, c); });
-              },
-              [&] {
-                k.activation_backward[kind](kRows, cols, b.dy.data(), b.ld, b.x.data(), b.ld, b.y.data(), b.ld);
-              });
   }
 }
 

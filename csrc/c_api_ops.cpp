@@ -130,6 +130,20 @@ void for_elements(index count, F &&task) noexcept {
   });
 }
 
+// dz = dy * act'(z), by way of the stack: dz may be dy or z.
+template <class T>
+void activation_backward(const KernelSet<T> &kernels, int32_t activation, index count, const T *dy, const T *z,
+                         T *dz) noexcept {
+  constexpr index kMost = 512;
+  alignas(64) T act[kMost], slope[kMost];
+  for (index i = 0; i < count; i += kMost) {
+    const index n = count - i < kMost ? count - i : kMost;
+    kernels.activation_forward_grad[activation](1, n, z + i, n, act, n, slope, n);
+    kernels.multiply(1, n, dy + i, n, slope, n);
+    kernels.copy(1, n, slope, n, dz + i, n);
+  }
+}
+
 }  // namespace
 
 // gradcore.h declares these extern "C".
@@ -242,9 +256,8 @@ gradcore_status gradcore_op_activation_backward(int32_t dtype, int32_t activatio
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<std::decay_t<decltype(kernels)>>;
     for_elements(count, [&](index first, index n) {
-      kernels.activation_backward[activation](1, n, static_cast<const T *>(grad_output) + first, n,
-                                              static_cast<const T *>(input) + first, n,
-                                              static_cast<T *>(grad_input) + first, n);
+      activation_backward(kernels, activation, n, static_cast<const T *>(grad_output) + first,
+                          static_cast<const T *>(input) + first, static_cast<T *>(grad_input) + first);
     });
     return GRADCORE_OK;
   });

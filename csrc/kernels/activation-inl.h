@@ -270,16 +270,6 @@ struct ForwardGradRow {
   }
 };
 
-template <class T, template <class> class Act>
-struct BackwardRow {
-  const T *dy, *z;
-  T *dz;
-  template <class Lanes>
-  GRADCORE_INLINE_MEMBER void operator()(index i, Lanes lanes) const {
-    lanes.put(dz + i, lanes.get(dy + i) * Act<T>::both(lanes.get(z + i)).grad);
-  }
-};
-
 // One long row, with a single end, where no operand has gaps between its rows.
 GRADCORE_INLINE void merge_rows(index &rows, index &cols, bool contiguous) {
   if (!contiguous) return;
@@ -301,15 +291,6 @@ void activation_forward_grad(index rows, index cols, const T *z, index ldz, T *h
   merge_rows(rows, cols, ldz == cols && ldh == cols && ldd == cols);
   for (index r = 0; r < rows; r++) {
     const ForwardGradRow<T, Act> row{z + r * ldz, h + r * ldh, d + r * ldd};
-    for_vectors<T>(cols, row);
-  }
-}
-
-template <class T, template <class> class Act>
-void activation_backward(index rows, index cols, const T *dy, index lddy, const T *z, index ldz, T *dz, index lddz) {
-  merge_rows(rows, cols, lddy == cols && ldz == cols && lddz == cols);
-  for (index r = 0; r < rows; r++) {
-    const BackwardRow<T, Act> row{dy + r * lddy, z + r * ldz, dz + r * lddz};
     for_vectors<T>(cols, row);
   }
 }
@@ -339,7 +320,6 @@ template <class T, template <class> class Act>
 constexpr void fill_one_activation(KernelSet<T> &set, gradcore_activation i) {
   set.activation_forward[i] = activation_forward<T, Act>;
   set.activation_forward_grad[i] = activation_forward_grad<T, Act>;
-  set.activation_backward[i] = activation_backward<T, Act>;
 }
 
 template <class T>

@@ -90,9 +90,6 @@ struct KernelSet {
   // h = act(z) and d = act'(z) at once; h may be z, or d may be z.
   void (*activation_forward_grad[GRADCORE_NUM_ACTIVATIONS])(index rows, index cols, const T *z, index ldz, T *h,
                                                             index ldh, T *d, index ldd);
-  // dz = dy * act'(z); dz may be dy or z.
-  void (*activation_backward[GRADCORE_NUM_ACTIVATIONS])(index rows, index cols, const T *dy, index lddy, const T *z,
-                                                        index ldz, T *dz, index lddz);
   // dz = h > 0 ? dy : slope * dy, in place on dy: relu (0) and leaky_relu (0.01) from the output.
   void (*slope_backward)(index rows, index cols, T *dy, index lddy, const T *h, index ldh, T slope);
 

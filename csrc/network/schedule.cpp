@@ -112,8 +112,8 @@ int Schedule<T>::threads_for_pass(const PassRequest<T> &request) const noexcept 
 template <class T>
 PassResult Schedule<T>::run(const PassRequest<T> &request) {
   const bool training = is_training(request.kind);
-  plan_ = training ? plan_rows(net_, request.rows, request.kind != PassKind::gradient)
-                   : plan_inference(net_, request.rows);
+  plan_ =
+      training ? plan_rows(net_, request.rows, request.kind != PassKind::gradient) : plan_inference(net_, request.rows);
   // Backward finds what forward saved only in the layout of forward.
   const int slots = has_forward(request.kind) ? get_num_threads() : workspace_.threads();
   const int threads = std::min(slots, threads_for_pass(request));
@@ -233,8 +233,7 @@ void Schedule<T>::fill_early(const PassRequest<T> &request, const Stage &stage, 
 
 // This thread's share of a chunk's tiles, span by span.
 template <class T>
-void Schedule<T>::run_spans(const Stage &stage, const PassRequest<T> &request, index chunk,
-                            const Team &team) noexcept {
+void Schedule<T>::run_spans(const Stage &stage, const PassRequest<T> &request, index chunk, const Team &team) noexcept {
   const index chunk_row = chunk * plan_.chunk_rows, rows = chunk_rows(chunk);
   const Share tiles = share_of(plan_.tiles_of(rows), team);
   const index count = tiles.end - tiles.begin, spans = (count + plan_.span_tiles - 1) / plan_.span_tiles;
@@ -329,10 +328,9 @@ void Schedule<T>::compute_loss(const PassRequest<T> &request, const Tile &span) 
   for_tiles(span, [&](const Tile &tile) {
     if (recorder_) recorder_->output(last, layer, tile);
     T *y = layer.z.rows(tile);
-    workspace_.tile_loss[tile.id] +=
-        loss_rows(kernels_, request.loss, tile.count, layer.spec->out, y, layer.z.ld,
-                  request.target.from_row(tile.batch_row), scale, request.kind == PassKind::gradient ? y : nullptr,
-                  layer.z.ld);
+    workspace_.tile_loss[tile.id] += loss_rows(kernels_, request.loss, tile.count, layer.spec->out, y, layer.z.ld,
+                                               request.target.from_row(tile.batch_row), scale,
+                                               request.kind == PassKind::gradient ? y : nullptr, layer.z.ld);
   });
   if (request.kind == PassKind::gradient) record_delta(last, span);
 }
@@ -353,13 +351,11 @@ void Schedule<T>::backward_hidden(int l, const Tile &span) noexcept {
   const bool apart = layer.saves_derivative || spec.residual || above.spec->residual;
   const Matrix<T> &grad = apart ? layer.grad_out : layer.delta;
   dense_backward_input(kernels_, above, span, grad.rows(span), grad.ld, above.spec->residual);
-  if (recorder_)
-    for_tiles(span, [&](const Tile &tile) { recorder_->grad_output(l, tile, grad.rows(tile), grad.ld); });
+  if (recorder_) for_tiles(span, [&](const Tile &tile) { recorder_->grad_output(l, tile, grad.rows(tile), grad.ld); });
   activation_backward(kernels_, layer, span, grad.rows(span), grad.ld);
   if (recorder_ && spec.normalization)
     for_tiles(span, [&](const Tile &tile) { recorder_->grad_preact(l, layer, tile); });
-  if (spec.batch_norm())
-    return for_tiles(span, [&](const Tile &tile) { batch_norm_sums(kernels_, layer, tile); });
+  if (spec.batch_norm()) return for_tiles(span, [&](const Tile &tile) { batch_norm_sums(kernels_, layer, tile); });
   if (spec.row_norm()) for_tiles(span, [&](const Tile &tile) { layer_norm_backward(kernels_, layer, tile); });
   record_delta(l, span);
 }

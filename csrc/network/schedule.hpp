@@ -113,8 +113,8 @@ class Schedule {
   std::vector<double> block_sumsq_;
   std::vector<std::atomic<std::uint32_t>> claims_;  // of each block: the phase that last claimed it
   std::uint32_t next_phase_ = 1;                    // none yet has this number
-  RowPlan plan_{};                       // of the running pass
-  GradientFlow<T> *recorder_ = nullptr;  // of the running pass
+  RowPlan plan_{};                                  // of the running pass
+  GradientFlow<T> *recorder_ = nullptr;             // of the running pass
   PassResult result_;
   std::atomic<index> next_task_{0};
   std::atomic<bool> input_finite_{true};
