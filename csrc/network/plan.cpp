@@ -8,22 +8,24 @@ namespace gradcore {
 
 namespace {
 
-constexpr index kRowUnit = 8;
 constexpr index kLeastTileRows = 16;
-constexpr index kMostTileRows = 96;
-constexpr index kTilesWanted = 8;    // a chunk should give at least so many tiles, for balance
-constexpr double kChunkBytes = 2e6;  // a chunk's activations and deltas: about the L2 caches of two cores
-constexpr index kMinChunkRows = 256;  // fewer rows, and reading and writing dW costs more than its products
-constexpr double kSpanBytes = 256e3;  // input and output of a layer for a span: a part of the L2 cache
-constexpr index kLeastSpanRows = 96;  // fewer, and reading the packed weights costs more than that
-constexpr index kStripRows = 64;      // rows of a weight in one ParamBlock: few, so that threads end together
+constexpr index kMostTileRows = 64;
+constexpr index kLeastTiles = 8;       // of a chunk with enough rows
+constexpr double kChunkBytes = 2e6;    // a chunk's activations and deltas: about the L2 caches of two cores
+constexpr index kMinChunkRows = 256;   // fewer rows, and reading and writing dW costs more than its products
+constexpr double kSpanBytes = 256e3;   // input and output of a layer for a span: a part of the L2 cache
+constexpr index kLeastSpanRows = 96;   // fewer, and reading the packed weights costs more than that
+constexpr index kStripRows = 64;       // rows of a weight in one ParamBlock: few, so that threads end together
 constexpr double kFillBytes = 1100e3;  // inputs and deltas that wait for their weight gradients: they stay in L2
 
 index round_up(index value, index unit) noexcept { return (value + unit - 1) / unit * unit; }
 index divide_up(index value, index by) noexcept { return (value + by - 1) / by; }
 
+// A power of two of tiles, all but the last of one size: threads get even shares.
 index tile_rows(index rows) noexcept {
-  return std::clamp(round_up(divide_up(rows, kTilesWanted), kRowUnit), kLeastTileRows, kMostTileRows);
+  index tiles = kLeastTiles;
+  while (tiles * kMostTileRows < rows) tiles *= 2;
+  return std::max(kLeastTileRows, divide_up(rows, tiles));
 }
 
 double element_size(const Architecture &net) noexcept { return net.dtype == GRADCORE_FLOAT32 ? 4 : 8; }
