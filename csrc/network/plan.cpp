@@ -42,6 +42,12 @@ index span_tiles(const Architecture &net, index rows, index tile) noexcept {
   return divide_up(std::min(rows, std::max(kLeastSpanRows, index(kSpanBytes / row_bytes))), tile);
 }
 
+// Threads meet before weight gradients: not more often than caches need it.
+index fill_layers(const Architecture &net, double chunk_bytes) noexcept {
+  if (chunk_bytes <= 2 * kChunkBytes) return net.depth();
+  return std::max<index>(1, index(kFillBytes / chunk_bytes * net.depth()));
+}
+
 class ProgramBuilder {
  public:
   explicit ProgramBuilder(const Architecture &net) : net_(net) { program_.emplace_back(); }
@@ -95,8 +101,7 @@ RowPlan plan_rows(const Architecture &net, index rows, bool whole_batch) noexcep
   }
   const index tile = tile_rows(chunk);
   chunk = std::min(rows, round_up(chunk, tile));
-  const double layer_bytes = row_bytes * double(chunk) / net.depth();
-  return {rows, chunk, tile, span_tiles(net, chunk, tile), std::max<index>(1, index(kFillBytes / layer_bytes))};
+  return {rows, chunk, tile, span_tiles(net, chunk, tile), fill_layers(net, row_bytes * double(chunk))};
 }
 
 RowPlan plan_inference(const Architecture &net, index rows) noexcept {
