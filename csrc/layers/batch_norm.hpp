@@ -40,26 +40,44 @@ void batch_norm_set_scale(const LayerState<T> &layer, index c, double mean, doub
   layer.shift[c] = T(double(layer.beta[c]) - double(layer.gamma[c]) * rest);
 }
 
+// The tiles' partial sums are added up for this many columns at once, so that the compiler can use vectors.
+inline constexpr index kMergeColumns = 64;
+
+// f(first, count) for groups of columns.
+template <class F>
+void for_column_groups(ColumnRange columns, F &&f) noexcept {
+  for (index c = columns.begin; c < columns.end; c += kMergeColumns)
+    f(c, columns.end - c < kMergeColumns ? columns.end - c : kMergeColumns);
+}
+
 // Merges the tiles' moments into mean, inv_std, scale, shift and the running statistics.
 template <class T>
 void batch_norm_merge_moments(const LayerState<T> &layer, const RowPlan &plan, ColumnRange columns) noexcept {
   const double n = double(plan.rows);
-  for (index c = columns.begin; c < columns.end; c++) {
-    const auto tile_mean = [&](index t) {
-      const T *partial = layer.partial(t) + c;
-      return double(partial[0]) + double(partial[layer.partial_ld]);
-    };
-    double sum = 0, m2 = 0;
-    for (index t = 0; t < plan.max_tiles(); t++) sum += double(plan.tile_count(t)) * tile_mean(t);
-    const double mean = sum / n;
+  for_column_groups(columns, [&](index first, index count) {
+    double mean[kMergeColumns] = {}, m2[kMergeColumns] = {};
     for (index t = 0; t < plan.max_tiles(); t++) {
-      const double shift = tile_mean(t) - mean;
-      m2 += double(layer.partial(t)[2 * layer.partial_ld + c]) + double(plan.tile_count(t)) * shift * shift;
+      const T *tile_mean = layer.partial(t) + first, *rest = tile_mean + layer.partial_ld;
+      const double rows = double(plan.tile_count(t));
+      for (index c = 0; c < count; c++) mean[c] += rows * (double(tile_mean[c]) + double(rest[c]));
     }
-    batch_norm_set_scale(layer, c, mean, m2 / n);
-    layer.running_mean[c] = T((1 - kNormMomentum) * double(layer.running_mean[c]) + kNormMomentum * mean);
-    layer.running_var[c] = T((1 - kNormMomentum) * double(layer.running_var[c]) + kNormMomentum * m2 / (n - 1));
-  }
+    for (index c = 0; c < count; c++) mean[c] /= n;
+    for (index t = 0; t < plan.max_tiles(); t++) {
+      const T *tile_mean = layer.partial(t) + first, *rest = tile_mean + layer.partial_ld;
+      const T *tile_m2 = rest + layer.partial_ld;
+      const double rows = double(plan.tile_count(t));
+      for (index c = 0; c < count; c++) {
+        const double shift = double(tile_mean[c]) + double(rest[c]) - mean[c];
+        m2[c] += double(tile_m2[c]) + rows * shift * shift;
+      }
+    }
+    T *running_mean = layer.running_mean + first, *running_var = layer.running_var + first;
+    for (index c = 0; c < count; c++) {
+      batch_norm_set_scale(layer, first + c, mean[c], m2[c] / n);
+      running_mean[c] = T((1 - kNormMomentum) * double(running_mean[c]) + kNormMomentum * mean[c]);
+      running_var[c] = T((1 - kNormMomentum) * double(running_var[c]) + kNormMomentum * m2[c] / (n - 1));
+    }
+  });
 }
 
 // Inference: from the running statistics.
@@ -85,19 +103,25 @@ void batch_norm_sums(const KernelSet<T> &kernels, const LayerState<T> &layer, co
 
 template <class T>
 void batch_norm_merge_sums(const LayerState<T> &layer, const RowPlan &plan, ColumnRange columns) noexcept {
-  for (index c = columns.begin; c < columns.end; c++) {
-    double dy = 0, dy_zhat = 0;
+  const double n = double(plan.rows);
+  for_column_groups(columns, [&](index first, index count) {
+    double dy[kMergeColumns] = {}, dy_zhat[kMergeColumns] = {};
     for (index t = 0; t < plan.max_tiles(); t++) {
-      dy += double(layer.partial(t)[c]);
-      dy_zhat += double(layer.partial(t)[layer.partial_ld + c]);
+      const T *tile_dy = layer.partial(t) + first, *tile_dy_zhat = tile_dy + layer.partial_ld;
+      for (index c = 0; c < count; c++) {
+        dy[c] += double(tile_dy[c]);
+        dy_zhat[c] += double(tile_dy_zhat[c]);
+      }
     }
-    const double rest = double(layer.mean_rest[c]), n = double(plan.rows);
-    dy_zhat -= rest * dy;
-    layer.sum_dy[c] = T(dy);
-    layer.sum_dy_xhat[c] = T(dy_zhat);
-    layer.mean_dy[c] = T((dy - rest * dy_zhat) / n);
-    layer.mean_dy_xhat[c] = T(dy_zhat / n);
-  }
+    for (index c = 0; c < count; c++) {
+      const double rest = double(layer.mean_rest[first + c]);
+      dy_zhat[c] -= rest * dy[c];
+      layer.sum_dy[first + c] = T(dy[c]);
+      layer.sum_dy_xhat[first + c] = T(dy_zhat[c]);
+      layer.mean_dy[first + c] = T((dy[c] - rest * dy_zhat[c]) / n);
+      layer.mean_dy_xhat[first + c] = T(dy_zhat[c] / n);
+    }
+  });
 }
 
 // delta: dy -> dz (BN.2).
