@@ -98,6 +98,10 @@ void column_moments(index rows, index cols, const T *x, index ldx, T *mean, T *r
   for_column_strips<T, 4>(cols, ColumnMoments<T>{rows, x, ldx, mean, rest, m2});
 }
 
+// A strip of columns jumps from row to row, which the hardware does not foresee: what was last used a layer's pass
+// ago is fetched so many rows ahead.
+inline constexpr index kRowsAhead = 8;
+
 template <class T>
 struct BatchNormForward {
   index rows;
@@ -116,9 +120,12 @@ struct BatchNormForward {
       factor[v] = lanes.get(scale + c + v * W);
       offset[v] = lanes.get(shift + c + v * W);
     }
-    for (index r = 0; r < rows; r++)
-      for (int v = 0; v < V; v++)
+    for (index r = 0; r < rows; r++) {
+      for (int v = 0; v < V; v++) {
+        prefetch_to_write(y + (r + kRowsAhead) * ldy + c + v * W);
         lanes.put(y + r * ldy + c + v * W, fma(lanes.get(x + r * ldx + c + v * W) - center[v], factor[v], offset[v]));
+      }
+    }
   }
 };
 
@@ -145,6 +152,7 @@ struct BatchNormSums {
     for (int v = 0; v < V; v++) center[v] = lanes.get(mean + c + v * W);
     for (index r = 0; r < rows; r++) {
       for (int v = 0; v < V; v++) {
+        prefetch(x + (r + kRowsAhead) * ldx + c + v * W);
         const Vec<T> g = lanes.get(dy + r * lddy + c + v * W);
         s1[v] += g;
         s2[v] = fma(g, lanes.get(x + r * ldx + c + v * W) - center[v], s2[v]);
