@@ -9,131 +9,11 @@
 #include <functional>
 
 #include "gradcore/gradcore.h"
-#include "ops/gemm.hpp"
+#include "products.hpp"
 #include "reference/reference.hpp"
-#include "suite.hpp"
 
 namespace gradcore::bench {
 namespace {
-
-// As network/workspace.cpp pads rows: an odd number of cache lines.
-template <class T>
-index row_stride(index cols) {
-  const index line = 64 / index(sizeof(T));
-  return ((cols + line - 1) / line | 1) * line;
-}
-
-std::string shape(const char *name, std::initializer_list<index> sizes) {
-  std::string text = name;
-  const char *separator = " ";
-  for (const index size : sizes) {
-    text += separator + std::to_string(size);
-    separator = "x";
-  }
-  return text;
-}
-
-// ---- products ----
-
-template <class T>
-void tiles(Suite<T> &suite) {
-  const KernelSet<T> &k = suite.kernels;
-  suite.section("register tiles, rows x vectors, depth 256");
-  const index depth = 256;
-  for (int vectors = 1; vectors <= k.tile_vectors; vectors++) {
-    const index cols = vectors * k.lanes, lda = row_stride<T>(depth);
-    for (int rows = 1; rows <= k.tile_rows[vectors - 1]; rows++) {
-      const Array<T> a(rows * lda), b(depth * cols);
-      Array<T> c(rows * cols);
-      const GemmTile<T> tile{depth,    a.data(), lda, 1, b.data(), cols, c.data(), cols, int(cols),
-                             TileInit::zero, nullptr, b.data()};
-      suite.add(shape("gemm_tile", {rows, vectors}), {double(rows * cols), 2.0 * double(rows * cols * depth)},
-                [&] {
-                  return error_of(c.data(), c.size(), [&](index i) {
-                    double sum = 0;
-                    for (index d = 0; d < depth; d++) sum += double(a[i / cols * lda + d]) * double(b[d * cols + i % cols]);
-                    return sum;
-                  });
-                },
-                [&] { k.gemm_tile[rows - 1][vectors - 1](tile); });
-    }
-  }
-}
-
-template <class T>
-void packed_product(Suite<T> &suite, index rows, index in, index out) {
-  const KernelSet<T> &k = suite.kernels;
-  const index ldx = row_stride<T>(in), ldy = row_stride<T>(out);
-  const Array<T> x(rows * ldx), weight(out * in), bias(out);
-  Array<T> packed(packed_size(k, in, out)), y(rows * ldy);
-  pack_forward(k, in, out, weight.data(), in, 0, out, packed.data());
-  suite.add(shape("gemm_packed", {rows, in, out}), {double(rows * out), 2.0 * double(rows * in * out)},
-            [&] {
-              return error_of(y.data(), (rows - 1) * ldy + out, [&](index i) {
-                if (i % ldy >= out) return double(y[i]);
-                double sum = double(bias[i % ldy]);
-                for (index d = 0; d < in; d++) sum += double(x[i / ldy * ldx + d]) * double(weight[i % ldy * in + d]);
-                return sum;
-              });
-            },
-            [&] {
-              gemm_packed(k, rows, in, out, x.data(), ldx, packed.data(), y.data(), ldy, TileInit::bias, bias.data());
-            });
-}
-
-template <class T>
-void params_product(Suite<T> &suite, index rows, index in, index out) {
-  const KernelSet<T> &k = suite.kernels;
-  const index ldx = row_stride<T>(in), ldd = row_stride<T>(out);
-  const Array<T> x(rows * ldx), delta(rows * ldd);
-  Array<T> dw(out * in);
-  suite.add(shape("gemm_params", {rows, in, out}), {double(out * in), 2.0 * double(rows * in * out)},
-            [&] {
-              return error_of(dw.data(), dw.size(), [&](index i) {
-                double sum = 0;
-                for (index r = 0; r < rows; r++) sum += double(delta[r * ldd + i / in]) * double(x[r * ldx + i % in]);
-                return sum;
-              });
-            },
-            [&] { gemm_params(k, rows, in, 0, out, delta.data(), ldd, x.data(), ldx, dw.data(), false); });
-}
-
-template <class T>
-void products(Suite<T> &suite) {
-  suite.section("forward: rows x in x out");
-  for (const index rows : {1, 16, 32, 96})
-    for (const index width : {10, 64, 65, 100, 256, 1024}) packed_product(suite, rows, width, width);
-  packed_product(suite, 32, 2048, 256);
-  suite.section("weight gradient: rows x in x out");
-  for (const index rows : {1, 32, 128, 256, 1024})
-    for (const index width : {10, 64, 65, 100, 256, 1024}) params_product(suite, rows, width, width);
-  for (const index rows : {256, 1024}) params_product(suite, rows, 1024, 96);  // a strip, as the schedule takes it
-}
-
-template <class T>
-void packing(Suite<T> &suite) {
-  const KernelSet<T> &k = suite.kernels;
-  suite.section("packing a weight");
-  for (const index width : {64, 100, 256}) {
-    const Array<T> weight(width * width);
-    const PanelSplit split(width, k.lanes, k.tile_vectors);
-    Array<T> packed(packed_size(k, width, width));
-    const double bytes = double(width * width) * sizeof(T);
-    const Work work{double(width * width), 0, bytes, bytes};
-    // The panels' first rows: column 0 of the weight, or its row 0.
-    const auto first_rows = [&](index step) {
-      double wrong = 0;
-      for (index p = 0; p < split.num_panels(); p++)
-        for (index j = 0; j < split.cols(p); j++)
-          wrong += packed[width * split.begin(p) + j] != weight[(split.begin(p) + j) * step];
-      return wrong;
-    };
-    suite.add(shape("pack_forward", {width, width}), work, [&] { return first_rows(width); },
-              [&] { pack_forward(k, width, width, weight.data(), width, 0, width, packed.data()); });
-    suite.add(shape("pack_backward", {width, width}), work, [&] { return first_rows(1); },
-              [&] { pack_backward(k, width, width, weight.data(), width, 0, width, packed.data()); });
-  }
-}
 
 // ---- blocks of rows, as a tile of a pass has them ----
 
@@ -152,9 +32,8 @@ struct Block {
   // Error of y (or d) against expected(row, column).
   template <class Expected>
   double error(const Array<T> &actual, Expected &&expected) const {
-    return error_of(actual.data(), rows * ld, [&](index i) {
-      return i % ld < cols ? double(expected(i / ld, i % ld)) : double(actual[i]);
-    });
+    return error_of(actual.data(), rows * ld,
+                    [&](index i) { return i % ld < cols ? double(expected(i / ld, i % ld)) : double(actual[i]); });
   }
 };
 
@@ -168,14 +47,18 @@ void activations(Suite<T> &suite, index cols) {
     const auto x = [&](index r, index c) { return double(b.x[r * b.ld + c]); };
     const auto act = [&](index r, index c) { return reference::activation(kind, x(r, c)); };
     const auto slope = [&](index r, index c) { return reference::activation_derivative(kind, x(r, c)); };
-    suite.add(name, b.work(1, 1), [&] { return b.error(b.y, act); },
-              [&] { k.activation_forward[kind](kRows, cols, b.x.data(), b.ld, b.y.data(), b.ld); });
-    suite.add(name + " with derivative", b.work(1, 2),
-              [&] { return std::max(b.error(b.y, act), b.error(b.d, slope)); },
-              [&] {
-                k.activation_forward_grad[kind](kRows, cols, b.x.data(), b.ld, b.y.data(), b.ld, b.d.data(), b.ld);
-              });
+    suite.add(
+        name, b.work(1, 1), [&] { return b.error(b.y, act); },
+        [&] { k.activation_forward[kind](kRows, cols, b.x.data(), b.ld, b.y.data(), b.ld); });
+    suite.add(
+        name + " with derivative", b.work(1, 2), [&] { return std::max(b.error(b.y, act), b.error(b.d, slope)); },
+        [&] { k.activation_forward_grad[kind](kRows, cols, b.x.data(), b.ld, b.y.data(), b.ld, b.d.data(), b.ld); });
   }
+  Array<T> dy = b.dy;  // in place: with the slope 0 as good again as the first time
+  suite.add(
+      "relu backward, from the output", b.work(2, 1),
+      [&] { return b.error(dy, [&](index r, index c) { return b.x[r * b.ld + c] > 0 ? b.dy[r * b.ld + c] : T(0); }); },
+      [&] { k.slope_backward(kRows, cols, dy.data(), b.ld, b.x.data(), b.ld, T(0)); });
 }
 
 // sum_r f(r, c) of a column.
@@ -198,42 +81,42 @@ void batch_norm(Suite<T> &suite, index cols) {
   const auto x = [&](index r, index c) { return double(b.x[r * ld + c]); };
   const auto dy = [&](index r, index c) { return double(b.dy[r * ld + c]); };
   const auto x_hat = [&](index r, index c) { return (x(r, c) - double(mean[c])) * double(scale[c]); };
-  suite.add("column_moments", b.work(1, 0),
-            [&] {
-              return error_of(m2.data(), cols, [&](index c) {
-                const double center = over_rows(c, x) / kRows;
-                return over_rows(c, [&](index r, index) { return (x(r, c) - center) * (x(r, c) - center); });
-              });
-            },
-            [&] { k.column_moments(kRows, cols, b.x.data(), ld, mean.data(), rest.data(), m2.data()); });
-  suite.add("batch_norm_forward", b.work(1, 1),
-            [&] {
-              return b.error(b.y, [&](index r, index c) { return x_hat(r, c) + double(shift[c]); });
-            },
-            [&] {
-              k.batch_norm_forward(kRows, cols, b.x.data(), ld, mean.data(), scale.data(), shift.data(), b.y.data(),
-                                   ld);
-            });
-  suite.add("batch_norm_sums", b.work(2, 0),
-            [&] {
-              return error_of(out2.data(), cols, [&](index c) {
-                return over_rows(c, [&](index r, index) { return dy(r, c) * x_hat(r, c); });
-              });
-            },
-            [&] {
-              k.batch_norm_sums(kRows, cols, b.dy.data(), ld, b.x.data(), ld, mean.data(), scale.data(), out1.data(),
-                                out2.data());
-            });
-  suite.add("batch_norm_backward", b.work(2, 1),
-            [&] {
-              return b.error(b.d, [&](index r, index c) {
-                return double(scale[c]) * (dy(r, c) - double(s1[c]) - x_hat(r, c) * double(s2[c]));
-              });
-            },
-            [&] {
-              k.batch_norm_backward(kRows, cols, b.dy.data(), ld, b.x.data(), ld, mean.data(), scale.data(),
-                                    scale.data(), s1.data(), s2.data(), b.d.data(), ld);
-            });
+  suite.add(
+      "column_moments", b.work(1, 0),
+      [&] {
+        return error_of(m2.data(), cols, [&](index c) {
+          const double center = over_rows(c, x) / kRows;
+          return over_rows(c, [&](index r, index) { return (x(r, c) - center) * (x(r, c) - center); });
+        });
+      },
+      [&] { k.column_moments(kRows, cols, b.x.data(), ld, mean.data(), rest.data(), m2.data()); });
+  suite.add(
+      "batch_norm_forward", b.work(1, 1),
+      [&] { return b.error(b.y, [&](index r, index c) { return x_hat(r, c) + double(shift[c]); }); },
+      [&] {
+        k.batch_norm_forward(kRows, cols, b.x.data(), ld, mean.data(), scale.data(), shift.data(), b.y.data(), ld);
+      });
+  suite.add(
+      "batch_norm_sums", b.work(2, 0),
+      [&] {
+        return error_of(out2.data(), cols,
+                        [&](index c) { return over_rows(c, [&](index r, index) { return dy(r, c) * x_hat(r, c); }); });
+      },
+      [&] {
+        k.batch_norm_sums(kRows, cols, b.dy.data(), ld, b.x.data(), ld, mean.data(), scale.data(), out1.data(),
+                          out2.data());
+      });
+  suite.add(
+      "batch_norm_backward", b.work(2, 1),
+      [&] {
+        return b.error(b.d, [&](index r, index c) {
+          return double(scale[c]) * (dy(r, c) - double(s1[c]) - x_hat(r, c) * double(s2[c]));
+        });
+      },
+      [&] {
+        k.batch_norm_backward(kRows, cols, b.dy.data(), ld, b.x.data(), ld, mean.data(), scale.data(), scale.data(),
+                              s1.data(), s2.data(), b.d.data(), ld);
+      });
 }
 
 template <class T>
@@ -244,47 +127,47 @@ void layer_norm(Suite<T> &suite, index cols) {
   const index ld = b.ld;
   const Array<T> gamma(cols), beta(cols);
   Array<T> mean(kRows), inv_std(kRows), dgamma(cols), dbeta(cols);
-  const auto x_hat = [&](index r, index c) {
-    return (double(b.x[r * ld + c]) - double(mean[r])) * double(inv_std[r]);
-  };
+  const auto x_hat = [&](index r, index c) { return (double(b.x[r * ld + c]) - double(mean[r])) * double(inv_std[r]); };
   const auto dy = [&](index r, index c) { return double(b.dy[r * ld + c]); };
-  suite.add("layer_norm_forward", b.work(1, 1),
-            [&] {
-              std::vector<double> x, y(std::size_t(kRows * cols)), g, s, m(kRows), v(kRows);
-              for (index i = 0; i < kRows * cols; i++) x.push_back(double(b.x[i / cols * ld + i % cols]));
-              for (index c = 0; c < cols; c++) g.push_back(double(gamma[c])), s.push_back(double(beta[c]));
-              reference::layer_norm(kRows, cols, x.data(), g.data(), s.data(), false, 1e-5, y.data(), m.data(), v.data());
-              return b.error(b.y, [&](index r, index c) { return y[std::size_t(r * cols + c)]; });
-            },
-            [&] {
-              k.layer_norm_forward(kRows, cols, b.x.data(), ld, gamma.data(), beta.data(), false, T(1e-5), b.y.data(),
-                                   ld, mean.data(), inv_std.data());
-            });
-  suite.add("layer_norm_backward", b.work(2, 1),
-            [&] {
-              return b.error(b.d, [&](index r, index c) {
-                double sum = 0, sum_x_hat = 0;
-                for (index j = 0; j < cols; j++) {
-                  sum += dy(r, j) * double(gamma[j]) / double(cols);
-                  sum_x_hat += dy(r, j) * double(gamma[j]) * x_hat(r, j) / double(cols);
-                }
-                return double(inv_std[r]) * (dy(r, c) * double(gamma[c]) - sum - x_hat(r, c) * sum_x_hat);
-              });
-            },
-            [&] {
-              k.layer_norm_backward(kRows, cols, b.dy.data(), ld, b.x.data(), ld, gamma.data(), mean.data(),
-                                    inv_std.data(), false, b.d.data(), ld);
-            });
-  suite.add("layer_norm_param_grads", b.work(2, 0),
-            [&] {
-              return error_of(dgamma.data(), cols, [&](index c) {
-                return over_rows(c, [&](index r, index) { return dy(r, c) * x_hat(r, c); });
-              });
-            },
-            [&] {
-              k.layer_norm_param_grads(kRows, cols, b.dy.data(), ld, b.x.data(), ld, mean.data(), inv_std.data(),
-                                       dgamma.data(), dbeta.data());
-            });
+  suite.add(
+      "layer_norm_forward", b.work(1, 1),
+      [&] {
+        std::vector<double> x, y(std::size_t(kRows * cols)), g, s, m(kRows), v(kRows);
+        for (index i = 0; i < kRows * cols; i++) x.push_back(double(b.x[i / cols * ld + i % cols]));
+        for (index c = 0; c < cols; c++) g.push_back(double(gamma[c])), s.push_back(double(beta[c]));
+        reference::layer_norm(kRows, cols, x.data(), g.data(), s.data(), false, 1e-5, y.data(), m.data(), v.data());
+        return b.error(b.y, [&](index r, index c) { return y[std::size_t(r * cols + c)]; });
+      },
+      [&] {
+        k.layer_norm_forward(kRows, cols, b.x.data(), ld, gamma.data(), beta.data(), false, T(1e-5), b.y.data(), ld,
+                             mean.data(), inv_std.data());
+      });
+  suite.add(
+      "layer_norm_backward", b.work(2, 1),
+      [&] {
+        return b.error(b.d, [&](index r, index c) {
+          double sum = 0, sum_x_hat = 0;
+          for (index j = 0; j < cols; j++) {
+            sum += dy(r, j) * double(gamma[j]) / double(cols);
+            sum_x_hat += dy(r, j) * double(gamma[j]) * x_hat(r, j) / double(cols);
+          }
+          return double(inv_std[r]) * (dy(r, c) * double(gamma[c]) - sum - x_hat(r, c) * sum_x_hat);
+        });
+      },
+      [&] {
+        k.layer_norm_backward(kRows, cols, b.dy.data(), ld, b.x.data(), ld, gamma.data(), mean.data(), inv_std.data(),
+                              false, b.d.data(), ld);
+      });
+  suite.add(
+      "layer_norm_param_grads", b.work(2, 0),
+      [&] {
+        return error_of(dgamma.data(), cols,
+                        [&](index c) { return over_rows(c, [&](index r, index) { return dy(r, c) * x_hat(r, c); }); });
+      },
+      [&] {
+        k.layer_norm_param_grads(kRows, cols, b.dy.data(), ld, b.x.data(), ld, mean.data(), inv_std.data(),
+                                 dgamma.data(), dbeta.data());
+      });
 }
 
 // ---- whole arrays ----
@@ -300,24 +183,33 @@ void elementwise(Suite<T> &suite, Place place) {
   const index n = elements_of(place, sizeof(T));
   const double bytes = double(n) * sizeof(T);
   const Array<T> x(n);
-  Array<T> y(n), in_place = x;
+  Array<T> y(n), in_place = x, product = x, signs(n);
+  std::fill(signs.data(), signs.data() + n, T(-1));  // any other factor would run out of range in time
   const Array<T> y0 = y;
-  suite.add(std::string("add") + suffix(place), {double(n), 0, 2 * bytes, bytes, place},
-            [&] { return error_of(y.data(), n, [&](index i) { return double(x[i]) + double(y0[i]); }); },
-            [&] { k.add(1, n, x.data(), n, y.data(), n); });
-  suite.add(std::string("copy") + suffix(place), {double(n), 0, bytes, bytes, place},
-            [&] { return error_of(y.data(), n, [&](index i) { return x[i]; }); },
-            [&] { k.copy(1, n, x.data(), n, y.data(), n); });
-  suite.add(std::string("scale") + suffix(place), {double(n), 0, bytes, bytes, place},
-            [&] { return error_of(in_place.data(), n, [&](index i) { return -x[i]; }); },
-            [&] { k.scale(n, T(-1), in_place.data()); });
-  suite.add(std::string("clamp") + suffix(place), {double(n), 0, bytes, bytes, place},
-            [&] { return error_of(y.data(), n, [&](index i) { return std::clamp(double(x[i]), -1.0, 1.0); }); },
-            [&, first = true]() mutable {
-              if (first) k.copy(1, n, x.data(), n, y.data(), n);
-              first = false;
-              k.clamp(n, T(1), y.data());
-            });
+  suite.add(
+      std::string("add") + suffix(place), {double(n), 0, 2 * bytes, bytes, place},
+      [&] { return error_of(y.data(), n, [&](index i) { return double(x[i]) + double(y0[i]); }); },
+      [&] { k.add(1, n, x.data(), n, y.data(), n); });
+  suite.add(
+      std::string("multiply") + suffix(place), {double(n), 0, 2 * bytes, bytes, place},
+      [&] { return error_of(product.data(), n, [&](index i) { return -x[i]; }); },
+      [&] { k.multiply(1, n, signs.data(), n, product.data(), n); });
+  suite.add(
+      std::string("copy") + suffix(place), {double(n), 0, bytes, bytes, place},
+      [&] { return error_of(y.data(), n, [&](index i) { return x[i]; }); },
+      [&] { k.copy(1, n, x.data(), n, y.data(), n); });
+  suite.add(
+      std::string("scale") + suffix(place), {double(n), 0, bytes, bytes, place},
+      [&] { return error_of(in_place.data(), n, [&](index i) { return -x[i]; }); },
+      [&] { k.scale(n, T(-1), in_place.data()); });
+  suite.add(
+      std::string("clamp") + suffix(place), {double(n), 0, bytes, bytes, place},
+      [&] { return error_of(y.data(), n, [&](index i) { return std::clamp(double(x[i]), -1.0, 1.0); }); },
+      [&, first = true]() mutable {
+        if (first) k.copy(1, n, x.data(), n, y.data(), n);
+        first = false;
+        k.clamp(n, T(1), y.data());
+      });
 }
 
 // Sums of an array in double.
@@ -340,28 +232,32 @@ void reductions(Suite<T> &suite, Place place) {
   StatsSums sums{};
   std::vector<index> histogram(GRADCORE_NUM_BINS_F64);
   const auto sumsq_error = [&](double sumsq) { return relative(sumsq, over(x, [](double v) { return v * v; })); };
-  suite.add("all_finite" + end, work, [&] { return finite ? 0.0 : 1.0; },
-            [&] { finite = k.all_finite(1, n, x.data(), n); });
-  suite.add("sum_of_squares" + end, work, [&] { return sumsq_error(result); },
-            [&] { result = k.sum_of_squares(1, n, x.data(), n); });
-  suite.add("max_abs" + end, work,
-            [&] {
-              double largest = 0;
-              for (index i = 0; i < n; i++) largest = std::max(largest, std::abs(double(x[i])));
-              return relative(result, largest);
-            },
-            [&] { result = k.max_abs(n, x.data()); });
+  suite.add(
+      "all_finite" + end, work, [&] { return finite ? 0.0 : 1.0; }, [&] { finite = k.all_finite(1, n, x.data(), n); });
+  suite.add(
+      "sum_of_squares" + end, work, [&] { return sumsq_error(result); },
+      [&] { result = k.sum_of_squares(1, n, x.data(), n); });
+  suite.add(
+      "max_abs" + end, work,
+      [&] {
+        double largest = 0;
+        for (index i = 0; i < n; i++) largest = std::max(largest, std::abs(double(x[i])));
+        return relative(result, largest);
+      },
+      [&] { result = k.max_abs(n, x.data()); });
   suite.add("dot" + end, work, [&] { return sumsq_error(result); }, [&] { result = k.dot(n, x.data(), x.data()); });
-  suite.add("block_stats" + end, work, [&] { return sumsq_error(sums.sumsq); },
-            [&] { k.block_stats(1, n, x.data(), n, &(sums = StatsSums{}), nullptr); });
-  suite.add("block_stats, histogram" + end, work,
-            [&] {
-              std::fill(histogram.begin(), histogram.end(), 0);
-              k.block_stats(1, n, x.data(), n, &sums, histogram.data());
-              const double ones = over(x, [](double v) { return std::abs(v) >= 1 && std::abs(v) < 2; });
-              return std::abs(double(histogram[sizeof(T) == 4 ? 149 : 1074]) - ones);
-            },
-            [&] { k.block_stats(1, n, x.data(), n, &(sums = StatsSums{}), histogram.data()); });
+  suite.add(
+      "block_stats" + end, work, [&] { return sumsq_error(sums.sumsq); },
+      [&] { k.block_stats(1, n, x.data(), n, &(sums = StatsSums{}), nullptr); });
+  suite.add(
+      "block_stats, histogram" + end, work,
+      [&] {
+        std::fill(histogram.begin(), histogram.end(), 0);
+        k.block_stats(1, n, x.data(), n, &sums, histogram.data());
+        const double ones = over(x, [](double v) { return std::abs(v) >= 1 && std::abs(v) < 2; });
+        return std::abs(double(histogram[sizeof(T) == 4 ? 149 : 1074]) - ones);
+      },
+      [&] { k.block_stats(1, n, x.data(), n, &(sums = StatsSums{}), histogram.data()); });
 }
 
 template <class T>
@@ -375,13 +271,15 @@ void row_reductions(Suite<T> &suite, index cols) {
   double sumsq = 0, expected = 0;
   const auto x = [&](index r, index c) { return double(b.x[r * b.ld + c]); };
   for (index c = 0; c < cols; c++) expected += over_rows(c, [&](index r, index) { return x(r, c) * x(r, c); });
-  suite.add("column_sum", b.work(1, 0),
-            [&] { return error_of(sum.data(), cols, [&](index c) { return over_rows(c, x); }); },
-            [&] { k.column_sum(kRows, cols, b.x.data(), b.ld, false, sum.data()); });
-  suite.add("column_nonzero", b.work(1, 0), [&] { return double(zeros + (nonzero[0] == 0)); },
-            [&] { k.column_nonzero(kRows, cols, b.x.data(), b.ld, nonzero.data(), &zeros); });
-  suite.add("derivative_stats", b.work(1, 0), [&] { return relative(sumsq, expected); },
-            [&] { k.derivative_stats(kRows, cols, b.x.data(), b.ld, T(0.01), &(sumsq = 0), &below); });
+  suite.add(
+      "column_sum", b.work(1, 0), [&] { return error_of(sum.data(), cols, [&](index c) { return over_rows(c, x); }); },
+      [&] { k.column_sum(kRows, cols, b.x.data(), b.ld, false, sum.data()); });
+  suite.add(
+      "column_nonzero", b.work(1, 0), [&] { return double(zeros + (nonzero[0] == 0)); },
+      [&] { k.column_nonzero(kRows, cols, b.x.data(), b.ld, nonzero.data(), &zeros); });
+  suite.add(
+      "derivative_stats", b.work(1, 0), [&] { return relative(sumsq, expected); },
+      [&] { k.derivative_stats(kRows, cols, b.x.data(), b.ld, T(0.01), &(sumsq = 0), &below); });
 }
 
 // ---- losses ----
@@ -400,25 +298,33 @@ void losses(Suite<T> &suite, index cols) {
     target[labels[r]] = 1;
     return reference::cross_entropy_row(cols, y.data(), target.data());
   };
-  suite.add("cross_entropy of labels", b.work(1, 1),
-            [&] { return relative(loss, over_rows(0, [&](index r, index) { return row_loss(r); })); },
-            [&] {
-              loss = k.cross_entropy_labels(kRows, cols, b.x.data(), b.ld, labels.data(), T(1), b.y.data(), b.ld);
-            });
+  suite.add(
+      "cross_entropy of labels", b.work(1, 1),
+      [&] { return relative(loss, over_rows(0, [&](index r, index) { return row_loss(r); })); },
+      [&] { loss = k.cross_entropy_labels(kRows, cols, b.x.data(), b.ld, labels.data(), T(1), b.y.data(), b.ld); });
+  Array<T> target(kRows * b.ld);
+  std::fill(target.data(), target.data() + target.size(), T(0));
+  for (index r = 0; r < kRows; r++) target[r * b.ld + labels[std::size_t(r)]] = 1;
+  suite.add(
+      "cross_entropy of probabilities", b.work(2, 1),
+      [&] { return relative(loss, over_rows(0, [&](index r, index) { return row_loss(r); })); },
+      [&] {
+        loss = k.cross_entropy_probs(kRows, cols, b.x.data(), b.ld, target.data(), b.ld, T(1), b.y.data(), b.ld);
+      });
   for (int kind = GRADCORE_BINARY_CROSS_ENTROPY; kind < GRADCORE_NUM_LOSSES; kind++) {
     const auto term = [&](index r, index c) {
       return reference::elementwise_loss(kind, double(b.x[r * b.ld + c]), double(b.dy[r * b.ld + c]));
     };
-    suite.add(gradcore_loss_name(kind), b.work(2, 1),
-              [&] {
-                double sum = 0;
-                for (index c = 0; c < cols; c++) sum += over_rows(c, term);
-                return relative(loss, sum);
-              },
-              [&] {
-                loss = k.elementwise_loss[kind](kRows, cols, b.x.data(), b.ld, b.dy.data(), b.ld, T(1), b.y.data(),
-                                                b.ld);
-              });
+    suite.add(
+        gradcore_loss_name(kind), b.work(2, 1),
+        [&] {
+          double sum = 0;
+          for (index c = 0; c < cols; c++) sum += over_rows(c, term);
+          return relative(loss, sum);
+        },
+        [&] {
+          loss = k.elementwise_loss[kind](kRows, cols, b.x.data(), b.ld, b.dy.data(), b.ld, T(1), b.y.data(), b.ld);
+        });
   }
 }
 
@@ -465,8 +371,9 @@ void updates(Suite<T> &suite, Place place) {
     };
     suite.add(std::string(names[kind]) + suffix(place), work, error, [&] { k.update[kind](args); });
     args.update_sumsq = &sumsq;
-    suite.add(std::string(names[kind]) + ", recorded" + suffix(place), work, [] { return 0.0; },
-              [&] { k.update[kind](args); });
+    suite.add(
+        std::string(names[kind]) + ", recorded" + suffix(place), work, [] { return 0.0; },
+        [&] { k.update[kind](args); });
   }
 }
 

@@ -95,7 +95,7 @@ enum class Place { cache, memory };
 // What one call does. Bytes are those that must move when nothing is kept from call to call.
 struct Work {
   double elements;
-  double flops = 0;           // of products; then the roof is the FMA peak
+  double flops = 0;              // of products; then the roof is the FMA peak
   double read = 0, written = 0;  // else the roof is a plain loop that reads, or that reads and writes
   Place place = Place::cache;
 };
@@ -106,12 +106,15 @@ class Suite {
  public:
   Suite(const KernelSet<T> &kernels, const char *filter) : kernels(kernels), filter_(filter) { measure_roofs(); }
 
-  void section(const char *title) { std::printf("\n%-44s %10s %12s %7s\n", title, "ns/element", "rate", "of roof"); }
+  // Printed when the first case follows that the filter lets pass.
+  void section(const char *title) { title_ = title; }
 
   // `error` from error_of; beyond the bound the case is reported as wrong and not timed.
   template <class Error, class F>
   void add(const std::string &name, const Work &work, Error &&error, F &&run) {
     if (filter_ && name.find(filter_) == std::string::npos) return;
+    if (!title_.empty()) std::printf("\n%-44s %10s %12s %7s\n", title_.c_str(), "ns/element", "rate", "of roof");
+    title_.clear();
     run();
     const double wrong = error();
     if (!(wrong <= kBound)) {
@@ -123,8 +126,8 @@ class Suite {
     const bool products = work.flops > 0;
     const double rate = (products ? work.flops : work.read + work.written) / ns;
     const double roof = products ? peak_ : work.written > 0 ? update_[int(work.place)] : read_[int(work.place)];
-    std::printf("%-44s %10.4f %7.1f %s %7.2f\n", name.c_str(), ns / work.elements, rate,
-                products ? "GF/s" : "GB/s", rate / roof);
+    std::printf("%-44s %10.4f %7.1f %s %7.2f\n", name.c_str(), ns / work.elements, rate, products ? "GF/s" : "GB/s",
+                rate / roof);
     std::fflush(stdout);
   }
 
@@ -152,6 +155,7 @@ class Suite {
   }
 
   const char *filter_;
+  std::string title_;
   double peak_, read_[2], update_[2];
   bool failed_ = false;
 };
