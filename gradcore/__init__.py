@@ -26,6 +26,7 @@ from .mlp import MLP, Step
 if TYPE_CHECKING:
     from . import analysis, sweeps, training
     from .analysis.analyze import analyze
+    from .analysis.predict import predict
     from .analysis.repair import repair
     from .feedback_alignment import DirectFeedbackMLP
     from .monitor import Monitor, TrainingWarning
@@ -64,6 +65,7 @@ __all__ = [
     "load",
     "ops",
     "optim",
+    "predict",
     "repair",
     "set_num_threads",
     "sweep",
@@ -76,6 +78,7 @@ _LAZY = {
     "analysis": ("analysis", None),
     "analyze": ("analysis", "analyze"),
     "export_c": ("export", "export_c"),
+    "predict": ("analysis", "predict"),
     "repair": ("analysis", "repair"),
     "DirectFeedbackMLP": ("feedback_alignment", "DirectFeedbackMLP"),
     "sweep": ("sweeps", "sweep"),

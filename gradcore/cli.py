@@ -1,4 +1,4 @@
-"""The command line: `gradcore demo`, `gradcore analyze`, `gradcore sweep`, `gradcore info`.
+"""The command line: `gradcore demo`, `gradcore analyze`, `gradcore predict`, `gradcore sweep`, `gradcore info`.
 
 Reports go to stdout, progress and errors to stderr. Every error is one line and exit code 2.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from . import _check, _core, _data, config
 from ._runtime import cpu_info, get_num_threads
 from ._status import Status
-from .analysis.report import Report
+from .analysis.report import Prediction, Report
 from .init import activations, initializers
 from .show import sweep_text, text
 from .sweeps import SweepResult
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(" ".join(show() for show in arguments.places))
         return OK
     if arguments.command is None:
-        parser.error("expected a command: demo, analyze or info")
+        parser.error("expected a command: demo, analyze, predict, sweep or info")
     try:
         return int(arguments.run(arguments))
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has had enough
@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     _add_demo(commands)
     _add_analyze(commands)
+    _add_predict(commands)
     _add_sweep(commands)
     info = commands.add_parser("info", help="version, CPU targets and threads of this installation")
     info.add_argument("--json", action="store_true", help="print one JSON object instead of text")
@@ -138,11 +139,7 @@ def _add_analyze(commands: Any) -> None:
     add("--data", required=True, metavar="digits|FILE", help="digits, or a .csv, .tsv, .txt or .npz file")
     add("--target", metavar="COLUMN", help="target column of a CSV, by name or index (default: the last)")
     add("--standardize", action="store_true", help="shift each feature to mean 0, scale it to variance 1")
-    add("--widths", required=True, type=_widths, metavar="LIST", help="layer widths: 64,100x30,10 has 30 of 100")
-    add("--activation", default="relu", choices=activations(), metavar="NAME", help=", ".join(activations()))
-    add("--normalization", choices=("batch", "layer", "rms"), help="before each activation (default: none)")
-    add("--residual", action="store_true", help="add a block's input to its output where widths agree")
-    add("--init", default="auto", choices=initializers(), metavar="NAME", help=", ".join(initializers()))
+    _add_design(analyze)
     losses = (*_data.CLASS_LOSSES, *_data.VALUE_LOSSES)
     add("--loss", choices=losses, metavar="NAME", help=f"{', '.join(losses)} (default: by the target)")
     add("--optimizer", choices=OPTIMIZERS, help="judge for this optimizer (default: plain SGD)")
@@ -153,6 +150,33 @@ def _add_analyze(commands: Any) -> None:
     add("--no-remedies", action="store_true", help="diagnose only")
     _add_outputs(analyze)
     analyze.set_defaults(run=run_analyze)
+
+
+def _add_design(parser: argparse.ArgumentParser) -> None:
+    """The net's shape, as `gc.MLP` takes it."""
+    add = parser.add_argument
+    add("--widths", required=True, type=_widths, metavar="LIST", help="layer widths: 64,100x30,10 has 30 of 100")
+    add("--activation", default="relu", choices=activations(), metavar="NAME", help=", ".join(activations()))
+    add("--normalization", choices=("batch", "layer", "rms"), help="before each activation (default: none)")
+    add("--residual", action="store_true", help="add a block's input to its output where widths agree")
+    add("--init", default="auto", choices=initializers(), metavar="NAME", help=", ".join(initializers()))
+
+
+def _add_predict(commands: Any) -> None:
+    predict = commands.add_parser(
+        "predict",
+        help="what theory expects of the gradients of a net of your shape, before any data",
+        description="Mean-field theory: the factor on the squared gradient per layer, the profile with the band of "
+        "random draws at these widths, how many layers the design carries, and the critical weight scale.",
+        epilog="example: gradcore predict --widths 64,100x30,10 --activation sigmoid",
+    )
+    _add_design(predict)
+    add = predict.add_argument
+    add("--weight-var", type=float, metavar="V", help="in place of --init: variance of weights times fan_in")
+    add("--bias-var", type=float, metavar="V", help="variance of the biases (default 0)")
+    add("--batch-size", type=_count, default=128, metavar="N", help="rows a batch, for batch norm (default 128)")
+    add("--json", metavar="FILE", help="write the prediction as JSON; - for stdout, instead of text")
+    predict.set_defaults(run=run_predict)
 
 
 def _add_sweep(commands: Any) -> None:
@@ -271,6 +295,27 @@ def run_analyze(arguments: argparse.Namespace) -> int:
     return OK if report.verdict == "healthy" else UNHEALTHY
 
 
+def run_predict(arguments: argparse.Namespace) -> int:
+    """`gradcore predict`."""
+    from . import analysis
+
+    check_outputs(arguments)
+    prediction = analysis.predict(
+        arguments.widths,
+        activation=arguments.activation,
+        normalization=arguments.normalization,
+        residual=arguments.residual,
+        init=arguments.init,
+        weight_var=arguments.weight_var,
+        bias_var=arguments.bias_var,
+        batch_size=arguments.batch_size,
+    )
+    if arguments.json != "-":
+        print(prediction)
+    write_outputs(prediction, arguments)
+    return OK
+
+
 def _load_table(arguments: argparse.Namespace) -> _data.Table:
     widths = arguments.widths
     table = _data.load(arguments.data, target=arguments.target, loss=arguments.loss, outputs=widths[-1])
@@ -315,9 +360,9 @@ def check_outputs(arguments: argparse.Namespace) -> None:
             raise ValueError(f"{option}: cannot write {name}: it is a directory, or its directory does not exist")
 
 
-def write_outputs(report: Report | SweepResult, arguments: argparse.Namespace) -> None:
+def write_outputs(report: Report | Prediction | SweepResult, arguments: argparse.Namespace) -> None:
     """The files asked for; JSON to stdout for `-`."""
-    if arguments.html:
+    if not isinstance(report, Prediction) and arguments.html:
         report.save_html(arguments.html)
         print(f"wrote {arguments.html}", file=sys.stderr)
     if arguments.json == "-":

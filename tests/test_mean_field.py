@@ -8,7 +8,7 @@ import pytest
 import gradcore as gc
 import reference
 from gradcore.analysis import mean_field as theory
-from gradcore.analysis.predict import layer_scales, predict
+from gradcore.analysis.predict import expected_profile, layer_scales
 
 _erf = np.vectorize(math.erf, otypes=[float])
 ERF = theory.Nonlinearity(_erf, lambda x: 2 / math.sqrt(math.pi) * np.exp(-x * x))
@@ -122,7 +122,9 @@ def test_activations_without_a_critical_point():
     assert theory.critical_point("relu") == pytest.approx((1.0, 2.0))
     q, weight_var = theory.critical_point("sigmoid")  # far into saturation: not a scale to use
     assert weight_var > 100
-    assert theory.chi("sigmoid", theory.fixed_point("sigmoid", weight_var, start=q), weight_var) == pytest.approx(1, abs=1e-6)
+    assert theory.chi("sigmoid", theory.fixed_point("sigmoid", weight_var, start=q), weight_var) == pytest.approx(
+        1, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,8 +150,12 @@ def test_relu_correlation_map_is_the_arccosine_kernel():
 
 def test_correlation_scale_is_continuous_across_the_critical_line():
     q, weight_var = theory.critical_point("tanh", 0.05)
-    ordered = theory.correlation_scale("tanh", theory.fixed_point("tanh", 0.9 * weight_var, 0.05), 0.9 * weight_var, 0.05)
-    chaotic = theory.correlation_scale("tanh", theory.fixed_point("tanh", 1.1 * weight_var, 0.05), 1.1 * weight_var, 0.05)
+    ordered = theory.correlation_scale(
+        "tanh", theory.fixed_point("tanh", 0.9 * weight_var, 0.05), 0.9 * weight_var, 0.05
+    )
+    chaotic = theory.correlation_scale(
+        "tanh", theory.fixed_point("tanh", 1.1 * weight_var, 0.05), 1.1 * weight_var, 0.05
+    )
     assert 3 < ordered < 100
     assert 3 < chaotic < 100
     assert theory.correlation_scale("tanh", q, weight_var, 0.05) > 1e4
@@ -225,7 +231,7 @@ def test_the_predicted_profile_lies_over_the_measured_one(options, rng):
     inside = 0
     for seed in range(4):
         net = gc.MLP([40] + [80] * 10 + [10], seed=seed, dtype="float64", **options)
-        prediction = predict(
+        prediction = expected_profile(
             net.config, *layer_scales(net), input_square=1.0, batch_size=64, measured_log=measured_log(net, rng)
         )
         inside += len(prediction.departs) <= 1
@@ -239,7 +245,7 @@ def test_the_band_is_that_of_single_draws(rng):
     for seed in range(150):
         net = gc.MLP([16] + [64] * 11, seed=seed, dtype="float64", bias=False)
         draws.append(measured_log(net, rng, batch_size=1)[0])
-    prediction = predict(net.config, *layer_scales(net), batch_size=1)
+    prediction = expected_profile(net.config, *layer_scales(net), batch_size=1)
     assert np.mean(draws) == pytest.approx(prediction.delta_log[0], abs=4 * np.std(draws) / math.sqrt(150) + 0.1)
     band = 1.96 * np.std(draws)
     assert prediction.delta_log[0] - prediction.delta_log_low[0] == pytest.approx(band, rel=0.25)
@@ -247,10 +253,10 @@ def test_the_band_is_that_of_single_draws(rng):
 
 def test_limits_of_the_prediction():
     net = gc.MLP([64] + [100] * 30 + [10], activation="sigmoid", init="glorot_normal")
-    prediction = predict(net.config, *layer_scales(net))
+    prediction = expected_profile(net.config, *layer_scales(net))
     assert prediction.chi_star == pytest.approx(0.0557, rel=0.05)
     assert prediction.depth_scale == pytest.approx(1 / 2.888, rel=0.02)
     assert prediction.slope == pytest.approx(-2.9, abs=0.1)
-    shallow = predict(gc.MLP([4, 3, 2]).config, [1, 1], [0, 0])
+    shallow = expected_profile(gc.MLP([4, 3, 2]).config, [1, 1], [0, 0])
     assert not shallow.valid
     assert "fewer than two hidden layers" in shallow.note

@@ -14,6 +14,7 @@ from __future__ import annotations
 from . import mean_field
 from .analyze import analyze
 from .history import TrainingFinding, TrainingReport
+from .predict import predict
 from .repair import Repair, repair
 from .report import Finding, GainFactors, LayerRecord, Outcome, Prediction, Remedy, Report, Slope
 from .subject import Thresholds
@@ -33,5 +34,6 @@ __all__ = [
     "TrainingReport",
     "analyze",
     "mean_field",
+    "predict",
     "repair",
 ]

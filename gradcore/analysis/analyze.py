@@ -14,7 +14,7 @@ from . import measure as measuring
 from .depth import depth_limit
 from .judge import judge
 from .measure import HARMLESS, Case, Measurement, Progress
-from .predict import predict
+from .predict import expected_profile
 from .propagation import propagate
 from .report import Prediction, Report
 from .slope import estimate
@@ -191,7 +191,7 @@ def examine(case: Case, measurement: Measurement, limits: Thresholds, asleep: tu
 def _prediction(measurement: Measurement) -> Prediction:
     """What theory expects: shown beside the measurement, and no part of the judgement."""
     delta = measurement.rms("delta_norm")
-    return predict(
+    return expected_profile(
         measurement.config,
         measurement.weight_var,
         measurement.bias_var,

@@ -15,6 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from .. import _check
+from ..init import CRITICAL_GAIN_SQUARED
+from ..init import check as check_init
 from . import mean_field as theory
 from .propagation import NEIGHBOUR_COSINE
 from .report import Prediction
@@ -34,7 +37,101 @@ def layer_scales(net: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.array(weight_var), np.array(bias_var)
 
 
+def scheme_scales(config: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """weight_var and bias_var of each dense layer that `config["init"]` draws with, by its formula.
+
+    An initializer that is a function has none: a net is built, and its weights are measured.
+    """
+    widths, scheme = np.array(config["widths"], dtype=np.float64), config["init"]
+    if callable(scheme):
+        from ..mlp import MLP
+
+        return layer_scales(MLP(**config))
+    fan_in, fan_out = widths[:-1], widths[1:]
+    gains = np.array([CRITICAL_GAIN_SQUARED[name] for name in [*config["activation"], "identity"]])
+    family = scheme.split("_")[0]
+    weight_var = {
+        "glorot": 2.0 * fan_in / (fan_in + fan_out),
+        "he": np.full(len(gains), 2.0),
+        "lecun": np.ones(len(gains)),
+        "orthogonal": gains * np.minimum(1.0, fan_in / fan_out),  # |Q|_F^2 is the smaller of the two widths
+        "auto": gains,
+    }[family]
+    return weight_var, np.zeros(len(gains))
+
+
 def predict(
+    design: Any,
+    *,
+    activation: str | Sequence[str] | None = None,
+    normalization: str | None = None,
+    residual: bool | None = None,
+    init: Any = None,
+    weight_var: float | None = None,
+    bias_var: float | None = None,
+    batch_size: int = 128,
+    input_square: float = 1.0,
+) -> Prediction:
+    """What mean-field theory expects of a net's gradients, before any data and any training.
+
+        print(gc.predict([64] + [100] * 30 + [10], activation="sigmoid"))
+        gc.predict(net).slope                                   # with the weights that `net` has now
+
+    Args:
+        design: a gradcore.MLP, taken with the weights it has; or widths [in, hidden..., out].
+        activation, normalization, residual, init: as `gc.MLP` takes them and with its defaults, for widths.
+        weight_var: variance of the weights times fan_in of every layer, instead of the design's own.
+        bias_var: variance of the biases, likewise; 0 for widths.
+        batch_size: rows of a batch; it matters to batch norm alone.
+        input_square: mean square of the inputs; 1 for standardized ones.
+
+    Returns:
+        A Prediction: per layer and for ever deeper nets. `print` shows it; `measured_log` is NaN.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+    options = {"activation": activation, "normalization": normalization, "residual": residual, "init": init}
+    config, weights, biases = _scales_of(design, {name: value for name, value in options.items() if value is not None})
+    if weight_var is not None:
+        weights = np.full(len(weights), _check.positive(weight_var, "weight_var"))
+        config |= {"init": None, "weight_var": float(weight_var)}
+    if bias_var is not None:
+        biases = np.full(len(biases), _check.non_negative(bias_var, "bias_var"))
+        config |= {"bias_var": float(bias_var)}
+    return expected_profile(
+        config,
+        weights,
+        biases,
+        input_square=_check.positive(input_square, "input_square"),
+        batch_size=_check.integer(batch_size, "batch_size", 1),
+    )
+
+
+def _scales_of(design: Any, options: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """The config of a net or of widths with options, and the scales of its weights and biases."""
+    from ..mlp import MLP
+
+    if isinstance(design, MLP):
+        if options:
+            raise TypeError(f"{next(iter(options))}: expected only with widths, got it beside a net, which has its own")
+        return design.config, *layer_scales(design)
+    widths = _check.widths(design)
+    scheme = options.get("init", "auto")
+    check_init(scheme)
+    normalization = options.get("normalization")
+    _check.choice(normalization, "normalization", _check.NORMALIZATIONS)
+    config = {
+        "widths": widths,
+        "activation": _check.activations(options.get("activation", "relu"), len(widths) - 2),
+        "normalization": normalization,
+        "residual": _check.flag(options.get("residual", False), "residual"),
+        "init": scheme,
+    }
+    return config, *scheme_scales(config)
+
+
+def expected_profile(
     config: Mapping[str, Any],
     weight_var: Sequence[float] | np.ndarray,
     bias_var: Sequence[float] | np.ndarray,
@@ -43,7 +140,7 @@ def predict(
     batch_size: int = 128,
     measured_log: np.ndarray | None = None,
 ) -> Prediction:
-    """What theory expects of an architecture, before any data.
+    """The same for a config and scales that are given, with a measured profile beside it.
 
     Args:
         config: `net.config`: widths, activation (a list, one a hidden layer), normalization, residual.
@@ -69,6 +166,8 @@ def predict(
         measured_log=measured,
         departs=tuple(int(layer) for layer in departs),
         correlation=stack.correlation,
+        config=dict(config),
+        batch_size=batch_size,
         **_deep_limit(stack),
     )
 
@@ -156,12 +255,13 @@ def _deep_limit(stack: _Stack) -> dict[str, Any]:
     if hidden < 2:
         return {
             **dict.fromkeys(("q_star", "chi_star", "critical_gain", "slope"), math.nan),
-            **dict.fromkeys(("depth_scale", "trainable_depth"), math.inf),
+            **dict.fromkeys(("depth_scale", "trainable_depth", "carried_depth"), math.inf),
             "valid": False,
             "note": "fewer than two hidden layers: there is no depth to carry a slope over",
         }
     name, weight_var = stack.activations[-1], float(stack.weight_var[hidden - 1])
     slope = float((stack.delta_log[0] - stack.delta_log[hidden - 1]) / (hidden - 1))
+    drift = 0.5 * float(stack.spread[0] - stack.spread[hidden - 1]) / (hidden - 1)  # chance, which is no slope
     if stack.residual:
         q_star, chi_star = math.nan, math.exp(min(slope, 700.0))
         scale = theory.depth_scale(chi_star)
@@ -180,6 +280,14 @@ def _deep_limit(stack: _Stack) -> dict[str, Any]:
         "chi_star": chi_star,
         "depth_scale": theory.depth_scale(chi_star),
         "trainable_depth": theory.TRAINABLE_SCALES * scale,
-        "critical_gain": math.sqrt(theory.critical_point(name)[1]),
+        "critical_gain": _critical_gain(stack, name, float(stack.bias_var[hidden - 1])),
+        "carried_depth": theory.carried_depth(math.exp(min(slope + drift, 700.0))),
         "slope": slope,
     }
+
+
+def _critical_gain(stack: _Stack, activation: str, bias_var: float) -> float:
+    """The gain for which chi is 1; NaN where the weights' scale does not decide it, or none does."""
+    if stack.normalization is not None or stack.residual:
+        return math.nan
+    return math.sqrt(theory.critical_point(activation, bias_var)[1])

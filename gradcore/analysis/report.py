@@ -223,7 +223,10 @@ class Prediction(Record):
     squared gradient changes by e. trainable_depth: layers through which inputs stay distinguishable.
     critical_gain: the gain (std of weights * sqrt(fan_in)) for which chi is 1; NaN where none exists.
     slope: ln chi averaged over the hidden layers. valid: False where no theory covers the design.
-    correlation: what is expected of LayerRecord.correlation; NaN with batch norm.
+    correlation: what is expected of LayerRecord.correlation; NaN with batch norm. carried_depth: dense layers
+    after which gradient norms at the two ends differ by 100. config, batch_size: what it is of.
+
+    With batch norm chi_star is its growth factor at this batch size, and depth_scale follows from it.
     """
 
     preact_var: np.ndarray
@@ -242,6 +245,18 @@ class Prediction(Record):
     valid: bool = True
     note: str = ""
     correlation: np.ndarray = field(default_factory=lambda: np.empty(0))
+    carried_depth: float = math.nan
+    config: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = 0
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """`to_dict` as JSON."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    def __str__(self) -> str:
+        from ..show.prediction_text import render
+
+        return render(self)
 
 
 @dataclass(frozen=True)

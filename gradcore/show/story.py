@@ -114,6 +114,9 @@ def net_line(report: Report) -> str:
     return net_words({"widths": widths, **report.config})
 
 
+_GIVEN_SCALES = {"weight_var": "weight", "bias_var": "bias"}  # of a prediction that was asked for them
+
+
 def net_words(config: Mapping[str, Any]) -> str:
     """A net's settings in one line."""
     activation = config.get("activation", "")
@@ -126,7 +129,10 @@ def net_words(config: Mapping[str, Any]) -> str:
     init = config.get("init")
     if init:
         parts.append(f"init {init if isinstance(init, str) else getattr(init, '__name__', 'of its own')}")
-    return ", ".join([*filter(None, parts), str(config.get("dtype", "float32"))])
+    parts += [
+        f"{name} variance {config[key]:.4g}" for key, name in _GIVEN_SCALES.items() if config.get(key) is not None
+    ]
+    return ", ".join(filter(None, [*parts, config.get("dtype")]))
 
 
 def conditions_line(report: Report) -> str:

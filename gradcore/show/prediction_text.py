@@ -1,0 +1,93 @@
+"""A prediction as text: what theory expects of a design, before any data."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+from ..analysis.causes import can_be_level
+from ..analysis.report import Prediction
+from . import story
+from .text import MAX_LAYERS, Terminal
+
+
+def render(prediction: Prediction) -> str:
+    """The design, what the theory says of it in sentences, and the profile over depth."""
+    terminal = Terminal.of(sys.stdout)
+    lines = [f"Mean-field prediction of {story.net_words(prediction.config)}"]
+    if not prediction.valid:
+        return "\n".join([*lines, f"None: {prediction.note}."])
+    for sentence in sentences(prediction):
+        lines += terminal.wrap(sentence)
+    return "\n".join([*lines, *_profile(prediction, terminal)])
+
+
+def sentences(prediction: Prediction) -> list[str]:
+    """What it says, most important first."""
+    lines = [_slope_sentence(prediction)]
+    if math.isfinite(prediction.carried_depth):
+        lines.append(
+            f"Gradient norms at the two ends differ by 100 after {story.number(prediction.carried_depth, 2)} dense "
+            f"layers of this design; it has {len(prediction.chi)}."
+        )
+    limit = _limit_sentence(prediction)
+    return [*lines, *filter(None, [limit, _gain_sentence(prediction), prediction.note])]
+
+
+def _slope_sentence(prediction: Prediction) -> str:
+    last = len(prediction.chi) - 2
+    ends = [0.5 * (values[0] - prediction.delta_log[last]) for values in (
+        prediction.delta_log, prediction.delta_log_low, prediction.delta_log_high)]  # fmt: skip
+    typical, low, high = (story.number(story.exp(end)) for end in ends)
+    return (
+        f"On its way to the input |delta|^2 is multiplied by {story.gain(prediction.slope)} a layer: its norm at "
+        f"layer 0 is {typical} of that at the last hidden one (95% of random draws: {low} to {high})."
+    )
+
+
+def _limit_sentence(prediction: Prediction) -> str:
+    """Where ever deeper layers lead."""
+    depth_scale, trainable = (story.number(value) for value in (prediction.depth_scale, prediction.trainable_depth))
+    normalization = prediction.config.get("normalization")
+    if normalization is not None:
+        batch = f" at {prediction.batch_size} rows a batch" if normalization == "batch" else ""
+        text = (
+            f"{normalization.capitalize()} norm alone makes a factor of {story.number(prediction.chi_star, 4)}{batch}"
+        )
+    elif math.isnan(prediction.q_star):
+        text = f"Deep layers tend to a factor of {story.number(prediction.chi_star, 4)}"
+    else:
+        text = f"Deep layers tend to q* = {story.number(prediction.q_star, 4)} and chi1 = "
+        text += story.number(prediction.chi_star, 4)
+    if math.isfinite(prediction.depth_scale):
+        text += f": a factor e every {depth_scale} layers"
+    if math.isfinite(prediction.trainable_depth) and normalization is None:
+        text += f"; inputs stay distinguishable through about {trainable} layers"
+    return text + "."
+
+
+def _gain_sentence(prediction: Prediction) -> str:
+    if prediction.config.get("normalization") is not None or prediction.config.get("residual"):
+        return ""
+    if math.isnan(prediction.critical_gain):
+        return "No weight scale keeps both signal and gradient level for this activation."
+    text = f"chi1 = 1 takes weights of standard deviation {story.number(prediction.critical_gain, 4)} / sqrt(fan_in)"
+    if not can_be_level(prediction.config["activation"][-1]):
+        return text + ", which drive every unit into saturation: this activation serves shallow nets only."
+    return text + "."
+
+
+def _profile(prediction: Prediction, terminal: Terminal) -> list[str]:
+    """A row a layer: variance of the pre-activations, factor of the layer, the expected profile and its band."""
+    header = f"{'layer':>5}  {'units':>5}  {'q':>9}  {'chi':>9}  {'|delta|':>9}  95% of random draws"
+    rows = [terminal.rule("Profile over depth, relative to the output layer"), terminal.style(header, "dim")]
+    for index in story.elide(len(prediction.chi), MAX_LAYERS):
+        if index is None:
+            rows.append(terminal.style("       ...", "dim"))
+            continue
+        units = prediction.config["widths"][index + 1]
+        logs = (prediction.delta_log[index], prediction.delta_log_low[index], prediction.delta_log_high[index])
+        norm, low, high = (story.number(story.exp(0.5 * log), 3) for log in logs)
+        cells = [story.number(prediction.preact_var[index], 3), story.number(prediction.chi[index], 3), norm]
+        rows.append(f"{index:5}  {units:5}  {'  '.join(f'{cell:>9}' for cell in cells)}  {low} to {high}")
+    return rows

@@ -1,0 +1,190 @@
+"""The prediction before any data: scales of every scheme, the oracle's constants, nets, text and the command line."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import gradcore as gc
+from gradcore import cli
+from gradcore.analysis import mean_field as theory
+from gradcore.analysis.predict import layer_scales, scheme_scales
+
+WIDTHS = [60] + [100] * 30 + [10]
+
+
+# ---- scales ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("init", gc.initializers())
+def test_the_scales_of_a_scheme_are_those_it_draws(init):
+    net = gc.MLP([300, 200, 400, 250, 100], activation=["relu", "gelu", "sigmoid"], init=init)
+    weight_var, bias_var = scheme_scales(net.config)
+    drawn, _ = layer_scales(net)
+    assert weight_var == pytest.approx(drawn, rel=0.03)  # the smallest weight has 25,000 entries: 1 % of its variance
+    assert np.all(bias_var == 0.0)
+
+
+def test_an_initializer_of_ones_own_is_drawn():
+    def init(shape, rng):
+        return np.full(shape, 0.1)
+
+    assert gc.predict([50, 40, 40, 3], init=init).preact_var == pytest.approx([0.5, 0.1, 0.02], rel=1e-6)
+
+
+@pytest.mark.parametrize("normalization", [None, "batch", "layer", "rms"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_widths_and_a_net_of_them_agree(normalization, residual):
+    options = {"activation": ["tanh", "elu"] * 3, "normalization": normalization, "residual": residual}
+    widths = [40] + [400] * 6 + [5]
+    by_widths, by_net = gc.predict(widths, **options), gc.predict(gc.MLP(widths, **options))
+    assert by_widths.delta_log == pytest.approx(by_net.delta_log, abs=0.1)
+    assert by_widths.slope == pytest.approx(by_net.slope, abs=0.02)
+
+
+# ---- the constants -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("activation", "weight_var", "q_star", "chi"),
+    [("identity", 1 / 3, 0, 1 / 3), ("relu", 1 / 3, 0, 1 / 6), ("relu", 1, 0, 1 / 2), ("leaky_relu", 1, 0, 1.0001 / 2),
+     ("tanh", 1 / 3, 0, 1 / 3), ("tanh", 2, 0.617965, 1.105529), ("sigmoid", 1 / 3, 0.085034, 0.020008),
+     ("sigmoid", 1, 0.264687, 0.055721), ("sigmoid", 2, 0.555290, 0.100977), ("selu", 1, 1, 1.071575),
+     ("gelu", 1, 0, 1 / 4), ("gelu", 2, 0, 1 / 2), ("silu", 1 / 3, 0, 1 / 12), ("softplus", 1 / 3, 0.186773, 0.086902),
+     ("softplus", 1, 0.856305, 0.288722)],
+)  # fmt: skip
+def test_deep_layers_tend_to_the_fixed_point(activation, weight_var, q_star, chi):
+    prediction = gc.predict(WIDTHS, activation=activation, weight_var=weight_var)
+    assert prediction.q_star == pytest.approx(q_star, abs=2e-6)
+    assert prediction.chi_star == pytest.approx(chi, abs=2e-6)
+    assert prediction.depth_scale == pytest.approx(1 / abs(math.log(chi)), rel=1e-4)
+
+
+def test_sigmoid_with_glorot_weights_loses_what_the_theory_says():
+    """chi1 = 0.0557: ten layers take the norm down by 0.0557^5 = 5.4e-7, and five carry it."""
+    prediction = gc.predict([2000] * 13, activation="sigmoid", init="glorot_normal")
+    fall = prediction.delta_log[1] - prediction.delta_log[11]
+    assert math.exp(0.5 * fall) == pytest.approx(5.4e-7, rel=0.03)
+    assert prediction.carried_depth == pytest.approx(1 + 2 * math.log(100) / 2.888, rel=0.02)
+
+
+def test_relu_with_the_default_of_a_framework():
+    """Uniform within 1 / sqrt(fan_in), a variance of 1/3: forward and backward both fall by 1.6e-8 over 20 layers."""
+    prediction = gc.predict([5000] * 22, weight_var=1 / 3)
+    assert math.exp(0.5 * (prediction.delta_log[0] - prediction.delta_log[20])) == pytest.approx(1.6e-8, rel=0.06)
+    assert math.sqrt(prediction.preact_var[20] / prediction.preact_var[0]) == pytest.approx(1.6e-8, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("bias_var", "weight_var"), [(0.001, 1.189190), (0.01, 1.424205), (0.05, 1.760955), (0.1, 1.986073)]
+)
+def test_the_critical_gain_lies_on_the_critical_line(bias_var, weight_var):
+    prediction = gc.predict(WIDTHS, activation="tanh", bias_var=bias_var)
+    assert prediction.critical_gain**2 == pytest.approx(weight_var, abs=2e-6)
+    level = gc.predict(WIDTHS, activation="tanh", bias_var=bias_var, weight_var=weight_var)
+    assert level.chi_star == pytest.approx(1.0, abs=1e-5)
+    assert level.trainable_depth > 1e4
+
+
+def test_where_no_weight_scale_decides_there_is_no_critical_gain():
+    for options in ({"normalization": "batch"}, {"normalization": "layer"}, {"residual": True}, {"activation": "gelu"}):
+        assert math.isnan(gc.predict(WIDTHS, **options).critical_gain)
+    assert gc.predict(WIDTHS).critical_gain == pytest.approx(math.sqrt(2))
+
+
+@pytest.mark.parametrize(("batch_size", "growth"), [(8, 1.2), (16, 14 / 13), (64, 62 / 61)])
+def test_batch_norm_grows_by_the_batch_size(batch_size, growth):
+    linear = gc.predict(WIDTHS, activation="identity", normalization="batch", batch_size=batch_size)
+    assert linear.chi_star == pytest.approx(growth, rel=1e-9)
+    relu = gc.predict(WIDTHS, normalization="batch", batch_size=batch_size)
+    assert relu.chi_star == pytest.approx(math.pi / (math.pi - 1) * growth, rel=1e-9)
+
+
+def test_deep_batch_norm_explodes():
+    """Norm x 1.4e4 over 50 layers of ReLU (large batches); skip connections make it mild."""
+    widths = [3000] * 53
+    prediction = gc.predict(widths, normalization="batch", batch_size=100_000)
+    assert math.exp(0.5 * (prediction.delta_log[1] - prediction.delta_log[51])) == pytest.approx(1.4e4, rel=0.1)
+    assert gc.predict(widths, normalization="batch", residual=True).slope < 0.1
+
+
+@pytest.mark.parametrize(("activation", "per_unit"), [("relu", 5.0), ("identity", 2.0)])
+@pytest.mark.parametrize("width", [50, 256])
+def test_the_band_is_that_of_finite_width(activation, per_unit, width):
+    """5 / n a layer for ReLU, 2 / n for a linear net, in ln |delta|^2; the typical draw lies half of it lower."""
+    prediction = gc.predict([width] * 22, activation=activation)
+    variance = 20 * per_unit / width
+    below = prediction.delta_log[0] - prediction.delta_log_low[0]
+    assert below == pytest.approx(1.96 * math.sqrt(variance), rel=1e-6)
+    assert prediction.delta_log[0] - prediction.delta_log[20] == pytest.approx(-0.5 * variance, rel=1e-6)
+    assert prediction.slope == pytest.approx(-0.5 * per_unit / width, rel=1e-6)
+    assert prediction.carried_depth == math.inf  # chance is no slope
+
+
+def test_a_layer_norm_takes_the_weights_out():
+    small, large = (gc.predict(WIDTHS, activation="tanh", normalization="layer", weight_var=v) for v in (0.1, 10.0))
+    assert small.slope == pytest.approx(large.slope, abs=1e-9)
+    assert small.chi_star == pytest.approx(theory.layer_norm_growth("tanh"))
+
+
+# ---- faces -------------------------------------------------------------------------------------
+
+
+def test_print_says_what_matters():
+    text = str(gc.predict([64] + [100] * 30 + [10], activation="sigmoid", init="glorot_normal"))
+    assert "64, 100 x 30, 10, sigmoid" in text
+    assert "chi1 = 0.05572" in text and "4.2 dense layers" in text and "saturation" in text
+    assert text.count("\n") > 20
+
+
+def test_it_is_plain_data():
+    record = json.loads(gc.predict(WIDTHS, normalization="batch").to_json())
+    assert record["critical_gain"] is None and record["batch_size"] == 128
+    assert len(record["chi"]) == 31 and record["config"]["normalization"] == "batch"
+
+
+def test_shallow_nets_have_no_slope():
+    prediction = gc.predict([4, 3, 1])
+    assert not prediction.valid
+    assert "fewer than two hidden layers" in str(prediction)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"weight_var": -1.0}, ValueError, "weight_var: expected a finite number > 0"),
+        ({"weight_var": "2"}, TypeError, "weight_var"),
+        ({"bias_var": -0.1}, ValueError, "bias_var"),
+        ({"input_square": 0.0}, ValueError, "input_square"),
+        ({"batch_size": 0}, ValueError, "batch_size"),
+        ({"activation": "rleu"}, ValueError, "activation: expected one of"),
+        ({"activation": ["relu"]}, ValueError, "activation: expected one name or 30"),
+        ({"normalization": "group"}, ValueError, "normalization"),
+        ({"residual": 1}, TypeError, "residual"),
+        ({"init": "xavier"}, ValueError, "init"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        gc.predict(WIDTHS, **arguments)
+
+
+def test_a_net_has_options_of_its_own():
+    with pytest.raises(TypeError, match="activation: expected only with widths"):
+        gc.predict(gc.MLP([3, 4, 2]), activation="relu")
+    with pytest.raises(TypeError, match="widths: expected a sequence"):
+        gc.predict(7)
+
+
+def test_the_command_line(capsys, tmp_path):
+    assert cli.main(["predict", "--widths", "64,100x30,10", "--activation", "tanh", "--weight-var", "1.5"]) == 0
+    out = capsys.readouterr().out
+    assert "weight variance 1.5" in out and "chi1" in out
+    assert cli.main(["predict", "--widths", "8,16x12,2", "--normalization", "batch", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["valid"] is True
+    path = tmp_path / "prediction.json"
+    assert cli.main(["predict", "--widths", "8,16x12,2", "--json", str(path)]) == 0
+    assert json.loads(path.read_text())["slope"] < 0.0
+    assert cli.main(["predict", "--widths", "8,16x12,2", "--bias-var", "-1"]) == 2
+    assert "bias_var" in capsys.readouterr().err
