@@ -103,10 +103,10 @@ def test_batch_norm_grows_by_the_batch_size(batch_size, growth):
 
 def test_deep_batch_norm_explodes():
     """Norm x 1.4e4 over 50 layers of ReLU (large batches); skip connections make it mild."""
-    widths = [3000] * 53
+    widths = [3000] * 54
     prediction = gc.predict(widths, normalization="batch", batch_size=100_000)
     assert math.exp(0.5 * (prediction.delta_log[1] - prediction.delta_log[51])) == pytest.approx(1.4e4, rel=0.1)
-    assert gc.predict(widths, normalization="batch", residual=True).slope < 0.1
+    assert gc.predict(widths, normalization="batch", residual=True).slope < 0.5 * prediction.slope
 
 
 @pytest.mark.parametrize(("activation", "per_unit"), [("relu", 5.0), ("identity", 2.0)])
@@ -117,9 +117,9 @@ def test_the_band_is_that_of_finite_width(activation, per_unit, width):
     variance = 20 * per_unit / width
     below = prediction.delta_log[0] - prediction.delta_log_low[0]
     assert below == pytest.approx(1.96 * math.sqrt(variance), rel=1e-6)
-    assert prediction.delta_log[0] - prediction.delta_log[20] == pytest.approx(-0.5 * variance, rel=1e-6)
+    assert prediction.delta_log[0] - prediction.delta_log[19] == pytest.approx(-0.5 * 19 * per_unit / width, rel=1e-6)
     assert prediction.slope == pytest.approx(-0.5 * per_unit / width, rel=1e-6)
-    assert prediction.carried_depth == math.inf  # chance is no slope
+    assert prediction.carried_depth > 1e9  # chance is no slope
 
 
 def test_a_layer_norm_takes_the_weights_out():

@@ -25,6 +25,8 @@ _MAIN_SHARE = 0.5
 _SATURATED_SLOPE = 0.25
 # Weights this much larger (in variance) than critical are no matter of chance or of a choice of scheme.
 LARGE_EXCESS = math.log(1.5)
+# Units up to which wide-layer formulas are off by a factor: (M.6) is 5 / 24 a layer for ReLU, beyond 20 %.
+NARROW = 24
 # Growth a layer of squared gradients (20 %) that good designs show too: SELU 7 %, tanh at unit variance 18 %.
 _MILD_SLOPE = math.log(1.2)
 
@@ -53,11 +55,27 @@ def steepest_layer(subject: Subject) -> tuple[int, float]:
     return layer, float(steps[layer] / whole) if whole else math.nan
 
 
+def critical_variance(activation: str, bias_var: float = 0.0) -> float:
+    """The weight variance (times fan_in) that keeps the gradient level beside biases of this variance.
+
+    tanh and hard_tanh have their critical point at small signals, and biases move it: every signal is then as
+    large as they are, the slope is smaller, and the weights must make up for that (Schoenholz et al. 2017).
+    """
+    natural = CRITICAL_GAIN_SQUARED[activation]
+    if bias_var <= 0.0 or activation not in ("tanh", "hard_tanh"):
+        return natural
+    moved = theory.critical_point(activation, float(f"{bias_var:.2g}"))[1]  # two digits: each is a search
+    return max(natural, moved) if math.isfinite(moved) else natural
+
+
 def weight_excess(subject: Subject) -> float:
     """Mean of ln(weight_var / critical weight_var) over the hidden layers that the slope runs through."""
-    names = subject.measurement.config["activation"]
+    names, measurement = subject.measurement.config["activation"], subject.measurement
     excess = [
-        math.log(max(float(subject.measurement.weight_var[layer]), 1e-300) / CRITICAL_GAIN_SQUARED[names[layer]])
+        math.log(
+            max(float(measurement.weight_var[layer]), 1e-300)
+            / critical_variance(names[layer], float(measurement.bias_var[layer]))
+        )
         for layer in range(1, subject.depth - 1)
     ]
     return float(np.mean(excess)) if excess else 0.0
@@ -89,8 +107,12 @@ def of_vanishing(subject: Subject) -> str:
     natural = all(can_be_level(name) for name in names)
     if slope_shortfall(subject) < math.log(_SATURATED_SLOPE):
         return "dead_units" if _mostly_masked(subject) else "saturating_activation"
+    if subject.measurement.config["normalization"] in ("layer", "rms"):
+        return _of_vanishing_normalized(subject)
     excess = weight_excess(subject) if subject.measurement.config["normalization"] is None else 0.0
     if natural and excess < _MAIN_SHARE * slope:
+        return "weight_scale"
+    if natural and signal_dies(subject) and slope_shortfall(subject) < _MAIN_SHARE * slope:
         return "weight_scale"
     if natural and -slope <= _MILD_SLOPE:
         return "depth"
@@ -98,6 +120,40 @@ def of_vanishing(subject: Subject) -> str:
     weights = factors["weight_scale"] + factors["alignment"] + factors["normalization"]
     activation = factors["mask"] + factors["active_slope"] + factors["coupling"]
     return "weight_scale" if weights < activation else "activation_slope"
+
+
+def signal_dies(subject: Subject) -> bool:
+    """Whether pre-activations shrink over depth by as much as gradients may.
+
+    GELU and its kin have a slope of 1/2 at 0, less than anywhere beside it: weights a little too small let the signal
+    shrink, which makes the slope smaller and the signal shrink faster.
+    """
+    if subject.measurement.config["normalization"] is not None or subject.depth < 3:
+        return False
+    squares = subject.measurement.preact_square()[:-1]
+    return bool(squares[-1] * subject.limits.norm_ratio**2 < squares[0])
+
+
+def _of_vanishing_normalized(subject: Subject) -> str:
+    """The cause where a normalization over units has taken the scale of the weights away.
+
+    What is left is (M.5) of the activation, and the share that the weights have in the variance beside the biases;
+    what neither explains is the width's doing, since both are exact for wide layers.
+    """
+    slope, measurement = subject.slope.systematic, subject.measurement
+    growth = np.log([theory.layer_norm_growth(name) for name in measurement.config["activation"]])
+    if float(growth.mean()) < _MAIN_SHARE * slope:
+        return "activation_slope"
+    if _weights_share_log(subject) < _MAIN_SHARE * slope:
+        return "weight_scale"
+    return "depth" if min(measurement.config["widths"][1:-1]) > NARROW else "narrow_layer"
+
+
+def _weights_share_log(subject: Subject) -> float:
+    """Mean of ln(share that W x has in the variance of the pre-activations, beside the biases)."""
+    biases = subject.measurement.bias_var[1:-1]
+    whole = subject.measurement.preact_square()[1:-1]
+    return float(np.mean(np.log(np.maximum(1.0 - biases / np.maximum(whole, 1e-300), 1e-300)))) if len(whole) else 0.0
 
 
 def _mostly_masked(subject: Subject) -> bool:
@@ -129,12 +185,14 @@ def of_overflow(subject: Subject) -> tuple[str, dict[str, Any]]:
         evidence["weight_excess_log"] = growth
         if growth > LARGE_EXCESS:
             return "weight_scale", evidence
-    if input_rms > math.sqrt(LARGE_INPUT):
-        return "input_scale", evidence
+    evidence["target_rms"] = target_scale(subject)
+    for cause, rms in (("input_scale", input_rms), ("target_scale", evidence["target_rms"])):
+        if rms > math.sqrt(LARGE_INPUT):
+            return cause, evidence
     return "overflow", evidence
 
 
-# Inputs whose square alone uses up a third of float32's exponents.
+# Data whose square alone uses up a third of float32's exponents.
 LARGE_INPUT = 2.0**80
 
 
@@ -148,8 +206,12 @@ def of_saturation(subject: Subject, layer: int) -> str:
     return "saturating_activation"
 
 
-def of_large_step(subject: Subject) -> str:
-    """Why steps are too large where the profile is level: the scale of data or weights, or the learning rate."""
+def of_large_step(subject: Subject, *, scaled_loss: bool) -> str:
+    """Why steps are too large where the profile is level: the scale of data or weights, or the learning rate.
+
+    scaled_loss: whether the loss began far above that of a constant guess. Weights that are too large show there:
+    in a level profile they enlarge the steps by no more than they enlarge the output.
+    """
     scales = {
         "input_scale": math.sqrt(subject.measurement.input_square),
         "target_scale": target_scale(subject),
@@ -158,7 +220,7 @@ def of_large_step(subject: Subject) -> str:
     if scales[cause] > subject.limits.input_scale:
         return cause
     plain = subject.measurement.config["normalization"] is None
-    return "weight_scale" if plain and weight_excess(subject) > LARGE_EXCESS else "learning_rate"
+    return "weight_scale" if plain and scaled_loss and weight_excess(subject) > LARGE_EXCESS else "learning_rate"
 
 
 def target_scale(subject: Subject) -> float:

@@ -32,21 +32,39 @@ def loss_output(subject: Subject) -> list[Finding]:
 
 
 def large_steps(subject: Subject, *, explained: bool) -> list[Finding]:
-    """Steps under which the loss diverges although the profile over depth is level, as rehearsed on a copy."""
+    """Steps that throw the loss up, or that are large and for nothing, as rehearsed on a copy."""
     rehearsal = subject.measurement.rehearsal
     if explained or rehearsal is None:
         return []
-    first, peak = float(rehearsal.losses[0]), float(np.max(rehearsal.losses))
-    if peak <= subject.limits.diverged * max(first, no_skill_loss(subject)):
+    losses, limit = rehearsal.losses, subject.limits.diverged
+    first, peak, guess = float(losses[0]), float(np.max(losses)), no_skill_loss(subject)
+    update = float(np.max(rehearsal.update_ratio, where=np.isfinite(rehearsal.update_ratio), initial=0.0))
+    no_lower, later = _no_lower(losses), float(np.mean(losses[len(losses) // 2 :]))
+    if not peak <= limit * max(first, guess):
+        what = f"within {len(losses)} of them the loss goes from {first:.3g} to {peak:.3g}."
+    elif subject.case.optimizer is None:
         return []
-    cause = causes.of_large_step(subject)
-    text = (
-        f"Steps of {subject.optimizer_name} at lr {rehearsal.lr:g} are too large: within {len(rehearsal.losses)} of "
-        f"them the loss goes from {first:.3g} to {peak:.3g}. {wording.input_sentence(subject)} {_LARGE_STEP[cause]}"
-    )
-    update = float(np.nanmax(rehearsal.update_ratio))
+    elif update > subject.limits.largest_update and (no_lower or later > limit * guess):
+        what = f"the first changes the weights of a layer by {wording.factor(update)} of their size, so replaces them, "
+        what += f"and in {len(losses)} steps the loss goes from {first:.3g} to {later:.3g}."
+    elif no_lower and first > limit * guess:
+        what = f"the loss is {wording.factor(first / guess)} times that of a constant guess and does not fall."
+    else:
+        return []
+    cause = causes.of_large_step(subject, scaled_loss=first > limit * guess)
+    text = f"Steps of {subject.optimizer_name} at lr {rehearsal.lr:g} are too large: {what} "
+    text += f"{wording.input_sentence(subject)} {_LARGE_STEP[cause]}"
     evidence = {"lr": rehearsal.lr, "first_loss": first, "highest_loss": peak, "largest_update": update}
     return [Finding("exploding", "critical", tuple(range(subject.depth)), cause, text, evidence)]
+
+
+def _no_lower(losses: np.ndarray) -> bool:
+    """Whether the second half of a few steps is no better than the first: batches differ, halves hardly do.
+
+    Weights that are small on purpose are replaced by a good step, too, but then the loss falls.
+    """
+    half = len(losses) // 2
+    return half > 0 and float(np.mean(losses[half:])) >= float(np.mean(losses[:half]))
 
 
 def no_skill_loss(subject: Subject) -> float:

@@ -94,7 +94,7 @@ def non_finite(subject: Subject) -> list[Finding]:
         text += f" The layer before it still reached {wording.factor(float(reached[layer - 1]))};"
         text += f" {subject.dtype} ends at {LARGEST[subject.dtype]:.2g}."
     text += " " + _OVERFLOW_CAUSES[cause]
-    if cause == "input_scale":
+    if cause in ("input_scale", "target_scale"):
         text += " " + wording.input_sentence(subject)
     return [Finding("non_finite", "critical", (layer,), cause, text, evidence)]
 
@@ -110,6 +110,7 @@ _OVERFLOW_CAUSES = {
     "learning_rate": "The weights themselves are no longer finite: an earlier step was too large.",
     "weight_scale": "The weights are too large: the signal is multiplied in every layer until it overflows.",
     "input_scale": "The inputs are far too large.",
+    "target_scale": "The targets are far too large.",
     "overflow": "The signal grows from layer to layer until it overflows.",
 }
 
@@ -258,11 +259,15 @@ def _slope_finding(
     return Finding(kind, severity, affected, cause, " ".join(part for part in parts if part), evidence)
 
 
+# Losses of learning that are no matter of one layer beside another.
+_ABSOLUTE = ("update_lost", "below_eps", "steps_to_learn", "overshoot", "sensitivity", "loss_over_constant_guess")
+
+
 def _severity(subject: Subject, lost: dict[str, float]) -> str:
     """critical once the weaker layers get norm_ratio^2 less than the others, or nothing at all."""
     total = abs(subject.slope.systematic) * subject.slope.steps
     ends = math.exp(min(0.5 * total, 700.0))
-    absolute = any(name in lost for name in ("update_lost", "below_eps", "steps_to_learn", "overshoot", "sensitivity"))
+    absolute = any(name in lost for name in _ABSOLUTE)
     return "critical" if absolute or ends > subject.limits.norm_ratio**2 else "warning"
 
 
@@ -293,6 +298,12 @@ def losses_of_exploding(subject: Subject) -> dict[str, float]:
         lost["sensitivity"] = math.exp(min(sensitivity, 700.0))  # rounding in layer 0 decides the output
     if float(subject.measurement.rms("weight_grad_max_abs").max()) ** 2 > LARGEST[subject.dtype]:
         lost["square_overflows"] = float(subject.measurement.rms("weight_grad_max_abs").max())
+    # The growth has reached the output as well: what is to be learned is buried under the net's own scale.
+    guess = checks.no_skill_loss(subject)
+    if subject.measurement.loss > subject.limits.diverged * guess > 0.0:
+        lost["loss_over_constant_guess"] = subject.measurement.loss / guess
+    if subject.overshoot > subject.limits.overshoot:
+        lost["overshoot"] = subject.overshoot
     if subject.adaptive:
         return lost
     updates = subject.updates[:-1]
@@ -301,8 +312,6 @@ def losses_of_exploding(subject: Subject) -> dict[str, float]:
         lost["strongest_update_over_weakest"] = relative
     if updates.max() > subject.limits.largest_update:
         lost["largest_update"] = float(updates.max())
-    if subject.overshoot > subject.limits.overshoot:
-        lost["overshoot"] = subject.overshoot
     return lost
 
 
@@ -319,6 +328,8 @@ def _luck(subject: Subject) -> list[Finding]:
         return []
     drift = 0.5 * float(step_noise(subject.measurement)[0].sum())
     narrow = below and drift > 2.0 * math.log(subject.limits.norm_ratio)
+    if not narrow and not slope.band_low <= slope.systematic <= slope.band_high:
+        return [_undecided(subject, below=below)]
     typical = f"Layers this narrow lose a factor of {wording.factor(math.exp(drift))} in |delta|^2 on the typical draw"
     if narrow:
         text = f"{wording.slope_sentence(subject)} {typical}, though not on average: too narrow for this depth."
@@ -331,3 +342,15 @@ def _luck(subject: Subject) -> list[Finding]:
     evidence = {"slope": slope.value, "systematic": slope.systematic, "typical_fall_log": drift}
     kind = "vanishing" if below else "exploding"
     return [Finding(kind, "warning" if narrow else "info", (0,), "narrow_layer", text, evidence)]
+
+
+def _undecided(subject: Subject, *, below: bool) -> Finding:
+    """A slope beyond the band with an interval that reaches into it."""
+    slope = subject.slope
+    text = (
+        f"{wording.slope_sentence(subject)} It leaves the band, but not beyond doubt: its interval reaches from "
+        f"{slope.systematic_low:+.2g} to {slope.systematic_high:+.2g}. More batches would decide."
+    )
+    evidence = {"slope": slope.systematic, "slope_low": slope.systematic_low, "slope_high": slope.systematic_high}
+    cause = causes.of_vanishing(subject) if below else causes.of_exploding(subject)
+    return Finding("vanishing" if below else "exploding", "info", (0,), cause, text, evidence)

@@ -98,11 +98,12 @@ def estimate(measurement: Measurement, norm_ratio: float) -> Slope:
         norm_ratio: largest healthy ratio of gradient norms between the two ends (`judge.Thresholds`); it
             sets the band.
     """
-    steps = measurement.depth - 1
-    band = 2.0 * math.log(norm_ratio) / max(steps, 1)
     lines = profile(measurement)
     increments = lines[:, :-1] - lines[:, 1:]
     usable = np.isfinite(increments).all(axis=0)
+    # Where no gradient passes, the slope is one of fewer layers, over which norms may change by as much.
+    steps = int(usable.sum()) + 1 if usable.any() else measurement.depth - 1
+    band = 2.0 * math.log(norm_ratio) / max(steps, 1)
     if not usable.any():
         nan = math.nan
         return Slope(nan, nan, nan, nan, nan, nan, nan, nan, -band, band, steps)

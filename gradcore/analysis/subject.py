@@ -33,8 +33,8 @@ class Thresholds(Record):
     # this many steps to remove an error of its present size does not learn: a hundred epochs of a thousand batches.
     learning_steps: float = 1e5
 
-    # lr |g|^2 / loss beyond which a step overshoots: a quadratic loss has |g|^2 = 2 curvature * loss along its
-    # steepest direction, and gradient descent diverges where lr * curvature > 2.
+    # |g| |dW| / loss, which is lr |g|^2 / loss for SGD, beyond which a step overshoots: a quadratic loss has
+    # |g|^2 = 2 curvature * loss along its steepest direction, and gradient descent diverges at lr * curvature > 2.
     overshoot: float = 4.0
 
     # |dW| / |W| of one step beyond which the step replaces the weights instead of changing them.
@@ -163,9 +163,14 @@ class Subject:
 
     @cached_property
     def overshoot(self) -> float:
-        """lr |g|^2 / loss over all layers."""
+        """Sum over layers of |dL/dW| |dW|, relative to the loss: what a step would take away if nothing bent.
+
+        lr |g|^2 / loss for SGD; an adaptive optimizer's dW points along the signs of the gradient.
+        """
+        steps = self.updates * self.measurement.rms("weight_norm")
+        whole = float(np.sum(self.gradient_norms * np.nan_to_num(steps, nan=0.0, posinf=0.0)))
         loss = self.measurement.loss
-        return float(self.lr * np.sum(self.gradient_norms**2) / loss) if loss > 0.0 else 0.0
+        return whole / loss if loss > 0.0 else 0.0
 
     @property
     def loss_is_zero(self) -> bool:

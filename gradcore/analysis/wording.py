@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
+
 from ..init import CRITICAL_GAIN_SQUARED
 from . import mean_field as theory
-from .causes import hidden_factors, of_vanishing, steepest_layer, target_scale
+from .causes import critical_variance, hidden_factors, of_vanishing, signal_dies, steepest_layer, target_scale
 from .subject import Subject
 
 
@@ -62,9 +64,22 @@ def vanishing_cause(subject: Subject, cause: str) -> str:
     name = " and ".join(names)
     slope = factors["mask"] * factors["active_slope"]
     if cause == "weight_scale":
+        dies = " The signal itself dies out on its way to the output." if signal_dies(subject) else ""
         return (
             f"The weights are too small for {name}: they multiply |delta|^2 by {factor(factors['weight_scale'])} a "
-            f"layer and the activation's derivative by {factor(slope)}; {_critical(names)} would balance it."
+            f"layer and the activation's derivative by {factor(slope)}; {_critical(subject)} would balance it.{dies}"
+        )
+    if cause == "activation_slope" and subject.measurement.config["normalization"] in ("layer", "rms"):
+        growth = math.exp(float(np.mean([math.log(theory.layer_norm_growth(name)) for name in names])))
+        norm = subject.measurement.config["normalization"]
+        return (
+            f"After {norm} norm the scale of the weights has no effect, and {name} alone "
+            f"multiplies |delta|^2 by {factor(growth)} a layer: its squared slope beside the size of its output."
+        )
+    if cause == "narrow_layer":
+        return (
+            "Wide layers of this design would keep the gradient; these are so narrow that what chance makes of their "
+            "few units decides. Wider layers, or fewer of them, keep it."
         )
     if cause == "activation_slope":
         return (
@@ -97,7 +112,7 @@ def exploding_cause(subject: Subject, cause: str) -> str:
         return (
             f"The weights are too large for {' and '.join(names)}: they multiply |delta|^2 by "
             f"{factor(factors['weight_scale'] * factors['alignment'])} a layer, the activation's derivative by "
-            f"{factor(factors['mask'] * factors['active_slope'])}; {_critical(names)} would balance it."
+            f"{factor(factors['mask'] * factors['active_slope'])}; {_critical(subject)} would balance it."
         )
     if subject.measurement.config["residual"]:
         return (
@@ -107,9 +122,16 @@ def exploding_cause(subject: Subject, cause: str) -> str:
     return "Each layer adds only a little, as this design does at its best; there are too many layers."
 
 
-def _critical(names: list[str]) -> str:
-    values = ", ".join(f"{CRITICAL_GAIN_SQUARED[name]:.3g} for {name}" for name in names)
-    return f'a weight variance of {values} over fan_in (init="auto")'
+def _critical(subject: Subject) -> str:
+    """The weights that would keep the gradient level beside the biases there are."""
+    names = subject.measurement.config["activation"]
+    biases = subject.measurement.bias_var
+    best: dict[str, float] = {}
+    for layer, name in enumerate(names[1:], start=1):
+        best[name] = max(best.get(name, 0.0), critical_variance(name, float(biases[layer])))
+    values = ", ".join(f"{best[name]:.3g} for {name}" for name in sorted(best))
+    beside = any(best[name] > 1.01 * CRITICAL_GAIN_SQUARED[name] for name in best)
+    return f"a weight variance of {values} over fan_in " + ("beside these biases" if beside else '(init="auto")')
 
 
 def _largest_slope(names: list[str]) -> float:

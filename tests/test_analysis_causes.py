@@ -1,0 +1,145 @@
+"""Causes and losses of learning that designs drawn at random have shown to need a derivation of their own."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import gradcore as gc
+from gradcore.analysis import Thresholds, causes, checks
+from gradcore.analysis import mean_field as theory
+from gradcore.analysis.analyze import examine, make_case, measure_and_rehearse
+from gradcore.analysis.measure import Rehearsal
+from zoo_data import net_on, scale_hidden
+
+pytest.importorskip("sklearn")
+
+
+def first(report):
+    return report.findings[0]
+
+
+def test_biases_move_the_critical_weights_of_tanh():
+    """sigma_b^2 = 0.05 goes with sigma_w^2 = 1.761 (Schoenholz et al. 2017); ReLU's 2 does not move."""
+    assert causes.critical_variance("tanh", 0.05) == pytest.approx(1.760955, rel=1e-5)
+    assert causes.critical_variance("tanh") == 1.0
+    assert causes.critical_variance("relu", 0.05) == 2.0
+    assert causes.critical_variance("hard_tanh", 0.09) == pytest.approx(theory.critical_point("hard_tanh", 0.09)[1])
+
+
+def test_weights_too_small_beside_their_biases():
+    """tanh at its bias-free critical weights loses its slope to biases of 0.5: larger weights would balance that."""
+    net, x, target, how = net_on("digits", 30, 100, activation="tanh")
+    for layer in range(30):
+        net.parameters[f"dense{layer}.bias"][...] = 0.5 * np.random.default_rng(layer).standard_normal(100)
+    report = gc.analyze(net, x, target, **how)
+    assert report.verdict == "vanishing" and first(report).cause == "weight_scale"
+    assert "beside these biases" in first(report).explanation
+    scale_hidden(net, causes.critical_variance("tanh", 0.25))
+    assert gc.analyze(net, x, target, **how).verdict == "healthy"
+
+
+def test_a_slope_beside_a_blocked_layer_is_one_of_few_layers():
+    """A dead layer leaves two layers to measure: a factor of 4 between them is no explosion."""
+    net, x, target, how = net_on("digits", 20, 64)
+    net.parameters["dense16.bias"][...] = -1e3
+    for layer in (17, 18, 19):
+        net.parameters[f"dense{layer}.bias"][...] = 0.1
+    net.parameters["dense19.weight"][...] *= 2.0
+    report = gc.analyze(net, x, target, **how)
+    assert report.verdict == "vanishing" and (first(report).kind, first(report).cause) == (
+        "zero_gradient",
+        "dead_units",
+    )
+    assert not any(finding.kind == "exploding" for finding in report.findings)
+    assert report.slope.steps == 3 and report.slope.band_high == pytest.approx(2 * np.log(100) / 3)
+
+
+def test_an_explosion_that_buries_the_data_counts_under_adam_too():
+    """The sum over skip connections reaches the output: its loss is all of the net's own making."""
+    net, x, target, how = net_on("digits", 40, 64, activation="identity", residual=True)
+    report = gc.analyze(net, x, target, optimizer=gc.optim.Adam(net, lr=1e-3), **how)
+    assert report.verdict == "exploding"
+    assert first(report).evidence["loss_over_constant_guess"] > 10
+
+
+def test_a_step_that_the_depth_amplifies_counts_under_adam_too():
+    """Batch norm in 60 layers: Adam's equal steps in the first layers change the output by many times its size."""
+    net, x, target, how = net_on("digits", 60, 64, normalization="batch")
+    report = gc.analyze(net, x, target, optimizer=gc.optim.Adam(net, lr=1e-3), **how)
+    assert report.verdict == "exploding" and first(report).cause == "batch_norm"
+    assert first(report).evidence["overshoot"] > 4
+
+
+def test_overshoot_is_that_of_the_step():
+    net, x, target, how = net_on("digits", 60, 64, normalization="batch")
+    report = gc.analyze(net, x, target, **how)
+    expected = 0.01 * sum(layer.weight_grad_norm**2 for layer in report.layers) / report.loss
+    assert first(report).evidence["overshoot"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_gelu_weights_a_little_too_small_let_the_signal_die():
+    net, x, target, how = net_on("digits", 87, 33, activation="gelu", init="he_normal")
+    report = gc.analyze(net, x, target, **how)
+    assert report.verdict == "vanishing" and first(report).cause == "weight_scale"
+    assert "The signal itself dies out" in first(report).explanation
+
+
+@pytest.mark.parametrize(
+    ("losses", "update", "words"),
+    [
+        ([1.4, 2, 3, 2, 3, 2, 3, 2], 1.5, "replaces them"),  # no better than before, and nothing else to show for it
+        ([900, 700, 800, 600, 500, 700, 600, 500], 1.5, "replaces them"),  # falling, far above a constant guess
+        ([900, 700, 800, 600, 900, 800, 900, 700], 0.5, "times that of a constant guess"),
+        ([1.4, 20, 3, 2, 3, 2, 3, 2], 0.5, "goes from 1.4 to 20"),
+        ([1.4, 2, 1.3, 1.2, 1.1, 1.1, 1, 0.9], 1.5, None),  # replaced to good purpose
+        ([1.4, 2, 3, 2, 3, 2, 3, 2], 0.5, None),  # slow, yet nothing that speaks of steps too large
+        ([900, 700, 800, 600, 500, 400, 300, 200], 0.5, None),  # on its way down
+    ],
+)
+def test_what_rehearsed_steps_give_away(losses, update, words):
+    net, x, target, how = net_on("waves", 4, 64, activation="tanh")
+    case = make_case(net, x, target, how["loss"], gc.optim.Adam(net, lr=1e-3), 128, 8, 0)
+    measurement, _ = measure_and_rehearse(case, None)
+    rehearsal = Rehearsal(1e-3, np.array(losses, float), np.ones(8), np.array([0.1, np.inf, update, 0.1, 0.1]))
+    subject = examine(case, replace(measurement, rehearsal=rehearsal), Thresholds())
+    findings = checks.large_steps(subject, explained=False)
+    assert [finding.cause for finding in findings] == ["learning_rate"] * bool(words)
+    assert not words or words in findings[0].explanation
+
+
+def test_weights_small_on_purpose_may_be_replaced():
+    net, x, target, how = net_on("digits", 3, 64)
+    net.parameters["dense3.weight"][...] *= 1e-4
+    report = gc.analyze(net, x, target, optimizer=gc.optim.Adam(net, lr=1e-3), **how)
+    assert report.verdict == "healthy", report.findings
+
+
+def test_a_rate_beyond_reason_is_not_blamed_on_weights():
+    net, x, target, how = net_on("digits", 3, 32, activation="tanh")
+    scale_hidden(net, 3.0)
+    report = gc.analyze(net, x, target, optimizer=gc.optim.SGD(net, lr=300.0), **how)
+    assert report.verdict == "exploding" and first(report).cause == "learning_rate"
+
+
+def test_a_layer_norm_leaves_the_activation_to_blame():
+    """softplus after layer norm: E[phi'^2] / E[phi^2] = 0.29, whatever the weights."""
+    net, x, target, how = net_on("digits", 20, 128, activation="softplus", normalization="layer")
+    report = gc.analyze(net, x, target, **how)
+    assert report.verdict == "vanishing" and first(report).cause == "activation_slope"
+    assert "scale of the weights has no effect" in first(report).explanation
+
+
+def test_targets_whose_square_overflows_are_the_cause():
+    net, x, target, how = net_on("waves", 3, 32)
+    report = gc.analyze(net, x, target * np.float32(1e22), **how)
+    assert report.verdict == "non_finite" and first(report).cause == "target_scale"
+    assert "targets are far too large" in first(report).explanation
+
+
+def test_a_slope_in_doubt_is_not_called_luck():
+    """Its batches disagree: the interval of a slope well beyond the band reaches into it."""
+    net, x, target, how = net_on("digits", 90, 100, activation="gelu", init="he_normal")
+    report = gc.analyze(net, x, target, **how)
+    assert report.slope.systematic < report.slope.band_low < report.slope.systematic_high
+    assert first(report).severity == "info" and "More batches would decide" in first(report).explanation
