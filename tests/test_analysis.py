@@ -150,6 +150,12 @@ def test_bad_arguments_are_named(change, error, message):
         gc.analyze(sick(), arguments.pop("x"), arguments.pop("target"), **arguments)
 
 
+def test_targets_that_are_no_probabilities_are_refused():
+    """Labels of several classes under a loss of two: it has no bottom, and no number of it means anything."""
+    with pytest.raises(ValueError, match=r"target: expected values in \[0, 1\] .* got [2-9] at row \d+, column 0"):
+        gc.analyze(gc.MLP([20, 8, 1]), X, LABELS, loss="binary_cross_entropy")
+
+
 def test_an_optimizer_of_another_net_is_refused():
     with pytest.raises(ValueError, match="optimizer: expected one made for this net"):
         gc.analyze(sick(), X, LABELS, optimizer=gc.optim.SGD(sick(), lr=0.1))

@@ -10,8 +10,8 @@ from zoo_held_out import HeldOut, changed, data_of, design_of, fresh_net, held_o
 
 pytest.importorskip("sklearn")
 
-# Designs that took a second or less each, some of them the judge's former errors.
-SAMPLE = [*range(40)]
+# Numbers below 400 were used to find what the judge got wrong; those of the table are others (zoo.HELD_OUT).
+SAMPLE = range(0, 60, 2)
 
 
 def test_a_sample_of_designs():

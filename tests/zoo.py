@@ -13,8 +13,8 @@ from zoo_healthy import healthy_nets
 from zoo_held_out import held_out
 from zoo_problems import problems
 
-# Numbers of the designs that the table of bench/README.md is over.
-HELD_OUT = range(200)
+# Numbers of the designs that the table of bench/README.md is over: none of them was looked at when the judge was made.
+HELD_OUT = range(1000, 1200)
 
 
 def models(quick=False):

@@ -111,6 +111,8 @@ def make_case(
     batches, seed = _check.integer(batches, "batches", 1), _check.integer(seed, "seed", 0)
     rows = _check.matrix(x, "x", net.dtype, net.in_features)
     targets = _check.target(target, net.dtype, loss, len(rows), net.out_features)
+    if loss == "binary_cross_entropy":
+        _probabilities(targets)
     if loss == "cross_entropy" and net.out_features == 1:
         targets = _labels_of_one_output(targets)
     if net.normalization == "batch" and (len(rows) < 2 or batch_size < 2):
@@ -127,6 +129,15 @@ def make_case(
         rows=measuring.batch_rows(len(rows), batch_size, batches, seed),
         seed=seed,
     )
+
+
+def _probabilities(targets: np.ndarray) -> None:
+    """ValueError for targets that are no probabilities, such as labels of three classes: their loss has no bottom."""
+    bad = np.argwhere((targets < 0.0) | (targets > 1.0))
+    if len(bad):
+        row, column = bad[0]
+        expected = "target: expected values in [0, 1] for loss 'binary_cross_entropy'"
+        raise ValueError(f"{expected}, got {targets[row, column]:g} at row {row}, column {column}")
 
 
 def _labels_of_one_output(targets: np.ndarray) -> np.ndarray:

@@ -257,7 +257,7 @@ def _deep_limit(stack: _Stack) -> dict[str, Any]:
             **dict.fromkeys(("q_star", "chi_star", "critical_gain", "slope"), math.nan),
             **dict.fromkeys(("depth_scale", "trainable_depth", "carried_depth"), math.inf),
             "valid": False,
-            "note": "fewer than two hidden layers: there is no depth to carry a slope over",
+            "note": "fewer than two hidden layers have no depth to carry a slope over",
         }
     name, weight_var = stack.activations[-1], float(stack.weight_var[hidden - 1])
     slope = float((stack.delta_log[0] - stack.delta_log[hidden - 1]) / (hidden - 1))

@@ -16,7 +16,7 @@ def render(prediction: Prediction) -> str:
     terminal = Terminal.of(sys.stdout)
     lines = [f"Mean-field prediction of {story.net_words(prediction.config)}"]
     if not prediction.valid:
-        return "\n".join([*lines, f"None: {prediction.note}."])
+        return "\n".join([*lines, f"There is none: {prediction.note}."])
     for sentence in sentences(prediction):
         lines += terminal.wrap(sentence)
     return "\n".join([*lines, *_profile(prediction, terminal)])

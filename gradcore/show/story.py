@@ -152,12 +152,16 @@ def conditions_line(report: Report) -> str:
 # ---- the verdict and its reason --------------------------------------------------------------
 
 
+_NO_DEPTH = "With fewer than two hidden layers there is no depth over which a gradient could vanish or explode."
+_NO_PATH = "No gradient passes between any two hidden layers, so there is no slope to judge."
+
+
 def why(report: Report) -> list[str]:
     """The verdict in two to four sentences, each with its numbers."""
     slope = report.slope
     broken = _nonfinite_sentences(report)
     if math.isnan(slope.value):
-        return broken or ["The deltas could not be followed through the depth, so there is no slope to judge."]
+        return broken or [_NO_DEPTH if len(report.layers) < 3 else _NO_PATH]
     level = f"{round(100 * slope.confidence)}% interval"
     first = (
         f"On its way to the input every hidden layer multiplies the squared gradient {traveller(report)}^2 by "
@@ -254,7 +258,7 @@ def prediction_lines(report: Report) -> list[str]:
     """What theory expects of this architecture beside what was measured."""
     prediction = report.prediction
     if not prediction.valid:
-        return [f"No mean-field prediction. {prediction.note}".strip()]
+        return [f"No mean-field prediction: {prediction.note or 'no theory covers this design'}."]
     lines = [
         f"Mean-field theory expects of this architecture with random weights a factor of "
         f"{gain(prediction.slope)} on {traveller(report)}^2 per layer; measured: {gain(report.slope.value)}"
