@@ -75,10 +75,55 @@ cdef extern from "gradcore/gradcore.h" nogil:
         GRADCORE_INIT_ORTHOGONAL
         GRADCORE_NUM_INITIALIZERS
 
+    ctypedef enum gradcore_verdict:
+        GRADCORE_VERDICT_HEALTHY
+        GRADCORE_VERDICT_VANISHING
+        GRADCORE_VERDICT_EXPLODING
+        GRADCORE_VERDICT_NON_FINITE
+        GRADCORE_NUM_VERDICTS
+
+    ctypedef enum gradcore_severity:
+        GRADCORE_INFO
+        GRADCORE_WARNING
+        GRADCORE_CRITICAL
+        GRADCORE_NUM_SEVERITIES
+
+    ctypedef enum gradcore_finding_kind:
+        GRADCORE_FINDING_VANISHING
+        GRADCORE_FINDING_EXPLODING
+        GRADCORE_FINDING_NON_FINITE
+        GRADCORE_FINDING_DEAD_UNITS
+        GRADCORE_FINDING_SATURATION
+        GRADCORE_FINDING_ZERO_GRADIENT
+        GRADCORE_FINDING_LOSS_OUTPUT_MISMATCH
+        GRADCORE_FINDING_UNSCALED_INPUT
+        GRADCORE_FINDING_UPDATE_RATIO
+        GRADCORE_FINDING_UNDERFLOW
+        GRADCORE_NUM_FINDING_KINDS
+
+    ctypedef enum gradcore_cause:
+        GRADCORE_CAUSE_WEIGHT_SCALE
+        GRADCORE_CAUSE_SATURATING_ACTIVATION
+        GRADCORE_CAUSE_ACTIVATION_SLOPE
+        GRADCORE_CAUSE_DEPTH
+        GRADCORE_CAUSE_BATCH_NORM
+        GRADCORE_CAUSE_NARROW_LAYER
+        GRADCORE_CAUSE_INPUT_SCALE
+        GRADCORE_CAUSE_TARGET_SCALE
+        GRADCORE_CAUSE_OVERFLOW
+        GRADCORE_CAUSE_DEAD_UNITS
+        GRADCORE_CAUSE_LOSS_OUTPUT
+        GRADCORE_CAUSE_LEARNING_RATE
+        GRADCORE_CAUSE_PRECISION
+        GRADCORE_NUM_CAUSES
+
     ctypedef struct gradcore_net:
         pass
 
     ctypedef struct gradcore_optimizer:
+        pass
+
+    ctypedef struct gradcore_diagnosis:
         pass
 
     ctypedef void (*gradcore_parallel_task)(void *argument, int32_t index) noexcept nogil
@@ -160,6 +205,31 @@ cdef extern from "gradcore/gradcore.h" nogil:
         int64_t saturated
         int64_t dead_units
         double update_norm
+
+    ctypedef struct gradcore_judgement:
+        size_t size
+        int32_t verdict
+        int32_t num_findings
+        int32_t num_passes
+        int32_t num_steps
+        double slope
+        double slope_low
+        double slope_high
+        double systematic
+        double systematic_low
+        double systematic_high
+        double batch_error
+        double width_error
+        double band
+
+    ctypedef struct gradcore_finding:
+        size_t size
+        int32_t kind
+        int32_t severity
+        int32_t cause
+        int32_t num_layers
+        const int32_t *layers
+        const char *explanation
 
     const char *gradcore_version()
     int32_t gradcore_abi_version()
@@ -369,3 +439,22 @@ cdef extern from "gradcore/gradcore.h" nogil:
             int64_t count,
             gradcore_array_stats *stats,
             int64_t *histogram)
+    gradcore_status gradcore_diagnosis_create(const gradcore_net *net, int32_t loss, gradcore_diagnosis **diagnosis)
+    void gradcore_diagnosis_destroy(gradcore_diagnosis *diagnosis)
+    gradcore_status gradcore_diagnosis_add(
+            gradcore_diagnosis *diagnosis,
+            const gradcore_matrix *input,
+            double loss_value)
+    void gradcore_diagnosis_reset(gradcore_diagnosis *diagnosis)
+    gradcore_status gradcore_diagnosis_judge(
+            gradcore_diagnosis *diagnosis,
+            const gradcore_optimizer *optimizer,
+            gradcore_judgement *judgement)
+    gradcore_status gradcore_diagnosis_finding(
+            const gradcore_diagnosis *diagnosis,
+            int32_t index,
+            gradcore_finding *finding)
+    const char *gradcore_verdict_name(int32_t verdict)
+    const char *gradcore_severity_name(int32_t severity)
+    const char *gradcore_finding_kind_name(int32_t kind)
+    const char *gradcore_cause_name(int32_t cause)

@@ -32,7 +32,10 @@ class Declarations:
 
 
 def read(path=HEADER):
-    text = re.sub(r"/\*.*?\*/|//[^\n]*", " ", Path(path).read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = Path(path).read_text(encoding="utf-8")
+    for name in re.findall(r"^#include <gradcore/(\w+\.h)>", text, re.MULTILINE):  # its parts
+        text += Path(path).with_name(name).read_text(encoding="utf-8")
+    text = re.sub(r"/\*.*?\*/|//[^\n]*", " ", text, flags=re.DOTALL)
     found = Declarations()
     found.constants = re.findall(r"^#define (GRADCORE_\w+)[ \t]+[-(]*\d", text, re.MULTILINE)
     text = " ".join(line for line in text.splitlines() if not line.startswith("#"))

@@ -24,7 +24,7 @@ PEDANTIC = ("-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only")
 
 
 @pytest.mark.parametrize(
-    ("standard", "headers"), [("c11", ["gradcore.h"]), ("c++20", ["gradcore.h", "ops.hpp", "gradcore.hpp"])]
+    ("standard", "headers"), [("c11", ["gradcore.h"]), ("c++20", ["gradcore.h", "ops.hpp", "diagnosis.hpp", "gradcore.hpp"])]
 )
 def test_headers_compile_without_a_warning(compilers, standard, headers, tmp_path):
     """Here in the newest standard; the programs below are C11 and C++17."""
@@ -54,7 +54,7 @@ def test_cpp_enumerations_are_the_headers():
 def test_cpp_leaves_no_function_out():
     """But names of constants and targets, which C++ takes from C as they are."""
     folder = native.include_dir() / "gradcore"
-    text = (folder / "gradcore.hpp").read_text() + (folder / "ops.hpp").read_text()
+    text = "".join((folder / f"{name}.hpp").read_text() for name in ("gradcore", "diagnosis", "ops"))
     functions = c_header.read(folder / "gradcore.h").functions
     unused = {name for name in functions if not re.search(rf"\b{name}\b", text)}
     assert unused == {

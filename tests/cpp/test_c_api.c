@@ -406,6 +406,90 @@ static void check_passes(gradcore_net *net) {
   REFUSED_AS(GRADCORE_NON_FINITE, gradcore_optimizer_step(optimizer, 1, 0, 0, &step));
 }
 
+/* ---- diagnosis ---- */
+
+static void check_diagnosis_arguments(void) {
+  gradcore_net *net = new_net(), *other = new_net();
+  gradcore_diagnosis *diagnosis = (gradcore_diagnosis *)&diagnosis;
+  gradcore_optimizer *others = NULL;
+  const gradcore_optimizer_config kind = adam();
+  const gradcore_matrix input = matrix(x, ROWS, IN), fewer = matrix(x, ROWS - 1, IN);
+  gradcore_matrix wrong;
+  const gradcore_target_data y = target();
+  gradcore_judgement judgement = {sizeof judgement, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+  gradcore_finding finding = {sizeof finding, 0, 0, 0, 0, NULL, NULL};
+  REFUSED(gradcore_diagnosis_create(NULL, 0, &diagnosis));
+  CHECK(diagnosis == NULL);
+  REFUSED(gradcore_diagnosis_create(net, 0, NULL));
+  REFUSED(gradcore_diagnosis_create(net, -1, &diagnosis));
+  REFUSED(gradcore_diagnosis_create(net, GRADCORE_NUM_LOSSES, &diagnosis));
+  CHECK(gradcore_diagnosis_create(net, GRADCORE_CROSS_ENTROPY, &diagnosis) == GRADCORE_OK);
+  REFUSED(gradcore_diagnosis_add(NULL, NULL, 0));
+  REFUSED_AS(GRADCORE_INVALID_STATE, gradcore_diagnosis_add(diagnosis, &input, 0)); /* nothing recorded */
+  REFUSED_AS(GRADCORE_INVALID_STATE, gradcore_diagnosis_judge(diagnosis, NULL, &judgement));
+  CHECK(gradcore_net_loss_and_gradients(net, &input, &y, 0, 1, &value) == GRADCORE_OK);
+#define REFUSED_INPUT(member, value_of) \
+  (wrong = input, wrong.member = (value_of), REFUSED(gradcore_diagnosis_add(diagnosis, &wrong, value)))
+  REFUSED_INPUT(data, NULL);
+  REFUSED_INPUT(rows, ROWS + 1);
+  REFUSED_INPUT(cols, IN - 1);
+  REFUSED_INPUT(stride, IN - 1);
+#undef REFUSED_INPUT
+  REFUSED_AS(GRADCORE_INVALID_STATE, gradcore_diagnosis_judge(diagnosis, NULL, &judgement)); /* none was added */
+  CHECK(gradcore_diagnosis_add(diagnosis, &input, value) == GRADCORE_OK);
+  CHECK(gradcore_diagnosis_add(diagnosis, NULL, value) == GRADCORE_OK);
+  gradcore_target_data fewer_labels = y;
+  fewer_labels.num_labels = ROWS - 1;
+  CHECK(gradcore_net_loss_and_gradients(net, &fewer, &fewer_labels, 0, 1, &value) == GRADCORE_OK);
+  REFUSED(gradcore_diagnosis_add(diagnosis, &fewer, value)); /* another number of rows */
+  REFUSED(gradcore_diagnosis_judge(NULL, NULL, &judgement));
+  REFUSED(gradcore_diagnosis_judge(diagnosis, NULL, NULL));
+  CHECK(gradcore_optimizer_create(other, &kind, &others) == GRADCORE_OK);
+  REFUSED(gradcore_diagnosis_judge(diagnosis, others, &judgement));
+  judgement.size = 8;
+  REFUSED(gradcore_diagnosis_judge(diagnosis, NULL, &judgement));
+  judgement.size = sizeof judgement;
+  CHECK(gradcore_diagnosis_judge(diagnosis, NULL, &judgement) == GRADCORE_OK && judgement.num_passes == 2);
+  REFUSED(gradcore_diagnosis_finding(NULL, 0, &finding));
+  REFUSED(gradcore_diagnosis_finding(diagnosis, 0, NULL));
+  REFUSED(gradcore_diagnosis_finding(diagnosis, -1, &finding));
+  REFUSED(gradcore_diagnosis_finding(diagnosis, judgement.num_findings, &finding));
+  gradcore_diagnosis_reset(NULL);
+  gradcore_diagnosis_reset(diagnosis);
+  REFUSED_AS(GRADCORE_INVALID_STATE, gradcore_diagnosis_judge(diagnosis, NULL, &judgement));
+  CHECK(!gradcore_verdict_name(-1) && !gradcore_verdict_name(GRADCORE_NUM_VERDICTS));
+  CHECK(!gradcore_severity_name(-1) && !gradcore_severity_name(GRADCORE_NUM_SEVERITIES));
+  CHECK(!gradcore_finding_kind_name(-1) && !gradcore_finding_kind_name(GRADCORE_NUM_FINDING_KINDS));
+  CHECK(!gradcore_cause_name(-1) && !gradcore_cause_name(GRADCORE_NUM_CAUSES));
+  gradcore_diagnosis_destroy(NULL);
+  gradcore_diagnosis_destroy(diagnosis);
+  gradcore_optimizer_destroy(others);
+  gradcore_net_destroy(other);
+  gradcore_net_destroy(net);
+}
+
+/* A caller compiled against a later header: members beyond this library's are left alone. */
+static void check_longer_judgement(void) {
+  struct {
+    gradcore_judgement known;
+    char more[16];
+  } later;
+  gradcore_net *net = new_net();
+  gradcore_diagnosis *diagnosis = NULL;
+  const gradcore_matrix input = matrix(x, ROWS, IN);
+  const gradcore_target_data y = target();
+  memset(&later, 7, sizeof later);
+  later.known.size = sizeof later;
+  CHECK(gradcore_diagnosis_create(net, GRADCORE_CROSS_ENTROPY, &diagnosis) == GRADCORE_OK);
+  CHECK(gradcore_net_loss_and_gradients(net, &input, &y, 0, 1, &value) == GRADCORE_OK);
+  CHECK(gradcore_diagnosis_add(diagnosis, &input, value) == GRADCORE_OK);
+  CHECK(gradcore_diagnosis_judge(diagnosis, NULL, &later.known) == GRADCORE_OK);
+  CHECK(later.known.size == sizeof later && later.known.num_passes == 1 && isnan(later.known.batch_error));
+  for (int i = 0; i < 16; i++) CHECK(later.more[i] == 7);
+  gradcore_diagnosis_destroy(diagnosis);
+  gradcore_net_destroy(net);
+}
+
 /* ---- single ops ---- */
 
 static void check_clipping(void) {
@@ -590,6 +674,8 @@ int main(void) {
   check_output_strides(net);
   gradcore_optimizer_destroy(optimizer);
   gradcore_net_destroy(net);
+  check_diagnosis_arguments();
+  check_longer_judgement();
   check_clipping();
   check_ops();
   check_errors_are_the_threads_own();

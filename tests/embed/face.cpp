@@ -1,5 +1,5 @@
-// Uses everything of gradcore.hpp and ops.hpp. Each check compares with the C function below it, or with a
-// property of the result; what steps compute is written to a file, for Python to compare bit for bit.
+// Uses everything of gradcore.hpp, diagnosis.hpp and ops.hpp. Each check compares with the C function below it, or with
+// a property of the result; what steps compute is written to a file, for Python to compare bit for bit.
 //   face DIRECTORY   reads parameters.bin, x.bin [rows, 6], labels.bin; writes result.bin
 #include <array>
 #include <cmath>
@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <gradcore/diagnosis.hpp>
 #include <gradcore/gradcore.hpp>
 #include <gradcore/ops.hpp>
 
@@ -150,6 +151,39 @@ void errors() {
   check_throws(GRADCORE_NON_FINITE, "", [&] { gc::clip_grad_norm(gc::Span<float>(x), 1.0, 2.0, true); });
 }
 
+// Weights half of what they should be, in a deep net: |delta| falls by a factor of 10^5 on its way to the input.
+void diagnosis() {
+  gc::NetConfig deep;
+  deep.widths.assign(20, 16);
+  gc::Net<double> net(deep);
+  net.initialize();
+  for (double &value : net.flat_parameters()) value *= 0.5;
+  net.parameters_changed();
+  gc::Optimizer<double> adam(net, gc::adam(1e-3));
+  gc::Diagnosis<double> diagnosis(net, gc::Loss::cross_entropy);
+  check_throws(GRADCORE_INVALID_STATE, "pass", [&] { diagnosis.judge(); });
+  std::vector<double> x(3 * 16);
+  for (std::size_t i = 0; i < x.size(); i++) x[i] = double(i * 29 % 17) / 8 - 1;
+  const std::array<std::int64_t, 3> labels = {1, 2, 3};
+  const gc::Matrix<const double> input(x.data(), 3, 16);
+  for (int i = 0; i < 2; i++)
+    diagnosis.add(input, net.loss_and_gradients(input, labels, gc::Loss::cross_entropy, true));
+  gc::Judgement judgement = diagnosis.judge();
+  CHECK(gc::verdict_name(judgement.verdict) == "vanishing" && judgement.num_passes == 2 && judgement.num_findings >= 1);
+  CHECK(judgement.systematic_high < -judgement.band && judgement.batch_error < 1e-9);
+  const gc::Finding finding = diagnosis.finding(0);
+  CHECK(gc::finding_kind_name(finding.kind) == "vanishing" && gc::cause_name(finding.cause) == "weight_scale");
+  CHECK(gc::severity_name(finding.severity) == "critical" && finding.num_layers > 0 && finding.layers[0] == 0);
+  CHECK(std::strstr(finding.explanation, "shrinks") && gc::cause_name(-1).empty());
+  check_throws(GRADCORE_INVALID_ARGUMENT, "index", [&] { diagnosis.finding(judgement.num_findings); });
+  judgement = diagnosis.judge(adam);
+  CHECK(judgement.verdict == GRADCORE_VERDICT_HEALTHY);  // Adam rescales them: all entries are above its eps
+  CHECK(diagnosis.finding(0).severity == GRADCORE_INFO);
+  diagnosis.reset();
+  diagnosis.add(0.0);
+  CHECK(diagnosis.judge().verdict == GRADCORE_VERDICT_HEALTHY);  // a loss of zero: nothing to learn
+}
+
 template <class T>
 bool near(T a, double b) {
   return std::fabs(double(a) - b) <= 1e-6 * (1 + std::fabs(b));
@@ -237,6 +271,7 @@ int main(int argc, char **argv) {
   tensors_and_ownership();
   errors();
   files();
+  diagnosis();
   single_ops<float>();
   single_ops<double>();
   std::puts("every check passed");

@@ -418,4 +418,6 @@ GRADCORE_API gradcore_status gradcore_op_array_stats(int32_t dtype, const void *
 }
 #endif
 
+#include <gradcore/diagnosis.h>
+
 #endif

@@ -207,6 +207,8 @@ using LayerFlow = gradcore_layer_flow;
 
 template <class T>
 class Optimizer;
+template <class T>
+class Diagnosis;
 
 // Owns a gradcore_net; moves, does not copy. T is float or double.
 template <class T>
@@ -351,6 +353,7 @@ class Net {
 
  private:
   friend class Optimizer<T>;
+  friend class Diagnosis<T>;
   using TensorFunction = gradcore_status (*)(const gradcore_net *, std::int32_t, gradcore_tensor *);
 
   explicit Net(gradcore_net *net) {

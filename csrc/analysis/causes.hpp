@@ -1,0 +1,16 @@
+// Why: the cause of a finding, computed from the factors that were measured (gradcore/analysis/causes.py).
+#ifndef GRADCORE_ANALYSIS_CAUSES_HPP
+#define GRADCORE_ANALYSIS_CAUSES_HPP
+
+#include "analysis/slope.hpp"
+
+namespace gradcore {
+
+int cause_of_vanishing(const Evidence &evidence, const Slope &slope) noexcept;
+int cause_of_exploding(const Evidence &evidence, const Slope &slope) noexcept;
+int cause_of_overflow(const Evidence &evidence) noexcept;
+int cause_of_saturation(const Evidence &evidence, int layer) noexcept;
+
+}  // namespace gradcore
+
+#endif

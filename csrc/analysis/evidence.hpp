@@ -1,0 +1,74 @@
+// What is judged: recorded passes of one net, and the net as it stands.
+#ifndef GRADCORE_ANALYSIS_EVIDENCE_HPP
+#define GRADCORE_ANALYSIS_EVIDENCE_HPP
+
+#include <vector>
+
+#include "analysis/gaussian.hpp"
+#include "network/architecture.hpp"
+
+namespace gradcore {
+
+// The limits of the judgement: gradcore/analysis/subject.py holds the derivation of each.
+namespace limits {
+inline constexpr double kNormRatio = 100.0, kLearningSteps = 1e5, kOvershoot = 4.0, kLargestUpdate = 1.0;
+inline constexpr double kFalseAlarm = 1e-3, kSaturated = 0.5, kInputScale = 10.0, kUnderflow = 0.05;
+}  // namespace limits
+
+// One dense layer l over all passes: norms are root mean squares, shares means.
+struct LayerEvidence {
+  const LayerSpec *spec;
+  double activation, delta, grad_output, grad_preact, weight, weight_grad, weight_grad_peak;  // norms of the flow
+  double squared_slope, saturated, subnormal, lost_in_fp16, lost_in_bf16, update_ratio;
+  double dead_units;              // the fewest of any pass
+  double weight_var, bias_var;    // fan_in * mean(W^2) and mean(b^2) of the net as it stands
+  double mean_gradient;           // |mean of dL/dW over the passes|
+  double preact_square;           // mean square of z that random weights of the measured size make
+  double expected_gain;           // |dL/dh_l|^2 / |delta_{l+1}|^2 for random directions; the last layer has none
+  double width_noise, alignment;  // variance of ln |delta_l|^2 - ln |delta_{l+1}|^2, and alignment's part of it
+  bool usable;                    // whether that difference is finite in every pass
+  bool finite;                    // its parameters
+  bool waking;                    // a zero gradient is the start's doing, and the next steps end it
+};
+
+struct Evidence {
+  const Architecture *net;
+  Derivative derivative;
+  int loss;                                // gradcore_loss
+  std::vector<gradcore_layer_flow> flows;  // [passes, depth]
+  std::vector<double> losses;              // [passes]
+  double input_square = 1;                 // mean square of the inputs
+  std::vector<LayerEvidence> layers;
+
+  // The optimizer judged for; without one, plain SGD at the usual rate.
+  bool has_optimizer = false;
+  int kind = GRADCORE_SGD;
+  double lr = 0.01, eps = 1e-8;
+
+  int depth() const noexcept { return int(layers.size()); }
+  int passes() const noexcept { return int(losses.size()); }
+  const gradcore_layer_flow &flow(int pass, int layer) const noexcept {
+    return flows[std::size_t(pass * depth() + layer)];
+  }
+  double rows() const noexcept { return double(flows[0].activation.count / net->layers[0].out); }
+  double mean_loss() const noexcept;
+  bool adaptive() const noexcept { return kind != GRADCORE_SGD; }
+  bool single() const noexcept { return net->dtype == GRADCORE_FLOAT32; }
+  double unit_roundoff() const noexcept { return single() ? 0x1p-24 : 0x1p-53; }
+  double largest() const noexcept { return single() ? 0x1.fffffep127 : 0x1.fffffffffffffp1023; }
+  double smallest_normal() const noexcept { return single() ? 0x1p-126 : 0x1p-1022; }
+
+  // The gradient that travels: delta, or, with skip connections, the stream dL/dh beside it.
+  double travelling(int layer) const noexcept {
+    return net->any_residual ? layers[std::size_t(layer)].grad_output : layers[std::size_t(layer)].delta;
+  }
+
+  double increment(int pass, int layer) const noexcept;  // of ln |.|^2 from the layer above to this one
+
+  // Fills the layers from the flows, but for what the parameters tell, which is there already.
+  void summarize() noexcept;
+};
+
+}  // namespace gradcore
+
+#endif

@@ -1,0 +1,449 @@
+#include "analysis/judge.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdarg>
+#include <cstdio>
+#include <limits>
+
+#include "analysis/causes.hpp"
+#include "ops/parallel.hpp"
+
+namespace gradcore {
+
+namespace {
+
+// A layer of n ReLU units is dead by chance with probability 2^-n: above 8 units (0.4 %) that is no chance.
+constexpr index kNarrow = 8;
+
+int verdict_of(const Finding &finding) noexcept {
+  switch (finding.severity == GRADCORE_INFO ? kNoCause : finding.kind) {
+    case GRADCORE_FINDING_NON_FINITE:
+      return GRADCORE_VERDICT_NON_FINITE;
+    case GRADCORE_FINDING_EXPLODING:
+      return GRADCORE_VERDICT_EXPLODING;
+    case GRADCORE_FINDING_VANISHING:
+    case GRADCORE_FINDING_ZERO_GRADIENT:
+    case GRADCORE_FINDING_LOSS_OUTPUT_MISMATCH:
+      return GRADCORE_VERDICT_VANISHING;
+    default:
+      return GRADCORE_VERDICT_HEALTHY;
+  }
+}
+
+using Test = FunctionRef<bool(const LayerEvidence &layer, int l)>;
+
+class Judge {
+ public:
+  Judge(const Evidence &evidence, Judgement *to) noexcept
+      : evidence_(evidence), layers_(evidence.layers), depth_(evidence.depth()), slope_(to->slope), to_(*to) {}
+  void look();
+
+ private:
+  bool non_finite();
+  bool nothing_to_learn();
+  bool zero_gradient();
+  void why_silent(int first, int count);
+  bool gradient_slope();
+  void vanishing();
+  void exploding();
+  void slope_finding(int kind, bool harm, int cause, int first, int count, const char *why);
+  bool luck();
+  void small_steps();
+  void dead_units();
+  index dead_by_chance(index width) const noexcept;
+  void saturation();
+  void unscaled_input();
+  void underflow();
+
+  bool harms_when_vanishing() noexcept;
+  bool harms_when_exploding() noexcept;
+  double update(const LayerEvidence &layer) const noexcept;
+  bool has_signal() const noexcept;
+
+  // The layers below `end` that pass a test, put behind those of other findings; their number.
+  int collect(int end, Test test);
+  // A finding on the last `count` layers collected.
+  __attribute__((format(printf, 6, 7))) void add(int kind, int severity, int cause, int count, const char *format, ...);
+  __attribute__((format(printf, 7, 8))) void add_from(int first, int kind, int severity, int cause, int count,
+                                                      const char *format, ...);
+  void store(int first, int kind, int severity, int cause, int count, const char *format, std::va_list arguments);
+
+  const Evidence &evidence_;
+  const std::vector<LayerEvidence> &layers_;
+  const int depth_;
+  const Slope &slope_;
+  Judgement &to_;
+  bool absolute_ = false;  // a loss of learning in absolute terms, not against other layers
+};
+
+void Judge::look() {
+  if (!non_finite() && !nothing_to_learn()) {
+    const bool silent = zero_gradient(), sloping = gradient_slope();
+    if (!silent && !sloping) small_steps();
+    dead_units();
+    saturation();
+    underflow();
+  }
+  unscaled_input();
+}
+
+// ---- findings ----
+
+int Judge::collect(int end, Test test) {
+  int count = 0;
+  for (int l = 0; l < end; l++)
+    if (test(layers_[std::size_t(l)], l)) to_.layers.push_back(l), count++;
+  return count;
+}
+
+void Judge::store(int first, int kind, int severity, int cause, int count, const char *format, std::va_list arguments) {
+  Finding finding{kind, severity, cause, first, count, {}};
+  std::vsnprintf(finding.text, sizeof finding.text, format, arguments);
+  const auto worse = [](const Finding &a, const Finding &b) {
+    return a.severity != b.severity ? a.severity > b.severity : verdict_of(a) > verdict_of(b);
+  };
+  to_.findings.push_back(finding);
+  for (std::size_t i = to_.findings.size() - 1; i > 0 && worse(finding, to_.findings[i - 1]); i--)
+    to_.findings[i] = to_.findings[i - 1], to_.findings[i - 1] = finding;
+  to_.verdict = std::max(to_.verdict, verdict_of(finding));
+}
+
+void Judge::add(int kind, int severity, int cause, int count, const char *format, ...) {
+  std::va_list arguments;
+  va_start(arguments, format);
+  store(int(to_.layers.size()) - count, kind, severity, cause, count, format, arguments);
+  va_end(arguments);
+}
+
+void Judge::add_from(int first, int kind, int severity, int cause, int count, const char *format, ...) {
+  std::va_list arguments;
+  va_start(arguments, format);
+  store(first, kind, severity, cause, count, format, arguments);
+  va_end(arguments);
+}
+
+// ---- what a step of the optimizer does ----
+
+// |dW| / |W| of one step: as recorded, or lr |dL/dW| / |W| of plain SGD; NaN where a pass alone cannot tell.
+double Judge::update(const LayerEvidence &layer) const noexcept {
+  if (evidence_.adaptive() || !std::isnan(layer.update_ratio)) return layer.update_ratio;
+  return evidence_.lr * layer.weight_grad / layer.weight;
+}
+
+// Whether any layer's mean gradient stands above batch noise. Without a gradient the mean of K batches has 1 / K of
+// a single one's square on average; the estimate of the signal is then 0 with a deviation below noise / sqrt(K).
+bool Judge::has_signal() const noexcept {
+  const double count = evidence_.passes();
+  if (count < 2) return true;
+  for (const LayerEvidence &layer : layers_) {
+    const double single = layer.weight_grad * layer.weight_grad, mean = layer.mean_gradient * layer.mean_gradient;
+    const double signal = (count * mean - single) / (count - 1), noise = (single - mean) * count / (count - 1);
+    if (signal > noise / std::sqrt(count)) return true;
+  }
+  return false;
+}
+
+// ---- values that left the finite range, and losses that leave nothing to do ----
+
+// In the order in which a pass computes them.
+bool Judge::non_finite() {
+  int layer = -1;
+  const char *place = "the parameters";
+  for (int l = depth_; l-- > 0;)
+    if (!layers_[std::size_t(l)].finite) layer = l;
+  for (int pass = 0; layer < 0 && pass < evidence_.passes(); pass++) {
+    for (int l = depth_; l-- > 0;)
+      if (evidence_.flow(pass, l).activation.nonfinite) layer = l, place = "the output";
+    if (layer < 0 && !std::isfinite(evidence_.losses[std::size_t(pass)])) layer = depth_ - 1, place = "the loss";
+    for (int l = depth_; layer < 0 && l-- > 0;)
+      if (evidence_.flow(pass, l).delta.nonfinite) layer = l, place = "the pre-activation gradient";
+    for (int l = depth_; layer < 0 && l-- > 0;)
+      if (evidence_.flow(pass, l).weight_grad.nonfinite) layer = l, place = "the weight gradient";
+  }
+  if (layer < 0) return false;
+  const int cause = cause_of_overflow(evidence_);
+  const char *why = cause == GRADCORE_CAUSE_LEARNING_RATE  ? "an earlier step was too large"
+                    : cause == GRADCORE_CAUSE_WEIGHT_SCALE ? "the weights are too large"
+                    : cause == GRADCORE_CAUSE_INPUT_SCALE  ? "the inputs are far too large"
+                                                           : "the signal grows from layer to layer";
+  add(GRADCORE_FINDING_NON_FINITE, GRADCORE_CRITICAL, cause,
+      collect(depth_, [&](const LayerEvidence &, int l) { return l == layer; }),
+      "The first value that is not finite appears in %s of layer %d: %s.", place, layer, why);
+  return true;
+}
+
+bool Judge::nothing_to_learn() {
+  if (evidence_.loss == GRADCORE_CROSS_ENTROPY && evidence_.net->out_features() == 1) {
+    add(GRADCORE_FINDING_LOSS_OUTPUT_MISMATCH, GRADCORE_CRITICAL, GRADCORE_CAUSE_LOSS_OUTPUT,
+        collect(depth_, [](const LayerEvidence &, int) { return true; }),
+        "A softmax over one output is 1 whatever the net computes, so every gradient is exactly zero. Use two outputs, "
+        "or the binary cross entropy.");
+    return true;
+  }
+  for (const double loss : evidence_.losses)
+    if (std::fabs(loss) > evidence_.unit_roundoff()) return false;
+  add(GRADCORE_FINDING_ZERO_GRADIENT, GRADCORE_INFO, kNoCause, 0, "The loss is %.3g: nothing is left to learn.",
+      evidence_.mean_loss());
+  return true;
+}
+
+// ---- gradients that are exactly zero ----
+
+bool Judge::zero_gradient() {
+  const auto silent = [](const LayerEvidence &layer) { return layer.weight_grad == 0; };
+  const int asleep = collect(depth_, [&](const LayerEvidence &layer, int) { return silent(layer) && layer.waking; });
+  if (asleep)
+    add(GRADCORE_FINDING_ZERO_GRADIENT, GRADCORE_INFO, GRADCORE_CAUSE_WEIGHT_SCALE, asleep,
+        "The gradients of %d layers are exactly zero because weights above are; those have a gradient, and the next "
+        "steps wake the layers below.",
+        asleep);
+  const int bypassed = collect(
+      depth_, [&](const LayerEvidence &layer, int) { return silent(layer) && !layer.waking && layer.spec->residual; });
+  if (bypassed)
+    add(GRADCORE_FINDING_DEAD_UNITS, GRADCORE_WARNING, GRADCORE_CAUSE_DEAD_UNITS, bypassed,
+        "%d branches receive no gradient; their skip connections pass it on.", bypassed);
+  const int first = int(to_.layers.size());
+  const int stuck = collect(
+      depth_, [&](const LayerEvidence &layer, int) { return silent(layer) && !layer.waking && !layer.spec->residual; });
+  if (stuck) why_silent(first, stuck);
+  return asleep || bypassed || stuck;
+}
+
+void Judge::why_silent(int first, int count) {
+  int dead = -1, zero = -1;
+  double smallest = std::numeric_limits<double>::infinity();
+  for (int l = depth_; l-- > 0;) {
+    const LayerEvidence &layer = layers_[std::size_t(l)];
+    if (layer.spec->hidden && layer.dead_units == double(layer.spec->out)) dead = l;
+    if (layer.weight_var == 0 && zero < 0) zero = l;
+    if (evidence_.travelling(l) > 0) smallest = std::min(smallest, evidence_.travelling(l));
+  }
+  int cause = GRADCORE_CAUSE_SATURATING_ACTIVATION, where = to_.layers[std::size_t(first)];
+  const char *why = "the derivative of the activation is exactly zero for every row";
+  if (dead >= 0) {
+    cause = layers_[std::size_t(dead)].spec->out <= kNarrow ? GRADCORE_CAUSE_NARROW_LAYER : GRADCORE_CAUSE_DEAD_UNITS;
+    why = "all of its units output zero for every row", where = dead;
+  } else if (zero >= 0) {
+    cause = GRADCORE_CAUSE_WEIGHT_SCALE;
+    why = "all of its weights are zero, and training cannot move them", where = zero;
+  } else if (smallest < (evidence_.single() ? 1e-30 : 1e-290)) {
+    cause = GRADCORE_CAUSE_PRECISION;
+    why = "the gradient has shrunk until there are no smaller numbers";
+  } else if (where == 0 && evidence_.input_square == 0) {
+    cause = GRADCORE_CAUSE_INPUT_SCALE;
+    why = "all inputs are zero";
+  }
+  add_from(first, GRADCORE_FINDING_ZERO_GRADIENT, GRADCORE_CRITICAL, cause, count,
+           "No gradient at all reaches the weights of %d layers. Layer %d: %s.", count, where, why);
+}
+
+// ---- gradients that shrink or grow over depth ----
+
+// The systematic slope must lie beyond the band with its whole interval, and what was measured, luck included, must
+// lie there too.
+bool Judge::gradient_slope() {
+  if (slope_.systematic_high < -slope_.band && slope_.value < -slope_.band) return vanishing(), true;
+  if (slope_.systematic_low > slope_.band && slope_.value > slope_.band) return exploding(), true;
+  return luck();
+}
+
+void Judge::slope_finding(int kind, bool harm, int cause, int first, int count, const char *why) {
+  const double ends = 0.5 * std::fabs(slope_.systematic) * slope_.steps;
+  const bool critical = absolute_ || ends > 2 * std::log(limits::kNormRatio);
+  if (count == 0) count = collect(1, [](const LayerEvidence &, int) { return true; });
+  add_from(
+      first, kind,
+      !harm      ? GRADCORE_INFO
+      : critical ? GRADCORE_CRITICAL
+                 : GRADCORE_WARNING,
+      cause, count,
+      "On its way to the input the gradient %s: |%s|^2 is multiplied by %.3g a layer (slope %+.3g +- %.2g; healthy "
+      "at this depth: within +-%.2g). %s.%s",
+      slope_.systematic < 0 ? "shrinks" : "grows", evidence_.net->any_residual ? "dL/dh" : "delta",
+      std::exp(slope_.systematic), slope_.systematic, 0.5 * (slope_.systematic_high - slope_.systematic_low),
+      slope_.band, why, harm ? "" : " No layer's learning is lost by that under this optimizer.");
+}
+
+void Judge::vanishing() {
+  const int cause = cause_of_vanishing(evidence_, slope_), first = int(to_.layers.size());
+  double largest = 0;
+  for (int l = 0; l < depth_ - 1; l++) largest = std::max(largest, evidence_.travelling(l));
+  const int weak = collect(
+      depth_ - 1, [&](const LayerEvidence &, int l) { return evidence_.travelling(l) * limits::kNormRatio < largest; });
+  const char *why = cause == GRADCORE_CAUSE_WEIGHT_SCALE ? "The weights are too small for the activation"
+                    : cause == GRADCORE_CAUSE_ACTIVATION_SLOPE
+                        ? "The activation passes on too little even where it is not saturated"
+                    : cause == GRADCORE_CAUSE_SATURATING_ACTIVATION ? "The units are saturated"
+                    : cause == GRADCORE_CAUSE_DEAD_UNITS            ? "Most units are switched off"
+                                                         : "Each layer loses only a little; there are too many layers";
+  slope_finding(GRADCORE_FINDING_VANISHING, harms_when_vanishing(), cause, first, weak, why);
+}
+
+void Judge::exploding() {
+  const int cause = cause_of_exploding(evidence_, slope_), first = int(to_.layers.size());
+  const double last = evidence_.travelling(depth_ - 2);
+  const int strong = collect(
+      depth_ - 1, [&](const LayerEvidence &, int l) { return evidence_.travelling(l) > limits::kNormRatio * last; });
+  const char *why = cause == GRADCORE_CAUSE_BATCH_NORM
+                        ? "Batch norm keeps the forward signal in range and makes the backward one grow"
+                    : cause == GRADCORE_CAUSE_WEIGHT_SCALE ? "The weights are too large for the activation"
+                    : evidence_.net->any_residual          ? "Every skip connection adds its branch to the stream"
+                                                           : "Each layer adds only a little; there are too many layers";
+  slope_finding(GRADCORE_FINDING_EXPLODING, harms_when_exploding(), cause, first, strong, why);
+}
+
+// Whether a shrinking gradient costs learning under the optimizer in use, and in which way.
+bool Judge::harms_when_vanishing() noexcept {
+  double weakest = std::numeric_limits<double>::infinity(), strongest = 0, fall = 0;
+  const double error = evidence_.rows() * layers_.back().delta * layers_.back().delta;
+  for (const LayerEvidence &layer : layers_) {
+    weakest = std::min(weakest, update(layer)), strongest = std::max(strongest, update(layer));
+    if (!layer.spec->hidden) continue;
+    const double elements = double(layer.spec->in) * double(layer.spec->out);
+    if (evidence_.adaptive()) absolute_ |= layer.weight_grad / std::sqrt(elements) < evidence_.eps;
+    fall += evidence_.lr * layer.weight_grad * layer.weight_grad / error;
+  }
+  if (evidence_.adaptive()) return absolute_;
+  absolute_ = fall < 1 / limits::kLearningSteps || (has_signal() && weakest < evidence_.unit_roundoff());
+  return absolute_ || !(weakest >= strongest / limits::kNormRatio);
+}
+
+// The same for a growing gradient.
+bool Judge::harms_when_exploding() noexcept {
+  // Rounding in layer 0 decides the output.
+  absolute_ = 0.5 * slope_.systematic * slope_.steps > -std::log(evidence_.unit_roundoff());
+  double peak = 0, squares = 0, weakest = std::numeric_limits<double>::infinity(), strongest = 0;
+  for (const LayerEvidence &layer : layers_) {
+    peak = std::max(peak, layer.weight_grad_peak);
+    squares += layer.weight_grad * layer.weight_grad;
+    if (layer.spec->hidden) weakest = std::min(weakest, update(layer)), strongest = std::max(strongest, update(layer));
+  }
+  bool harm = absolute_ || peak * peak > evidence_.largest();
+  if (evidence_.adaptive()) return harm;
+  harm |= weakest <= 0 || strongest / weakest > limits::kNormRatio || strongest > limits::kLargestUpdate;
+  const double loss = evidence_.mean_loss();
+  const bool overshoots = loss > 0 && evidence_.lr * squares / loss > limits::kOvershoot;
+  absolute_ |= overshoots;
+  return harm || overshoots;
+}
+
+// A profile that leaves the band although the design does not: the luck of narrow layers. It counts against the
+// design where the typical fall at this width, half the summed noise, is itself beyond the band.
+bool Judge::luck() {
+  const double half = half_interval(slope_.batch_error, evidence_.passes());
+  const bool below = slope_.value + half<-slope_.band, above = slope_.value - half> slope_.band;
+  if (!below && !above) return false;
+  double drift = 0;
+  for (int l = 0; l + 2 < depth_; l++) drift += 0.5 * layers_[std::size_t(l)].width_noise;
+  const bool narrow = below && drift > 2 * std::log(limits::kNormRatio);
+  add(below ? GRADCORE_FINDING_VANISHING : GRADCORE_FINDING_EXPLODING, narrow ? GRADCORE_WARNING : GRADCORE_INFO,
+      GRADCORE_CAUSE_NARROW_LAYER, collect(1, [](const LayerEvidence &, int) { return true; }),
+      "The profile leaves the band: a slope of %+.2g a layer, of which the sizes of weights and derivatives make "
+      "%+.2g; "
+      "the rest is chance. Layers this narrow lose a factor of %.3g in |delta|^2 on the typical draw: %s.",
+      slope_.value, slope_.systematic, std::exp(drift),
+      narrow ? "too narrow for this depth" : "another seed will differ");
+  return true;
+}
+
+// ---- units, step sizes, data, number formats ----
+
+// Updates that rounding swallows in every layer, although there is a gradient to follow.
+void Judge::small_steps() {
+  if (!evidence_.has_optimizer || !has_signal()) return;
+  for (const LayerEvidence &layer : layers_)
+    if (!(update(layer) < evidence_.unit_roundoff())) return;
+  add(GRADCORE_FINDING_UPDATE_RATIO, GRADCORE_WARNING, GRADCORE_CAUSE_LEARNING_RATE,
+      collect(depth_, [](const LayerEvidence &, int) { return true; }),
+      "Every layer's update is below %.1g of its weights, and rounded away: the learning rate is too small for these "
+      "gradients.",
+      evidence_.unit_roundoff());
+}
+
+// Largest number of dead units among `width` that random ReLU layers show, but for kFalseAlarm of the nets: when all
+// rows point the same way, as deep in a net, each unit is dead with probability 1/2.
+index Judge::dead_by_chance(index width) const noexcept {
+  const double n = double(width), level = limits::kFalseAlarm / std::max(depth_ - 1, 1);
+  double tail = 0, log_share = -n * std::log(2.0);  // of the nets in which `dead` units are dead: C(n, dead) / 2^n
+  for (index dead = width; dead > 0; dead--) {
+    tail += std::exp(log_share);
+    if (tail > level) return dead;
+    log_share += std::log(double(dead) / (n - double(dead) + 1));
+  }
+  return 0;
+}
+
+void Judge::dead_units() {
+  const int count = collect(depth_ - 1, [&](const LayerEvidence &layer, int) {
+    return layer.spec->activation == GRADCORE_RELU && layer.dead_units > double(dead_by_chance(layer.spec->out));
+  });
+  if (count)
+    add(GRADCORE_FINDING_DEAD_UNITS, GRADCORE_WARNING, GRADCORE_CAUSE_DEAD_UNITS, count,
+        "In %d layers more units output zero for every row than chance explains. They receive no gradient and stay as "
+        "they are.",
+        count);
+}
+
+// Bounded activations whose entries are mostly saturated; one finding a cause.
+void Judge::saturation() {
+  for (const int cause :
+       {GRADCORE_CAUSE_INPUT_SCALE, GRADCORE_CAUSE_WEIGHT_SCALE, GRADCORE_CAUSE_SATURATING_ACTIVATION}) {
+    const int count = collect(depth_ - 1, [&](const LayerEvidence &layer, int l) {
+      return layer.spec->activation >= GRADCORE_TANH && layer.saturated > limits::kSaturated &&
+             cause_of_saturation(evidence_, l) == cause;
+    });
+    if (count)
+      add(GRADCORE_FINDING_SATURATION, GRADCORE_WARNING, cause, count,
+          "In %d layers most entries lie where the activation is flat: %s.", count,
+          cause == GRADCORE_CAUSE_INPUT_SCALE    ? "the inputs are too large"
+          : cause == GRADCORE_CAUSE_WEIGHT_SCALE ? "the weights are too large"
+                                                 : "biases or trained weights have driven it there");
+  }
+}
+
+void Judge::unscaled_input() {
+  const double rms = std::sqrt(evidence_.input_square);
+  if (rms > limits::kInputScale)
+    add(GRADCORE_FINDING_UNSCALED_INPUT, GRADCORE_WARNING, GRADCORE_CAUSE_INPUT_SCALE,
+        collect(1, [](const LayerEvidence &, int) { return true; }),
+        "Inputs have a root mean square of %.3g, which the first layer's outputs and gradients take over: standardize "
+        "each column to mean 0 and variance 1.",
+        rms);
+}
+
+// Deltas that are subnormal in the net's own format, or would be zero in a smaller one that training uses. The former
+// do no harm where the typical delta, times the unit roundoff, is a normal number: the sums that they enter round off
+// more than they have lost.
+void Judge::underflow() {
+  const int own = collect(depth_, [&](const LayerEvidence &layer, int) {
+    const double typical = layer.delta / std::sqrt(evidence_.rows() * double(layer.spec->out));
+    return layer.subnormal > limits::kUnderflow && typical * evidence_.unit_roundoff() < evidence_.smallest_normal();
+  });
+  if (own)
+    add(GRADCORE_FINDING_UNDERFLOW, GRADCORE_WARNING, GRADCORE_CAUSE_PRECISION, own,
+        "Deltas of %d layers are subnormal: they have lost digits, and smaller ones are zero.", own);
+  double fp16 = 0, bf16 = 0;
+  const int lossy = collect(depth_, [&](const LayerEvidence &layer, int) {
+    fp16 = std::max(fp16, layer.lost_in_fp16), bf16 = std::max(bf16, layer.lost_in_bf16);
+    return std::max(layer.lost_in_fp16, layer.lost_in_bf16) > limits::kUnderflow;
+  });
+  if (lossy)
+    add(GRADCORE_FINDING_UNDERFLOW, GRADCORE_INFO, GRADCORE_CAUSE_PRECISION, lossy,
+        "Without loss scaling up to %.0f %% of the non-zero deltas of some layer would become zero in fp16, and %.0f "
+        "%% "
+        "in bf16.",
+        100 * fp16, 100 * bf16);
+}
+
+}  // namespace
+
+void judge(const Evidence &evidence, Judgement *to) {
+  to->verdict = GRADCORE_VERDICT_HEALTHY;
+  to->slope = estimate_slope(evidence);
+  to->findings.clear();
+  to->layers.clear();
+  Judge(evidence, to).look();
+}
+
+}  // namespace gradcore

@@ -1,0 +1,100 @@
+#include "analysis/recorder.hpp"
+
+#include <cmath>
+#include <cstring>
+
+namespace gradcore {
+
+Recorder::Recorder(const Architecture &net, Derivative derivative, int loss)
+    : net_(net), gradient_sum_(std::size_t(net.flat_size)) {
+  evidence_.net = &net;
+  evidence_.derivative = derivative;
+  evidence_.loss = loss;
+  evidence_.layers.resize(net.layers.size());
+  for (std::size_t l = 0; l < net.layers.size(); l++) evidence_.layers[l].spec = &net.layers[l];
+}
+
+void Recorder::reset() noexcept {
+  evidence_.flows.clear();
+  evidence_.losses.clear();
+  std::memset(gradient_sum_.data(), 0, gradient_sum_.size() * sizeof(double));
+  input_squares_ = input_count_ = 0;
+  rows_ = 0;
+}
+
+void Recorder::add(const gradcore_layer_flow *flows, const void *gradients, const gradcore_matrix *input, double loss) {
+  const std::size_t depth = net_.layers.size();
+  const int pass = passes();
+  evidence_.flows.resize(std::size_t(pass + 1) * depth);  // grows by doubling
+  evidence_.losses.resize(std::size_t(pass + 1));
+  std::memcpy(&evidence_.flows[std::size_t(pass) * depth], flows, depth * sizeof *flows);
+  evidence_.losses[std::size_t(pass)] = loss;
+  rows_ = flows[0].activation.count / net_.layers[0].out;
+  for (index i = 0; i < net_.flat_size; i++) gradient_sum_[std::size_t(i)] += element(gradients, i);
+  if (!input) return;
+  for (index r = 0; r < input->rows; r++) input_squares_ += scan(input->data, r * input->stride, input->cols).squares;
+  input_count_ += double(input->rows) * double(input->cols);
+}
+
+double Recorder::element(const void *values, index i) const noexcept {
+  return net_.dtype == GRADCORE_FLOAT32 ? double(static_cast<const float *>(values)[i])
+                                        : static_cast<const double *>(values)[i];
+}
+
+Recorder::Scan Recorder::scan(const void *values, index first, index count) const noexcept {
+  Scan found{0, true};
+  for (index i = first; i < first + count; i++) {
+    const double value = element(values, i);
+    found.squares += value * value;
+    found.finite &= std::isfinite(value);
+  }
+  return found;
+}
+
+Evidence &Recorder::evidence(const void *parameters) noexcept {
+  evidence_.input_square = input_count_ > 0 ? input_squares_ / input_count_ : 1.0;
+  read_parameters(parameters);
+  evidence_.summarize();
+  return evidence_;
+}
+
+double Recorder::gradient_square(int tensor) const noexcept {
+  const TensorInfo &info = net_.parameters[std::size_t(tensor)];
+  double sum = 0;
+  for (index i = info.offset; i < info.offset + info.size(); i++)
+    sum += gradient_sum_[std::size_t(i)] * gradient_sum_[std::size_t(i)];
+  return sum;
+}
+
+// A layer whose gradient is zero wakes up with the first steps where what stops it is a tensor of zeros above it that
+// has a gradient of its own, as zero-initialized outputs and branches have, and every derivative in between lets
+// something through.
+void Recorder::read_parameters(const void *parameters) noexcept {
+  bool gate_above = false;
+  for (std::size_t l = net_.layers.size(); l-- > 0;) {
+    const LayerSpec &spec = net_.layers[l];
+    LayerEvidence &layer = evidence_.layers[l];
+    layer.finite = true;
+    double squares[4] = {};
+    const int tensors[4] = {spec.weight, spec.bias, spec.norm_weight, spec.norm_bias};
+    for (int i = 0; i < 4; i++) {
+      if (tensors[i] < 0) continue;
+      const TensorInfo &info = net_.parameters[std::size_t(tensors[i])];
+      const Scan found = scan(parameters, info.offset, info.size());
+      squares[i] = found.squares;
+      layer.finite &= found.finite;
+    }
+    layer.weight_var = squares[0] / double(spec.out);
+    layer.bias_var = squares[1] / double(spec.out);
+    const double gradient = gradient_square(spec.weight);
+    layer.mean_gradient = std::sqrt(gradient) / passes();
+    bool passes_on = false;
+    for (int pass = 0; pass < passes(); pass++) passes_on |= evidence_.flow(pass, int(l)).mean_squared_derivative > 0;
+    if (spec.norm_weight >= 0 && squares[2] == 0) gate_above |= gradient_square(spec.norm_weight) > 0;
+    gate_above &= passes_on;
+    layer.waking = gate_above;
+    gate_above |= squares[0] == 0 && gradient > 0;
+  }
+}
+
+}  // namespace gradcore

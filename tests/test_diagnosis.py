@@ -1,0 +1,64 @@
+"""The verdict of the C interface agrees with gc.analyze: on the zoo, on the numbers, and on what it cannot know."""
+
+import re
+
+import numpy as np
+import pytest
+
+import gradcore as gc
+import native
+import zoo
+from native_diagnosis import diagnose
+
+pytest.importorskip("sklearn")
+
+# Judged by steps that are tried on a copy of the net, which recorded passes alone cannot tell.
+BY_STEPS = re.compile(r"(SGD|Adam) at lr .*|targets of .*|raw inputs, .*")
+
+
+def kept(findings):
+    return [(finding.kind, finding.severity, finding.layers, finding.cause) for finding in findings]
+
+
+def woken(report):
+    """gc.analyze has measured once more, after two steps that woke layers with a gradient of zero."""
+    return any(f.kind == "zero_gradient" and f.severity == "info" and f.layers for f in report.findings)
+
+
+@pytest.mark.parametrize("model", zoo.models(quick=True), ids=lambda model: model.name)
+def test_verdict_slope_and_findings_are_those_of_analyze(model):
+    report = model.report()
+    verdict, judgement, findings = diagnose(report._case)
+    if BY_STEPS.fullmatch(model.name):
+        assert (report.verdict, verdict) == ("exploding", "healthy")
+        return
+    assert verdict == report.verdict
+    assert judgement.num_passes == len(report.flows) and judgement.num_steps == report.slope.steps
+    if woken(report):
+        return
+    names = ("value", "low", "high", "systematic", "systematic_low", "systematic_high", "batch_error", "width_error")
+    got = [judgement.slope, judgement.slope_low, judgement.slope_high, judgement.systematic, judgement.systematic_low]
+    got += [judgement.systematic_high, judgement.batch_error, judgement.width_error]
+    # atol: an interval is the root of a difference, which rounding alone makes where all noise is alignment
+    np.testing.assert_allclose(got, [getattr(report.slope, name) for name in names], rtol=1e-9, atol=1e-7)
+    np.testing.assert_allclose(judgement.band, report.slope.band_high, rtol=1e-15)
+    assert kept(findings) == kept(report.findings)
+
+
+def test_what_takes_more_than_passes_is_left_out(rng):
+    """The scales of targets and of single columns."""
+    x = rng.standard_normal((400, 6)).astype("f4") * np.array([1e-2, 1, 1, 1, 1, 1e3], dtype="f4") / 500
+    report = gc.analyze(gc.MLP([6, 32, 32, 1]), x, 1e3 * x[:, :1], loss="mse")
+    assert {finding.kind for finding in report.findings} >= {"unscaled_input"}
+    assert "unscaled_input" not in {finding.kind for finding in diagnose(report._case)[2]}
+
+
+def test_c_program_prints_the_verdict(compile_program):
+    program = compile_program(native.EXAMPLES / "c" / "diagnose.c")
+    assert native.run(program, "tanh", 10).startswith("healthy: slope")
+    with pytest.raises(
+        AssertionError, match=r"(?s)vanishing: slope -.*\[critical\] vanishing.*cause: activation_slope"
+    ):
+        native.run(program, "sigmoid", 12)
+    with pytest.raises(AssertionError, match="usage"):
+        native.run(program, "tangent", 10)
