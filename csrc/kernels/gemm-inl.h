@@ -9,6 +9,8 @@
 // AVX-512 6 x 4 runs at 1.00 of the FMA peak, 4 x 4 and 8 x 3 at 0.97 (bench/bench_kernels.cpp).
 // A weight gradient reads both operands where they lie: with 16 registers it takes 6 x 2, so that x's panel
 // and the lines of delta that the tile touches fit the first-level cache together (Zen 3: 1.1 times 4 x 3).
+// The lines that a tile will write are fetched while it sums, so that its stores do not wait (for one row alone
+// that costs more than it saves).
 // All three products of a dense layer are this one kernel, told apart by strides alone:
 //   forward        A = input        [n, in]        B = weight^T in panels   a_row = ld, a_step = 1
 //   backward_data  A = delta        [n, out]       B = weight in panels     a_row = ld, a_step = 1

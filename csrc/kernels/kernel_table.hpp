@@ -35,7 +35,7 @@ struct GemmTile {
   int cols;  // columns of C that are written (exact), <= vectors * lanes
   TileInit init;
   const T *bias;  // read with TileInit::bias, readable up to full vectors
-  // What will be needed next: one cache line at ahead + k * b_step is fetched at each k (b: nothing new).
+  // What will be needed next: one cache line at ahead + k * b_step is fetched at each k; b when there is nothing.
   const T *ahead;
 };
 

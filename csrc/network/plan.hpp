@@ -58,7 +58,7 @@ struct Step {
 };
 struct Stage {
   enum Merge { none, moments, sums } merge = none;
-  int layer = -1;  // of the merge
+  int layer = -1;        // of the merge
   int final_delta = -1;  // the layer whose delta is final after the stage
   std::vector<Step> steps;
 };

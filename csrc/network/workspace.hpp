@@ -83,8 +83,8 @@ struct WorkspaceShape {
 
   bool operator==(const WorkspaceShape &other) const noexcept {
     return plan.rows == other.plan.rows && plan.chunk_rows == other.plan.chunk_rows &&
-           plan.tile_rows == other.plan.tile_rows && plan.span_tiles == other.plan.span_tiles && threads == other.threads && training == other.training &&
-           record == other.record;
+           plan.tile_rows == other.plan.tile_rows && plan.span_tiles == other.plan.span_tiles &&
+           threads == other.threads && training == other.training && record == other.record;
   }
 };
 
