@@ -134,7 +134,7 @@ def measure_clip(
 def in_rounds(
     one_round: Callable[[float], Round], workers: list[Worker], options: argparse.Namespace
 ) -> tuple[list[Round], bool]:
-    patience = Patience(options.patience, [worker.process.pid for worker in workers])
+    patience = Patience(options.patience)
     one_round(0)  # warms up
     rounds = [patience.quietest(partial(one_round, options.seconds)) for _ in range(options.rounds)]
     for worker in workers:

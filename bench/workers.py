@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,43 +87,46 @@ class Worker:
 # ---- disturbance ----
 
 
-def program_ticks(pid: int) -> int:
-    """CPU time of a process and of its finished children, in ticks (10 ms)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(int(field) for field in fields[11:15])
+def processes() -> dict[int, tuple[int, int]]:
+    """Of each process: its parent, and its CPU time in ticks (10 ms)."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            found[int(folder.name)] = (int(fields[1]), int(fields[11]) + int(fields[12]))
+    return found
 
 
-def core_ticks() -> tuple[int, int]:
-    """(busy, all) ticks of the cores this process may use."""
-    cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
-    busy = total = 0
-    for line in Path("/proc/stat").read_text().splitlines():
-        name, *fields = line.split()
-        if name in cores:
-            user, nice, system, idle, iowait, irq, softirq, steal = (int(field) for field in fields[:8])
-            busy += user + nice + system + irq + softirq + steal
-            total += user + nice + system + irq + softirq + steal + idle + iowait
-    return busy, total
+def ticks_of_others() -> int:
+    """CPU time of all processes but this one, its ancestors and its descendants; and what the host took.
+
+    Not what /proc/stat leaves over: that is sampled, and errs by a tenth where many short programs run.
+    """
+    all_processes = processes()
+    own = {os.getpid()}
+    while more := {pid for pid, (parent, _) in all_processes.items() if parent in own} - own:
+        own |= more
+    ancestor = os.getpid()
+    while ancestor in all_processes:
+        own.add(ancestor)
+        ancestor = all_processes[ancestor][0]
+    stolen = int(Path("/proc/stat").read_text().splitlines()[0].split()[8])
+    return stolen + sum(ticks for pid, (_, ticks) in all_processes.items() if pid not in own)
 
 
-def watched(run: Callable[[], Any], pids: Sequence[int]) -> tuple[float, Any]:
-    """(share of the cores that others than the processes `pids` took meanwhile, run())."""
-
-    def own_ticks() -> int:
-        return sum(program_ticks(pid) for pid in pids)
-
-    own_before, (busy_before, total_before) = own_ticks(), core_ticks()
+def watched(run: Callable[[], Any]) -> tuple[float, Any]:
+    """(share of the cores that others took meanwhile, run())."""
+    ticks, start = ticks_of_others(), time.monotonic()
     value = run()
-    own, (busy, total) = own_ticks(), core_ticks()
-    return (busy - busy_before - (own - own_before)) / max(1, total - total_before), value
+    seconds, cores = time.monotonic() - start, len(os.sched_getaffinity(0))
+    return max(0, ticks_of_others() - ticks) / os.sysconf("SC_CLK_TCK") / seconds / cores, value
 
 
 class Patience:
     """Repeats rounds that others disturbed, for so many seconds in all."""
 
-    def __init__(self, seconds: float, pids: Sequence[int]) -> None:
+    def __init__(self, seconds: float) -> None:
         self._left = seconds
-        self._pids = [os.getpid(), *pids]
         self.undisturbed = True
 
     def quietest(self, run: Callable[[], Any]) -> Any:
@@ -131,7 +134,7 @@ class Patience:
         least, result = math.inf, None
         while True:
             start = time.monotonic()
-            others, value = watched(run, self._pids)
+            others, value = watched(run)
             if others < least:
                 least, result = others, value
             if least <= DISTURBED:
