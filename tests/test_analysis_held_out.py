@@ -10,7 +10,6 @@ from zoo_held_out import HeldOut, changed, data_of, design_of, fresh_net, held_o
 
 pytest.importorskip("sklearn")
 
-# Numbers below 400 were used to find what the judge got wrong; those of the table are others (zoo.HELD_OUT).
 SAMPLE = range(0, 60, 2)
 
 

@@ -52,7 +52,7 @@ def propagate(net: Any, x: Floats, seed: int = 0) -> Propagation:
     rng = np.random.default_rng((seed, 2))
     x = np.asarray(x, dtype=np.float64)
     layers = _parameters(net)
-    statistics = _Pass(net, layers, x, None).statistics
+    statistics = _Pass(net, layers, x, None).statistics if net.normalization == "batch" else None
     near = x[:NEIGHBOURS]
     own = _Pass(net, layers, near, statistics)
     others = _Pass(net, layers, neighbours(near, rng), statistics)

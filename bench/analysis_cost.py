@@ -1,0 +1,49 @@
+"""What an analysis costs beyond the batches it measures, in gradient evaluations of the same net and batch.
+
+    python bench/analysis_cost.py            # b256 w256 d20 relu, 8 batches; the bound is 20
+
+CPU time of this process, on one thread (set OPENBLAS_NUM_THREADS=1): on a machine that others use it moves less than the wall clock's.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import gradcore as gc
+
+ROWS, WIDTH, DEPTH, BATCHES = 256, 256, 20, 8
+ROUNDS = 5
+
+
+def cpu_seconds(function: Callable[[], Any]) -> float:
+    """Median CPU time of a call; the first one warms up and does not count."""
+    function()
+    times = []
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        function()
+        times.append(time.process_time() - start)
+    return statistics.median(times)
+
+
+def main() -> None:
+    gc.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((BATCHES * ROWS, WIDTH)).astype("f4")
+    labels = rng.integers(0, 10, len(x))
+    net = gc.MLP([WIDTH] * DEPTH + [10])
+    gradient = cpu_seconds(lambda: net.loss_and_gradients(x[:ROWS], labels[:ROWS]))
+    analysis = cpu_seconds(lambda: gc.analyze(net, x, labels, batch_size=ROWS, batches=BATCHES))
+    beyond = analysis / gradient - BATCHES
+    print(
+        f"gradient {1e3 * gradient:.2f} ms, analysis {1e3 * analysis:.1f} ms: {beyond:.1f} gradients beyond the batches"
+    )
+
+
+if __name__ == "__main__":
+    main()
