@@ -2,15 +2,17 @@
 
 import dataclasses
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
 
 import gradcore as gc
 from gradcore.analysis import Thresholds, trials
-from gradcore.analysis.candidates import Candidate, Preparation, combined
-from gradcore.analysis.remedies import _Verification
+from gradcore.analysis.candidates import Candidate, Preparation, combined, lower_learning_rate
 from gradcore.analysis.trials import Trial, effects
+from gradcore.analysis.verification import Verification
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((800, 20)).astype("f4")
@@ -225,7 +227,7 @@ def test_a_remedy_is_not_judged_by_a_rate_at_which_it_diverges():
     net = sick_net()
     report = gc.analyze(net, X, LABELS, optimizer=gc.optim.SGD(net, lr=20.0))
     selu = Candidate("selu", "", {"activation": "selu", "init": "auto"})
-    tried = _Verification(report, report._case, Thresholds(), steps=20, seeds=2).verified(selu)
+    tried = Verification(report, report._case, Thresholds(), steps=20, seeds=2).verified(selu)
     assert tried.remedy.helps
     assert 0 < tried.remedy.change["training"]["lr"] < 2.0 and "learning rate" in tried.remedy.name
 
@@ -278,3 +280,122 @@ def test_pairs_that_contradict_each_other_are_none():
     assert combined(relu, layer).net == {"activation": "relu", "normalization": "layer", "init": "auto"}
     assert combined(layer, orthogonal).net["init"] == "orthogonal"
     assert combined(rescaled, slow).change() == {"weights": "rescaled", "training": {"lr": 0.1}}
+
+
+# ---- a change, and the lower rate that comes with it ---------------------------------------------------
+
+
+def too_fast(lr):
+    """A healthy relu net under a rate at which it diverges."""
+    net = gc.MLP([20, 40, 40, 5])
+    report = gc.analyze(net, X, LABELS, optimizer=gc.optim.SGD(net, lr=lr))
+    assert report.findings[0].cause == "learning_rate"
+    return report
+
+
+def test_a_change_is_not_credited_with_what_its_lower_rate_does():
+    report = too_fast(1000.0)
+    verification = Verification(report, report._case, Thresholds(), steps=40, seeds=3)
+    leaky = Candidate("leaky", "", {"activation": "leaky_relu", "init": "auto"})
+    tried = verification.verified(leaky).remedy
+    lr = tried.change["training"]["lr"]
+    assert lr < 1000.0 and tried.effect > 0.9  # the net as it is diverges, so that all of its loss is gone
+    assert tried.helps is False and f"at learning rate {lr:g} alone, the rest takes away" in tried.note
+    (alone,) = verification.lower_rates
+    assert alone.remedy.helps and alone.remedy.change == {"training": {"lr": lr}}
+    assert abs(alone.remedy.after.loss / tried.after.loss - 1) < 0.25
+
+
+def test_the_rate_that_a_change_needs_is_listed_by_itself():
+    net = sick_net()
+    report = gc.analyze(net, X, LABELS, optimizer=gc.optim.SGD(net, lr=20.0))
+    tried = {remedy.name: remedy for remedy in report.remedies(steps=20, seeds=2, limit=3, pairs=0)}
+    best = next(remedy for name, remedy in tried.items() if name.startswith("selu activation, learning rate"))
+    alone = tried[best.name.removeprefix("selu activation, ")]
+    assert best.helps and best.change["training"] == alone.change["training"]
+    assert alone.helps is False and alone.change.keys() == {"training"}
+    assert len(tried) == 4
+
+
+def test_beside_a_net_that_diverges_a_cure_has_to_learn(monkeypatch):
+    """It ends above where it began: that the sick net ends higher still is no merit."""
+    report = too_fast(1000.0)
+
+    def train(contestant, split, *, steps, seed, lr):
+        ends = 0.5 if contestant.candidate.training.get("lr") == 1e-3 else math.inf
+        return Trial(1.0, 2.0 if contestant.candidate.training.get("lr") == 1e-2 else ends, math.nan, 1e-3)
+
+    monkeypatch.setattr(trials, "train", train)
+    verification = Verification(report, report._case, Thresholds(), steps=10, seeds=2)
+    worse, better = (verification.verified(lower_learning_rate(lr)).remedy for lr in (1e-2, 1e-3))
+    assert worse.after.verdict == better.after.verdict == "healthy" and worse.effect == better.effect == 1.0
+    assert not worse.helps and better.helps
+
+
+# ---- side by side --------------------------------------------------------------------------------------
+
+
+def test_the_number_of_threads_changes_nothing_but_the_time():
+    net = sick_net()
+    report = gc.analyze(net, X, LABELS, optimizer=gc.optim.SGD(net, lr=20.0))
+    before, found = gc.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            gc.set_num_threads(threads)
+            remedies = report.remedies(steps=15, seeds=2)
+            found.append([dataclasses.replace(r, cost={}, _apply=None, _prepare=None).to_dict() for r in remedies])
+    finally:
+        gc.set_num_threads(before)
+    assert len(found[0]) > 8 and found[0] == found[1]
+
+
+def test_ctrl_c_while_threads_train_gives_what_there_is():
+    """The first candidate is done, the others would train for hours."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    report = gc.analyze(sick_net(), X, LABELS)
+    train = trials.train
+
+    def endless(contestant, split, *, steps, seed, lr):
+        first = contestant.candidate.name in ("as it is", "selu activation")
+        return train(contestant, split, steps=steps if first else 10**9, seed=seed, lr=lr)
+
+    def interrupt(done, total, name):
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trials, "train", endless)
+            tried = report.remedies(steps=2, seeds=2, progress=interrupt)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert [remedy.name for remedy in tried if remedy.helps is not None] == ["selu activation"]
+    assert len([remedy for remedy in tried if remedy.helps is None]) >= 5
+
+
+def test_progress_counts_up_to_its_total():
+    seen = []
+    gc.analyze(sick_net(), X, LABELS).remedies(
+        steps=2, seeds=2, limit=3, pairs=0, progress=lambda *what: seen.append(what)
+    )
+    assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
+    assert seen[0] == (0, 4, "the net as it is") and {total for _, total, _ in seen} == {4}
+
+
+# ---- the order ------------------------------------------------------------------------------------------
+
+
+def test_what_theory_expects_to_fail_comes_last():
+    """Over 200 layers SELU's 7 % a layer make a factor of 1000 with any normalization, but for a way past them."""
+    report = gc.analyze(gc.MLP([20] + [32] * 200 + [5], activation="selu"), X, LABELS)
+    names = [remedy.name for remedy in report.remedies(verify=False, limit=20)]
+    assert names[0] == "residual connections and layer norm"
+    assert names.index("tanh activation") < names.index("critical initialization")
+    assert names.index("relu activation") < names.index("batch norm")
+
+
+def test_small_weights_are_made_larger_before_anything_else_is_tried():
+    report = gc.analyze(gc.MLP([20] + [40] * 30 + [5], init="lecun_normal"), X, LABELS)
+    names = [remedy.name for remedy in report.remedies(verify=False)]
+    assert names[0] == "critical initialization"
+    assert {"layer norm", "selu activation"} <= set(names[1:4])

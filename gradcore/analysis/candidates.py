@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import numpy as np
@@ -210,9 +210,7 @@ def _for_steps(report: Report, case: Case, limits: Thresholds, data: Candidate |
     update = max(layer.update_ratio for layer in report.layers)
     lower = lr * min(_LR_MARGIN * limits.overshoot / fall if fall > 0.0 else 1.0, _CLIPPED_UPDATE / update, 0.1)
     lower = float(f"{lower:.1g}")
-    found = [Candidate(f"learning rate {lower:g}", "steps are too large", training={"lr": lower})]
-    found.append(_clipping(report, case))
-    return found
+    return [lower_learning_rate(lower), _clipping(report, case)]
 
 
 def _clipping(report: Report, case: Case) -> Candidate:
@@ -233,14 +231,56 @@ def _clipping(report: Report, case: Case) -> Candidate:
 def _structural(report: Report, case: Case, limits: Thresholds, data: Candidate | None) -> list[Candidate]:
     """Other weights, activations, normalizations, skip connections, depths; standardizing too where needed."""
     names = sorted(set(case.net.config["activation"]))
-    groups = [_initializations(report, names), _activations(report, names), _normalizations(case.net.config)]
-    if case.net.config["normalization"] is not None:  # which undoes most of what other weights would change
-        groups.reverse()
-    groups = [_wider(report, case, limits), *groups, _shallower(report, case, limits)]
-    found = [candidate for group in groups for candidate in group]
-    if data is None:
-        return found
-    return [pair for candidate in found if (pair := combined(candidate, data)) is not None]
+    groups = {
+        "weights": _initializations(report, names),
+        "activation": _activations(report, names),
+        "normalization": _normalizations(report, case.net.config),
+        "depth": _shallower(report, case, limits),
+    }
+    first = _first_group(report, case)
+    groups = {name: groups[name] for name in (first, *groups)}
+    found = _wider(report, case, limits)
+    # One of each kind in turn: another kind of change tells more than another of the same kind.
+    for row in zip_longest(*groups.values()):
+        found += [candidate for candidate in row if candidate is not None]
+    if data is not None:
+        found = [pair for candidate in found if (pair := combined(candidate, data)) is not None]
+    return sorted(found, key=lambda candidate: not _expected_level(candidate, case, limits))
+
+
+def _expected_level(candidate: Candidate, case: Case, limits: Thresholds) -> bool:
+    """Whether mean-field theory keeps the changed net's gradient, from end to end, within a factor of norm_ratio.
+
+    Inputs of unit size are taken: what another size does to the first layers is no slope.
+    """
+    config = {**case.net.config, **candidate.net}
+    hidden, names = len(config["widths"]) - 2, config["activation"]
+    names = [names] * hidden if isinstance(names, str) else names
+    growth, q = 0.0, 1.0
+    for name in names[1:]:
+        if config["normalization"] == "batch":
+            chi = theory.batch_norm_growth(name, case.batch_size)
+        elif config["normalization"] is not None:
+            chi = theory.layer_norm_growth(name)
+        else:
+            square = theory.activation_square(name, q)
+            weight_var = 1.0 / square if candidate.weights == "lsuv" else CRITICAL_GAIN_SQUARED[name]
+            chi, q = theory.chi(name, q, weight_var), min(weight_var * square, 1e6)
+        if config["residual"]:  # the stream is divided by its own growth, or its branches by their number
+            level = config["normalization"] is not None or candidate.weights == "scaled_branches"
+            chi = 1.0 if level else 1.0 + chi
+        growth += math.log(max(chi, 1e-300))
+    return abs(growth) <= 2.0 * math.log(limits.norm_ratio)
+
+
+def _first_group(report: Report, case: Case) -> str:
+    """The kind of change that acts on the cause."""
+    causes = {finding.cause for finding in report.findings if finding.severity != "info"}
+    if causes & {"activation_slope", "saturating_activation", "dead_units"}:
+        return "activation"
+    if "depth" in causes or case.net.config["normalization"] is not None:
+        return "normalization"
+    return "weights"
 
 
 def combined(first: Candidate, second: Candidate) -> Candidate | None:
@@ -268,10 +308,20 @@ def combined(first: Candidate, second: Candidate) -> Candidate | None:
     )
 
 
+def lower_learning_rate(lr: float) -> Candidate:
+    """The net as it is, trained at another rate."""
+    return Candidate(f"learning rate {lr:g}", "steps are too large", training={"lr": lr})
+
+
 def with_learning_rate(candidate: Candidate, lr: float) -> Candidate:
     """The candidate trained at another rate."""
     name = f"{candidate.name}, learning rate {lr:g}"
     return replace(candidate, name=name, training={**candidate.training, "lr": lr})
+
+
+def only_learning_rate(candidate: Candidate) -> bool:
+    """Whether the learning rate is all that it changes."""
+    return candidate.change().keys() == {"training"} and candidate.training.keys() == {"lr"}
 
 
 def _wider(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
@@ -346,8 +396,10 @@ _BATCH_NORM_NOTE = (
 )
 
 
-def _normalizations(config: Mapping[str, Any]) -> list[Candidate]:
+def _normalizations(report: Report, config: Mapping[str, Any]) -> list[Candidate]:
     found = []
+    # What is too deep under a normalization, or at its best weights, needs a way past its layers.
+    skip_first = config["normalization"] is not None or any(finding.cause == "depth" for finding in report.findings)
     hidden, name = len(config["activation"]), config["activation"][0]
     if config["normalization"] != "layer":
         change = {"normalization": "layer", "init": "auto"}
@@ -359,7 +411,7 @@ def _normalizations(config: Mapping[str, Any]) -> list[Candidate]:
         found.append(Candidate("batch norm", "rescales every unit over the batch", change, note=note))
     widths = config["widths"][1:-1]
     if not config["residual"] and any(low == high for low, high in pairwise(widths)):
-        found.insert(0 if config["normalization"] else len(found), _residual(config))
+        found.insert(0 if skip_first else 1, _residual(config))
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -116,16 +115,11 @@ def repair(
     found = replace(found, optimizer=_like(optimizer, found.net, found.training))
     for _ in range(rounds):
         tried = [] if found.cured else found.after.remedies(progress=progress, **trials)
-        best = min((remedy for remedy in tried if remedy.helps), key=_rank, default=None)
+        best = next((remedy for remedy in tried if remedy.helps), None)
         if best is None:
             break
         found = _applied(found, best, (np.asarray(x), np.asarray(target)), optimizer, settings, progress)
     return found
-
-
-def _rank(remedy: Remedy) -> tuple[float, float]:
-    """Best first: by the sure part of the effect, then by the loss, as every remedy beats a net that diverges."""
-    return -remedy.confidence[0], math.inf if remedy.after is None else remedy.after.loss
 
 
 def _applied(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,10 +55,18 @@ class Trial:
         return not self.loss <= _DIVERGED * self.start_loss
 
 
-class Contestant:
-    """A candidate's nets and data, made once: building (orthogonal matrices) can cost more than training."""
+class Stopped(Exception):
+    """A training was broken off because its result is no longer wanted."""
 
-    def __init__(self, case: Case, candidate: Candidate | None = None) -> None:
+
+class Contestant:
+    """A candidate's nets and data, made once: building (orthogonal matrices) can cost more than training.
+
+    stop: once set, its trainings raise Stopped.
+    """
+
+    def __init__(self, case: Case, candidate: Candidate | None = None, stop: threading.Event | None = None) -> None:
+        self.stop = threading.Event() if stop is None else stop
         self.candidate = candidate or Candidate("as it is", "")
         self.case = case = self.candidate.case(case)
         self.preparation = Preparation.of(self.candidate, case)
@@ -89,6 +98,8 @@ def train(contestant: Contestant, split: Split, *, steps: int, seed: int, lr: fl
     rng = np.random.default_rng((case.seed, seed))
     seconds: list[float] = []
     for _ in range(steps):
+        if contestant.stop.is_set():
+            raise Stopped
         rows = rng.choice(split.train, size, replace=False)
         batch = x[rows], target[rows]
         begin = time.perf_counter()

@@ -1,0 +1,287 @@
+"""Trying one candidate: measured again, then trained beside the sick net for the same budget, seed by seed.
+
+Safe to call from several threads at once, with the same results in whatever order they come: what a result
+depends on is the candidate, the seeds and the steps, never what was tried before.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import measure as measuring
+from . import trials
+from .candidates import Candidate, Preparation, lower_learning_rate, only_learning_rate, with_learning_rate
+from .measure import Case
+from .report import Outcome, Remedy, Report
+from .slope import half_interval
+from .subject import Thresholds
+from .trials import Contestant, Split, Trial
+
+# A cure must take away at least this share of the sick net's loss: less is no difference a user would see.
+LEAST_EFFECT = 0.05
+_MEASURED_BATCHES = 4
+# A net whose training diverges at the rate of its optimizer is tried at this share of it, this often.
+_LOWER_RATE, _RATES_TRIED = 0.125, 5
+# The best remedy is trained on for this many times the budget: instability may come late.
+_LONGER = 5
+
+
+class Tried(NamedTuple):
+    """A candidate as it was tried in the end, what came of it, and its trainings (None where it could not be made)."""
+
+    candidate: Candidate
+    remedy: Remedy
+    runner: Runner | None
+
+    @property
+    def rank(self) -> tuple[bool, bool, float, float]:
+        """Sorts those that helped first, then those with healthy gradients, then by the sure part of the effect.
+
+        Then by the loss: beside a net that diverges every effect is the same.
+        """
+        after, low = self.remedy.after, self.remedy.confidence[0]
+        healthy = after is not None and after.verdict == "healthy"
+        loss = math.inf if after is None else after.loss
+        return not self.remedy.helps, not healthy, -low if math.isfinite(low) else math.inf, loss
+
+
+class Effect(NamedTuple):
+    """Mean share of one net's loss that another takes away, and its 95 % interval over seeds."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, before: list[Trial], after: list[Trial]) -> Effect:
+        """Of trainings with the same seeds."""
+        values = trials.effects(before, after)
+        mean, half = float(values.mean()), half_interval(values)
+        return cls(mean, max(mean - half, -1.0), min(mean + half, 1.0))
+
+    @property
+    def sure(self) -> bool:
+        """Large enough to be seen, and above what seeds make."""
+        return self.mean >= LEAST_EFFECT and self.low > 0.0
+
+    @property
+    def undecided(self) -> bool:
+        """Large enough to be seen, were it not for the seeds."""
+        return self.mean >= LEAST_EFFECT and self.low <= 0.0
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.0f} % ({100 * self.low:.0f} to {100 * self.high:.0f})"
+
+
+def remedy_of(candidate: Candidate, case: Case, **results: Any) -> Remedy:
+    """A candidate in the form that a report gives it, untried but for `results`."""
+    return Remedy(
+        name=candidate.name,
+        change=candidate.change(),
+        reason=candidate.reason,
+        note=candidate.note,
+        _apply=lambda: candidate.build(case),
+        _prepare=Preparation.of(candidate, case),
+        **results,
+    )
+
+
+class Runner:
+    """The trainings of one contestant, seed by seed, at the learning rate chosen for it.
+
+    Where no optimizer is given, a rate at which any seed diverges is given up for a lower one: no net is
+    judged by a rate that does not suit it.
+    """
+
+    def __init__(self, contestant: Contestant, split: Split, steps: int) -> None:
+        self.contestant, self.split, self.steps = contestant, split, steps
+        self._lock = threading.Lock()
+        self._rates: list[float | None] = []
+        self._done: dict[tuple[int, int], Trial] = {}  # by number of the rate, and seed
+        self._rate = 0
+        self._longer: tuple[bool, str] | None = None
+
+    def first(self, count: int) -> list[Trial]:
+        """The trials of seeds 0 .. count - 1 at the highest rate at which none diverges (or the lowest tried)."""
+        with self._lock:
+            if not self._rates:
+                rate = trials.best_learning_rate(self.contestant, self.split, self.steps)
+                lower = range(_RATES_TRIED + 1) if rate is not None else range(1)
+                self._rates = [None if rate is None else rate * _LOWER_RATE**power for power in lower]
+            for number in range(len(self._rates)):
+                self._rate, last = number, number == len(self._rates) - 1
+                done: list[Trial] = []
+                while len(done) < count and (last or not any(trial.diverged for trial in done)):
+                    done.append(self._trial(number, len(done)))
+                if last or not any(trial.diverged for trial in done):
+                    break
+            return done
+
+    def _trial(self, number: int, seed: int) -> Trial:
+        if (number, seed) not in self._done:
+            self._done[number, seed] = self._train(self.steps, seed, self._rates[number])
+        return self._done[number, seed]
+
+    def _train(self, steps: int, seed: int, lr: float | None) -> Trial:
+        return trials.train(self.contestant, self.split, steps=steps, seed=seed, lr=lr)
+
+    def trained_on(self) -> tuple[bool, str]:
+        """Whether a longer training stays stable, and what came of it in words; after `first`."""
+        with self._lock:
+            if self._longer is None:
+                steps = _LONGER * self.steps
+                trial = self._train(steps, 0, self._rates[self._rate])
+                words = f"trained on for {steps} steps it stays stable: loss {trial.loss:.3g}"
+                if trial.diverged:
+                    words = f"diverges when trained on for {steps} steps"
+                self._longer = not trial.diverged, words
+            return self._longer
+
+
+class Verification:
+    """The sick net's trials, and every candidate's beside them.
+
+    stop: once set, trainings break off with `trials.Stopped`.
+    """
+
+    def __init__(
+        self,
+        report: Report,
+        case: Case,
+        limits: Thresholds,
+        steps: int,
+        seeds: int,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.report, self.case, self.limits = report, case, limits
+        self.steps, self.seeds, self.stop = steps, seeds, stop
+        self.split = trials.split_rows(len(case.x), case.seed)
+        self.sick = self._runner(None)
+        self._lock = threading.Lock()
+        self._lower_rates: dict[float, Tried] = {}
+
+    @property
+    def lower_rates(self) -> list[Tried]:
+        """The net as it is at each rate that a change was tried at, the highest first."""
+        with self._lock:
+            return [self._lower_rates[lr] for lr in sorted(self._lower_rates, reverse=True)]
+
+    def verified(self, candidate: Candidate) -> Tried:
+        """The candidate with what came of it; an undecided comparison gets as many seeds again."""
+        if only_learning_rate(candidate):
+            return self._at_lower_rate(candidate)
+        try:
+            cured, verdict, slope = self._at_a_rate_that_suits(candidate)
+        except ValueError as error:  # LSUV refuses a layer that is constant on this data
+            impossible = replace(candidate, note=f"could not be made: {error}")
+            before = self._outcome(self.seeds)
+            return Tried(impossible, remedy_of(impossible, self.case, before=before, helps=False), None)
+        return self._compared(cured, verdict, slope)
+
+    def _at_lower_rate(self, candidate: Candidate) -> Tried:
+        """The net as it is at another learning rate: tried once, and a yardstick for whatever else changes with it."""
+        lr = candidate.training["lr"]
+        with self._lock:
+            if lr not in self._lower_rates:
+                contestant = self._contestant(candidate)
+                verdict, slope, _ = self._measured_again(contestant)
+                self._lower_rates[lr] = self._compared(Runner(contestant, self.split, self.steps), verdict, slope)
+            return self._lower_rates[lr]
+
+    def _compared(self, cured: Runner, verdict: str, slope: float) -> Tried:
+        """A changed net's trainings beside those of the sick net, and at a lower rate beside those at that rate."""
+        contestant, count = cured.contestant, self.seeds
+        candidate = contestant.candidate
+        alone = self._rate_alone(candidate)
+        effects = self._effects(cured, alone, count)
+        if verdict == "healthy" and any(effect.undecided for effect in effects):
+            count *= 2
+            effects = self._effects(cured, alone, count)
+        after = Outcome(verdict, slope, **trials.summary(cured.first(count)))
+        if alone is not None:
+            own = f"of the loss at learning rate {candidate.training['lr']:g} alone, the rest takes away {effects[1]}"
+            candidate = replace(candidate, note="; ".join(filter(None, (candidate.note, own))))
+        remedy = remedy_of(
+            candidate,
+            self.case,
+            before=self._outcome(count),
+            after=after,
+            effect=effects[0].mean,
+            confidence=(effects[0].low, effects[0].high),
+            helps=verdict == "healthy" and after.loss < after.start_loss and all(effect.sure for effect in effects),
+            cost=self._cost(contestant, cured.first(count)),
+        )
+        return Tried(candidate, remedy, cured)
+
+    def _rate_alone(self, candidate: Candidate) -> Runner | None:
+        """The net as it is at the learning rate that a candidate changes along with other things."""
+        lr = candidate.training.get("lr")
+        if lr is None or only_learning_rate(candidate):
+            return None
+        return self._at_lower_rate(lower_learning_rate(lr)).runner
+
+    def _effects(self, cured: Runner, alone: Runner | None, count: int) -> list[Effect]:
+        """Over the sick net, and over what the learning rate does by itself."""
+        after = cured.first(count)
+        return [Effect.of(before.first(count), after) for before in (self.sick, alone) if before is not None]
+
+    def _at_a_rate_that_suits(self, candidate: Candidate) -> tuple[Runner, str, float]:
+        """The trainings of a candidate, its verdict and its slope.
+
+        At a lower rate where that of the given optimizer makes the changed net diverge: the change is not
+        to be judged by that. Clipping stays as it is, being itself an answer to steps that are too large.
+        """
+        lr, changed = self.case.step_size, candidate
+        for _ in range(_RATES_TRIED):
+            contestant = self._contestant(changed)
+            verdict, slope, cause = self._measured_again(contestant)
+            runner = Runner(contestant, self.split, self.steps)
+            if self.case.optimizer is None or candidate.training:
+                break
+            if cause != "learning_rate" and not any(trial.diverged for trial in runner.first(self.seeds)):
+                break
+            lr = float(f"{lr * _LOWER_RATE:.2g}")
+            changed = with_learning_rate(candidate, lr)
+        return runner, verdict, slope
+
+    def _contestant(self, candidate: Candidate | None) -> Contestant:
+        return Contestant(self.case, candidate, self.stop)
+
+    def _runner(self, candidate: Candidate | None) -> Runner:
+        return Runner(self._contestant(candidate), self.split, self.steps)
+
+    def _outcome(self, count: int) -> Outcome:
+        return Outcome(self.report.verdict, self.report.slope.value, **trials.summary(self.sick.first(count)))
+
+    def _measured_again(self, contestant: Contestant) -> tuple[str, float, str | None]:
+        """Verdict, slope and worst cause of the changed net, from the same seed on the same (prepared) data."""
+        from .analyze import examine
+        from .judge import judge
+
+        case = replace(
+            contestant.case,
+            net=contestant.net(),
+            x=contestant.x,
+            target=contestant.target,
+            rows=self.case.rows[:_MEASURED_BATCHES],
+            training=contestant.candidate.training,
+        )
+        measurement = measuring.measure(case, case.net.copy())
+        if np.isfinite(measurement.losses).all():
+            rehearsal = measuring.rehearse(case, case.net.copy(), keep_state=contestant.candidate.keeps_net)
+            measurement = replace(measurement, rehearsal=rehearsal)
+        subject = examine(case, measurement, self.limits)
+        verdict, findings = judge(subject)
+        serious = [finding.cause for finding in findings if finding.severity != "info"]
+        return verdict, subject.slope.value, serious[0] if serious else None
+
+    def _cost(self, contestant: Contestant, cured: list[Trial]) -> dict[str, float]:
+        groups = (cured, self.sick.first(self.seeds))
+        seconds = [min(trial.seconds_per_step for trial in group) for group in groups]
+        parameters = [net.parameters.flat.size for net in (contestant.net(), self.case.net)]
+        return {"time_per_step": seconds[0] / max(seconds[1], 1e-12), "parameters": parameters[0] / parameters[1]}
