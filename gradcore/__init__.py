@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from .analysis.predict import predict
     from .analysis.repair import repair
     from .feedback_alignment import DirectFeedbackMLP
-    from .monitor import Monitor, TrainingWarning
+    from .monitor import Monitor
     from .sweeps import sweep
-    from .training import Callback, EarlyStopping, History
+    from .training import Callback, EarlyStopping, History, TrainingWarning
 
 __version__: str = _core.version()
 
@@ -88,7 +88,7 @@ _LAZY = {
     "EarlyStopping": ("training", "EarlyStopping"),
     "History": ("training", "History"),
     "Monitor": ("monitor", "Monitor"),
-    "TrainingWarning": ("monitor", "TrainingWarning"),
+    "TrainingWarning": ("training", "TrainingWarning"),
 }
 
 

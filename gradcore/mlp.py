@@ -381,6 +381,7 @@ class MLP:
         progress: bool | Callable[[dict[str, float]], Any] = True,
         shuffle: bool = True,
         seed: int | None = 0,
+        drop_last: bool = False,
     ) -> History:
         """Train on a data set; `gradcore.training.fit` describes the arguments. Returns the History."""
         from .training import fit
@@ -400,6 +401,7 @@ class MLP:
             progress=progress,
             shuffle=shuffle,
             seed=seed,
+            drop_last=drop_last,
         )
 
     def save(self, path: str | PathLike[str]) -> None:

@@ -45,7 +45,7 @@ from .analysis.report import Finding, Report
 from .analysis.subject import Subject, Thresholds
 from .mlp import MLP, Step
 from .optim import Optimizer
-from .training import Callback, Logs, Rows, Run
+from .training import Callback, Logs, Rows, Run, TrainingWarning
 
 # Layers that start at zero on purpose have woken up by then; see `analyze`.
 _FIRST_CHECK = WAKING_STEPS
@@ -59,10 +59,6 @@ _MOST_LOSSES = 10_000
 _RECENT = 8
 
 Action = str | Iterable[str] | Callable[[TrainingFinding], Any]
-
-
-class TrainingWarning(UserWarning):
-    """What a Monitor has to say while training."""
 
 
 @dataclass

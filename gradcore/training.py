@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -106,6 +107,10 @@ class Run:
     def step(self, x: ArrayLike, target: ArrayLike, record: bool = False) -> tuple[float, float]:
         """One step with the present settings: (loss, total_norm)."""
         return self.net.train_step(x, target, self.optimizer, self.loss, self.clip_norm, self.clip_value, record)
+
+
+class TrainingWarning(UserWarning):
+    """What there is to say about a training, by `fit` before the first step and by a Monitor on the way."""
 
 
 class Callback:
@@ -236,13 +241,19 @@ def _with_validation(
 class _Batches:
     """The batches of an epoch: slices, or shuffled rows gathered into two buffers made once.
 
-    Under batch norm a last batch of a single row, which has no variance, is left out of the epoch.
+    Under batch norm a last batch of a single row, which has no variance, is left out of the epoch; with
+    `drop_last` so is any that is smaller than the others.
     """
 
-    def __init__(self, data: _Data, batch_size: int, rng: np.random.Generator | None, net: MLP) -> None:
+    def __init__(
+        self, data: _Data, batch_size: int, rng: np.random.Generator | None, net: MLP, drop_last: bool
+    ) -> None:
         self._data, self._batch_size, self._rng = data, min(batch_size, len(data)), rng
         last = len(data) % self._batch_size
-        self._end = len(data) - (net.normalization == "batch" and last == 1 and len(data) > 1)
+        no_variance = net.normalization == "batch" and last == 1 and len(data) > 1
+        self._end = len(data) - (last if drop_last or no_variance else 0)
+        if self._end % self._batch_size:
+            _warn_of_small_batch(net, len(data), self._batch_size)
         if rng is not None:
             # np.take copies a source that is not contiguous at every call
             self._data = _Data(np.ascontiguousarray(data.x), data.target)
@@ -271,6 +282,42 @@ class _Batches:
             np.take(x, rows, axis=0, out=batch_x, mode="clip")
             np.take(target, rows, axis=0, out=batch_target, mode="clip")
             yield rows, (batch_x, batch_target)
+
+
+def _warn_of_small_batch(net: MLP, num_rows: int, batch_size: int) -> None:
+    """Warn where batch norm makes far larger gradients of the last batch's few rows than of the other batches."""
+    from .analysis.subject import Thresholds
+
+    last, limit = num_rows % batch_size, Thresholds().norm_ratio
+    growth = _extra_growth(net, last, batch_size)
+    if growth <= limit:
+        return
+    times = f"{growth:.1g} times" if math.isfinite(growth) else "any number of times"
+    better = (size for size in range(batch_size - 1, 1, -1) if _extra_growth(net, num_rows % size, size) <= limit)
+    other = next(better, None)
+    text = (
+        f"batch_size: the last batch of each epoch has {last} of {batch_size} rows, and batch norm in {net.depth - 1} "
+        f"layers makes the gradient of the first layer {times} as large for so few rows as for {batch_size}: one such "
+        "step can undo all others. Leave that batch out (drop_last=True)"
+    )
+    text += "" if other is None else f", or take another batch size, such as {other}"
+    warnings.warn(f"{text}.", TrainingWarning, stacklevel=5)
+
+
+def _extra_growth(net: MLP, last: int, batch_size: int) -> float:
+    """The gradient's norm in the first layer for a batch of `last` rows, over that for `batch_size` rows.
+
+    Mean-field theory: every batch norm but the last multiplies |delta|^2 on its way back by a growth that rises
+    without bound as the rows become few, (B - 2) / (B - 3). Skip connections lead the gradient past them.
+    """
+    from .analysis.mean_field import batch_norm_growth
+
+    if net.normalization != "batch" or net.residual or last in (0, 1):
+        return 1.0
+    growth = 0.0
+    for activation in net.activations[:-1]:
+        growth += math.log(batch_norm_growth(activation, last)) - math.log(batch_norm_growth(activation, batch_size))
+    return math.exp(min(0.5 * growth, 700.0)) if math.isfinite(growth) else math.inf
 
 
 # ---- the loop ----------------------------------------------------------------------------------------------
@@ -322,6 +369,7 @@ def fit(
     progress: bool | Callable[[Logs], Any] = True,
     shuffle: bool = True,
     seed: int | None = 0,
+    drop_last: bool = False,
 ) -> History:
     """Train `net` on a data set.
 
@@ -331,7 +379,8 @@ def fit(
         target: as for `MLP.loss_and_gradients`.
         epochs: passes over the data, >= 1.
         batch_size: rows a step; the last batch of an epoch may be smaller (under batch norm a last
-            batch of one row is left out).
+            batch of one row is left out, and a TrainingWarning tells of one so small that its gradients
+            outgrow those of the others).
         optimizer: one that was made for this net.
         loss: as for `MLP.loss_and_gradients`.
         clip_norm, clip_value: as for `MLP.train_step`.
@@ -341,6 +390,8 @@ def fit(
             logs of each epoch.
         shuffle: new order of the rows in each epoch.
         seed: of the order and of the validation share; None for fresh randomness.
+        drop_last: leave out a last batch that is smaller than the others; with `shuffle` its rows are
+            other ones in each epoch.
 
     Returns:
         History. Ctrl-C ends the training after the step under way, and returns the history so far.
@@ -359,7 +410,8 @@ def fit(
     _check.choice(loss, "loss", _check.LOSSES)
     rng = np.random.default_rng(_check.seed(seed))
     data, held_out = _with_validation(_Data.of(net, X, target, loss, ("X", "target")), net, loss, validation, rng)
-    batches = _Batches(data, batch_size, rng if _check.flag(shuffle, "shuffle") else None, net)
+    order = rng if _check.flag(shuffle, "shuffle") else None
+    batches = _Batches(data, batch_size, order, net, _check.flag(drop_last, "drop_last"))
     hooks = _Hooks([*callbacks, *_progress.callbacks(progress, epochs)])
 
     run = Run(net, optimizer, loss, clip_norm, clip_value, data.x, data.target, batches.size)

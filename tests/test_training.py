@@ -1,6 +1,7 @@
 """fit: it learns, validates, stops early, calls back, follows schedules, and repeats itself exactly."""
 
 import math
+import re
 import signal
 
 import numpy as np
@@ -134,6 +135,57 @@ def test_a_single_last_row_is_left_out_under_batch_norm(data):
 
     fit(net, (data[0][:65], data[1][:65]), epochs=1, batch_size=32, callbacks=[Count()])
     assert steps == [2, 2]
+
+
+def deep_net(depth=30, **options):
+    return gc.MLP([2] + [24] * depth + [2], activation="tanh", seed=1, **options)
+
+
+def test_a_last_batch_that_deep_batch_norm_does_not_survive_is_warned_of(data):
+    """300 rows in batches of 74 leave 4: theory has 3^29 to 1.05^29 in square, 2e4 and more in norm, for 30 layers."""
+    with pytest.warns(gc.TrainingWarning, match=r"has 4 of 74 rows.*drop_last=True\), or take.*such as 73") as caught:
+        fit(deep_net(normalization="batch"), data, epochs=1, batch_size=74)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    for options in ({"batch_size": 73}, {"batch_size": 74, "drop_last": True}, {"batch_size": 4}):
+        fit(deep_net(normalization="batch"), data, epochs=1, **options)  # warnings are errors
+    for net in (
+        deep_net(normalization="layer"),
+        deep_net(normalization="batch", residual=True),
+        deep_net(3, normalization="batch"),
+    ):
+        fit(net, data, epochs=1, batch_size=74)
+
+
+def test_the_gradient_of_so_small_a_batch_is_as_large_as_the_warning_says(rng):
+    """Theory has the mean square; the median over nets of width 64 lies within a factor of 30 of its root, 2e4."""
+    x, labels = rng.standard_normal((68, 2)).astype("float32"), rng.integers(0, 2, 68)
+    ratios = []
+    for seed in range(8):
+        net, norms = gc.MLP([2] + [64] * 30 + [2], normalization="batch", seed=seed), []
+        for rows in (slice(64), slice(64, 68)):
+            net.loss_and_gradients(x[rows], labels[rows])
+            norms.append(np.linalg.norm(net.gradients["dense0.weight"]))
+        ratios.append(norms[1] / norms[0])
+    with pytest.warns(gc.TrainingWarning) as caught:
+        fit(net, (x, labels), epochs=1, batch_size=64)
+    said = float(re.search(r"layer ([\d.e+]+) times", str(caught[0].message)).group(1))
+    assert said == 2e4 and said / 30 < np.median(ratios) < said * 30
+
+
+def test_drop_last_leaves_out_what_is_left_over(data):
+    """300 rows are 9 batches of 32 and 12 rows, which are others in each epoch."""
+    seen = []
+
+    class Note(gc.Callback):
+        def before_step(self, rows):
+            seen.append(np.array(rows))
+
+    fit(small_net(), data, epochs=2, drop_last=True, callbacks=[Note()])
+    assert [len(rows) for rows in seen] == [32] * 18
+    left = [set(range(300)) - set(np.concatenate(seen[at : at + 9])) for at in (0, 9)]
+    assert len(left[0]) == len(left[1]) == 12 and left[0] != left[1]
+    with pytest.raises(TypeError, match="drop_last: expected True or False"):
+        fit(small_net(), data, drop_last=1)
 
 
 # ---- callbacks ---------------------------------------------------------------------------------------------------
