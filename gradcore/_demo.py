@@ -54,7 +54,7 @@ class Demo:
     def train(self, net: MLP) -> float:
         """Train until the goal or `_EPOCHS`, showing the accuracy on the way; the final held-out accuracy."""
         x, labels = self.train_data
-        total_steps = _EPOCHS * -(-len(x) // _BATCH)
+        total_steps = _EPOCHS * max(len(x) // _BATCH, 1)
         optimizer = SGD(net, lr=cosine(_FIRST_LR, total_steps=total_steps), momentum=_MOMENTUM)
         history = net.fit(
             x,
@@ -65,6 +65,7 @@ class Demo:
             clip_norm=_CLIP_NORM,
             validation=self.test_data,
             callbacks=[_Accuracy(self)],
+            drop_last=True,  # batch norm may be the cure, and the last batch a small one
             progress=False,
             seed=self.seed,
         )

@@ -1,9 +1,11 @@
-"""How `fit` shows its progress: a live line on a terminal, a few plain lines anywhere else."""
+"""What a training says on its way: progress, as a live line on a terminal or a few plain lines; and warnings."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +15,7 @@ Logs = dict[str, float]
 
 _MAX_LINES = 20
 _REFRESH_SECONDS = 0.1
+_PACKAGE = os.path.join(os.path.dirname(__file__), "")
 
 
 def callbacks(progress: bool | Callable[[Logs], Any], epochs: int) -> list[Any]:
@@ -87,3 +90,11 @@ class _Bar:
     def on_fit_end(self, history: object) -> None:
         self._progress.refresh()
         self._progress.stop()
+
+
+def warn(text: str, category: type[Warning]) -> None:
+    """A warning that points at the line of the caller's own program that led here."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, category, stacklevel=level)

@@ -28,11 +28,14 @@ class Every:
     def suspect(self, step: int) -> None:
         """Something was found that needs another look."""
 
+    def entered(self) -> None:
+        """The monitor's work before a step begins."""
+
     def before(self) -> None:
-        """A step begins."""
+        """The step itself begins."""
 
     def after(self, recorded: bool) -> None:
-        """It has ended, and the monitor's own work begins."""
+        """It has ended, and the monitor's work after it begins."""
 
     def done(self, worked: bool) -> None:
         """That has ended too."""
@@ -46,7 +49,11 @@ class Budget(Every):
 
     The cost is measured: what a recorded step takes more than the mean of the others, and everything the
     monitor does after it. The first check is taken on credit, and so are those that confirm a suspicion;
-    the next one waits until the time trained has paid for them.
+    the next one waits until the time trained has paid for them. What noting every step costs, which no check
+    more or less would change, is measured beside it.
+
+    Attributes:
+        trained, spent, noted: seconds that the steps, the checks and noting the steps took.
     """
 
     def __init__(self, share: float, first: int, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -55,7 +62,7 @@ class Budget(Every):
         self._forced: int | None = first
         self._mark = self._price = self._spent_before = 0.0
         self._plain_seconds, self._plain_steps = 0.0, 0
-        self.trained = self.spent = 0.0
+        self.trained = self.spent = self.noted = 0.0
 
     def due(self, step: int) -> bool:
         """Whether the next check is affordable, or asked for."""
@@ -73,9 +80,15 @@ class Budget(Every):
 
     suspect = urgent
 
-    def before(self) -> None:
-        """A step begins."""
+    def entered(self) -> None:
+        """The monitor's work before a step begins."""
         self._mark = self._clock()
+
+    def before(self) -> None:
+        """The step itself begins."""
+        now = self._clock()
+        self.noted += now - self._mark
+        self._mark = now
 
     def after(self, recorded: bool) -> None:
         """A step has ended."""
@@ -92,16 +105,29 @@ class Budget(Every):
         self._mark = now
 
     def done(self, worked: bool) -> None:
-        """The monitor's work after a step has ended; a step that was merely noted costs next to nothing."""
+        """The monitor's work after a step has ended; worked: it did more than note the step."""
+        seconds = self._clock() - self._mark
         if worked:
-            self.spent += self._clock() - self._mark
+            self.spent += seconds
+        else:
+            self.noted += seconds
 
     def finished(self, routine: bool) -> None:
         """The check is over: what it cost is the price of the next. Called before `done`."""
         if routine:
             self._price = self.spent - self._spent_before + self._clock() - self._mark
 
-    @property
-    def share(self) -> float:
-        """Share of the time of the steps that was spent."""
-        return self.spent / self.trained if self.trained > 0.0 else math.nan
+    def cost(self) -> dict[str, float]:
+        """In seconds and as shares of the steps' own time.
+
+        owed_steps: how many more steps, of the mean time, would pay for the checks taken on credit.
+        """
+        owed = self.spent - self._share * self.trained
+        step = self._plain_seconds / self._plain_steps if self._plain_steps else math.nan
+        whole = self.trained if self.trained > 0.0 else math.nan
+        return {
+            "seconds": self.spent,
+            "share": self.spent / whole,
+            "noting_share": self.noted / whole,
+            "owed_steps": max(owed, 0.0) / (self._share * step) if step > 0.0 else math.nan,
+        }

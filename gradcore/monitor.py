@@ -24,7 +24,6 @@ are run again on a copy, recorded, to find the step and layer of the first value
 from __future__ import annotations
 
 import math
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -33,7 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _actions, _check
+from . import _actions, _check, _progress
 from ._schedule import Budget, Every
 from ._tape import Snapshot, Taken, Tape
 from .analysis import in_training
@@ -87,8 +86,9 @@ class Monitor(Callback):
         every: steps from the start of one check to that of the next; the first is at step 2, where layers that
             start at zero have woken up. None: as often as `budget` allows, by measured times.
         budget: share of the training time, in (0, 1), that checks may cost; for `every=None`. The first check
-            and those that confirm a suspicion are taken on credit, which later ones wait for. Noting a step
-            takes about 10 microseconds on top.
+            and those that confirm a suspicion are taken on credit, which later ones wait for: a short training
+            ends before it has paid for them, and the report says so. Noting a step takes about 10 microseconds
+            on top, which the report gives too.
         action: what to do about a finding, one or several of
             "warn": issue a TrainingWarning (the other names do so as well);
             "stop": end the training;
@@ -166,6 +166,7 @@ class Monitor(Callback):
     def before_step(self, rows: Rows) -> bool:
         """Whether the step to come is to be recorded. rows: what it takes; in a loop of your own (x, target)."""
         run = self._running()
+        self._schedule.entered()
         self._rows = self._kept(*rows) if isinstance(rows, tuple) else rows
         self._lr = run.optimizer.lr
         self._highest_lr = max(self._highest_lr, self._lr)
@@ -412,7 +413,7 @@ class Monitor(Callback):
         done = self._act(raised, wanted)
         self.findings[-1] = raised = replace(raised, actions=done)
         if done:
-            warnings.warn(str(raised), TrainingWarning, stacklevel=3)
+            _progress.warn(str(raised), TrainingWarning)
 
     def _act(self, finding: TrainingFinding, wanted: tuple[str, ...]) -> tuple[str, ...]:
         """Does what is wanted and makes sense; what was done, in words."""
@@ -460,7 +461,7 @@ class Monitor(Callback):
         }
         cost: dict[str, float] = dict(self._counts)
         if isinstance(self._schedule, Budget):
-            cost |= {"seconds": self._schedule.spent, "share": self._schedule.share}
+            cost |= self._schedule.cost()
         conditions = {
             "loss": run.loss,
             "optimizer": repr(run.optimizer),

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -301,7 +300,7 @@ def _warn_of_small_batch(net: MLP, num_rows: int, batch_size: int) -> None:
         "step can undo all others. Leave that batch out (drop_last=True)"
     )
     text += "" if other is None else f", or take another batch size, such as {other}"
-    warnings.warn(f"{text}.", TrainingWarning, stacklevel=5)
+    _progress.warn(f"{text}.", TrainingWarning)
 
 
 def _extra_growth(net: MLP, last: int, batch_size: int) -> float:

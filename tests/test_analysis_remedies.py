@@ -10,7 +10,7 @@ import pytest
 
 import gradcore as gc
 from gradcore.analysis import Thresholds, trials
-from gradcore.analysis.candidates import Candidate, Preparation, combined, lower_learning_rate
+from gradcore.analysis.candidates import Candidate, Preparation, combined, lower_learning_rate, yardstick
 from gradcore.analysis.trials import Trial, effects
 from gradcore.analysis.verification import Verification
 
@@ -300,8 +300,8 @@ def test_a_change_is_not_credited_with_what_its_lower_rate_does():
     tried = verification.verified(leaky).remedy
     lr = tried.change["training"]["lr"]
     assert lr < 1000.0 and tried.effect > 0.9  # the net as it is diverges, so that all of its loss is gone
-    assert tried.helps is False and f"at learning rate {lr:g} alone, the rest takes away" in tried.note
-    (alone,) = verification.lower_rates
+    assert tried.helps is False and f"of the loss with learning rate {lr:g} alone, the rest takes away" in tried.note
+    (alone,) = verification.yardsticks
     assert alone.remedy.helps and alone.remedy.change == {"training": {"lr": lr}}
     assert abs(alone.remedy.after.loss / tried.after.loss - 1) < 0.25
 
@@ -315,6 +315,29 @@ def test_the_rate_that_a_change_needs_is_listed_by_itself():
     assert best.helps and best.change["training"] == alone.change["training"]
     assert alone.helps is False and alone.change.keys() == {"training"}
     assert len(tried) == 4
+
+
+def test_a_change_is_not_credited_with_what_standardizing_does():
+    """A relu net on inputs of 300 and more: leaky units are no better than relu once the inputs have unit scale."""
+    x = 300 * X + 1000
+    net = gc.MLP([20, 40, 40, 5])
+    report = gc.analyze(net, x, LABELS, optimizer=gc.optim.SGD(net, lr=0.05))
+    verification = Verification(report, report._case, Thresholds(), steps=40, seeds=3)
+    leaky = Candidate("leaky", "", {"activation": "leaky_relu", "init": "auto"}, inputs=True)
+    tried = verification.verified(leaky).remedy
+    assert tried.effect > 0.5 and tried.helps is False
+    assert "of the loss with standardized inputs alone, the rest takes away" in tried.note
+    (alone,) = verification.yardsticks
+    assert alone.remedy.helps and alone.remedy.change == {"standardize": ["inputs"]}
+
+
+def test_a_lower_rate_is_a_yardstick_for_standardizing():
+    rate, data = lower_learning_rate(0.1), Candidate("data", "", targets=True)
+    both = combined(rate, data)
+    assert yardstick(rate) is None and yardstick(data) is None
+    assert yardstick(both).change() == rate.change()
+    relu = Candidate("relu", "", {"activation": "relu"})
+    assert yardstick(relu) is None and yardstick(combined(relu, both)).change() == both.change()
 
 
 def test_beside_a_net_that_diverges_a_cure_has_to_learn(monkeypatch):

@@ -237,3 +237,28 @@ def test_a_suspicion_is_confirmed_on_credit_and_paid_back(monkeypatch):
     assert monitor.report.cost["analyses"] == 1
     assert steps[3] >= (3 * 10 + 50) / 0.05  # the next one waits until all of it is paid
     assert 10 * len(steps) + 50 <= 0.05 * 2000 + 1e-9
+
+
+def test_a_training_too_short_for_its_budget_says_what_it_owes(monkeypatch):
+    """By counting again: the one check of 100 steps costs 7, of which 1 % of them pays 1; 600 steps more would pay 6."""
+    net = gc.MLP([20, 8, 5])
+    optimizer = gc.optim.SGD(net, lr=0.01)
+    monitor = gc.Monitor()
+
+    def clock():
+        counts = monitor._counts
+        return optimizer.step_count + 0.5 * counts["recorded_passes"] + 4.0 * counts["checks"] + 0.25 * monitor.step
+
+    count_instead_of_time(monkeypatch, clock)
+    fit(net, optimizer, monitor, epochs=5)
+    cost = monitor.report.cost
+    assert monitor.step == 100 and cost["checks"] == 1
+    noted = 0.25 * 96  # noting the four recorded steps counts as part of their check
+    assert cost["seconds"] == pytest.approx(6 + 0.25 * 4)
+    assert cost["share"] == pytest.approx(0.07) and cost["noting_share"] == pytest.approx(noted / 100)
+    assert cost["owed_steps"] == pytest.approx(600)
+    text = " ".join(str(monitor.report).split())
+    assert "7% of the time of the steps and 24% for noting them" in text
+    assert "over the budget of 1%" in text and "about 600 steps more would pay for them" in text
+    fit(net, optimizer, monitor, epochs=40)
+    assert monitor.report.cost["owed_steps"] == 0.0 and "over the budget" not in str(monitor.report)

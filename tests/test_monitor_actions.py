@@ -370,3 +370,13 @@ def test_what_is_watched_is_checked():
     monitor = gc.Monitor().watch(net, gc.optim.SGD(net, lr=0.1))
     with pytest.raises(ValueError, match="x: expected 20 columns"):
         monitor.train_step(X[:, :3], LABELS)
+
+
+def test_a_warning_points_at_the_line_of_the_loop():
+    net = deep()
+    for layer in range(13):
+        net.parameters[f"dense{layer}.weight"][...] *= 1e4
+    monitor = gc.Monitor().watch(net, gc.optim.SGD(net, lr=0.01))
+    with pytest.warns(gc.TrainingWarning) as caught:
+        monitor.train_step(X[:BATCH], LABELS[:BATCH])
+    assert [warning.filename for warning in caught] == [__file__]

@@ -426,6 +426,8 @@ void bind_net(py::module_ &m) {
       .def("parameters", &Net::parameters)
       .def("gradients", &Net::gradients)
       .def("buffers", &Net::buffers)
+      .def("set_num_threads",
+           [](Net &net, int32_t count) { check(gradcore_net_set_threads(net.handle(), nullptr, nullptr, count)); })
       .def("workspace_bytes", [](const Net &net) { return gradcore_net_workspace_bytes(net.handle()); })
       .def("forward", &forward)
       .def("backward", &backward)

@@ -180,7 +180,10 @@ def _distinct(candidates: list[Candidate]) -> list[Candidate]:
 
 def _data(report: Report) -> Candidate | None:
     causes = {finding.cause for finding in report.findings if finding.severity != "info"}
-    inputs, targets = "input_scale" in causes, "target_scale" in causes
+    return _standardized("input_scale" in causes, "target_scale" in causes)
+
+
+def _standardized(inputs: bool, targets: bool) -> Candidate | None:
     if not inputs and not targets:
         return None
     what = " and ".join(name for name, wanted in (("inputs", inputs), ("targets", targets)) if wanted)
@@ -319,9 +322,24 @@ def with_learning_rate(candidate: Candidate, lr: float) -> Candidate:
     return replace(candidate, name=name, training={**candidate.training, "lr": lr})
 
 
-def only_learning_rate(candidate: Candidate) -> bool:
-    """Whether the learning rate is all that it changes."""
-    return candidate.change().keys() == {"training"} and candidate.training.keys() == {"lr"}
+def around_net(candidate: Candidate) -> Candidate | None:
+    """What it changes around the net, the scale of the data and the learning rate, by itself; None: nothing."""
+    data = _standardized(candidate.inputs, candidate.targets)
+    lr = candidate.training.get("lr")
+    rate = None if lr is None else lower_learning_rate(lr)
+    return combined(rate, data) if data is not None and rate is not None else data or rate
+
+
+def yardstick(candidate: Candidate) -> Candidate | None:
+    """The part of a change that all of it has to be better than, for the rest to have any merit.
+
+    What it changes around the net; of that, the learning rate.
+    """
+    part = around_net(candidate)
+    if part is not None and part.change() != candidate.change():
+        return part
+    both = part is not None and part.training and (part.inputs or part.targets)
+    return lower_learning_rate(candidate.training["lr"]) if both else None
 
 
 def _wider(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:

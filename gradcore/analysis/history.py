@@ -78,7 +78,8 @@ class TrainingReport(Record):
     history: what each check measured: arrays [checks] for the names of SERIES, [checks, depth] for those of
         PROFILES. A last row stands for the step that left the finite range.
     config: the net's settings. conditions: loss, optimizer, and how it was watched. cost: checks,
-        recorded_passes, analyses, and with a budget seconds and share of the training time.
+        recorded_passes, analyses, and with a budget seconds and share of the training time, noting_share (of
+        noting every step), owed_steps (how many more steps would pay for checks taken on credit; 0: paid).
     """
 
     verdict: str

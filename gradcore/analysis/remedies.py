@@ -9,19 +9,20 @@ depend on their number.
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from concurrent.futures import Future, as_completed
+from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations, pairwise
+from typing import Any
 
 from .._runtime import get_num_threads
 from .candidates import Candidate, combined, propose
 from .measure import Case, Progress
 from .report import Remedy, Report
 from .subject import Thresholds
+from .trials import Crew
 from .verification import Tried, Verification, remedy_of
 
 # Pairs are made of this many of the best single changes.
@@ -53,9 +54,9 @@ def find_remedies(
 
     Returns:
         Those that helped, by the lower end of their effect; then those that did not; then those not tried.
-        A change that needs a lower learning rate than the given optimizer's has to be better than that rate
-        by itself, which is listed too. The best has been trained five times as long on top, and does not count
-        as helping where that diverged.
+        A change that needs a lower learning rate than the given optimizer's, or standardized data, has to be
+        better than those by themselves, which are listed too. The best has been trained five times as long on
+        top, and does not count as helping where that diverged.
         An interrupt (KeyboardInterrupt) ends the trials and gives what is there.
     """
     limits = Thresholds(**report.conditions["thresholds"])
@@ -63,25 +64,13 @@ def find_remedies(
     if not verify or not candidates:
         return [remedy_of(candidate, case) for candidate in candidates]
     budget = default_steps(case) if steps is None else steps
-    stop = threading.Event()
-    trial = Verification(report, case, limits, budget, seeds, stop)
     deadline = math.inf if seconds is None else time.monotonic() + seconds
-    with _threads(stop, len(candidates)) as pool:
-        search = _Search(trial, pool, candidates, pairs, deadline, progress)
+    with Crew(max(1, min(get_num_threads(), len(candidates)))) as crew:
+        trial = Verification(report, case, limits, budget, seeds, crew)
+        search = _Search(trial, candidates, pairs, deadline, progress)
         with suppress(KeyboardInterrupt):
             search.run()
     return [each.remedy for each in _ranked(search.done)] + [remedy_of(each, case) for each in search.untried]
-
-
-@contextmanager
-def _threads(stop: threading.Event, most: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads to try candidates in; on leaving, what has not begun is dropped and trainings break off."""
-    pool = ThreadPoolExecutor(max(1, min(get_num_threads(), most)), "gradcore-remedies")
-    try:
-        yield pool
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
 
 
 class _Search:
@@ -90,13 +79,12 @@ class _Search:
     def __init__(
         self,
         trial: Verification,
-        pool: ThreadPoolExecutor,
         candidates: list[Candidate],
         pairs: int,
         deadline: float,
         progress: Progress | None,
     ) -> None:
-        self._trial, self._pool, self._pairs = trial, pool, pairs
+        self._trial, self._crew, self._pairs = trial, trial.crew, pairs
         self._deadline, self._progress = deadline, progress
         self._total = 1 + len(candidates) + pairs
         self._order = list(candidates)
@@ -104,9 +92,9 @@ class _Search:
 
     @property
     def done(self) -> list[Tried]:
-        """What was tried, in the order of the candidates, and the net as it is at the rates that they needed."""
+        """What was tried, in the order of the candidates, and the parts of them that were tried by themselves."""
         listed = {repr(each.candidate.change()) for each in self._tried.values()}
-        for each in self._trial.lower_rates:
+        for each in self._trial.yardsticks:
             if repr(each.candidate.change()) not in listed:
                 self._order.append(each.candidate)
                 self._tried[len(self._order) - 1] = each
@@ -120,8 +108,7 @@ class _Search:
     def run(self) -> None:
         """Try everything."""
         self._show(0, "the net as it is")
-        self._pool.submit(self._trial.sick.first, self._trial.seeds).result()
-        self._try(range(len(self._order)))
+        self._try(range(len(self._order)), self._crew.submit(self._trial.sick.first, self._trial.seeds))
         for _ in range(self._pairs):
             pair = _best_pair(self.done)
             if pair is None or time.monotonic() > self._deadline:
@@ -131,8 +118,11 @@ class _Search:
             self._try([len(self._order) - 1])
         self._last()
 
-    def _try(self, indices: Iterable[int]) -> None:
-        futures = {self._pool.submit(self._verified, self._order[index]): index for index in indices}
+    def _try(self, indices: Iterable[int], first: Future[Any] | None = None) -> None:
+        """Have candidates tried, and wait for them, but for something else first."""
+        futures = {self._crew.submit(self._verified, self._order[index]): index for index in indices}
+        if first is not None:
+            first.result()
         self._show_next()
         for future in as_completed(futures):
             tried = future.result()
@@ -146,8 +136,8 @@ class _Search:
     def _train_on_meanwhile(self) -> None:
         """The best so far is likely to be the best in the end: a thread that is free need not wait for that."""
         best = _ranked(self.done)[0]
-        if get_num_threads() > 1 and best.remedy.helps and best.runner is not None:
-            self._pool.submit(best.runner.trained_on)
+        if self._crew.size > 1 and best.remedy.helps and best.runner is not None:
+            self._crew.submit(best.runner.trained_on)
 
     def _last(self) -> None:
         """Train the best remedy on; where it diverges after all it no longer helps, and the next best is tried."""
@@ -155,7 +145,8 @@ class _Search:
             if not best.remedy.helps or best.runner is None:
                 return
             self._show(self._total - 1, f"{best.candidate.name}, trained on")
-            lasts, words = self._pool.submit(best.runner.trained_on).result()
+            self._crew.threads = 0  # it trains alone
+            lasts, words = self._crew.submit(best.runner.trained_on).result()
             note = "; ".join(filter(None, (best.remedy.note, words)))
             index = next(index for index, each in self._tried.items() if each is best)
             self._tried[index] = best._replace(remedy=replace(best.remedy, helps=lasts, note=note))

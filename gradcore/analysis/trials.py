@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import statistics
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,8 @@ LEARNING_RATES = (0.01, 0.05, 0.2)
 _PILOT_SHARE = 0.5  # of the steps, for the choice of the learning rate
 # A training that ends above this many times its first loss has diverged (as `Thresholds.diverged`).
 _DIVERGED = 10.0
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _HELD_OUT_SHARE, _MOST_HELD_OUT, _FEWEST_ROWS = 0.25, 512, 40
 
 
@@ -59,35 +61,74 @@ class Stopped(Exception):
     """A training was broken off because its result is no longer wanted."""
 
 
-class Contestant:
-    """A candidate's nets and data, made once: building (orthogonal matrices) can cost more than training.
+class Crew:
+    """Threads that train side by side; a context manager, on leaving which trainings break off.
 
-    stop: once set, its trainings raise Stopped.
+    More than one of them leave each training one thread of the library's own, which small nets fill better.
     """
 
-    def __init__(self, case: Case, candidate: Candidate | None = None, stop: threading.Event | None = None) -> None:
-        self.stop = threading.Event() if stop is None else stop
+    def __init__(self, size: int = 1) -> None:
+        self.size = size
+        self.threads = 0 if size == 1 else 1  # of each training; 0: all there are
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(size, "gradcore-remedies")
+
+    def submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+        """Have a thread call it as soon as one is free."""
+        return self._pool.submit(function, *arguments)
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """The function of each item, by the calling thread and by those that have nothing else to do."""
+        items = list(items)
+        futures = [self.submit(function, item) for item in items] if self.size > 1 else []
+        if not futures:
+            return [function(item) for item in items]
+        return [
+            function(item) if future.cancel() else future.result() for item, future in zip(items, futures, strict=True)
+        ]
+
+    def check(self) -> None:
+        """Raises Stopped once nobody waits for results any more."""
+        if self._stop.is_set():
+            raise Stopped
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._pool.shutdown(cancel_futures=True)
+
+
+class Contestant:
+    """A candidate's nets and data, made once: building (orthogonal matrices) can cost more than training."""
+
+    def __init__(self, case: Case, candidate: Candidate | None = None, crew: Crew | None = None) -> None:
+        self.crew = Crew() if crew is None else crew
         self.candidate = candidate or Candidate("as it is", "")
         self.case = case = self.candidate.case(case)
         self.preparation = Preparation.of(self.candidate, case)
         self.x, self.target = self.preparation.apply(case.x, case.target)
         self._nets: dict[int, Any] = {}
+        self._lock = threading.Lock()
 
     def net(self, seed: int = 0) -> Any:
         """A fresh net; seed 0 is that of the analysed one, and others count on from there."""
-        if seed not in self._nets:
-            own = int(self.case.net.config["seed"] or 0) + seed
-            self._nets[seed] = self.candidate.build(self.case, own if seed else None)
-        return self._nets[seed].copy()
+        with self._lock:
+            if seed not in self._nets:
+                own = int(self.case.net.config["seed"] or 0) + seed
+                self._nets[seed] = self.candidate.build(self.case, own if seed else None)
+            return self._nets[seed].copy()
 
 
 def train(contestant: Contestant, split: Split, *, steps: int, seed: int, lr: float | None) -> Trial:
     """Train a contestant's net for `steps`; the order of the data follows from `seed`, for all alike.
 
-    lr None: that of the optimizer in use. The time of a step is the median over those that were taken.
+    lr None: that of the optimizer in use. The time of a step is that of the quickest one: others have waited.
     """
     case, preparation = contestant.case, contestant.preparation
     net, x = contestant.net(seed), contestant.x
+    net._core.set_num_threads(contestant.crew.threads)
     target = case.trainable(net, contestant.target)
     optimizer = case.optimizer_for(net)
     training = contestant.candidate.training
@@ -98,8 +139,7 @@ def train(contestant: Contestant, split: Split, *, steps: int, seed: int, lr: fl
     rng = np.random.default_rng((case.seed, seed))
     seconds: list[float] = []
     for _ in range(steps):
-        if contestant.stop.is_set():
-            raise Stopped
+        contestant.crew.check()
         rows = rng.choice(split.train, size, replace=False)
         batch = x[rows], target[rows]
         begin = time.perf_counter()
@@ -109,8 +149,8 @@ def train(contestant: Contestant, split: Split, *, steps: int, seed: int, lr: fl
             loss = math.nan
         seconds.append(time.perf_counter() - begin)
         if not math.isfinite(loss):
-            return Trial(start, math.inf, math.nan, statistics.median(seconds))
-    return Trial(start, *_evaluate(net, case, x, split.test, preparation), statistics.median(seconds))
+            return Trial(start, math.inf, math.nan, min(seconds))
+    return Trial(start, *_evaluate(net, case, x, split.test, preparation), min(seconds))
 
 
 def _evaluate(net: Any, case: Case, x: np.ndarray, rows: np.ndarray, preparation: Preparation) -> tuple[float, float]:
@@ -152,7 +192,11 @@ def best_learning_rate(contestant: Contestant, split: Split, steps: int) -> floa
     if contestant.case.optimizer is not None or "lr" in contestant.candidate.training:
         return None
     pilot = max(1, int(_PILOT_SHARE * steps))
-    losses = [train(contestant, split, steps=pilot, seed=0, lr=lr).loss for lr in LEARNING_RATES]
+
+    def loss(lr: float) -> float:
+        return train(contestant, split, steps=pilot, seed=0, lr=lr).loss
+
+    losses = contestant.crew.map(loss, LEARNING_RATES)
     return LEARNING_RATES[int(np.argmin(losses))]
 
 

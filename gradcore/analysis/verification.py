@@ -15,12 +15,12 @@ import numpy as np
 
 from . import measure as measuring
 from . import trials
-from .candidates import Candidate, Preparation, lower_learning_rate, only_learning_rate, with_learning_rate
+from .candidates import Candidate, Preparation, around_net, with_learning_rate, yardstick
 from .measure import Case
 from .report import Outcome, Remedy, Report
 from .slope import half_interval
 from .subject import Thresholds
-from .trials import Contestant, Split, Trial
+from .trials import Contestant, Crew, Split, Trial
 
 # A cure must take away at least this share of the sick net's loss: less is no difference a user would see.
 LEAST_EFFECT = 0.05
@@ -102,7 +102,7 @@ class Runner:
         self.contestant, self.split, self.steps = contestant, split, steps
         self._lock = threading.Lock()
         self._rates: list[float | None] = []
-        self._done: dict[tuple[int, int], Trial] = {}  # by number of the rate, and seed
+        self._done: dict[int, list[Trial]] = {}  # by number of the rate; seeds from 0 on
         self._rate = 0
         self._longer: tuple[bool, str] | None = None
 
@@ -114,18 +114,16 @@ class Runner:
                 lower = range(_RATES_TRIED + 1) if rate is not None else range(1)
                 self._rates = [None if rate is None else rate * _LOWER_RATE**power for power in lower]
             for number in range(len(self._rates)):
-                self._rate, last = number, number == len(self._rates) - 1
-                done: list[Trial] = []
-                while len(done) < count and (last or not any(trial.diverged for trial in done)):
-                    done.append(self._trial(number, len(done)))
-                if last or not any(trial.diverged for trial in done):
+                self._rate, done = number, self._at_rate(number, count)
+                if not any(trial.diverged for trial in done):
                     break
             return done
 
-    def _trial(self, number: int, seed: int) -> Trial:
-        if (number, seed) not in self._done:
-            self._done[number, seed] = self._train(self.steps, seed, self._rates[number])
-        return self._done[number, seed]
+    def _at_rate(self, number: int, count: int) -> list[Trial]:
+        known = self._done.setdefault(number, [])
+        more = range(len(known), count)
+        known += self.contestant.crew.map(lambda seed: self._train(self.steps, seed, self._rates[number]), more)
+        return known[:count]
 
     def _train(self, steps: int, seed: int, lr: float | None) -> Trial:
         return trials.train(self.contestant, self.split, steps=steps, seed=seed, lr=lr)
@@ -144,10 +142,7 @@ class Runner:
 
 
 class Verification:
-    """The sick net's trials, and every candidate's beside them.
-
-    stop: once set, trainings break off with `trials.Stopped`.
-    """
+    """The sick net's trials, and every candidate's beside them, on the threads of `crew`."""
 
     def __init__(
         self,
@@ -156,55 +151,55 @@ class Verification:
         limits: Thresholds,
         steps: int,
         seeds: int,
-        stop: threading.Event | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self.report, self.case, self.limits = report, case, limits
-        self.steps, self.seeds, self.stop = steps, seeds, stop
+        self.steps, self.seeds, self.crew = steps, seeds, Crew() if crew is None else crew
         self.split = trials.split_rows(len(case.x), case.seed)
+        self._lock, self._part_lock = threading.Lock(), threading.RLock()
+        self._runners: dict[str, Runner] = {}
+        self._yardsticks: dict[str, Tried] = {}
         self.sick = self._runner(None)
-        self._lock = threading.Lock()
-        self._lower_rates: dict[float, Tried] = {}
 
     @property
-    def lower_rates(self) -> list[Tried]:
-        """The net as it is at each rate that a change was tried at, the highest first."""
-        with self._lock:
-            return [self._lower_rates[lr] for lr in sorted(self._lower_rates, reverse=True)]
+    def yardsticks(self) -> list[Tried]:
+        """Parts of changes that were tried by themselves, by name."""
+        with self._part_lock:
+            return sorted(self._yardsticks.values(), key=lambda each: each.candidate.name)
 
     def verified(self, candidate: Candidate) -> Tried:
         """The candidate with what came of it; an undecided comparison gets as many seeds again."""
-        if only_learning_rate(candidate):
-            return self._at_lower_rate(candidate)
         try:
-            cured, verdict, slope = self._at_a_rate_that_suits(candidate)
+            lowered = self._at_a_rate_that_suits(candidate)
         except ValueError as error:  # LSUV refuses a layer that is constant on this data
             impossible = replace(candidate, note=f"could not be made: {error}")
             before = self._outcome(self.seeds)
             return Tried(impossible, remedy_of(impossible, self.case, before=before, helps=False), None)
-        return self._compared(cured, verdict, slope)
+        return self._tried(lowered)
 
-    def _at_lower_rate(self, candidate: Candidate) -> Tried:
-        """The net as it is at another learning rate: tried once, and a yardstick for whatever else changes with it."""
-        lr = candidate.training["lr"]
-        with self._lock:
-            if lr not in self._lower_rates:
-                contestant = self._contestant(candidate)
-                verdict, slope, _ = self._measured_again(contestant)
-                self._lower_rates[lr] = self._compared(Runner(contestant, self.split, self.steps), verdict, slope)
-            return self._lower_rates[lr]
+    def _tried(self, candidate: Candidate) -> Tried:
+        """Its trainings beside the sick net's; what leaves the net as it is only once, being a yardstick for others."""
+        part = around_net(candidate)
+        if part is None or part.change() != candidate.change():
+            return self._compared(candidate)
+        with self._part_lock:
+            key = repr(candidate.change())
+            if key not in self._yardsticks:
+                self._yardsticks[key] = self._compared(candidate)
+            return self._yardsticks[key]
 
-    def _compared(self, cured: Runner, verdict: str, slope: float) -> Tried:
-        """A changed net's trainings beside those of the sick net, and at a lower rate beside those at that rate."""
-        contestant, count = cured.contestant, self.seeds
-        candidate = contestant.candidate
-        alone = self._rate_alone(candidate)
-        effects = self._effects(cured, alone, count)
+    def _compared(self, candidate: Candidate) -> Tried:
+        """A changed net's trainings beside those of the sick net, and of the part of the change around it."""
+        part, count = yardstick(candidate), self.seeds
+        others = [self.sick] if part is None else [self.sick, self._tried_part(part)]
+        cured, (verdict, slope, _) = self._runner(candidate), self._measured_again(candidate)
+        effects = [Effect.of(before.first(count), cured.first(count)) for before in others]
         if verdict == "healthy" and any(effect.undecided for effect in effects):
             count *= 2
-            effects = self._effects(cured, alone, count)
+            effects = [Effect.of(before.first(count), cured.first(count)) for before in others]
         after = Outcome(verdict, slope, **trials.summary(cured.first(count)))
-        if alone is not None:
-            own = f"of the loss at learning rate {candidate.training['lr']:g} alone, the rest takes away {effects[1]}"
+        if part is not None:
+            own = f"of the loss with {part.name} alone, the rest takes away {effects[1]}"
             candidate = replace(candidate, note="; ".join(filter(None, (candidate.note, own))))
         remedy = remedy_of(
             candidate,
@@ -214,55 +209,48 @@ class Verification:
             effect=effects[0].mean,
             confidence=(effects[0].low, effects[0].high),
             helps=verdict == "healthy" and after.loss < after.start_loss and all(effect.sure for effect in effects),
-            cost=self._cost(contestant, cured.first(count)),
+            cost=self._cost(cured, cured.first(count)),
         )
         return Tried(candidate, remedy, cured)
 
-    def _rate_alone(self, candidate: Candidate) -> Runner | None:
-        """The net as it is at the learning rate that a candidate changes along with other things."""
-        lr = candidate.training.get("lr")
-        if lr is None or only_learning_rate(candidate):
-            return None
-        return self._at_lower_rate(lower_learning_rate(lr)).runner
+    def _tried_part(self, part: Candidate) -> Runner:
+        """The trainings of what is done around a net, which is listed by itself."""
+        self._tried(part)
+        return self._runner(part)
 
-    def _effects(self, cured: Runner, alone: Runner | None, count: int) -> list[Effect]:
-        """Over the sick net, and over what the learning rate does by itself."""
-        after = cured.first(count)
-        return [Effect.of(before.first(count), after) for before in (self.sick, alone) if before is not None]
+    def _at_a_rate_that_suits(self, candidate: Candidate) -> Candidate:
+        """The candidate, at a lower rate where that of the given optimizer makes the changed net diverge.
 
-    def _at_a_rate_that_suits(self, candidate: Candidate) -> tuple[Runner, str, float]:
-        """The trainings of a candidate, its verdict and its slope.
-
-        At a lower rate where that of the given optimizer makes the changed net diverge: the change is not
-        to be judged by that. Clipping stays as it is, being itself an answer to steps that are too large.
+        It is not to be judged by that. Clipping stays as it is, being itself an answer to steps that are too large.
         """
+        if self.case.optimizer is None or candidate.training:
+            return candidate
         lr, changed = self.case.step_size, candidate
         for _ in range(_RATES_TRIED):
-            contestant = self._contestant(changed)
-            verdict, slope, cause = self._measured_again(contestant)
-            runner = Runner(contestant, self.split, self.steps)
-            if self.case.optimizer is None or candidate.training:
-                break
-            if cause != "learning_rate" and not any(trial.diverged for trial in runner.first(self.seeds)):
+            too_large = self._measured_again(changed)[2] == "learning_rate"
+            if not too_large and not any(trial.diverged for trial in self._runner(changed).first(self.seeds)):
                 break
             lr = float(f"{lr * _LOWER_RATE:.2g}")
             changed = with_learning_rate(candidate, lr)
-        return runner, verdict, slope
-
-    def _contestant(self, candidate: Candidate | None) -> Contestant:
-        return Contestant(self.case, candidate, self.stop)
+        return changed
 
     def _runner(self, candidate: Candidate | None) -> Runner:
-        return Runner(self._contestant(candidate), self.split, self.steps)
+        """The trainings of a candidate, made once."""
+        key = "" if candidate is None else repr(candidate.change())
+        with self._lock:
+            if key not in self._runners:
+                self._runners[key] = Runner(Contestant(self.case, candidate, self.crew), self.split, self.steps)
+            return self._runners[key]
 
     def _outcome(self, count: int) -> Outcome:
         return Outcome(self.report.verdict, self.report.slope.value, **trials.summary(self.sick.first(count)))
 
-    def _measured_again(self, contestant: Contestant) -> tuple[str, float, str | None]:
+    def _measured_again(self, candidate: Candidate) -> tuple[str, float, str | None]:
         """Verdict, slope and worst cause of the changed net, from the same seed on the same (prepared) data."""
         from .analyze import examine
         from .judge import judge
 
+        contestant = self._runner(candidate).contestant
         case = replace(
             contestant.case,
             net=contestant.net(),
@@ -280,8 +268,8 @@ class Verification:
         serious = [finding.cause for finding in findings if finding.severity != "info"]
         return verdict, subject.slope.value, serious[0] if serious else None
 
-    def _cost(self, contestant: Contestant, cured: list[Trial]) -> dict[str, float]:
-        groups = (cured, self.sick.first(self.seeds))
+    def _cost(self, cured: Runner, done: list[Trial]) -> dict[str, float]:
+        groups = (done, self.sick.first(self.seeds))
         seconds = [min(trial.seconds_per_step for trial in group) for group in groups]
-        parameters = [net.parameters.flat.size for net in (contestant.net(), self.case.net)]
+        parameters = [net.parameters.flat.size for net in (cured.contestant.net(), self.case.net)]
         return {"time_per_step": seconds[0] / max(seconds[1], 1e-12), "parameters": parameters[0] / parameters[1]}

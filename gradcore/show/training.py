@@ -67,8 +67,21 @@ def cost_line(report: TrainingReport) -> str:
     if cost["analyses"]:
         text += f", {int(cost['analyses'])} confirming analys{'es' if cost['analyses'] > 1 else 'is'}"
     if "share" in cost and not math.isnan(cost["share"]):
-        text += f", {story.percent(cost['share'])} of the time of the steps"
+        text += f", {story.percent(cost['share'])} of the time of the steps and {story.percent(cost['noting_share'])} "
+        text += f"for noting them{_on_credit(report)}"
     return text + "."
+
+
+def _on_credit(report: TrainingReport) -> str:
+    """What a training too short for its budget has to say."""
+    owed, budget = report.cost["owed_steps"], report.conditions["budget"]
+    if not report.cost["share"] > budget:
+        return ""
+    wait = f"{float(f'{owed:.2g}'):.0f}"
+    return (
+        f"; that is over the budget of {story.percent(budget)}, as the first check and those that confirm are taken "
+        f"on credit: about {wait} steps more would pay for them"
+    )
 
 
 def title(report: TrainingReport) -> str:

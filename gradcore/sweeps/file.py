@@ -108,7 +108,9 @@ class SweepFile:
                 record = json.loads(line)
                 records.append((dict(record[first]), dict(record[second])))
             except (ValueError, TypeError, KeyError):
-                raise ValueError(f"{self.path} line {number}: expected a line by gc.sweep, got another one") from None
+                advice = "another file is needed" if number == 1 else "remove it to have its net measured again"
+                text = f"{self.path} line {number}: expected a line by gc.sweep, got another one: {advice}"
+                raise ValueError(text) from None
             if number == 1 and record["gradcore_sweep"] != FORMAT:
                 raise ValueError(f"{self.path}: expected format {FORMAT}, got {record['gradcore_sweep']!r}")
         if not records:
