@@ -282,6 +282,14 @@ def test_pairs_that_contradict_each_other_are_none():
     assert combined(rescaled, slow).change() == {"weights": "rescaled", "training": {"lr": 0.1}}
 
 
+def test_a_candidate_that_cannot_be_made_says_so():
+    """LSUV of relu layers of width 3: over 30 of them one is constant on this data."""
+    report = gc.analyze(gc.MLP([20] + [3] * 30 + [5]), X, LABELS)
+    lsuv = Candidate("lsuv", "", {}, "lsuv")
+    tried = Verification(report, report._case, Thresholds(), steps=2, seeds=2).verified(lsuv).remedy
+    assert tried.helps is False and "could not be made: x: expected pre-activations that vary" in tried.note
+
+
 # ---- a change, and the lower rate that comes with it ---------------------------------------------------
 
 

@@ -170,12 +170,11 @@ class Verification:
     def verified(self, candidate: Candidate) -> Tried:
         """The candidate with what came of it; an undecided comparison gets as many seeds again."""
         try:
-            lowered = self._at_a_rate_that_suits(candidate)
+            return self._tried(self._at_a_rate_that_suits(candidate))
         except ValueError as error:  # LSUV refuses a layer that is constant on this data
             impossible = replace(candidate, note=f"could not be made: {error}")
             before = self._outcome(self.seeds)
             return Tried(impossible, remedy_of(impossible, self.case, before=before, helps=False), None)
-        return self._tried(lowered)
 
     def _tried(self, candidate: Candidate) -> Tried:
         """Its trainings beside the sick net's; what leaves the net as it is only once, being a yardstick for others."""
