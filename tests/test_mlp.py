@@ -91,6 +91,22 @@ def test_a_batch_larger_than_the_cache(dtype):
 
 
 @pytest.mark.parametrize(
+    ("net", "batch_size"),
+    [
+        (Net((200, 400, 400, 400, 10), ("gelu", "tanh", "silu"), "batch"), 900),
+        (Net((128,) * 24 + (10,), ("tanh",) * 23), 400),
+        (Net((128,) * 24 + (10,), ("tanh",) * 23, "rms", residual=True), 401),
+    ],
+    ids=str,
+)
+def test_weight_gradients_on_the_way_back(net, batch_size, dtype):
+    """Of nets whose activations are larger than the caches, threads fill gradients before they reach the first layer."""
+    case = Case(net, dtype, batch_size, loss="cross_entropy", gain=1.0)
+    assert_case(case)
+    assert case.mlp.workspace_bytes > 4e6, "small enough to wait for the end, so this tests nothing"
+
+
+@pytest.mark.parametrize(
     "net",
     [
         Net((4, 3), ()),

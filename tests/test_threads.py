@@ -19,6 +19,7 @@ NETS = {
     "deep": (Net((32,) * 30 + (3,), ("tanh",) * 29, "batch"), 96),
     "linear": (Net((500, 10), ()), 333),
     "larger than the cache": (Net((200, 600, 600, 10), ("gelu", "relu"), "layer"), 2500),
+    "batch norm, larger than the cache": (Net((200, 400, 400, 400, 10), ("relu",) * 3, "batch"), 900),
 }
 THREADS = [1, 2, 3, 7]
 
