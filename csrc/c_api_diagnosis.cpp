@@ -10,8 +10,8 @@
 using namespace gradcore;
 
 struct gradcore_diagnosis {
-  gradcore_diagnosis(const gradcore_net &net, Derivative derivative, int loss)
-      : net(net), recorder(net.architecture(), derivative, loss) {}
+  gradcore_diagnosis(const gradcore_net &net, Elementwise activation, Elementwise derivative, int loss)
+      : net(net), recorder(net.architecture(), activation, derivative, loss) {}
   const gradcore_net &net;
   Recorder recorder;
   Judgement judgement{};
@@ -36,6 +36,10 @@ static_assert(sizeof kCauses / sizeof *kCauses == GRADCORE_NUM_CAUSES);
 template <std::size_t N>
 const char *name_in(const char *const (&names)[N], int32_t code) noexcept {
   return code >= 0 && code < int32_t(N) ? names[code] : nullptr;
+}
+
+void activation(int activation, int64_t count, const double *x, double *y) {
+  gradcore_op_activation(GRADCORE_FLOAT64, activation, x, count, y);
 }
 
 void derivative(int activation, int64_t count, const double *x, double *slopes) {
@@ -96,7 +100,7 @@ gradcore_status gradcore_diagnosis_create(const gradcore_net *net, int32_t loss,
   if (loss < 0 || loss >= GRADCORE_NUM_LOSSES)
     return fail(GRADCORE_INVALID_ARGUMENT, "loss: expected 0 to %d, got %d", GRADCORE_NUM_LOSSES - 1, loss);
   return guarded([&] {
-    *diagnosis = new gradcore_diagnosis(*net, derivative, loss);
+    *diagnosis = new gradcore_diagnosis(*net, activation, derivative, loss);
     return GRADCORE_OK;
   });
 }

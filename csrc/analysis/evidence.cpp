@@ -57,7 +57,7 @@ double rms(const Evidence &evidence, int layer, Field of) noexcept {
 // E act'^4 / (E act'^2)^2 at the variance that the layer's pre-activations have.
 double kurtosis(const Evidence &evidence, const LayerEvidence &layer) noexcept {
   const double q = layer.spec->normalization ? 1.0 : std::min(std::max(layer.preact_square, 1e-6), 1e6);
-  return std::min(slope_moments(evidence.derivative, layer.spec->activation, q).kurtosis(), 50.0);
+  return std::min(moments(evidence.derivative, layer.spec->activation, q).kurtosis(), 50.0);
 }
 
 // What leads from the layer above to this one: its gain for random directions, |W|_F^2 / out_features and the skip's

@@ -12,6 +12,7 @@ namespace gradcore {
 // The limits of the judgement: gradcore/analysis/subject.py holds the derivation of each.
 namespace limits {
 inline constexpr double kNormRatio = 100.0, kLearningSteps = 1e5, kOvershoot = 4.0, kLargestUpdate = 1.0;
+inline constexpr double kDiverged = 10.0;
 inline constexpr double kFalseAlarm = 1e-3, kSaturated = 0.5, kInputScale = 10.0, kUnderflow = 0.05;
 }  // namespace limits
 
@@ -33,7 +34,7 @@ struct LayerEvidence {
 
 struct Evidence {
   const Architecture *net;
-  Derivative derivative;
+  Elementwise activation, derivative;
   int loss;                                // gradcore_loss
   std::vector<gradcore_layer_flow> flows;  // [passes, depth]
   std::vector<double> losses;              // [passes]

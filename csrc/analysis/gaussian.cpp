@@ -39,7 +39,7 @@ class Edges {
   int count_ = 0;
 };
 
-// Panels end at every kink of act' and shrink geometrically towards it, down to 1/8 of the unit scale that activations
+// Panels end at every kink and shrink geometrically towards it, down to 1/8 of the unit scale that activations
 // live on: Gauss-Hermite nodes would lose all accuracy where a large scale turns a smooth sigmoid into a step.
 Edges panel_edges(int activation, double scale) noexcept {
   const int largest = std::max(1, int(std::ceil(std::log2(std::max(kTail * scale, 1.0)))) + 1);
@@ -56,22 +56,22 @@ Edges panel_edges(int activation, double scale) noexcept {
 
 }  // namespace
 
-double SlopeMoments::kurtosis() const noexcept {
+double Moments::kurtosis() const noexcept {
   return square > 0 ? fourth / (square * square) : std::numeric_limits<double>::infinity();
 }
 
-SlopeMoments slope_moments(Derivative derivative, int activation, double q) noexcept {
+Moments moments(Elementwise function, int activation, double q) noexcept {
   const double scale = std::sqrt(std::min(std::max(q, 1e-24), 1e24));
   const Edges edges = panel_edges(activation, scale);
-  SlopeMoments sum{0, 0};
+  Moments sum{0, 0};
   for (int panel = 1; panel < edges.count(); panel++) {
     const double half = 0.5 * (edges[panel] - edges[panel - 1]), centre = edges[panel - 1] + half;
-    double x[2 * kHalf], slopes[2 * kHalf];
+    double x[2 * kHalf], values[2 * kHalf];
     for (int i = 0; i < kHalf; i++)
       x[i] = scale * (centre - half * kNodes[i]), x[kHalf + i] = scale * (centre + half * kNodes[i]);
-    derivative(activation, 2 * kHalf, x, slopes);
+    function(activation, 2 * kHalf, x, values);
     for (int i = 0; i < 2 * kHalf; i++) {
-      const double z = x[i] / scale, square = slopes[i] * slopes[i];
+      const double z = x[i] / scale, square = values[i] * values[i];
       const double weight = half * kWeights[i % kHalf] * std::exp(-0.5 * z * z) * kInvRootTwoPi;
       sum.square += weight * square;
       sum.fourth += weight * square * square;
@@ -80,7 +80,7 @@ SlopeMoments slope_moments(Derivative derivative, int activation, double q) noex
   return sum;
 }
 
-double largest_slope(Derivative derivative, int activation) noexcept {
+double largest_slope(Elementwise derivative, int activation) noexcept {
   double largest = 0;
   for (int i = -2000; i <= 2000; i++) {
     const double x = i / 250.0;

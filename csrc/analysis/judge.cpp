@@ -58,6 +58,7 @@ class Judge {
 
   bool harms_when_vanishing() noexcept;
   bool harms_when_exploding() noexcept;
+  double constant_guess() const noexcept;
   double update(const LayerEvidence &layer) const noexcept;
   bool has_signal() const noexcept;
 
@@ -309,23 +310,31 @@ bool Judge::harms_when_vanishing() noexcept {
   return absolute_ || !(weakest >= strongest / limits::kNormRatio);
 }
 
+// The loss of the best constant output, or a bound near it; 0 where it takes the targets to know.
+double Judge::constant_guess() const noexcept {
+  if (evidence_.loss == GRADCORE_CROSS_ENTROPY) return std::log(std::max(double(evidence_.net->out_features()), 2.0));
+  return evidence_.loss == GRADCORE_BINARY_CROSS_ENTROPY ? std::log(2.0) : 0.0;
+}
+
 // The same for a growing gradient.
 bool Judge::harms_when_exploding() noexcept {
   // Rounding in layer 0 decides the output.
   absolute_ = 0.5 * slope_.systematic * slope_.steps > -std::log(evidence_.unit_roundoff());
-  double peak = 0, squares = 0, weakest = std::numeric_limits<double>::infinity(), strongest = 0;
+  double peak = 0, taken = 0, weakest = std::numeric_limits<double>::infinity(), strongest = 0;
   for (const LayerEvidence &layer : layers_) {
     peak = std::max(peak, layer.weight_grad_peak);
-    squares += layer.weight_grad * layer.weight_grad;
+    const double step = update(layer) * layer.weight;
+    if (std::isfinite(step)) taken += layer.weight_grad * step;
     if (layer.spec->hidden) weakest = std::min(weakest, update(layer)), strongest = std::max(strongest, update(layer));
   }
   bool harm = absolute_ || peak * peak > evidence_.largest();
+  // What a step would take away if nothing bent, and a loss that is the net's own scale, not the data's.
+  const double loss = evidence_.mean_loss(), guess = constant_guess();
+  const bool overshoots = loss > 0 && taken / loss > limits::kOvershoot;
+  absolute_ |= overshoots || (guess > 0 && loss > limits::kDiverged * guess);
+  harm |= absolute_;
   if (evidence_.adaptive()) return harm;
-  harm |= weakest <= 0 || strongest / weakest > limits::kNormRatio || strongest > limits::kLargestUpdate;
-  const double loss = evidence_.mean_loss();
-  const bool overshoots = loss > 0 && evidence_.lr * squares / loss > limits::kOvershoot;
-  absolute_ |= overshoots;
-  return harm || overshoots;
+  return harm || weakest <= 0 || strongest / weakest > limits::kNormRatio || strongest > limits::kLargestUpdate;
 }
 
 // A profile that leaves the band although the design does not: the luck of narrow layers. It counts against the
@@ -337,8 +346,17 @@ bool Judge::luck() {
   double drift = 0;
   for (int l = 0; l + 2 < depth_; l++) drift += 0.5 * layers_[std::size_t(l)].width_noise;
   const bool narrow = below && drift > 2 * std::log(limits::kNormRatio);
-  add(below ? GRADCORE_FINDING_VANISHING : GRADCORE_FINDING_EXPLODING, narrow ? GRADCORE_WARNING : GRADCORE_INFO,
-      GRADCORE_CAUSE_NARROW_LAYER, collect(1, [](const LayerEvidence &, int) { return true; }),
+  const int kind = below ? GRADCORE_FINDING_VANISHING : GRADCORE_FINDING_EXPLODING;
+  const int first_layer = collect(1, [](const LayerEvidence &, int) { return true; });
+  if (!narrow && !(std::fabs(slope_.systematic) <= slope_.band)) {
+    add(kind, GRADCORE_INFO, below ? cause_of_vanishing(evidence_, slope_) : cause_of_exploding(evidence_, slope_),
+        first_layer,
+        "A slope of %+.3g a layer leaves the band of +-%.2g, but not beyond doubt: its interval reaches from %+.2g to "
+        "%+.2g. More batches would decide.",
+        slope_.systematic, slope_.band, slope_.systematic_low, slope_.systematic_high);
+    return true;
+  }
+  add(kind, narrow ? GRADCORE_WARNING : GRADCORE_INFO, GRADCORE_CAUSE_NARROW_LAYER, first_layer,
       "The profile leaves the band: a slope of %+.2g a layer, of which the sizes of weights and derivatives make "
       "%+.2g; "
       "the rest is chance. Layers this narrow lose a factor of %.3g in |delta|^2 on the typical draw: %s.",

@@ -5,9 +5,10 @@
 
 namespace gradcore {
 
-Recorder::Recorder(const Architecture &net, Derivative derivative, int loss)
+Recorder::Recorder(const Architecture &net, Elementwise activation, Elementwise derivative, int loss)
     : net_(net), gradient_sum_(std::size_t(net.flat_size)) {
   evidence_.net = &net;
+  evidence_.activation = activation;
   evidence_.derivative = derivative;
   evidence_.loss = loss;
   evidence_.layers.resize(net.layers.size());

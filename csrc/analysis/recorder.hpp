@@ -9,7 +9,7 @@ namespace gradcore {
 class Recorder {
  public:
   // The architecture outlives the recorder. loss: gradcore_loss of the passes.
-  Recorder(const Architecture &net, Derivative derivative, int loss);
+  Recorder(const Architecture &net, Elementwise activation, Elementwise derivative, int loss);
 
   int passes() const noexcept { return evidence_.passes(); }
   index rows() const noexcept { return rows_; }  // of each pass; 0 before the first

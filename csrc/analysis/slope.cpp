@@ -29,6 +29,7 @@ double systematic_step(const Evidence &evidence, int l) noexcept {
 
 // Weighted sums over the usable steps.
 struct Sums {
+  int steps = 0;                                  // how many there are
   double weight = 0;                              // sum of 1 / v_l, by which the others are divided
   double systematic = 0;                          // of systematic_step
   double alignment = 0;                           // of the variances of alignment
@@ -40,6 +41,7 @@ Sums sums_over_steps(const Evidence &evidence) noexcept {
     const LayerEvidence &layer = evidence.layers[std::size_t(l)];
     if (!layer.usable) continue;
     const double weight = 1 / floored(layer.width_noise), alignment = floored(layer.alignment);
+    sums.steps++;
     sums.weight += weight;
     sums.systematic += weight * systematic_step(evidence, l);
     sums.alignment += weight * alignment;
@@ -96,10 +98,11 @@ double half_interval(double error, int count) noexcept {
 }
 
 Slope estimate_slope(const Evidence &evidence) noexcept {
-  const int steps = evidence.depth() - 1;
+  const Sums sums = sums_over_steps(evidence);
+  // Where no gradient passes, the slope is one of fewer layers, over which norms may change by as much.
+  const int steps = sums.steps > 0 ? sums.steps + 1 : evidence.depth() - 1;
   const double band = 2 * std::log(limits::kNormRatio) / std::max(steps, 1);
   Slope slope{kNan, kNan, kNan, kNan, kNan, kNan, kNan, kNan, band, steps};
-  const Sums sums = sums_over_steps(evidence);
   if (sums.weight == 0) return slope;
   set_value(evidence, sums.weight, &slope);
   slope.width_error = std::sqrt(sums.noise_square) / sums.weight;
