@@ -46,6 +46,29 @@ gradcore_status gradcore_net_load(const char *path, gradcore_net **net) {
   });
 }
 
+gradcore_status gradcore_optimizer_save(const gradcore_optimizer *optimizer, const char *path) {
+  if (!optimizer) return null_argument("optimizer");
+  if (!path) return null_argument("path");
+  return guarded([&] {
+    FileDraft draft;
+    GRADCORE_TRY(draft.open(path));
+    GRADCORE_TRY(write_optimizer(const_cast<gradcore_optimizer &>(*optimizer),
+                                 [&](const void *data, std::size_t size) { return draft.write(data, size); }));
+    return draft.commit();
+  });
+}
+
+gradcore_status gradcore_optimizer_load(gradcore_optimizer *optimizer, const char *path) {
+  if (!optimizer) return null_argument("optimizer");
+  if (!path) return null_argument("path");
+  return guarded([&] {
+    FileReader file;
+    int64_t size = 0;
+    GRADCORE_TRY(file.open(path, &size));
+    return read_optimizer(size, [&](void *data, std::size_t bytes) { return file.read(data, bytes); }, *optimizer);
+  });
+}
+
 gradcore_status gradcore_net_save_to_memory(const gradcore_net *net, void *data, int64_t capacity, int64_t *size) {
   if (!net) return null_argument("net");
   if (!size) return null_argument("size");

@@ -336,6 +336,8 @@ cdef extern from "gradcore/gradcore.h" nogil:
             int64_t capacity,
             int64_t *size)
     gradcore_status gradcore_net_load_from_memory(const void *data, int64_t size, gradcore_net **net)
+    gradcore_status gradcore_optimizer_save(const gradcore_optimizer *optimizer, const char *path)
+    gradcore_status gradcore_optimizer_load(gradcore_optimizer *optimizer, const char *path)
     int32_t gradcore_net_num_flow_layers(const gradcore_net *net)
     gradcore_status gradcore_net_flow(const gradcore_net *net, int32_t layer, gradcore_layer_flow *flow)
     gradcore_status gradcore_net_flow_histogram(

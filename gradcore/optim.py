@@ -10,8 +10,10 @@ can be pickled.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from functools import partial
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,6 +113,31 @@ class Optimizer:
     def _scheduled(self, schedule: Schedule) -> float:
         step = self._core.step_count
         return _check.non_negative(schedule(step), f"lr: the schedule at step {step}")
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write step count and state vectors to a safetensors file, beside the net's own (`net.save`).
+
+        The write is atomic. Hyper-parameters and the learning rate are the program's, and not in the file.
+
+        Raises:
+            OSError: when the file cannot be written; nothing is left behind.
+        """
+        self._core.save(os.fsencode(path))
+
+    def load(self, path: str | PathLike[str]) -> None:
+        """Continue where the optimizer that wrote `path` left off, to the bit, from C and C++ as well.
+
+        Args:
+            path: of a file that `save` wrote for an optimizer of the same kind, of a net of the same shapes.
+
+        Raises:
+            ValueError: for another kind, other shapes or a damaged file, saying what is wrong; nothing is changed.
+            OSError: when the file cannot be read.
+        """
+        try:
+            self._core.load(os.fsencode(path))
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)}: {error}") from None
 
     def state_dict(self) -> dict[str, Any]:
         """Learning rate, step count and state vectors, copied; `load_state_dict` takes them back."""

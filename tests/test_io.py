@@ -329,3 +329,59 @@ def test_missing_files(tmp_path):
         gc.load(tmp_path)
     with pytest.raises(ValueError, match="null byte"):
         gc.load("a\0b")
+
+
+# ---- optimizers ------------------------------------------------------------------------------------------------
+
+OPTIMIZERS = [
+    lambda net: gc.optim.SGD(net, lr=0.05),
+    lambda net: gc.optim.SGD(net, lr=0.05, momentum=0.9, nesterov=True),
+    lambda net: gc.optim.RMSprop(net, lr=0.01, momentum=0.5),
+    lambda net: gc.optim.AdamW(net, lr=0.01),
+]
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS, ids=["sgd", "momentum", "rmsprop", "adamw"])
+@pytest.mark.parametrize("net", NETS, ids=str)
+def test_training_goes_on_from_files_to_the_bit(net, make, dtype, tmp_path):
+    case = Case(net, dtype, batch_size=12)
+    optimizer, path = make(case.mlp), tmp_path / "optimizer.safetensors"
+    for step in range(10):
+        if step == 5:
+            case.mlp.save(tmp_path / "net.safetensors")
+            optimizer.save(path)
+        case.mlp.train_step(case.x, case.target, optimizer, loss="mse")
+    loaded = gc.load(tmp_path / "net.safetensors")
+    again = make(loaded)
+    again.load(path)
+    assert again.step_count == 5
+    for _ in range(5):
+        loaded.train_step(case.x, case.target, again, loss="mse")
+    assert_same_bits(loaded.parameters, copies(case.mlp.parameters))
+    assert_same_bits(loaded.buffers, copies(case.mlp.buffers))
+
+
+def test_the_state_of_another_optimizer_is_refused_and_changes_nothing(tmp_path):
+    case, path = Case(NETS[0], "float32", batch_size=12), tmp_path / "optimizer.safetensors"
+    optimizer = gc.optim.Adam(case.mlp, lr=0.01)
+    case.mlp.train_step(case.x, case.target, optimizer, loss="mse")
+    optimizer.save(path)
+    data = path.read_bytes()
+    with pytest.raises(ValueError, match="expected the state of an optimizer of kind sgd, got 'adam'"):
+        gc.optim.SGD(case.mlp, lr=0.1).load(path)
+    with pytest.raises(ValueError, match=r"dense0.weight: expected shape \[9, 5\]"):
+        gc.optim.Adam(gc.MLP([5, 9, 4])).load(path)
+    case.mlp.save(tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match="not the file of an optimizer"):
+        optimizer.load(tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match="not a gradcore file"):
+        gc.load(path)
+    before = [state.copy() for state in optimizer._core.states()]
+    for size in range(0, len(data), 7):
+        path.write_bytes(data[:size])
+        with pytest.raises(ValueError, match=r"optimizer\.safetensors: .*expected"):
+            optimizer.load(path)
+    assert optimizer.step_count == 1
+    assert all((a == b).all() for a, b in zip(before, optimizer._core.states(), strict=True))
+    with pytest.raises(FileNotFoundError):
+        optimizer.load(tmp_path / "none")

@@ -263,6 +263,14 @@ class Optimizer {
     net_->run([&] { return gradcore_optimizer_step(handle_, clip_norm, clip_value, record, &result); });
     return {result.loss, result.total_norm};
   }
+  void save(const py::bytes &path) const {
+    const auto locked = net_->lock();
+    run_on_file(path, [&](const char *name) { return gradcore_optimizer_save(handle_, name); });
+  }
+  void load(const py::bytes &path) {
+    const auto locked = net_->lock();
+    run_on_file(path, [&](const char *name) { return gradcore_optimizer_load(handle_, name); });
+  }
   py::list states(const py::object &self) const {
     py::list views;
     for (int32_t i = 0; i < gradcore_optimizer_num_states(handle_); ++i) {
@@ -442,6 +450,8 @@ void bind_net(py::module_ &m) {
   py::class_<Optimizer>(m, "Optimizer")
       .def(py::init(&new_optimizer))
       .def("set_lr", &Optimizer::set_lr)
+      .def("save", &Optimizer::save)
+      .def("load", &Optimizer::load)
       .def("step", &Optimizer::step)
       .def("states", [](const py::object &self) { return self.cast<const Optimizer &>().states(self); })
       .def_property(

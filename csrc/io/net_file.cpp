@@ -23,6 +23,9 @@ struct Dtype {
 };
 constexpr Dtype kDtypes[] = {{"float32", "F32", 4}, {"float64", "F64", 8}};
 
+// Under which a file's own text stands in the metadata.
+constexpr const char *kNetKey = "gradcore", *kOptimizerKey = "gradcore_optimizer";
+
 // A tensor of the net, and where its bytes lie in the net's memory and in the file.
 struct Place {
   const TensorInfo *tensor;
@@ -30,15 +33,20 @@ struct Place {
   index begin, bytes;
 };
 
-// Parameters and buffers in the order of their names.
+// In the order of their names, one after the other.
+void arrange(std::vector<Place> *all) {
+  std::sort(all->begin(), all->end(), [](const Place &a, const Place &b) { return a.tensor->name < b.tensor->name; });
+  index end = 0;
+  for (Place &place : *all) end += (place.begin = end, place.bytes);
+}
+
+// Parameters and buffers.
 std::vector<Place> places(const Architecture &net, char *parameters, char *buffers) {
   std::vector<Place> all;
   const index bytes = kDtypes[net.dtype].bytes;
   for (const TensorInfo &tensor : net.parameters) all.push_back({&tensor, parameters, 0, tensor.size() * bytes});
   for (const TensorInfo &tensor : net.buffers) all.push_back({&tensor, buffers, 0, tensor.size() * bytes});
-  std::sort(all.begin(), all.end(), [](const Place &a, const Place &b) { return a.tensor->name < b.tensor->name; });
-  index end = 0;
-  for (Place &place : all) end += (place.begin = end, place.bytes);
+  arrange(&all);
   return all;
 }
 
@@ -82,11 +90,14 @@ std::string architecture_text(const Network &net) {
 
 }  // namespace
 
-std::string net_file_head(const Network &net) {
-  std::string text = "{\"__metadata__\":{\"gradcore\":" + json::quoted(architecture_text(net)) + "}";
-  for (const Place &place : places(net)) {
+namespace {
+
+std::string head_of(const char *key, const std::string &metadata, const std::vector<Place> &places,
+                    gradcore_dtype dtype) {
+  std::string text = "{\"__metadata__\":{\"" + std::string(key) + "\":" + json::quoted(metadata) + "}";
+  for (const Place &place : places) {
     const TensorInfo &tensor = *place.tensor;
-    text += "," + json::quoted(tensor.name) + ":{\"dtype\":\"" + kDtypes[net.architecture().dtype].tag;
+    text += "," + json::quoted(tensor.name) + ":{\"dtype\":\"" + kDtypes[dtype].tag;
     text +=
         "\",\"shape\":[" + (tensor.rank == 2 ? std::to_string(tensor.rows) + "," : "") + std::to_string(tensor.cols);
     text +=
@@ -98,6 +109,12 @@ std::string net_file_head(const Network &net) {
   std::string head(sizeof length, '\0');
   std::memcpy(head.data(), &length, sizeof length);
   return head + text;
+}
+
+}  // namespace
+
+std::string net_file_head(const Network &net) {
+  return head_of(kNetKey, architecture_text(net), places(net), net.architecture().dtype);
 }
 
 index net_file_size(const Network &net, const std::string &head) {
@@ -126,9 +143,10 @@ struct Entry {
 };
 
 struct Header {
+  const char *key;  // of the metadata that is wanted
   std::vector<Entry> entries;
-  std::string architecture;
-  bool has_metadata = false, has_architecture = false;
+  std::string text;  // under it
+  bool has_metadata = false, has_text = false;
 };
 
 // An architecture as a file describes it.
@@ -179,10 +197,10 @@ gradcore_status read_metadata(json::Reader &reader, Header *header) {
   header->has_metadata = true;
   std::string other;
   return reader.object([&](const std::string &key) {
-    const bool ours = key == "gradcore";
-    if (ours && header->has_architecture) return twice("metadata", key);
-    header->has_architecture |= ours;
-    return reader.string(ours ? &header->architecture : &other);
+    const bool ours = key == header->key;
+    if (ours && header->has_text) return twice("metadata", key);
+    header->has_text |= ours;
+    return reader.string(ours ? &header->text : &other);
   });
 }
 
@@ -195,9 +213,11 @@ gradcore_status read_header(std::string_view text, Header *header) {
     return read_entry(reader, &entry);
   }));
   GRADCORE_TRY(reader.end());
-  if (!header->has_architecture)
+  if (!header->has_text)
     return fail(GRADCORE_INVALID_ARGUMENT,
-                "expected an architecture under 'gradcore' in the metadata, got none: not a gradcore file");
+                header->key == kNetKey
+                    ? "expected an architecture under 'gradcore' in the metadata, got none: not a gradcore file"
+                    : "expected 'gradcore_optimizer' in the metadata, got none: not the file of an optimizer");
   std::sort(header->entries.begin(), header->entries.end(),
             [](const Entry &a, const Entry &b) { return a.name < b.name; });
   for (std::size_t i = 1; i < header->entries.size(); i++)
@@ -292,9 +312,8 @@ gradcore_status check_entry(const Entry &entry, const TensorInfo &tensor, const 
   return GRADCORE_OK;
 }
 
-// The tensors in the order of their data, all of them checked against `num_bytes` of data.
-gradcore_status match(const Header &header, const Architecture &net, index num_bytes, std::vector<Place> *matched) {
-  *matched = places(net, nullptr, nullptr);
+// The places, from the order of their names to that of their data, all checked against `num_bytes` of data.
+gradcore_status match(const Header &header, gradcore_dtype dtype, index num_bytes, std::vector<Place> *matched) {
   const std::vector<Entry> &entries = header.entries;
   for (std::size_t i = 0; i < std::max(matched->size(), entries.size()); i++) {
     const std::string *expected = i < matched->size() ? &(*matched)[i].tensor->name : nullptr;
@@ -307,7 +326,7 @@ gradcore_status match(const Header &header, const Architecture &net, index num_b
                 json::Excerpt(*got).text());
   }
   for (std::size_t i = 0; i < matched->size(); i++) {
-    GRADCORE_TRY(check_entry(entries[i], *(*matched)[i].tensor, kDtypes[net.dtype]));
+    GRADCORE_TRY(check_entry(entries[i], *(*matched)[i].tensor, kDtypes[dtype]));
     (*matched)[i].begin = entries[i].offsets[0];
   }
   std::sort(matched->begin(), matched->end(), [](const Place &a, const Place &b) { return a.begin < b.begin; });
@@ -326,26 +345,32 @@ gradcore_status match(const Header &header, const Architecture &net, index num_b
   return GRADCORE_OK;
 }
 
-}  // namespace
-
-gradcore_status read_net(index size, ReadBytes read, MakeNetwork make) {
+// The front of a file of `size` bytes; *size is then that of the tensors.
+gradcore_status read_front(index *size, ReadBytes read, Header *header) {
   uint64_t length = 0;
-  if (size < index(sizeof length))
-    return fail(GRADCORE_INVALID_ARGUMENT, "expected a safetensors file, got one of %lld bytes", (long long)size);
+  if (*size < index(sizeof length))
+    return fail(GRADCORE_INVALID_ARGUMENT, "expected a safetensors file, got one of %lld bytes", (long long)*size);
   GRADCORE_TRY(read(&length, sizeof length));
-  size -= index(sizeof length);
-  if (length > kMaxHeader || index(length) > size)
+  *size -= index(sizeof length);
+  if (length > kMaxHeader || index(length) > *size)
     return fail(
         GRADCORE_INVALID_ARGUMENT,
         "expected a safetensors header within the file's %lld bytes, got one of %llu bytes: truncated, or not a "
         "safetensors file",
-        (long long)size, (unsigned long long)length);
+        (long long)*size, (unsigned long long)length);
+  *size -= index(length);
   std::string text(std::size_t(length), '\0');
   GRADCORE_TRY(read(text.data(), text.size()));
-  Header header;
-  GRADCORE_TRY(read_header(text, &header));
+  return read_header(text, header);
+}
+
+}  // namespace
+
+gradcore_status read_net(index size, ReadBytes read, MakeNetwork make) {
+  Header header{kNetKey, {}, {}};
+  GRADCORE_TRY(read_front(&size, read, &header));
   Described described;
-  GRADCORE_TRY(read_architecture(header.architecture, &described));
+  GRADCORE_TRY(read_architecture(header.text, &described));
   const gradcore_net_config config = described.config();
   GRADCORE_TRY(Network::check_config(&config));
   // A short text must not ask for a large net: layers are counted before there is anything of them, and
@@ -354,8 +379,8 @@ gradcore_status read_net(index size, ReadBytes read, MakeNetwork make) {
     return fail(GRADCORE_INVALID_ARGUMENT, "expected a tensor for each of %zu layers, got %zu",
                 described.widths.size() - 1, header.entries.size());
   const Architecture architecture = make_architecture(config);
-  std::vector<Place> in_order;
-  GRADCORE_TRY(match(header, architecture, size - index(length), &in_order));
+  std::vector<Place> in_order = places(architecture, nullptr, nullptr);
+  GRADCORE_TRY(match(header, architecture.dtype, size, &in_order));
   Network &net = *make(config);
   GRADCORE_TRY(net.set_origin(described.origin.init, described.origin.seed));
   for (Place place : in_order) {
@@ -364,6 +389,92 @@ gradcore_status read_net(index size, ReadBytes read, MakeNetwork make) {
     place.flat = static_cast<char *>(is_buffer ? net.buffers() : net.parameters());
     GRADCORE_TRY(read(bytes_of(place, architecture.dtype), std::size_t(place.bytes)));
   }
+  return GRADCORE_OK;
+}
+
+// ---- optimizers ----
+
+namespace {
+
+constexpr const char *kKindNames[GRADCORE_NUM_OPTIMIZERS] = {"sgd", "rmsprop", "adam", "adamw"};
+
+// "state0.dense0.weight", ...: a tensor for each of the net's parameters and state vector of the optimizer.
+std::vector<TensorInfo> state_tensors(const NetOptimizer &optimizer) {
+  std::vector<TensorInfo> tensors;
+  const std::vector<TensorInfo> &parameters = optimizer.net.architecture().parameters;
+  for (int i = 0; i < optimizer.num_states(); i++)
+    for (TensorInfo tensor : parameters) {
+      tensor.name = "state" + std::to_string(i) + "." + tensor.name;
+      tensors.push_back(std::move(tensor));
+    }
+  return tensors;
+}
+
+// Where they lie: in vectors of the net's flat size, one after the other from `states`, or in the optimizer's own.
+std::vector<Place> state_places(const NetOptimizer &optimizer, const std::vector<TensorInfo> &tensors, char *states) {
+  const Architecture &net = optimizer.net.architecture();
+  const index bytes = kDtypes[net.dtype].bytes, flat_bytes = net.flat_size * bytes;
+  std::vector<Place> all;
+  for (std::size_t i = 0; i < tensors.size(); i++) {
+    const int state = int(i / net.parameters.size());
+    char *flat = states ? states + state * flat_bytes : static_cast<char *>(optimizer.state(state));
+    all.push_back({&tensors[i], flat, 0, tensors[i].size() * bytes});
+  }
+  arrange(&all);
+  return all;
+}
+
+gradcore_status read_progress(const std::string &text, const char *kind, int64_t *step) {
+  json::Reader reader("metadata", text);
+  int64_t version = -1;
+  std::string got;
+  *step = -1;
+  GRADCORE_TRY(reader.object([&](const std::string &key) {
+    if (key == "version" && version < 0) return reader.integer(&version);
+    if (key == "kind" && got.empty()) return reader.string(&got);
+    if (key == "step" && *step < 0) return reader.integer(step);
+    return fail(GRADCORE_INVALID_ARGUMENT, "metadata: expected version, kind and step once each, got '%s'",
+                json::Excerpt(key).text());
+  }));
+  GRADCORE_TRY(reader.end());
+  if (version != kFormatVersion || *step < 0)
+    return fail(GRADCORE_INVALID_ARGUMENT, "metadata: expected format version %lld and a step, got version %lld",
+                (long long)kFormatVersion, (long long)version);
+  if (got == kind) return GRADCORE_OK;
+  return fail(GRADCORE_INVALID_ARGUMENT, "expected the state of an optimizer of kind %s, got '%s'", kind,
+              json::Excerpt(got).text());
+}
+
+}  // namespace
+
+gradcore_status write_optimizer(NetOptimizer &optimizer, WriteBytes write) {
+  const gradcore_dtype dtype = optimizer.net.architecture().dtype;
+  const std::vector<TensorInfo> tensors = state_tensors(optimizer);
+  const std::vector<Place> places = state_places(optimizer, tensors, nullptr);
+  const std::string text = "{\"version\": " + std::to_string(kFormatVersion) + ", \"kind\": \"" +
+                           kKindNames[optimizer.config().kind] + "\", \"step\": " + std::to_string(optimizer.step()) +
+                           "}";
+  const std::string head = head_of(kOptimizerKey, text, places, dtype);
+  GRADCORE_TRY(write(head.data(), head.size()));
+  for (const Place &place : places) GRADCORE_TRY(write(bytes_of(place, dtype), std::size_t(place.bytes)));
+  return GRADCORE_OK;
+}
+
+gradcore_status read_optimizer(index size, ReadBytes read, NetOptimizer &optimizer) {
+  const Architecture &net = optimizer.net.architecture();
+  Header header{kOptimizerKey, {}, {}};
+  int64_t step = 0;
+  GRADCORE_TRY(read_front(&size, read, &header));
+  GRADCORE_TRY(read_progress(header.text, kKindNames[optimizer.config().kind], &step));
+  const std::vector<TensorInfo> tensors = state_tensors(optimizer);
+  const index flat_bytes = net.flat_size * kDtypes[net.dtype].bytes;
+  std::string states(std::size_t(optimizer.num_states() * flat_bytes), '\0');  // until all of it has been read
+  std::vector<Place> in_order = state_places(optimizer, tensors, states.data());
+  GRADCORE_TRY(match(header, net.dtype, size, &in_order));
+  for (const Place &place : in_order) GRADCORE_TRY(read(bytes_of(place, net.dtype), std::size_t(place.bytes)));
+  for (int i = 0; i < optimizer.num_states(); i++)
+    std::memcpy(optimizer.state(i), states.data() + i * flat_bytes, std::size_t(flat_bytes));
+  optimizer.step() = step;
   return GRADCORE_OK;
 }
 

@@ -192,6 +192,8 @@ static void check_without_handles(void) {
   REFUSED(gradcore_net_flow_histogram(NULL, 0, 0, bins));
   REFUSED(gradcore_clip_grad_adaptive(NULL, 0.01, 1e-3));
   REFUSED(gradcore_net_save(NULL, "/tmp/never"));
+  REFUSED(gradcore_optimizer_save(NULL, "/tmp/never"));
+  REFUSED(gradcore_optimizer_load(NULL, "/tmp/never"));
   REFUSED(gradcore_net_save_to_memory(NULL, NULL, 0, &size));
   REFUSED(gradcore_net_load(NULL, &net));
   REFUSED(gradcore_net_load("/tmp/never", NULL));
@@ -379,6 +381,10 @@ static void check_passes(gradcore_net *net) {
   REFUSED(gradcore_optimizer_step(optimizer, 0, 0, 0, NULL));
   REFUSED(gradcore_optimizer_set_lr(optimizer, -1));
   REFUSED(gradcore_optimizer_set_lr(optimizer, NAN));
+  REFUSED(gradcore_optimizer_save(optimizer, NULL));
+  REFUSED(gradcore_optimizer_load(optimizer, NULL));
+  REFUSED_AS(GRADCORE_IO_ERROR, gradcore_optimizer_save(optimizer, "/nowhere/at/all"));
+  REFUSED_AS(GRADCORE_IO_ERROR, gradcore_optimizer_load(optimizer, "/nowhere/at/all"));
   CHECK(!gradcore_optimizer_state(optimizer, -1) && !gradcore_optimizer_state(optimizer, 2));
   gradcore_optimizer_set_step(optimizer, -5);
   CHECK(gradcore_optimizer_get_step(optimizer) == 0);

@@ -251,6 +251,13 @@ void files() {
   net.save("face.safetensors");
   gc::Net<float> loaded = gc::Net<float>::load("face.safetensors");
   CHECK(loaded.save_to_memory() == bytes && loaded.in_features() == 3 && loaded.out_features() == 2);
+  gc::Optimizer<float> adam(net, gc::adam(0.1)), other(net, gc::adam(0.1)), sgd(net, gc::sgd(0.1));
+  adam.set_step_count(7);
+  adam.state(1)[3] = 2.5f;
+  adam.save("face.safetensors");
+  other.load("face.safetensors");
+  CHECK(other.step_count() == 7 && other.state(1)[3] == 2.5f);
+  check_throws(GRADCORE_INVALID_ARGUMENT, "kind sgd", [&] { sgd.load("face.safetensors"); });
   CHECK(std::remove("face.safetensors") == 0);
   try {
     gc::Net<double>::load_from_memory(bytes);

@@ -317,6 +317,13 @@ GRADCORE_API gradcore_status gradcore_net_save_to_memory(const gradcore_net *net
                                                          int64_t *size);
 GRADCORE_API gradcore_status gradcore_net_load_from_memory(const void *data, int64_t size, gradcore_net **net);
 
+/* What an optimizer has come to, as a safetensors file of its own: its kind, its step count and its state vectors.
+ * Hyperparameters, the learning rate among them, are the program's. Loading puts them into an optimizer of the same
+ * kind whose net has the same shapes, so that training goes on where it was, to the bit; an error leaves it as it was.
+ * Writes are atomic, and loading trusts nothing, as for nets. */
+GRADCORE_API gradcore_status gradcore_optimizer_save(const gradcore_optimizer *optimizer, const char *path);
+GRADCORE_API gradcore_status gradcore_optimizer_load(gradcore_optimizer *optimizer, const char *path);
+
 /* ---- gradient flow ------------------------------------------------------------------------- */
 
 /* Statistics of one array. Sums run over its finite elements. */

@@ -410,6 +410,9 @@ class Optimizer {
     detail::check(gradcore_optimizer_step(c(), clip.norm, clip.value, record, &step));
     return step;
   }
+  // Step count and state vectors; loaded into an optimizer of the same kind.
+  void save(const std::string &path) const { detail::check(gradcore_optimizer_save(c(), path.c_str())); }
+  void load(const std::string &path) { detail::check(gradcore_optimizer_load(c(), path.c_str())); }
   void set_lr(double lr) { detail::check(gradcore_optimizer_set_lr(c(), lr)); }
   std::int64_t step_count() const noexcept { return gradcore_optimizer_get_step(c()); }
   void set_step_count(std::int64_t step) noexcept { gradcore_optimizer_set_step(c(), step); }
