@@ -39,8 +39,7 @@ function(gradcore_link_options target)
     target_link_options(${target} PUBLIC -fsanitize=${sanitizers})
   endif()
   if(NOT APPLE)
-    # Read-only data and code share pages: 4 KB less than apart.
-    target_link_options(${target} PRIVATE -Wl,--gc-sections -Wl,-z,noseparate-code)
+    target_link_options(${target} PRIVATE -Wl,--gc-sections)
   endif()
 endfunction()
 

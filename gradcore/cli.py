@@ -56,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         parser.error("expected a command: demo, analyze, predict, sweep or info")
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()  # a broken pipe shows here, not in the interpreter's last flush
+        return code
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
