@@ -1,19 +1,33 @@
-// Training through the C interface: a step allocates nothing once a net has seen its batch, and a
-// wrong call gives a status and a sentence.
+// Training through the C interface: a step allocates nothing and takes no lock once a net has seen its batch,
+// and a wrong call gives a status and a sentence.
+#include <dlfcn.h>
+#include <pthread.h>
+
 #include <atomic>
 #include <cstdlib>
+#include <mutex>
 
 #include "check.hpp"
 #include "gradcore/gradcore.h"
 
-// Counts every allocation of the program, where the C library lets a program do so and no sanitizer
-// has taken its place.
+// Counts every allocation and every mutex taken in the program, where the C library lets a program do so and no
+// sanitizer has taken its place. (Threads wait for each other on futexes of the library's own, after spinning.)
 #if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define COUNTS_ALLOCATIONS 1
+#define COUNTS_CALLS 1
 namespace {
-std::atomic<long> allocations{0};
+std::atomic<long> allocations{0}, locks{0};
+
+using MutexCall = int (*)(pthread_mutex_t *);
+int next_call(std::atomic<MutexCall> &next, const char *name, pthread_mutex_t *mutex) {
+  locks++;
+  if (!next) next = reinterpret_cast<MutexCall>(dlsym(RTLD_NEXT, name));
+  return next.load()(mutex);
 }
+std::atomic<MutexCall> next_lock{nullptr}, next_trylock{nullptr};
+}  // namespace
 extern "C" {
+int pthread_mutex_lock(pthread_mutex_t *mutex) { return next_call(next_lock, "pthread_mutex_lock", mutex); }
+int pthread_mutex_trylock(pthread_mutex_t *mutex) { return next_call(next_trylock, "pthread_mutex_trylock", mutex); }
 void *__libc_malloc(size_t);
 void *__libc_calloc(size_t, size_t);
 void *__libc_realloc(void *, size_t);
@@ -24,7 +38,7 @@ void *realloc(void *block, size_t size) { return allocations++, __libc_realloc(b
 void *aligned_alloc(size_t alignment, size_t size) { return allocations++, __libc_memalign(alignment, size); }
 }
 #else
-#define COUNTS_ALLOCATIONS 0
+#define COUNTS_CALLS 0
 #endif
 
 namespace {
@@ -67,8 +81,8 @@ void fill_any(int32_t dtype, void *data, int64_t count) {
   dtype == GRADCORE_FLOAT32 ? fill<float>(data, count) : fill<double>(data, count);
 }
 
-// The allocations of five calls of each kind, after two of each.
-void check_allocations(const Setting &setting, int64_t rows) {
+// The allocations and mutexes of five calls of each kind, after two of each.
+void check_quiet_calls(const Setting &setting, int64_t rows) {
   tally().where = setting.name;
   gradcore_net *net = make_net(setting);
   gradcore_optimizer *adam = make_adam(net);
@@ -92,10 +106,10 @@ void check_allocations(const Setting &setting, int64_t rows) {
   };
   const auto counted = [&](auto &&call) {
     in_turn(2, call);
-#if COUNTS_ALLOCATIONS
-    const long before = allocations;
+#if COUNTS_CALLS
+    const long allocations_before = allocations, locks_before = locks;
     in_turn(5, call);
-    CHECK(allocations == before);
+    CHECK(allocations == allocations_before && locks == locks_before);
 #else
     in_turn(5, call);
 #endif
@@ -165,9 +179,22 @@ void check_null_arguments() {
   gradcore_optimizer_destroy(nullptr);
 }
 
+// The counters count.
+void check_counters() {
+#if COUNTS_CALLS
+  std::mutex mutex;
+  const long allocations_before = allocations, locks_before = locks;
+  std::lock_guard<std::mutex> lock(mutex);
+  CHECK(locks == locks_before + 1);
+  std::free(std::malloc(1 + std::size_t(locks_before)));
+  CHECK(allocations == allocations_before + 1);
+#endif
+}
+
 }  // namespace
 
 int main() {
+  check_counters();
   const Setting settings[] = {
       {"tanh", GRADCORE_TANH, GRADCORE_NORM_NONE, 0, GRADCORE_FLOAT32},
       {"relu with batch norm", GRADCORE_RELU, GRADCORE_NORM_BATCH, 0, GRADCORE_FLOAT32},
@@ -177,7 +204,7 @@ int main() {
   for (const int threads : {1, 2, 5}) {
     gradcore_set_num_threads(threads);
     for (const Setting &setting : settings)
-      for (const int64_t rows : {2, 300, 1500}) check_allocations(setting, rows);
+      for (const int64_t rows : {2, 300, 1500}) check_quiet_calls(setting, rows);
   }
   check_null_arguments();
   return gradcore::testing::report();
