@@ -14,7 +14,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import _core, clip, flow, init, ops, optim
+try:
+    from . import _core
+except ImportError as error:
+    if error.name != __name__:  # it is there, and does not load
+        raise
+    raise ImportError(
+        f"{__path__[0]} is gradcore's source, without the native module that `pip install .` builds: "
+        "start Python in another folder, where the installed gradcore is found"
+    ) from None
+from . import clip, flow, init, ops, optim
 from ._runtime import cpu_info, get_num_threads, register_with_threadpoolctl, set_num_threads
 from .clip import clip_grad_adaptive_, clip_grad_norm_, clip_grad_value_
 from .config import get_cmake_dir, get_include, get_library_dir, get_pkgconfig_dir

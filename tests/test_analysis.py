@@ -406,3 +406,13 @@ def test_underflow_shares_come_with_the_layers(report):
     assert finding.severity == "info" and "fp16" in finding.explanation
     shares = [layer.underflow["fp16"] for layer in report.layers]
     assert shares[0] == 1.0 and shares[-1] < 0.1
+
+
+def test_numpy_warns_afterwards_as_before():
+    """The analysis computes with zeros and infinities in silence, and leaves the caller's settings alone."""
+    rng = np.random.default_rng(0)
+    net = gc.MLP([8, 16, 16, 3], activation="tanh")
+    with np.errstate(divide="raise", over="warn", under="ignore", invalid="warn"):
+        before = np.geterr()
+        gc.analyze(net, rng.normal(size=(256, 8)), rng.integers(0, 3, 256))
+        assert np.geterr() == before

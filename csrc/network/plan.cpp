@@ -59,7 +59,7 @@ class ProgramBuilder {
     program_.emplace_back();
   }
 
-  // Where each batch norm ends a stage anyway, its end will do.
+  // The delta of `layer` is final here; with batch norm the stage goes on to its next merge.
   void finish_delta(int layer, bool end_stage) {
     program_.back().final_delta = layer;
     if (end_stage) program_.emplace_back();

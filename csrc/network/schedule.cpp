@@ -90,10 +90,15 @@ Schedule<T>::Schedule(const Architecture &net, const KernelSet<T> &kernels, T *p
       block_sumsq_(blocks_.size()),
       claims_(blocks_.size()) {
   for (int kind = 0; kind < kNumPassKinds; kind++) programs_[kind] = plan_program(net, PassKind(kind));
-  for (int l = net.depth() - 1; l >= 0; l--) {
-    for (index i = 0; i < index(blocks_.size()); i++)
-      if (blocks_[i].layer == l) fill_order_.push_back(i);
-    fill_end_.insert(fill_end_.begin(), index(fill_order_.size()));
+  // Blocks are in the order of layers; a backward pass makes the deltas from the last layer to the first.
+  fill_end_.resize(std::size_t(net.depth()));
+  for (index end = index(blocks_.size()); end > 0;) {
+    const int layer = blocks_[end - 1].layer;
+    index begin = end;
+    while (begin > 0 && blocks_[begin - 1].layer == layer) begin--;
+    for (index i = begin; i < end; i++) fill_order_.push_back(i);
+    fill_end_[layer] = index(fill_order_.size());
+    end = begin;
   }
   for (index i = 0; i < index(blocks_.size()); i++)
     if (blocks_[i].kind == ParamBlock::weight) strips_.push_back(i);

@@ -13,7 +13,7 @@ from .. import _check
 from . import measure as measuring
 from .depth import depth_limit
 from .judge import judge
-from .measure import HARMLESS, Case, Measurement, Progress
+from .measure import Case, Measurement, Progress, harmless
 from .predict import expected_profile
 from .propagation import propagate
 from .report import Prediction, Report
@@ -185,7 +185,7 @@ def _woken(case: Case, measurement: Measurement) -> tuple[Measurement, tuple[int
     return measurement, ()
 
 
-@HARMLESS
+@harmless
 def examine(case: Case, measurement: Measurement, limits: Thresholds, asleep: tuple[int, ...] = ()) -> Subject:
     """Everything that is judged, from what was measured."""
     return Subject(
@@ -198,7 +198,7 @@ def examine(case: Case, measurement: Measurement, limits: Thresholds, asleep: tu
     )
 
 
-@HARMLESS
+@harmless
 def _prediction(measurement: Measurement) -> Prediction:
     """What theory expects: shown beside the measurement, and no part of the judgement."""
     delta = measurement.rms("delta_norm")

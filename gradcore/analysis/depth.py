@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 from . import mean_field as theory
-from .measure import HARMLESS
+from .measure import harmless
 from .report import DepthLimit, Prediction
 from .slope import step_noise
 from .subject import Subject
 
 
-@HARMLESS
+@harmless
 def depth_limit(subject: Subject, prediction: Prediction) -> DepthLimit:
     """Layers after which gradient norms at the two ends differ by `norm_ratio`; see `DepthLimit`."""
     slope, ratio = subject.slope, subject.limits.norm_ratio

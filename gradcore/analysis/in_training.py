@@ -21,7 +21,7 @@ from . import measure as measuring
 from .analyze import examine, make_case, report_of
 from .history import PROFILES
 from .judge import judge
-from .measure import HARMLESS, Case, Rehearsal, mean_square, summarize
+from .measure import Case, Rehearsal, harmless, mean_square, summarize
 from .report import Finding, Report
 from .subject import Subject, Thresholds
 
@@ -152,7 +152,7 @@ def _finite_pass(replayed: ReplayedStep) -> bool:
     return math.isfinite(replayed.loss) and not any(share.any() for share in shares)
 
 
-@HARMLESS
+@harmless
 def _in_training(finding: Finding, replayed: ReplayedStep, healthy: Snapshot) -> Finding:
     """The finding with its step; weights that training has made too large are the steps' doing."""
     growth = replayed.flow.weight_norm / healthy.weight_norms(replayed._net)

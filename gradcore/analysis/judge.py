@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import causes, checks, wording
-from .measure import HARMLESS, skip_connections
+from .measure import harmless, skip_connections
 from .report import SEVERITIES, VERDICTS, Finding
 from .slope import step_noise, student_95
 from .subject import LARGEST, Subject
@@ -28,7 +28,7 @@ _VERDICT_OF_KIND = {
 }
 
 
-@HARMLESS
+@harmless
 def judge(subject: Subject) -> tuple[str, tuple[Finding, ...]]:
     """The verdict and the findings, worst first."""
     findings = _findings(subject)

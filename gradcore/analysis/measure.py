@@ -6,10 +6,11 @@ A `Case` holds what is analysed; `measure` runs it on a copy of the net and retu
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +30,24 @@ REHEARSAL_STEPS = 8
 # Below the learning rates in use for plain SGD (1e-3 to 1): what diverges here has none.
 SMALLEST_LR = 1e-4
 
-# Zeros, infinities and NaN are what the analysis looks for: arithmetic on them is no accident.
-HARMLESS = np.errstate(divide="ignore", over="ignore", invalid="ignore")
-
 Floats = NDArray[Any]  # float64 but for the data, which has the net's dtype
 Progress = Callable[[int, int, str], None]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def harmless(function: Callable[P, R]) -> Callable[P, R]:
+    """Zeros, infinities and NaN are what the analysis looks for: arithmetic on them warns of nothing.
+
+    A state for every call: one `np.errstate` used inside itself does not restore the caller's before NumPy 2.
+    """
+
+    @functools.wraps(function)
+    def quiet(*args: P.args, **kwargs: P.kwargs) -> R:
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            return function(*args, **kwargs)
+
+    return quiet
 
 
 @dataclass(frozen=True)
@@ -174,7 +188,7 @@ class Measurement:
         return np.asarray(scale * np.sqrt(np.mean((values / scale) ** 2, axis=0)))
 
 
-@HARMLESS
+@harmless
 def measure(case: Case, net: Any, *, progress: Progress | None = None) -> Measurement:
     """Record every batch of the case on `net`, whose gradients and running statistics change.
 
@@ -205,7 +219,7 @@ def measure(case: Case, net: Any, *, progress: Progress | None = None) -> Measur
     )
 
 
-@HARMLESS
+@harmless
 def summarize(
     net: Any,
     flows: Sequence[Any],

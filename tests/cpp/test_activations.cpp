@@ -1,7 +1,10 @@
 // Activations and losses on blocks, on every target the CPU supports: strides, guards, in-place use, the
 // same bits wherever an element lies, and values against double. How far from the exact functions the
 // activations are over their whole range is tests/test_activations.py, against mpmath.
+#include <string>
+
 #include "check.hpp"
+#include "gradcore/gradcore.h"
 #include "reference/reference.hpp"
 
 namespace gradcore::testing {
@@ -50,6 +53,32 @@ void test_activation_in_place(const KernelSet<T> &k, const Case &c, int act) {
   over_z = z;
   k.activation_forward_grad[act](c.rows, c.cols, over_z.data(), z.ld(), other.data(), z.ld(), over_z.data(), z.ld());
   CHECK(same_bits(over_z, one.d) && same_bits(other, one.h));
+}
+
+// The op: the same bits as the kernel's derivative times dy, around the pieces it works in (512 elements), into
+// memory of its own, over dy and over z.
+template <class T>
+void test_activation_backward() {
+  const gradcore_dtype dtype = sizeof(T) == 4 ? GRADCORE_FLOAT32 : GRADCORE_FLOAT64;
+  const std::string before = gradcore_target();
+  for (int32_t i = 0; i < gradcore_num_targets(); i++) {
+    if (!gradcore_target_supported(i)) continue;
+    CHECK(gradcore_set_target(gradcore_target_name(i)) == GRADCORE_OK);
+    for (int act = 0; act < GRADCORE_NUM_ACTIVATIONS; act++) {
+      for (const index n : {1, 3, 511, 512, 513, 9001}) {
+        const Matrix<T> z = rng.matrix<T>({1, n, 0, 1}, 3), dy = rng.matrix<T>({1, n, 0, 1}, 1);
+        const OneByOne<T> one(current_target().set<T>(), act, z);
+        Matrix<T> expected = dy, dz = z, over_dy = dy, over_z = z;
+        for (index k = 0; k < n; k++) expected[k] = dy[k] * one.d[k];
+        CHECK(gradcore_op_activation_backward(dtype, act, dy.data(), z.data(), n, dz.data()) == GRADCORE_OK);
+        CHECK(gradcore_op_activation_backward(dtype, act, over_dy.data(), z.data(), n, over_dy.data()) == GRADCORE_OK);
+        CHECK(gradcore_op_activation_backward(dtype, act, dy.data(), over_z.data(), n, over_z.data()) == GRADCORE_OK);
+        for (const Matrix<T> *result : {&dz, &over_dy, &over_z})
+          CHECK(same_bits(*result, expected) && result->intact());
+      }
+    }
+  }
+  CHECK(gradcore_set_target(before.c_str()) == GRADCORE_OK);
 }
 
 template <class T>
@@ -202,6 +231,7 @@ void test_elementwise_losses() {
 template <class T>
 void test_all() {
   test_activations<T>();
+  test_activation_backward<T>();
   test_slope_backward<T>();
   test_cross_entropy<T>();
   test_vanishing_loss<T>();
