@@ -62,6 +62,11 @@ def test_fields_of_a_batch_larger_than_the_cache():
     assert_flow(Case(Net((200, 600, 600, 10), ("gelu", "tanh"), "layer"), "float32", batch_size=2500))
 
 
+def test_fields_of_many_rows_for_few_parameters(dtype):
+    """Where each thread takes rows of its own."""
+    assert_flow(Case(Net((20, 40, 40, 10), ("gelu", "tanh"), "layer", residual=True), dtype, batch_size=1300))
+
+
 def saturation_point(activation):
     """Where |act'| falls through 1 % of its maximum, on a side where it dies out: by bisection."""
 

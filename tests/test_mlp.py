@@ -90,6 +90,24 @@ def test_a_batch_larger_than_the_cache(dtype):
     assert case.mlp.workspace_bytes < activations, "the batch was not cut, so this tests nothing"
 
 
+# So many rows for their parameters that each thread sums the gradients of rows of its own. The last has two chunks a
+# group, and fewer rows in its last chunk.
+MANY_ROWS = [
+    (Net((20, 40, 40, 10), ("gelu", "tanh"), "layer", residual=True), 1300),
+    (Net((7, 16, 16, 3), ("relu", "silu"), bias=False), 1025),
+    (Net((64, 120, 120, 120, 120, 120, 10), ("tanh", "elu", "relu", "gelu", "mish"), "rms"), 2501),
+]
+
+
+@pytest.mark.parametrize(("net", "batch_size"), MANY_ROWS, ids=str)
+def test_many_rows_for_few_parameters(net, batch_size, dtype, num_threads):
+    num_threads(1)
+    case = Case(net, dtype, batch_size, loss="cross_entropy", gain=1.0)
+    assert_case(case)
+    activations = 2 * len(case.x) * sum(net.widths) * dtype.itemsize
+    assert case.mlp.workspace_bytes < activations, "all rows were taken at once, so this tests nothing"
+
+
 @pytest.mark.parametrize(
     ("net", "batch_size"),
     [

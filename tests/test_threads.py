@@ -18,6 +18,8 @@ NETS = {
     "batch norm": (Net((33, 70, 70, 70, 5), ("relu", "gelu", "tanh"), "batch", residual=True), 190),
     "deep": (Net((32,) * 30 + (3,), ("tanh",) * 29, "batch"), 96),
     "linear": (Net((500, 10), ()), 333),
+    "many rows": (Net((20, 40, 40, 10), ("gelu", "tanh"), "layer", residual=True), 1111),
+    "many more rows": (Net((30, 90, 90, 90, 10), ("relu", "silu", "tanh")), 5001),
     "larger than the cache": (Net((200, 600, 600, 10), ("gelu", "relu"), "layer"), 2500),
     "batch norm, larger than the cache": (Net((200, 400, 400, 400, 10), ("relu",) * 3, "batch"), 900),
 }

@@ -28,16 +28,16 @@ void dense_backward_input(const KernelSet<T> &kernels, const LayerState<T> &laye
 
 // Rows [out_begin, out_end) of dW, over the rows of a chunk. grad_weight is the whole gradient.
 template <class T>
-void dense_backward_weight(const KernelSet<T> &kernels, const LayerState<T> &layer, index rows, index out_begin,
+void dense_backward_weight(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &chunk, index out_begin,
                            index out_end, T *grad_weight, bool accumulate) noexcept {
-  gemm_params(kernels, rows, layer.spec->in, out_begin, out_end, layer.delta.data, layer.delta.ld, layer.x.data,
-              layer.x.ld, grad_weight, accumulate);
+  gemm_params(kernels, chunk.count, layer.spec->in, out_begin, out_end, layer.delta.rows(chunk), layer.delta.ld,
+              layer.x.rows(chunk), layer.x.ld, grad_weight, accumulate);
 }
 
 template <class T>
-void dense_backward_bias(const KernelSet<T> &kernels, const LayerState<T> &layer, index rows, T *grad_bias,
+void dense_backward_bias(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &chunk, T *grad_bias,
                          bool accumulate) noexcept {
-  kernels.column_sum(rows, layer.spec->out, layer.delta.data, layer.delta.ld, accumulate, grad_bias);
+  kernels.column_sum(chunk.count, layer.spec->out, layer.delta.rows(chunk), layer.delta.ld, accumulate, grad_bias);
 }
 
 }  // namespace gradcore

@@ -42,10 +42,10 @@ GradientFlow<T>::GradientFlow(const Architecture &net, const KernelSet<T> &kerne
 
 template <class T>
 void GradientFlow<T>::begin(const RowPlan &plan, int threads) {
-  max_tiles_ = plan.max_tiles();
+  num_sums_ = plan.num_sums();
   threads_ = threads;
   const std::size_t depth = std::size_t(net_.depth());
-  tile_.assign(depth * std::size_t(max_tiles_), TileSums{});
+  tile_.assign(depth * std::size_t(num_sums_), TileSums{});
   block_.assign(blocks_.size(), BlockSums{});
   thread_histogram_.assign(std::size_t(threads) * depth * 2 * kBins, 0);
   histogram_.resize(depth * 2 * kBins);
@@ -133,8 +133,8 @@ void GradientFlow<T>::finish_layer(int l) noexcept {
   gradcore_layer_flow &to = result_[l];
   const LayerSpec &spec = net_.layers[l];
   TileSums total{};
-  for (index t = 0; t < max_tiles_; t++) {
-    const TileSums &from = tile_[l * max_tiles_ + t];
+  for (index t = 0; t < num_sums_; t++) {
+    const TileSums &from = tile_[l * num_sums_ + t];
     merge_stats(total.output, from.output);
     merge_stats(total.delta, from.delta);
     total.grad_output_sumsq += from.grad_output_sumsq;

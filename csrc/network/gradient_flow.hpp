@@ -48,7 +48,7 @@ class GradientFlow {
     StatsSums gradient;
     double parameter_sumsq, update_sumsq;
   };
-  TileSums &sums(int l, const Tile &tile) noexcept { return tile_[l * max_tiles_ + tile.id]; }
+  TileSums &sums(int l, const Tile &tile) noexcept { return tile_[l * num_sums_ + tile.id]; }
   index *thread_histogram(int l, int which, int rank) noexcept {
     return &thread_histogram_[((rank * net_.depth() + l) * 2 + which) * kBins];
   }
@@ -59,7 +59,7 @@ class GradientFlow {
   const Architecture &net_;
   const KernelSet<T> &kernels_;
   const std::vector<ParamBlock> &blocks_;
-  index max_tiles_ = 0, units_ = 0;
+  index num_sums_ = 0, units_ = 0;
   int threads_ = 0;
   bool ready_ = false;
   std::vector<index> first_unit_;

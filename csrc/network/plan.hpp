@@ -12,13 +12,18 @@ namespace gradcore {
 // A batch is taken in chunks; a chunk's activations and deltas are in memory together. A chunk is cut into
 // tiles: sums over rows are kept for each tile and merged in order. A thread takes a span of neighbouring
 // tiles at once through the steps, while it stays in its cache; spans change no bit.
+// All threads share one chunk after the other; or, where there are many for few parameters, neighbouring chunks
+// make a group, which one thread takes by itself and sums the gradients of: threads then meet once.
 struct RowPlan {
   index rows, chunk_rows, tile_rows;
   index span_tiles;   // at most
   index fill_layers;  // weight gradients follow each so many layers of a backward pass
+  index groups = 1;   // 1: the chunks are shared
 
   index num_chunks() const noexcept { return (rows + chunk_rows - 1) / chunk_rows; }
   index max_tiles() const noexcept { return tiles_of(chunk_rows); }  // of a chunk
+  index num_sums() const noexcept { return groups * max_tiles(); }   // of tiles, over a group's chunks
+  bool shares_chunks() const noexcept { return groups == 1; }
   index tiles_of(index count) const noexcept { return (count + tile_rows - 1) / tile_rows; }
   // Rows of tile t in a batch of one chunk.
   index tile_count(index t) const noexcept { return (t + 1) * tile_rows <= rows ? tile_rows : rows - t * tile_rows; }

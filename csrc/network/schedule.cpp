@@ -17,9 +17,6 @@ bool is_training(PassKind kind) noexcept { return kind != PassKind::inference &&
 bool has_forward(PassKind kind) noexcept { return kind != PassKind::backward && kind != PassKind::backward_to_input; }
 bool has_backward(PassKind kind) noexcept { return kind == PassKind::gradient || !has_forward(kind); }
 
-struct Share {
-  index begin, end;
-};
 // The contiguous share of `count` things that one of a team takes.
 Share share_of(index count, const Team &team) noexcept {
   return {count * team.rank / team.size, count * (team.rank + 1) / team.size};
@@ -40,10 +37,11 @@ class Schedule<T>::Phases {
     if (team.rank == 0) schedule_.next_phase_ = phase_;
   }
 
-  // task(i) for the i in [0, count) that this thread claims. One such phase a run.
+  // task(i) for the i in [0, count) that this thread claims. All meet before the next such phase.
   template <class F>
   void run(index count, F &&task) noexcept {
-    for (index i; (i = schedule_.next_task_.fetch_add(1, std::memory_order_relaxed)) < count;) task(i);
+    for (index i; (i = schedule_.next_task_.fetch_add(1, std::memory_order_relaxed) - claimed_) < count;) task(i);
+    claimed_ += count + team.size;  // every thread has asked once in vain
   }
 
   // work(block) for the blocks of fill_order_[begin, end) that this thread claims, until their sizes add up to `share`.
@@ -76,6 +74,7 @@ class Schedule<T>::Phases {
 
   Schedule &schedule_;
   std::uint32_t phase_;
+  index claimed_ = 0;
 };
 
 template <class T>
@@ -109,8 +108,8 @@ int Schedule<T>::threads_for_pass(const PassRequest<T> &request) const noexcept 
   const double passes = request.kind == PassKind::gradient ? 3 : has_backward(request.kind) ? 2 : 1;
   const double flops = passes * net_.forward_flops_per_row() * double(request.rows);
   // Weight gradients are cut by parameters, so that a backward pass has work for more threads than tiles.
-  const index pieces =
-      has_backward(request.kind) ? std::max(plan_.max_tiles(), index(blocks_.size())) : plan_.max_tiles();
+  const index blocks = has_backward(request.kind) ? index(blocks_.size()) : 0;
+  const index pieces = plan_.shares_chunks() ? std::max(plan_.max_tiles(), blocks) : plan_.groups;
   return threads_for(flops, pieces);
 }
 
@@ -173,14 +172,48 @@ void Schedule<T>::run_thread(const PassRequest<T> &request, const Team &team) no
   Phases phases(*this, team);
   prologue(request, phases);
   if (!input_finite_.load(std::memory_order_relaxed)) return;
-  for (index chunk = 0; chunk < plan_.num_chunks(); chunk++) {
-    if (chunk > 0) team.meet();  // all have read the last chunk's deltas
+  plan_.shares_chunks() ? run_shared_chunks(request, phases) : run_groups(request, phases);
+  if (request.optimizer) update_parameters(request, phases);
+}
+
+// One chunk after the other; each thread takes a share of its tiles, then of the parameters.
+template <class T>
+void Schedule<T>::run_shared_chunks(const PassRequest<T> &request, Phases &phases) noexcept {
+  for (index c = 0; c < plan_.num_chunks(); c++) {
+    const Chunk chunk{chunk_tile(c, 0, 0, phases.team.rank), gradients_, c > 0, c + 1 == plan_.num_chunks()};
+    if (c > 0) phases.team.meet();  // all have read the last chunk's deltas
     run_chunk(request, chunk, phases);
     if (!has_backward(request.kind)) continue;
-    team.meet();
-    phases.finish_blocks([&](index block) { fill_gradient(request, block, chunk, team.rank); });
+    phases.team.meet();
+    phases.finish_blocks([&](index block) { fill_gradient(request, block, chunk); });
   }
-  if (request.optimizer) update_parameters(request, phases);
+}
+
+// Each thread takes whole groups. No activation crosses from one core to another, and threads meet once.
+template <class T>
+void Schedule<T>::run_groups(const PassRequest<T> &request, Phases &phases) noexcept {
+  const int rank = phases.team.rank;
+  phases.run(plan_.groups, [&](index group) { run_group(request, group, rank); });
+  phases.team.meet();
+  phases.finish_blocks([&](index block) {
+    const ParamBlock &b = blocks_[block];
+    kernels_.column_sum(plan_.groups, b.size, workspace_.group_gradients + b.offset, net_.flat_size, false,
+                        gradients_ + b.offset);
+    measure_gradient(request, block, rank);
+  });
+}
+
+// The chunks of a group, each in this thread's part of the workspace.
+template <class T>
+void Schedule<T>::run_group(const PassRequest<T> &request, index group, int rank) noexcept {
+  const index chunks = plan_.num_chunks(), first = chunks * group / plan_.groups;
+  for (index c = first; c < chunks * (group + 1) / plan_.groups; c++) {
+    const Chunk chunk{chunk_tile(c, group * plan_.max_tiles(), rank * plan_.chunk_rows, rank),
+                      workspace_.group_gradients + group * net_.flat_size, c > first, false};
+    for (const Stage &stage : programs_[int(request.kind)])
+      run_spans(stage, request, chunk.tile, {0, plan_.tiles_of(chunk.tile.count)});
+    for (const ParamBlock &block : blocks_) add_gradient(block, chunk);
+  }
 }
 
 // Packs the weights that changed and looks at the input, so that nothing is touched when it is not finite.
@@ -215,9 +248,10 @@ void Schedule<T>::pack(const ParamBlock &strip, bool forward) noexcept {
 }
 
 template <class T>
-void Schedule<T>::run_chunk(const PassRequest<T> &request, index chunk, Phases &phases) noexcept {
+void Schedule<T>::run_chunk(const PassRequest<T> &request, const Chunk &chunk, Phases &phases) noexcept {
+  const Share tiles = share_of(plan_.tiles_of(chunk.tile.count), phases.team);
   for (const Stage &stage : programs_[int(request.kind)]) {
-    run_spans(stage, request, chunk, phases.team);
+    run_spans(stage, request, chunk.tile, tiles);
     if (stage.merge != Stage::none) merge(stage, phases.team);
     if (stage.final_delta >= 0 && (net_.depth() - stage.final_delta) % plan_.fill_layers == 0)
       fill_early(request, stage, chunk, phases);
@@ -227,25 +261,25 @@ void Schedule<T>::run_chunk(const PassRequest<T> &request, index chunk, Phases &
 // Weight gradients of the layers whose deltas have become final, while those are in cache. No thread takes more than
 // its share, since the others would wait for it; what is left over is claimed at the end.
 template <class T>
-void Schedule<T>::fill_early(const PassRequest<T> &request, const Stage &stage, index chunk, Phases &phases) noexcept {
+void Schedule<T>::fill_early(const PassRequest<T> &request, const Stage &stage, const Chunk &chunk,
+                             Phases &phases) noexcept {
   if (stage.merge == Stage::none) phases.team.meet();
   const int l = stage.final_delta, end = std::min(net_.depth(), l + int(plan_.fill_layers));
   index size = 0;
   for (int of = l; of < end; of++) size += net_.layers[of].in * net_.layers[of].out;
   phases.run_blocks(end < net_.depth() ? fill_end_[end] : 0, fill_end_[l], size / phases.team.size,
-                    [&](index block) { fill_gradient(request, block, chunk, phases.team.rank); });
+                    [&](index block) { fill_gradient(request, block, chunk); });
 }
 
-// This thread's share of a chunk's tiles, span by span.
+// A share of a chunk's tiles, span by span.
 template <class T>
-void Schedule<T>::run_spans(const Stage &stage, const PassRequest<T> &request, index chunk, const Team &team) noexcept {
-  const index chunk_row = chunk * plan_.chunk_rows, rows = chunk_rows(chunk);
-  const Share tiles = share_of(plan_.tiles_of(rows), team);
+void Schedule<T>::run_spans(const Stage &stage, const PassRequest<T> &request, const Tile &chunk,
+                            const Share &tiles) noexcept {
   const index count = tiles.end - tiles.begin, spans = (count + plan_.span_tiles - 1) / plan_.span_tiles;
   for (index s = 0; s < spans; s++) {
     const index begin = tiles.begin + count * s / spans, end = tiles.begin + count * (s + 1) / spans;
-    const index row = begin * plan_.tile_rows;
-    const Tile span{begin, row, chunk_row + row, std::min(end * plan_.tile_rows, rows) - row, team.rank};
+    const index row = begin * plan_.tile_rows, rows = std::min(end * plan_.tile_rows, chunk.count) - row;
+    const Tile span{chunk.id + begin, chunk.first + row, chunk.batch_row + row, rows, chunk.rank};
     for (const Step &step : stage.steps) run_step(step, request, span);
   }
 }
@@ -388,38 +422,39 @@ void Schedule<T>::store_grad_input(const PassRequest<T> &request, const Tile &sp
 
 // The share of one chunk in the gradient of one block; with the last one, its norm and statistics.
 template <class T>
-void Schedule<T>::fill_gradient(const PassRequest<T> &request, index block, index chunk, int rank) noexcept {
-  add_gradient(blocks_[block], chunk_rows(chunk), chunk > 0);
-  if (chunk + 1 == plan_.num_chunks() && (request.optimizer || recorder_)) measure_gradient(request, block, rank);
+void Schedule<T>::fill_gradient(const PassRequest<T> &request, index block, const Chunk &chunk) noexcept {
+  add_gradient(blocks_[block], chunk);
+  if (chunk.is_last) measure_gradient(request, block, chunk.tile.rank);
 }
 
 template <class T>
-void Schedule<T>::add_gradient(const ParamBlock &b, index rows, bool accumulate) noexcept {
+void Schedule<T>::add_gradient(const ParamBlock &b, const Chunk &chunk) noexcept {
   const LayerState<T> &layer = workspace_.layers[b.layer];
   switch (b.kind) {
     case ParamBlock::weight:
-      return dense_backward_weight(kernels_, layer, rows, b.out_begin, b.out_end,
-                                   gradients_ + net_.parameters[layer.spec->weight].offset, accumulate);
+      return dense_backward_weight(kernels_, layer, chunk.tile, b.out_begin, b.out_end,
+                                   chunk.gradients + net_.parameters[layer.spec->weight].offset, chunk.accumulate);
     case ParamBlock::bias:
-      return dense_backward_bias(kernels_, layer, rows, gradients_ + b.offset, accumulate);
+      return dense_backward_bias(kernels_, layer, chunk.tile, chunk.gradients + b.offset, chunk.accumulate);
     case ParamBlock::norm_weight:
     case ParamBlock::norm_bias:
-      return fill_norm_gradient(b, plan_.tiles_of(rows), accumulate);
+      return add_norm_gradient(b, chunk);
   }
 }
 
 template <class T>
-void Schedule<T>::fill_norm_gradient(const ParamBlock &block, index tiles, bool accumulate) noexcept {
+void Schedule<T>::add_norm_gradient(const ParamBlock &block, const Chunk &chunk) noexcept {
   const LayerState<T> &layer = workspace_.layers[block.layer];
   const bool weight = block.kind == ParamBlock::norm_weight;
-  T *grad = gradients_ + block.offset;
+  T *grad = chunk.gradients + block.offset;
   if (layer.spec->batch_norm()) {
     kernels_.copy(1, block.size, weight ? layer.sum_dy_xhat : layer.sum_dy, block.size, grad, block.size);
     return;
   }
   // Layer norm's partials hold dgamma, then dbeta, of each tile: a matrix of one row a tile.
-  kernels_.column_sum(tiles, block.size, layer.partials + (weight ? 0 : layer.partial_ld),
-                      layer.kPartials * layer.partial_ld, accumulate, grad);
+  kernels_.column_sum(plan_.tiles_of(chunk.tile.count), block.size,
+                      layer.partial(chunk.tile.id) + (weight ? 0 : layer.partial_ld),
+                      layer.kPartials * layer.partial_ld, chunk.accumulate, grad);
 }
 
 template <class T>

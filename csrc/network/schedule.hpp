@@ -48,6 +48,11 @@ struct PassResult {
   double total_norm = 0;  // with an optimizer
 };
 
+// Of a number of things: [begin, end).
+struct Share {
+  index begin, end;
+};
+
 template <class T>
 class Schedule {
  public:
@@ -64,6 +69,12 @@ class Schedule {
   index workspace_bytes() const noexcept { return workspace_.bytes(); }
 
  private:
+  // A chunk's rows, and where the gradients of its parameters go.
+  struct Chunk {
+    Tile tile;
+    T *gradients;  // a flat buffer
+    bool accumulate, is_last;
+  };
   // Claims tasks of the phases of one run. Every thread passes the same phases in the same order.
   class Phases;
 
@@ -71,8 +82,11 @@ class Schedule {
   void run_thread(const PassRequest<T> &request, const Team &team) noexcept;
   void prologue(const PassRequest<T> &request, Phases &phases) noexcept;
   void pack(const ParamBlock &strip, bool forward) noexcept;
-  void run_chunk(const PassRequest<T> &request, index chunk, Phases &phases) noexcept;
-  void run_spans(const Stage &stage, const PassRequest<T> &request, index chunk, const Team &team) noexcept;
+  void run_shared_chunks(const PassRequest<T> &request, Phases &phases) noexcept;
+  void run_groups(const PassRequest<T> &request, Phases &phases) noexcept;
+  void run_group(const PassRequest<T> &request, index group, int rank) noexcept;
+  void run_chunk(const PassRequest<T> &request, const Chunk &chunk, Phases &phases) noexcept;
+  void run_spans(const Stage &stage, const PassRequest<T> &request, const Tile &chunk, const Share &tiles) noexcept;
   void run_step(const Step &step, const PassRequest<T> &request, const Tile &span) noexcept;
   template <class F>
   void for_tiles(const Tile &span, F &&f) const noexcept;
@@ -86,14 +100,14 @@ class Schedule {
   void record_delta(int l, const Tile &span) noexcept;
   void store_grad_input(const PassRequest<T> &request, const Tile &span) noexcept;
   void merge(const Stage &stage, const Team &team) noexcept;
-  void fill_early(const PassRequest<T> &request, const Stage &stage, index chunk, Phases &phases) noexcept;
-  void fill_gradient(const PassRequest<T> &request, index block, index chunk, int rank) noexcept;
-  void add_gradient(const ParamBlock &block, index rows, bool accumulate) noexcept;
-  void fill_norm_gradient(const ParamBlock &block, index tiles, bool accumulate) noexcept;
+  void fill_early(const PassRequest<T> &request, const Stage &stage, const Chunk &chunk, Phases &phases) noexcept;
+  void fill_gradient(const PassRequest<T> &request, index block, const Chunk &chunk) noexcept;
+  void add_gradient(const ParamBlock &block, const Chunk &chunk) noexcept;
+  void add_norm_gradient(const ParamBlock &block, const Chunk &chunk) noexcept;
   void measure_gradient(const PassRequest<T> &request, index block, int rank) noexcept;
-  index chunk_rows(index chunk) const noexcept {
-    const index left = plan_.rows - chunk * plan_.chunk_rows;
-    return left < plan_.chunk_rows ? left : plan_.chunk_rows;
+  Tile chunk_tile(index chunk, index id, index first, int rank) const noexcept {
+    const index row = chunk * plan_.chunk_rows, left = plan_.rows - row;
+    return {id, first, row, left < plan_.chunk_rows ? left : plan_.chunk_rows, rank};
   }
   void update_parameters(const PassRequest<T> &request, Phases &phases) noexcept;
   double total_norm() const noexcept;

@@ -109,7 +109,7 @@ void Workspace<T>::prepare(const WorkspaceShape &shape) {
   Arena measure(nullptr);
   place_rows(shape, measure);
   rows_.reserve(measure.used());
-  tile_loss.assign(std::size_t(shape.plan.max_tiles()), 0.0);
+  tile_loss.assign(std::size_t(shape.plan.num_sums()), 0.0);
   Arena arena(rows_.data());
   place_rows(shape, arena);
   shape_ = shape;
@@ -117,7 +117,9 @@ void Workspace<T>::prepare(const WorkspaceShape &shape) {
 
 template <class T>
 void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcept {
-  const index chunk = shape.plan.chunk_rows, span = shape.plan.span_tiles * shape.plan.tile_rows;
+  const RowPlan &plan = shape.plan;
+  const index chunk = plan.chunk_rows * (plan.shares_chunks() ? 1 : shape.threads),
+              span = plan.span_tiles * plan.tile_rows;
   const index width = net_.max_width();
   // Inference needs the input and the output of one layer at a time.
   Matrix<T> alternate[2];
@@ -128,6 +130,7 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
   if (shape.training)
     grad_out = net_.any_residual ? arena.matrix<T>(chunk, width) : arena.scratch<T>(span, width, shape.threads);
 
+  group_gradients = arena.take<T>(plan.shares_chunks() ? 0 : plan.groups * net_.flat_size);
   Matrix<T> x = shape.training ? arena.matrix<T>(chunk, net_.in_features()) : alternate[0];
   for (int l = 0; l < net_.depth(); l++) {
     LayerState<T> &layer = layers[l];
@@ -153,7 +156,7 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
                                   : Matrix<T>{arena.take<T>(span * shape.threads), 1, span};
     layer.partial_ld = row_stride<T>(spec.out);
     const bool needs_partials = spec.normalization && shape.training;
-    layer.partials = arena.take<T>(needs_partials ? shape.plan.max_tiles() * layer.kPartials * layer.partial_ld : 0);
+    layer.partials = arena.take<T>(needs_partials ? plan.num_sums() * layer.kPartials * layer.partial_ld : 0);
     x = layer.h;
   }
 }

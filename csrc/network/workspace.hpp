@@ -27,22 +27,22 @@ class AlignedBuffer {
   std::size_t bytes_ = 0;
 };
 
-// Rows of a chunk that one thread works on: a tile, or a span of neighbouring ones.
+// Rows that one thread works on: a tile, a span of neighbouring ones, or a whole chunk.
 struct Tile {
-  index id;         // within its chunk; of a span, its first tile's
-  index first;      // row within the chunk
+  index id;         // among those that have sums of their own; of a span, its first tile's
+  index first;      // row within the workspace
   index batch_row;  // row within the batch
   index count;
   int rank;           // of the thread
   index in_span = 0;  // row within the span
 };
 
-// A row-major matrix with one row for each of a chunk, or (per_thread) one span for each thread.
+// A row-major matrix with one row for each of a chunk, or one span for each thread.
 template <class T>
 struct Matrix {
   T *data = nullptr;
   index ld = 0;
-  index rank_stride = 0;  // elements from one thread's span to the next; 0: all rows of the chunk
+  index rank_stride = 0;  // elements from one thread's span to the next; 0: a row for each of the workspace
 
   T *rows(const Tile &tile) const noexcept {
     return data + (rank_stride ? tile.rank * rank_stride + tile.in_span * ld : tile.first * ld);
@@ -84,7 +84,8 @@ struct WorkspaceShape {
   bool operator==(const WorkspaceShape &other) const noexcept {
     return plan.rows == other.plan.rows && plan.chunk_rows == other.plan.chunk_rows &&
            plan.tile_rows == other.plan.tile_rows && plan.span_tiles == other.plan.span_tiles &&
-           threads == other.threads && training == other.training && record == other.record;
+           plan.groups == other.plan.groups && threads == other.threads && training == other.training &&
+           record == other.record;
   }
 };
 
@@ -97,7 +98,8 @@ class Workspace {
   void prepare(const WorkspaceShape &shape);
 
   std::vector<LayerState<T>> layers;
-  std::vector<double> tile_loss;  // [max_tiles]: sums over the chunks
+  std::vector<double> tile_loss;  // [num_sums]: over the chunks
+  T *group_gradients = nullptr;   // [groups, flat_size], where chunks are not shared
 
   int threads() const noexcept { return shape_.threads; }
   index bytes() const noexcept { return index(packed_.bytes() + rows_.bytes()); }
