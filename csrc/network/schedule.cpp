@@ -24,59 +24,6 @@ Share share_of(index count, const Team &team) noexcept {
 
 }  // namespace
 
-// The claims of one thread on the tasks of a run's phases. Every thread passes the same phases in the same order.
-template <class T>
-class Schedule<T>::Phases {
- public:
-  Phases(Schedule &schedule, const Team &team) noexcept
-      : team(team), schedule_(schedule), phase_(schedule.next_phase_) {}
-  Phases(const Phases &) = delete;
-  Phases &operator=(const Phases &) = delete;
-  // All have met since they read it.
-  ~Phases() {
-    if (team.rank == 0) schedule_.next_phase_ = phase_;
-  }
-
-  // task(i) for the i in [0, count) that this thread claims. All meet before the next such phase.
-  template <class F>
-  void run(index count, F &&task) noexcept {
-    for (index i; (i = schedule_.next_task_.fetch_add(1, std::memory_order_relaxed) - claimed_) < count;) task(i);
-    claimed_ += count + team.size;  // every thread has asked once in vain
-  }
-
-  // work(block) for the blocks of fill_order_[begin, end) that this thread claims, until their sizes add up to `share`.
-  // Its own come first, the same at every call: their parameters, gradients and optimizer state are in its cache.
-  template <class F>
-  void run_blocks(index begin, index end, index share, F &&work) noexcept {
-    for (const bool own : {true, false}) {
-      for (index k = 0; k < end - begin && share > 0; k++) {
-        const index block = schedule_.fill_order_[own ? begin + k : end - 1 - k];
-        if (own != (owner(block) == team.rank)) continue;
-        if (schedule_.claims_[block].exchange(phase_, std::memory_order_relaxed) == phase_) continue;
-        work(block);
-        share -= schedule_.blocks_[block].size;
-      }
-    }
-  }
-  // The rest of the blocks, and the phase's end.
-  template <class F>
-  void finish_blocks(F &&work) noexcept {
-    run_blocks(0, index(schedule_.blocks_.size()), schedule_.net_.flat_size, work);
-    phase_++;
-  }
-  const Team &team;
-
- private:
-  int owner(index block) const noexcept {
-    const ParamBlock &b = schedule_.blocks_[block];
-    return int((b.offset + b.size / 2) * team.size / schedule_.net_.flat_size);
-  }
-
-  Schedule &schedule_;
-  std::uint32_t phase_;
-  index claimed_ = 0;
-};
-
 template <class T>
 Schedule<T>::Schedule(const Architecture &net, const KernelSet<T> &kernels, T *parameters, T *gradients, T *buffers)
     : net_(net),
@@ -87,18 +34,8 @@ Schedule<T>::Schedule(const Architecture &net, const KernelSet<T> &kernels, T *p
       workspace_(net, kernels, parameters, buffers),
       flow_(net, kernels, blocks_),
       block_sumsq_(blocks_.size()),
-      claims_(blocks_.size()) {
+      claims_(blocks_, net.depth()) {
   for (int kind = 0; kind < kNumPassKinds; kind++) programs_[kind] = plan_program(net, PassKind(kind));
-  // Blocks are in the order of layers; a backward pass makes the deltas from the last layer to the first.
-  fill_end_.resize(std::size_t(net.depth()));
-  for (index end = index(blocks_.size()); end > 0;) {
-    const int layer = blocks_[end - 1].layer;
-    index begin = end;
-    while (begin > 0 && blocks_[begin - 1].layer == layer) begin--;
-    for (index i = begin; i < end; i++) fill_order_.push_back(i);
-    fill_end_[layer] = index(fill_order_.size());
-    end = begin;
-  }
   for (index i = 0; i < index(blocks_.size()); i++)
     if (blocks_[i].kind == ParamBlock::weight) strips_.push_back(i);
 }
@@ -145,7 +82,7 @@ template <class T>
 void Schedule<T>::begin_run() noexcept {
   result_ = PassResult{};
   input_finite_.store(true, std::memory_order_relaxed);
-  next_task_.store(0, std::memory_order_relaxed);
+  claims_.begin_run();
 }
 
 template <class T>
@@ -154,7 +91,7 @@ PassResult Schedule<T>::update(const PassRequest<T> &request) {
   begin_run();
   const double work = 8.0 * double(net_.flat_size);  // an element moves as many bytes as eight FMAs take time
   run_team(threads_for(work, index(blocks_.size())), [&](const Team &team) {
-    Phases phases(*this, team);
+    Phases phases(claims_, team);
     // Of the flow only the update is new: the gradients were measured by the pass that made them.
     phases.finish_blocks([&](index block) {
       block_sumsq_[block] =
@@ -169,7 +106,7 @@ PassResult Schedule<T>::update(const PassRequest<T> &request) {
 
 template <class T>
 void Schedule<T>::run_thread(const PassRequest<T> &request, const Team &team) noexcept {
-  Phases phases(*this, team);
+  Phases phases(claims_, team);
   prologue(request, phases);
   if (!input_finite_.load(std::memory_order_relaxed)) return;
   plan_.shares_chunks() ? run_shared_chunks(request, phases) : run_groups(request, phases);
@@ -267,8 +204,7 @@ void Schedule<T>::fill_early(const PassRequest<T> &request, const Stage &stage, 
   const int l = stage.final_delta, end = std::min(net_.depth(), l + int(plan_.fill_layers));
   index size = 0;
   for (int of = l; of < end; of++) size += net_.layers[of].in * net_.layers[of].out;
-  phases.run_blocks(end < net_.depth() ? fill_end_[end] : 0, fill_end_[l], size / phases.team.size,
-                    [&](index block) { fill_gradient(request, block, chunk); });
+  phases.run_blocks(l, end, size / phases.team.size, [&](index block) { fill_gradient(request, block, chunk); });
 }
 
 // A share of a chunk's tiles, span by span.

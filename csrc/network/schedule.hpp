@@ -9,7 +9,7 @@
 #include "network/gradient_flow.hpp"
 #include "network/loss.hpp"
 #include "network/optimizer.hpp"
-#include "ops/parallel.hpp"
+#include "network/phases.hpp"
 
 namespace gradcore {
 
@@ -75,9 +75,6 @@ class Schedule {
     T *gradients;  // a flat buffer
     bool accumulate, is_last;
   };
-  // Claims tasks of the phases of one run. Every thread passes the same phases in the same order.
-  class Phases;
-
   void begin_run() noexcept;
   void run_thread(const PassRequest<T> &request, const Team &team) noexcept;
   void prologue(const PassRequest<T> &request, Phases &phases) noexcept;
@@ -119,18 +116,14 @@ class Schedule {
   T *const parameters_, *const gradients_;
   const std::vector<ParamBlock> blocks_;
   Program programs_[kNumPassKinds];
-  std::vector<index> strips_;      // the blocks that are parts of weights
-  std::vector<index> fill_order_;  // the blocks from the last layer to the first, as their deltas become final
-  std::vector<index> fill_end_;    // of each layer, in fill_order_
+  std::vector<index> strips_;  // the blocks that are parts of weights
   Workspace<T> workspace_;
   GradientFlow<T> flow_;
   std::vector<double> block_sumsq_;
-  std::vector<std::atomic<std::uint32_t>> claims_;  // of each block: the phase that last claimed it
-  std::uint32_t next_phase_ = 1;                    // none yet has this number
-  RowPlan plan_{};                                  // of the running pass
-  GradientFlow<T> *recorder_ = nullptr;             // of the running pass
+  Claims claims_;
+  RowPlan plan_{};                       // of the running pass
+  GradientFlow<T> *recorder_ = nullptr;  // of the running pass
   PassResult result_;
-  std::atomic<index> next_task_{0};
   std::atomic<bool> input_finite_{true};
   bool forward_packed_ = false, backward_packed_ = false;
 };
