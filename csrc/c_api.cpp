@@ -262,7 +262,8 @@ int64_t gradcore_optimizer_get_step(const gradcore_optimizer *optimizer) {
   return optimizer ? const_cast<gradcore_optimizer *>(optimizer)->step() : 0;
 }
 void gradcore_optimizer_set_step(gradcore_optimizer *optimizer, int64_t step) {
-  if (optimizer) optimizer->step() = step > 0 ? step : 0;
+  constexpr int64_t kMost = int64_t(1) << 53;  // a double, and the bias corrections with it, counts no further
+  if (optimizer) optimizer->step() = step < 0 ? 0 : step > kMost ? kMost : step;
 }
 
 gradcore_status gradcore_optimizer_step(gradcore_optimizer *optimizer, double clip_norm, double clip_value,

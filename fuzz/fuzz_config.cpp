@@ -1,36 +1,11 @@
 // Configurations: whatever their members, creating a net and an optimizer gives a handle or a status with a
 // sentence, and what was made trains. The input is a net's configuration, its widths and activations, then
 // an optimizer's; sizes of nets are kept small, as large ones are refused for want of memory alone.
-#include <cstdint>
-#include <cstdlib>
-#include <cstring>
 #include <vector>
 
-#include "gradcore/gradcore.h"
+#include "input.hpp"
 
 namespace {
-
-void require(bool condition) {
-  if (!condition) std::abort();
-}
-
-// Takes its values from the input, zeros after its end.
-class Input {
- public:
-  Input(const uint8_t *data, std::size_t size) : data_(data), size_(size) {}
-  template <class T>
-  T take() {
-    T value{};
-    const std::size_t n = size_ < sizeof value ? size_ : sizeof value;
-    if (n) std::memcpy(&value, data_, n);
-    data_ += n, size_ -= n;
-    return value;
-  }
-
- private:
-  const uint8_t *data_;
-  std::size_t size_;
-};
 
 // A configuration with room for the members of later versions, which its size may take in.
 template <class Config>
@@ -83,7 +58,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, std::size_t size) {
   const gradcore_status status = gradcore_net_create(&config, &net);
   require((status == GRADCORE_OK) == (net != nullptr));
   if (!net) {
-    require(status == GRADCORE_INVALID_ARGUMENT && gradcore_last_error()[0] != '\0');
+    require(status == GRADCORE_INVALID_ARGUMENT);
+    require_text(gradcore_last_error());
     return 0;
   }
   const Roomy<gradcore_optimizer_config> rule(input);

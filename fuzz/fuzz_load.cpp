@@ -1,16 +1,10 @@
 // Files: whatever the bytes, loading gives a net or a status with a sentence. A net that was loaded is saved
 // and loaded again to the same bytes, and used.
-#include <cstdint>
-#include <cstdlib>
 #include <string>
 
-#include "gradcore/gradcore.h"
+#include "input.hpp"
 
 namespace {
-
-void require(bool condition) {
-  if (!condition) std::abort();
-}
 
 std::string saved(const gradcore_net *net) {
   int64_t size = 0;
@@ -40,7 +34,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, std::size_t size) {
   require((status == GRADCORE_OK) == (net != nullptr));
   if (!net) {
     require(status == GRADCORE_INVALID_ARGUMENT || status == GRADCORE_OUT_OF_MEMORY);
-    for (const char *c = gradcore_last_error(); *c; c++) require(*c >= ' ' && *c <= '~');
+    require_text(gradcore_last_error());
     return 0;
   }
   const std::string bytes = saved(net);

@@ -61,6 +61,7 @@ double Moments::kurtosis() const noexcept {
 }
 
 Moments moments(Elementwise function, int activation, double q) noexcept {
+  if (std::isnan(q)) return {q, q};
   const double scale = std::sqrt(std::min(std::max(q, 1e-24), 1e24));
   const Edges edges = panel_edges(activation, scale);
   Moments sum{0, 0};

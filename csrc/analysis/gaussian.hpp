@@ -14,7 +14,7 @@ struct Moments {
   double kurtosis() const noexcept;
 };
 
-// By panels of Gauss-Legendre quadrature, to about 1e-13 relative.
+// By panels of Gauss-Legendre quadrature, to about 1e-13 relative. NaN where q is.
 Moments moments(Elementwise function, int activation, double q) noexcept;
 
 // max |act'|, on a grid fine enough for four digits.

@@ -388,6 +388,9 @@ static void check_passes(gradcore_net *net) {
   CHECK(!gradcore_optimizer_state(optimizer, -1) && !gradcore_optimizer_state(optimizer, 2));
   gradcore_optimizer_set_step(optimizer, -5);
   CHECK(gradcore_optimizer_get_step(optimizer) == 0);
+  gradcore_optimizer_set_step(optimizer, INT64_MAX);
+  CHECK(gradcore_optimizer_get_step(optimizer) == INT64_C(1) << 53);
+  gradcore_optimizer_set_step(optimizer, 0);
   gradcore_net *other = new_net();
   REFUSED(gradcore_net_train_step(other, &input, &y, 0, optimizer, 0, 0, 0, &step));
   gradcore_net_destroy(other);

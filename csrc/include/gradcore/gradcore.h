@@ -280,6 +280,7 @@ GRADCORE_API gradcore_status gradcore_optimizer_set_lr(gradcore_optimizer *optim
 /* State vectors, each as long as the net's flat buffer: momentum/first moments, then second moments. */
 GRADCORE_API int32_t gradcore_optimizer_num_states(const gradcore_optimizer *optimizer);
 GRADCORE_API void *gradcore_optimizer_state(gradcore_optimizer *optimizer, int32_t index);
+/* Updates made so far; one that is set is brought into [0, 2^53]. */
 GRADCORE_API int64_t gradcore_optimizer_get_step(const gradcore_optimizer *optimizer);
 GRADCORE_API void gradcore_optimizer_set_step(gradcore_optimizer *optimizer, int64_t step);
 
