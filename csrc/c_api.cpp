@@ -42,7 +42,8 @@ gradcore_status check_clip(double clip_norm, double clip_value) noexcept {
 gradcore_status describe(const std::vector<TensorInfo> &tensors, int32_t i, gradcore_tensor *out) noexcept {
   if (!out) return null_argument("tensor");
   if (i < 0 || i >= int32_t(tensors.size()))
-    return fail(GRADCORE_INVALID_ARGUMENT, "index: expected 0 to %d, got %d", int(tensors.size()) - 1, i);
+    return fail(GRADCORE_INVALID_ARGUMENT, "index: expected one of %d tensors, from 0 on, got %d", int(tensors.size()),
+                i);
   const TensorInfo &tensor = tensors[std::size_t(i)];
   *out = {tensor.name.c_str(), tensor.offset, tensor.rows, tensor.cols, tensor.rank};
   return GRADCORE_OK;

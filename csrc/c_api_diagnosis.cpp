@@ -59,8 +59,9 @@ gradcore_status check_input(const gradcore_matrix &input, int64_t rows, int64_t 
 
 // The members that the caller's struct has; those after them are not touched.
 template <class Struct>
-gradcore_status give(const Struct &known, Struct *to, std::size_t least) noexcept {
-  if (to->size < least) return fail(GRADCORE_INVALID_ARGUMENT, "size: expected %zu, got %zu", sizeof known, to->size);
+gradcore_status give(const char *name, const Struct &known, Struct *to, std::size_t least) noexcept {
+  if (to->size < least)
+    return fail(GRADCORE_INVALID_ARGUMENT, "%s.size: expected %zu, got %zu", name, sizeof known, to->size);
   const std::size_t size = to->size < sizeof known ? to->size : sizeof known;
   std::memcpy(reinterpret_cast<char *>(to) + sizeof known.size,
               reinterpret_cast<const char *>(&known) + sizeof known.size, size - sizeof known.size);
@@ -143,7 +144,7 @@ gradcore_status gradcore_diagnosis_judge(gradcore_diagnosis *diagnosis, const gr
     evidence.has_optimizer = optimizer != nullptr;
     evidence.kind = config.kind, evidence.lr = config.lr, evidence.eps = config.eps;
     judge(evidence, &diagnosis->judgement);
-    return give(as_struct(*diagnosis), judgement, kFirstJudgement);
+    return give("judgement", as_struct(*diagnosis), judgement, kFirstJudgement);
   });
 }
 
@@ -154,10 +155,10 @@ gradcore_status gradcore_diagnosis_finding(const gradcore_diagnosis *diagnosis, 
   if (!finding) return null_argument("finding");
   const std::vector<Finding> &found = diagnosis->judgement.findings;
   if (index < 0 || index >= int32_t(found.size()))
-    return fail(GRADCORE_INVALID_ARGUMENT, "index: expected 0 to %d, as of the last judgement, got %d",
-                int(found.size()) - 1, index);
+    return fail(GRADCORE_INVALID_ARGUMENT, "index: expected one of the last judgement's %d findings, from 0 on, got %d",
+                int(found.size()), index);
   const Finding &from = found[std::size_t(index)];
   const int32_t *layers = diagnosis->judgement.layers.data() + from.first;
   const gradcore_finding known{sizeof known, from.kind, from.severity, from.cause, from.count, layers, from.text};
-  return give(known, finding, kFirstFinding);
+  return give("finding", known, finding, kFirstFinding);
 }

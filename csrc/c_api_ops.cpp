@@ -1,7 +1,7 @@
 // The C interface of clipping and of the single ops on plain arrays: checks, then ops and kernels.
 #include <cmath>
+#include <initializer_list>
 #include <limits>
-#include <new>
 #include <vector>
 
 #include "error.hpp"
@@ -19,8 +19,15 @@ namespace {
 // Rows that one task takes: fixed, so that sums over rows do not depend on threads.
 constexpr index kTileRows = 64;
 
-gradcore_status null_argument(const char *name) noexcept {
-  return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected a pointer, got NULL", name);
+struct Argument {
+  const char *name;
+  const void *pointer;
+};
+
+gradcore_status check_pointers(std::initializer_list<Argument> arguments) noexcept {
+  for (const Argument &argument : arguments)
+    if (!argument.pointer) return null_argument(argument.name);
+  return GRADCORE_OK;
 }
 
 gradcore_status check_matrix(const char *name, const gradcore_matrix *m) noexcept {
@@ -45,15 +52,11 @@ gradcore_status check_shape(const char *name, const gradcore_matrix *m, index ro
 // Calls body(kernels) with the kernel set of a dtype; body may throw std::bad_alloc.
 template <class F>
 gradcore_status with_kernels(int32_t dtype, F &&body) noexcept {
-  try {
+  return guarded([&] {
     if (dtype == GRADCORE_FLOAT32) return body(current_target().f32);
     if (dtype == GRADCORE_FLOAT64) return body(current_target().f64);
-  } catch (const std::bad_alloc &) {
-    return fail(GRADCORE_OUT_OF_MEMORY, "out of memory; nothing was changed");
-  } catch (...) {
-    return fail(GRADCORE_INTERNAL, "internal error");
-  }
-  return fail(GRADCORE_INVALID_ARGUMENT, "dtype: expected 0 (float32) or 1 (float64), got %d", dtype);
+    return fail(GRADCORE_INVALID_ARGUMENT, "dtype: expected 0 (float32) or 1 (float64), got %d", dtype);
+  });
 }
 
 template <class T>
@@ -108,14 +111,12 @@ gradcore_status check_arrays(void *const *arrays, const int64_t *sizes, int32_t 
   return GRADCORE_OK;
 }
 
-gradcore_status check_activation(int32_t activation, const void *input, int64_t count, const void *output) noexcept {
+gradcore_status check_activation(int32_t activation, int64_t count, std::initializer_list<Argument> arrays) noexcept {
   if (activation < 0 || activation >= GRADCORE_NUM_ACTIVATIONS)
     return fail(GRADCORE_INVALID_ARGUMENT, "activation: expected 0 to %d, got %d", GRADCORE_NUM_ACTIVATIONS - 1,
                 activation);
   if (count < 0) return fail(GRADCORE_INVALID_ARGUMENT, "count: expected at least 0, got %lld", (long long)count);
-  if (count > 0 && !input) return null_argument("input");
-  if (count > 0 && !output) return null_argument("output");
-  return GRADCORE_OK;
+  return count > 0 ? check_pointers(arrays) : GRADCORE_OK;
 }
 
 // Elementwise work is cut into pieces of this many elements.
@@ -238,7 +239,7 @@ gradcore_status gradcore_op_dense_backward(int32_t dtype, const gradcore_matrix 
 
 gradcore_status gradcore_op_activation(int32_t dtype, int32_t activation, const void *input, int64_t count,
                                        void *output) {
-  GRADCORE_TRY(check_activation(activation, input, count, output));
+  GRADCORE_TRY(check_activation(activation, count, {{"input", input}, {"output", output}}));
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<std::decay_t<decltype(kernels)>>;
     for_elements(count, [&](index first, index n) {
@@ -251,8 +252,8 @@ gradcore_status gradcore_op_activation(int32_t dtype, int32_t activation, const 
 
 gradcore_status gradcore_op_activation_backward(int32_t dtype, int32_t activation, const void *grad_output,
                                                 const void *input, int64_t count, void *grad_input) {
-  GRADCORE_TRY(check_activation(activation, input, count, grad_input));
-  if (count > 0 && !grad_output) return null_argument("grad_output");
+  GRADCORE_TRY(check_activation(activation, count,
+                                {{"grad_output", grad_output}, {"input", input}, {"grad_input", grad_input}}));
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<std::decay_t<decltype(kernels)>>;
     for_elements(count, [&](index first, index n) {
@@ -269,7 +270,11 @@ gradcore_status gradcore_op_batch_norm(int32_t dtype, const gradcore_matrix *inp
   if (input->rows < 2)
     return fail(GRADCORE_INVALID_ARGUMENT, "input: expected at least 2 rows for batch norm, got %lld",
                 (long long)input->rows);
-  if (!weight || !bias || !output || !save_mean || !save_invstd) return null_argument("weight, bias or an output");
+  GRADCORE_TRY(check_pointers({{"weight", weight},
+                               {"bias", bias},
+                               {"output", output},
+                               {"save_mean", save_mean},
+                               {"save_invstd", save_invstd}}));
   if (!(eps > 0)) return fail(GRADCORE_INVALID_ARGUMENT, "eps: expected a number > 0, got %g", eps);
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<std::decay_t<decltype(kernels)>>;
@@ -299,8 +304,12 @@ gradcore_status gradcore_op_batch_norm_backward(int32_t dtype, const gradcore_ma
                                                 void *grad_bias) {
   GRADCORE_TRY(check_matrix("input", input));
   GRADCORE_TRY(check_shape("grad_output", grad_output, input->rows, input->cols));
-  if (!weight || !save_mean || !save_invstd || !grad_input || !grad_weight || !grad_bias)
-    return null_argument("weight, save_mean, save_invstd or an output");
+  GRADCORE_TRY(check_pointers({{"weight", weight},
+                               {"save_mean", save_mean},
+                               {"save_invstd", save_invstd},
+                               {"grad_input", grad_input},
+                               {"grad_weight", grad_weight},
+                               {"grad_bias", grad_bias}}));
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<std::decay_t<decltype(kernels)>>;
     const index n = input->rows, c = input->cols;
@@ -325,8 +334,9 @@ gradcore_status gradcore_op_layer_norm(int32_t dtype, const gradcore_matrix *inp
                                        const void *bias, int32_t rms, double eps, void *output, void *save_mean,
                                        void *save_invstd) {
   GRADCORE_TRY(check_matrix("input", input));
-  if (!weight || !output || !save_mean || !save_invstd || (!rms && !bias))
-    return null_argument("weight, bias or an output");
+  GRADCORE_TRY(
+      check_pointers({{"weight", weight}, {"output", output}, {"save_mean", save_mean}, {"save_invstd", save_invstd}}));
+  if (!rms && !bias) return null_argument("bias");
   if (!(eps > 0)) return fail(GRADCORE_INVALID_ARGUMENT, "eps: expected a number > 0, got %g", eps);
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<std::decay_t<decltype(kernels)>>;
@@ -347,8 +357,12 @@ gradcore_status gradcore_op_layer_norm_backward(int32_t dtype, const gradcore_ma
                                                 void *grad_weight, void *grad_bias) {
   GRADCORE_TRY(check_matrix("input", input));
   GRADCORE_TRY(check_shape("grad_output", grad_output, input->rows, input->cols));
-  if (!weight || !save_mean || !save_invstd || !grad_input || !grad_weight || (!rms && !grad_bias))
-    return null_argument("weight, save_mean, save_invstd or an output");
+  GRADCORE_TRY(check_pointers({{"weight", weight},
+                               {"save_mean", save_mean},
+                               {"save_invstd", save_invstd},
+                               {"grad_input", grad_input},
+                               {"grad_weight", grad_weight}}));
+  if (!rms && !grad_bias) return null_argument("grad_bias");
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<std::decay_t<decltype(kernels)>>;
     const index n = input->rows, c = input->cols;
@@ -368,8 +382,7 @@ gradcore_status gradcore_op_layer_norm_backward(int32_t dtype, const gradcore_ma
 gradcore_status gradcore_op_loss(int32_t dtype, int32_t loss, const gradcore_matrix *output,
                                  const gradcore_target_data *target, double *loss_value, void *grad_output) {
   GRADCORE_TRY(check_matrix("output", output));
-  if (!target) return null_argument("target");
-  if (!loss_value) return null_argument("loss_value");
+  GRADCORE_TRY(check_pointers({{"target", target}, {"loss_value", loss_value}}));
   if (loss < 0 || loss >= GRADCORE_NUM_LOSSES)
     return fail(GRADCORE_INVALID_ARGUMENT, "loss: expected 0 to %d, got %d", GRADCORE_NUM_LOSSES - 1, loss);
   const index n = output->rows, c = output->cols;

@@ -2,6 +2,8 @@
 #ifndef GRADCORE_ERROR_HPP
 #define GRADCORE_ERROR_HPP
 
+#include <new>
+
 #include "gradcore/gradcore.h"
 
 namespace gradcore {
@@ -10,6 +12,22 @@ namespace gradcore {
 __attribute__((format(printf, 2, 3))) gradcore_status fail(gradcore_status status, const char *format, ...) noexcept;
 
 const char *last_error() noexcept;
+
+inline gradcore_status null_argument(const char *name) noexcept {
+  return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected a pointer, got NULL", name);
+}
+
+// Runs a call that may throw; the only exception the core lets through is std::bad_alloc.
+template <class F>
+gradcore_status guarded(F &&call) noexcept {
+  try {
+    return call();
+  } catch (const std::bad_alloc &) {
+    return fail(GRADCORE_OUT_OF_MEMORY, "out of memory; nothing was changed");
+  } catch (...) {
+    return fail(GRADCORE_INTERNAL, "internal error");
+  }
+}
 
 }  // namespace gradcore
 

@@ -3,7 +3,6 @@
 #define GRADCORE_HANDLES_HPP
 
 #include <cstring>
-#include <new>
 
 #include "error.hpp"
 #include "network/network.hpp"
@@ -16,18 +15,6 @@ struct gradcore_optimizer : gradcore::NetOptimizer {
 };
 
 namespace gradcore {
-
-// Runs a call that may throw; the only exception the core lets through is std::bad_alloc.
-template <class F>
-gradcore_status guarded(F &&call) noexcept {
-  try {
-    return call();
-  } catch (const std::bad_alloc &) {
-    return fail(GRADCORE_OUT_OF_MEMORY, "out of memory; nothing was changed");
-  } catch (...) {
-    return fail(GRADCORE_INTERNAL, "internal error");
-  }
-}
 
 // A caller's configuration as this library knows it. One of an older caller ends early: what it lacks is zero.
 // One of a newer caller may be longer, as long as nothing is asked for there. `least`: of the first version.
@@ -46,10 +33,6 @@ gradcore_status read_config(const Config *given, std::size_t least, Config *conf
   std::memcpy(static_cast<void *>(config), given, given->size < sizeof *given ? given->size : sizeof *given);
   config->size = sizeof *config;
   return GRADCORE_OK;
-}
-
-inline gradcore_status null_argument(const char *name) noexcept {
-  return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected a pointer, got NULL", name);
 }
 
 }  // namespace gradcore

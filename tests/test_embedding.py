@@ -24,7 +24,8 @@ PEDANTIC = ("-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only")
 
 
 @pytest.mark.parametrize(
-    ("standard", "headers"), [("c11", ["gradcore.h"]), ("c++20", ["gradcore.h", "ops.hpp", "diagnosis.hpp", "gradcore.hpp"])]
+    ("standard", "headers"),
+    [("c11", ["gradcore.h"]), ("c++20", ["gradcore.h", "ops.hpp", "diagnosis.hpp", "gradcore.hpp"])],
 )
 def test_headers_compile_without_a_warning(compilers, standard, headers, tmp_path):
     """Here in the newest standard; the programs below are C11 and C++17."""
@@ -88,6 +89,52 @@ def test_the_library_exports_the_header_and_nothing_else():
     listing = native.run(native.needs("nm"), "-D", "--defined-only", native.library_file())
     exported = {line.split()[-1].split("@")[0] for line in listing.splitlines()}
     assert exported == set(c_header.read(native.include_dir() / "gradcore" / "gradcore.h").functions)
+
+
+# ---- every function, wrongly called ----------------------------------------------------------------------------
+
+# Arguments of which no value is wrong: flags, seeds, callbacks, and what may be NULL.
+ANYTHING_GOES = {
+    "gradcore_net_initialize": {"seed"},
+    "gradcore_net_set_threads": {"parallel_for", "context"},
+    "gradcore_net_forward": {"training"},
+    "gradcore_net_forward_into": {"training"},
+    "gradcore_net_backward": {"grad_input"},
+    "gradcore_net_loss_and_gradients": {"record"},
+    "gradcore_net_train_step": {"record"},
+    "gradcore_optimizer_step": {"record"},
+    "gradcore_net_save_to_memory": {"data"},
+    "gradcore_clip_grad_norm": {"error_if_nonfinite"},
+    "gradcore_op_dense": {"bias"},
+    "gradcore_op_dense_backward": {"grad_input", "grad_weight", "grad_bias"},
+    "gradcore_op_layer_norm": {"rms"},
+    "gradcore_op_layer_norm_backward": {"rms"},
+    "gradcore_op_loss": {"grad_output"},
+    "gradcore_op_array_stats": {"histogram"},
+    "gradcore_diagnosis_add": {"loss_value"},
+}
+
+
+def test_every_function_refuses_every_wrong_argument(compile_program):
+    """The program calls them; its list is held against the header, so that a new function or argument is missed."""
+    source = native.ROOT / "tests" / "cpp" / "test_c_api.c"
+    listed = native.run(compile_program(source, "-pthread"), "--list")
+    refused = {
+        (re.search(r"gradcore_\w+", call)[0], re.match(r"\w*", text)[0])
+        for call, text in re.findall(r"^(.*)\t(.*)$", listed, re.MULTILINE)
+    }
+    header = c_header.read(native.include_dir() / "gradcore" / "gradcore.h")
+    for name, (result, parameters) in header.functions.items():
+        names = {re.search(r"\w+$", parameter)[0] for parameter in parameters}
+        if result == "gradcore_status":
+            seen = {argument for function, argument in refused if function == name}
+            assert names - seen == ANYTHING_GOES.get(name, set()), name
+        elif names:  # NULL, or a number out of range: an answer all the same
+            assert re.search(rf"\b{name}\((NULL|-1)\b", source.read_text()), name
+    for function, struct in ("net", "gradcore_net_config"), ("optimizer", "gradcore_optimizer_config"):
+        members = {re.search(r"\w+$", member)[0] for member in header.structs[struct]}
+        seen = {argument for name, argument in refused if name == f"gradcore_{function}_create"}
+        assert members - seen - {"size", "num_widths"} == set(), struct  # named config.size, and widths
 
 
 # ---- finding it ----------------------------------------------------------------------------------------------

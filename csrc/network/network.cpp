@@ -61,7 +61,9 @@ bool finite_at_least(double value, double least) noexcept { return std::isfinite
 
 gradcore_status Network::check_config(const gradcore_net_config *config) noexcept {
   constexpr index kMaxWidth = index(1) << 24, kMaxParameters = index(1) << 40;
-  if (config->num_widths < 2 || !config->widths)
+  if (!config->widths)
+    return fail(GRADCORE_INVALID_ARGUMENT, "widths: expected an array of num_widths widths, got NULL");
+  if (config->num_widths < 2)
     return fail(GRADCORE_INVALID_ARGUMENT, "widths: expected at least 2 (input and output), got %d",
                 config->num_widths);
   index parameters = 0;
@@ -101,6 +103,8 @@ gradcore_status Network::check_optimizer(const gradcore_optimizer_config *config
   for (const auto &[name, value] : non_negative)
     if (!finite_at_least(value, 0))
       return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected a finite number >= 0, got %g", name, value);
+  if (config->nesterov != 0 && config->nesterov != 1)
+    return fail(GRADCORE_INVALID_ARGUMENT, "nesterov: expected 0 or 1, got %d", config->nesterov);
   if (config->nesterov && config->momentum == 0)
     return fail(GRADCORE_INVALID_ARGUMENT, "nesterov: expected a momentum > 0 with it, got 0");
   if (config->kind == GRADCORE_SGD) return GRADCORE_OK;

@@ -20,9 +20,14 @@ static void check(int ok, const char *what, int line) {
 }
 #define CHECK(condition) check(!!(condition), #condition, __LINE__)
 
+/* With --list, every refusal is printed, call and text: tests/test_embedding.py holds them against the header. */
+static int listing;
+static const char *called = ""; /* the function behind a pointer `call` */
+
 /* Fails with `status`, and says something new: the text before is one that no function would write. */
 static void refused(gradcore_status got, gradcore_status expected, const char *what, int line) {
   const char *text = gradcore_last_error();
+  if (listing) printf("%s %s\t%s\n", strncmp(what, "call(", 5) ? "" : called, what, text);
   check(got == expected && strlen(text) > 15 && !strstr(text, "(null)") && !strstr(text, "'mark'"), what, line);
 }
 static void mark(void) { gradcore_set_target("mark"); }
@@ -128,6 +133,7 @@ static void check_optimizer_configs(gradcore_net *net) {
   REFUSED_WITH(size, SIZE_MAX / 2);
   REFUSED_WITH(kind, -1);
   REFUSED_WITH(kind, GRADCORE_NUM_OPTIMIZERS);
+  REFUSED_WITH(nesterov, 2);
   REFUSED_WITH(nesterov, 1); /* without a momentum */
   REFUSED_WITH(lr, -1);
   REFUSED_WITH(lr, NAN);
@@ -230,6 +236,7 @@ static void check_net(gradcore_net *net) {
   REFUSED(gradcore_net_set_origin(net, "auto", "007"));
   REFUSED(gradcore_net_initialize(net, -1, 0));
   REFUSED(gradcore_net_initialize(net, GRADCORE_NUM_INITIALIZERS, 0));
+  REFUSED(gradcore_net_initialize_words(net, GRADCORE_NUM_INITIALIZERS, words, 1));
   REFUSED(gradcore_net_initialize_words(net, 0, NULL, 1));
   REFUSED(gradcore_net_initialize_words(net, 0, words, 0));
   REFUSED(gradcore_net_initialize_words(net, 0, words, 2));
@@ -312,7 +319,8 @@ static gradcore_status call_train(gradcore_net *n, const gradcore_matrix *i, con
   return gradcore_net_train_step(n, i, t, l, optimizer, 1.0, 0, 1, &step);
 }
 
-static void check_batches(gradcore_net *net, batch_call call) {
+static void check_batches(gradcore_net *net, batch_call call, const char *function) {
+  called = function;
   gradcore_matrix input = matrix(x, ROWS, IN);
   gradcore_target_data y = target();
   CHECK(call(net, &input, &y, GRADCORE_CROSS_ENTROPY) == GRADCORE_OK);
@@ -361,9 +369,9 @@ static void check_passes(gradcore_net *net) {
   REFUSED_AS(GRADCORE_INVALID_STATE, gradcore_net_flow(net, 0, &flow));
   REFUSED_AS(GRADCORE_INVALID_STATE, gradcore_net_flow_histogram(net, 0, 0, bins));
   REFUSED_AS(GRADCORE_INVALID_STATE, gradcore_net_backward(net, &result, NULL));
-  check_batches(net, call_loss);
-  check_batches(net, call_gradients);
-  check_batches(net, call_train);
+  check_batches(net, call_loss, "gradcore_net_loss");
+  check_batches(net, call_gradients, "gradcore_net_loss_and_gradients");
+  check_batches(net, call_train, "gradcore_net_train_step");
   CHECK(gradcore_net_save_to_memory(net, NULL, 0, &size) == GRADCORE_OK);
   char *before = malloc((size_t)size), *after = malloc((size_t)size);
   CHECK(gradcore_net_save_to_memory(net, before, size, &size) == GRADCORE_OK);
@@ -397,6 +405,7 @@ static void check_passes(gradcore_net *net) {
   REFUSED(gradcore_net_flow(net, 3, &flow));
   REFUSED(gradcore_net_flow(net, -1, &flow));
   REFUSED(gradcore_net_flow(net, 0, NULL));
+  REFUSED(gradcore_net_flow_histogram(net, 3, 0, bins));
   REFUSED(gradcore_net_flow_histogram(net, 0, 2, bins));
   REFUSED(gradcore_net_flow_histogram(net, 0, 0, NULL));
   CHECK(gradcore_net_save_to_memory(net, after, size, &size_after) == GRADCORE_OK);
@@ -463,6 +472,15 @@ static void check_diagnosis_arguments(void) {
   REFUSED(gradcore_diagnosis_finding(diagnosis, 0, NULL));
   REFUSED(gradcore_diagnosis_finding(diagnosis, -1, &finding));
   REFUSED(gradcore_diagnosis_finding(diagnosis, judgement.num_findings, &finding));
+  CHECK(gradcore_net_loss_and_gradients(net, &input, &y, 0, 1, &value) == GRADCORE_OK);
+  CHECK(gradcore_diagnosis_add(diagnosis, NULL, NAN) == GRADCORE_OK);
+  CHECK(gradcore_diagnosis_judge(diagnosis, NULL, &judgement) == GRADCORE_OK &&
+        judgement.verdict == GRADCORE_VERDICT_NON_FINITE);
+  finding.size = 8;
+  REFUSED(gradcore_diagnosis_finding(diagnosis, 0, &finding));
+  finding.size = sizeof finding;
+  CHECK(gradcore_diagnosis_finding(diagnosis, 0, &finding) == GRADCORE_OK &&
+        finding.kind == GRADCORE_FINDING_NON_FINITE);
   gradcore_diagnosis_reset(NULL);
   gradcore_diagnosis_reset(diagnosis);
   REFUSED_AS(GRADCORE_INVALID_STATE, gradcore_diagnosis_judge(diagnosis, NULL, &judgement));
@@ -518,14 +536,63 @@ static void check_clipping(void) {
   REFUSED(gradcore_clip_grad_value(2, arrays, sizes, 1, 1));
   REFUSED(gradcore_clip_grad_value(0, NULL, sizes, 1, 1));
   REFUSED(gradcore_clip_grad_value(0, arrays, NULL, 1, 1));
+  REFUSED(gradcore_clip_grad_value(0, arrays, sizes, -1, 1));
   REFUSED(gradcore_clip_grad_value(0, arrays, sizes, 1, -1));
   REFUSED(gradcore_clip_grad_value(0, arrays, sizes, 1, NAN));
+  a[2] = NAN;
+  REFUSED_AS(GRADCORE_NON_FINITE, gradcore_clip_grad_norm(0, arrays, sizes, 1, 1, 2, 1, &norm));
+  a[2] = 0;
   CHECK(a[0] == 3 && a[1] == 4);
   CHECK(gradcore_clip_grad_norm(0, arrays, sizes, 1, 1, 2, 0, NULL) == GRADCORE_OK && a[0] < 0.7f);
 }
 
+static void check_norms(void) {
+  float y[ROWS * IN], v[IN] = {0}; /* v: for all vectors */
+  const gradcore_matrix in = matrix(x, ROWS, IN), wide = matrix(x, ROWS, IN + 1), one = matrix(x, 1, IN);
+  REFUSED(gradcore_op_batch_norm(2, &in, v, v, 1e-5, y, v, v));
+  REFUSED(gradcore_op_batch_norm(0, NULL, v, v, 1e-5, y, v, v));
+  REFUSED(gradcore_op_batch_norm(0, &one, v, v, 1e-5, y, v, v));
+  REFUSED(gradcore_op_batch_norm(0, &in, NULL, v, 1e-5, y, v, v));
+  REFUSED(gradcore_op_batch_norm(0, &in, v, NULL, 1e-5, y, v, v));
+  REFUSED(gradcore_op_batch_norm(0, &in, v, v, -1, y, v, v));
+  REFUSED(gradcore_op_batch_norm(0, &in, v, v, 1e-5, NULL, v, v));
+  REFUSED(gradcore_op_batch_norm(0, &in, v, v, 1e-5, y, NULL, v));
+  REFUSED(gradcore_op_batch_norm(0, &in, v, v, 1e-5, y, v, NULL));
+  REFUSED(gradcore_op_batch_norm_backward(2, &in, &in, v, v, v, y, v, v));
+  REFUSED(gradcore_op_batch_norm_backward(0, NULL, &in, v, v, v, y, v, v));
+  REFUSED(gradcore_op_batch_norm_backward(0, &in, NULL, v, v, v, y, v, v));
+  REFUSED(gradcore_op_batch_norm_backward(0, &in, &wide, v, v, v, y, v, v));
+  REFUSED(gradcore_op_batch_norm_backward(0, &in, &in, NULL, v, v, y, v, v));
+  REFUSED(gradcore_op_batch_norm_backward(0, &in, &in, v, NULL, v, y, v, v));
+  REFUSED(gradcore_op_batch_norm_backward(0, &in, &in, v, v, NULL, y, v, v));
+  REFUSED(gradcore_op_batch_norm_backward(0, &in, &in, v, v, v, NULL, v, v));
+  REFUSED(gradcore_op_batch_norm_backward(0, &in, &in, v, v, v, y, NULL, v));
+  REFUSED(gradcore_op_batch_norm_backward(0, &in, &in, v, v, v, y, v, NULL));
+  float rows[ROWS] = {0}; /* a mean and a deviation of each */
+  REFUSED(gradcore_op_layer_norm(2, &in, v, v, 0, 1e-5, y, rows, rows));
+  REFUSED(gradcore_op_layer_norm(0, NULL, v, v, 0, 1e-5, y, rows, rows));
+  REFUSED(gradcore_op_layer_norm(0, &in, NULL, v, 0, 1e-5, y, rows, rows));
+  REFUSED(gradcore_op_layer_norm(0, &in, v, NULL, 0, 1e-5, y, rows, rows));
+  REFUSED(gradcore_op_layer_norm(0, &in, v, v, 0, NAN, y, rows, rows));
+  REFUSED(gradcore_op_layer_norm(0, &in, v, v, 0, 1e-5, NULL, rows, rows));
+  REFUSED(gradcore_op_layer_norm(0, &in, v, v, 0, 1e-5, y, NULL, rows));
+  REFUSED(gradcore_op_layer_norm(0, &in, v, v, 0, 1e-5, y, rows, NULL));
+  CHECK(gradcore_op_layer_norm(0, &in, v, NULL, 1, 1e-5, y, rows, rows) == GRADCORE_OK);
+  REFUSED(gradcore_op_layer_norm_backward(2, &in, &in, v, rows, rows, 0, y, v, v));
+  REFUSED(gradcore_op_layer_norm_backward(0, NULL, &in, v, rows, rows, 0, y, v, v));
+  REFUSED(gradcore_op_layer_norm_backward(0, &in, NULL, v, rows, rows, 0, y, v, v));
+  REFUSED(gradcore_op_layer_norm_backward(0, &wide, &in, v, rows, rows, 0, y, v, v));
+  REFUSED(gradcore_op_layer_norm_backward(0, &in, &in, NULL, rows, rows, 0, y, v, v));
+  REFUSED(gradcore_op_layer_norm_backward(0, &in, &in, v, NULL, rows, 0, y, v, v));
+  REFUSED(gradcore_op_layer_norm_backward(0, &in, &in, v, rows, NULL, 0, y, v, v));
+  REFUSED(gradcore_op_layer_norm_backward(0, &in, &in, v, rows, rows, 0, NULL, v, v));
+  REFUSED(gradcore_op_layer_norm_backward(0, &in, &in, v, rows, rows, 0, y, NULL, v));
+  REFUSED(gradcore_op_layer_norm_backward(0, &in, &in, v, rows, rows, 0, y, v, NULL));
+  CHECK(gradcore_op_layer_norm_backward(0, &in, &in, v, rows, rows, 1, y, v, NULL) == GRADCORE_OK);
+}
+
 static void check_ops(void) {
-  float big[ROWS * HIDDEN] = {0}, vector[HIDDEN] = {0};
+  float big[ROWS * HIDDEN] = {0};
   const gradcore_matrix in = matrix(x, ROWS, IN), w = matrix(big, OUT, IN), out = matrix(output, ROWS, OUT);
   const gradcore_matrix none = matrix(NULL, ROWS, IN), wide = matrix(x, ROWS, IN + 1);
   const gradcore_target_data y = target();
@@ -536,35 +603,25 @@ static void check_ops(void) {
   REFUSED(gradcore_op_dense(0, &in, NULL, NULL, output));
   REFUSED(gradcore_op_dense(0, &wide, &w, NULL, output));
   REFUSED(gradcore_op_dense(0, &in, &w, NULL, NULL));
+  REFUSED(gradcore_op_dense_backward(-1, &out, &in, &w, big, NULL, NULL));
   REFUSED(gradcore_op_dense_backward(0, NULL, &in, &w, big, NULL, NULL));
   REFUSED(gradcore_op_dense_backward(0, &out, NULL, &w, NULL, big, NULL));
   REFUSED(gradcore_op_dense_backward(0, &out, &in, NULL, big, NULL, NULL));
   REFUSED(gradcore_op_dense_backward(0, &out, &wide, &w, big, NULL, NULL));
+  REFUSED(gradcore_op_dense_backward(0, &in, &in, &w, big, NULL, NULL));
+  REFUSED(gradcore_op_activation(2, 0, x, 4, big));
   REFUSED(gradcore_op_activation(0, GRADCORE_NUM_ACTIVATIONS, x, 4, big));
   REFUSED(gradcore_op_activation(0, -1, x, 4, big));
   REFUSED(gradcore_op_activation(0, 0, NULL, 4, big));
   REFUSED(gradcore_op_activation(0, 0, x, 4, NULL));
   REFUSED(gradcore_op_activation(0, 0, x, -1, big));
+  REFUSED(gradcore_op_activation_backward(2, 0, x, x, 4, big));
   REFUSED(gradcore_op_activation_backward(0, 99, x, x, 4, big));
   REFUSED(gradcore_op_activation_backward(0, 0, NULL, x, 4, big));
   REFUSED(gradcore_op_activation_backward(0, 0, x, NULL, 4, big));
+  REFUSED(gradcore_op_activation_backward(0, 0, x, x, -4, big));
   REFUSED(gradcore_op_activation_backward(0, 0, x, x, 4, NULL));
-  REFUSED(gradcore_op_batch_norm(0, NULL, vector, vector, 1e-5, big, vector, vector));
-  REFUSED(gradcore_op_batch_norm(0, &in, NULL, vector, 1e-5, big, vector, vector));
-  REFUSED(gradcore_op_batch_norm(0, &in, vector, vector, -1, big, vector, vector));
-  REFUSED(gradcore_op_batch_norm(0, &in, vector, vector, 1e-5, NULL, vector, vector));
-  REFUSED(gradcore_op_batch_norm(0, &in, vector, vector, 1e-5, big, NULL, vector));
-  REFUSED(gradcore_op_batch_norm_backward(0, NULL, &in, vector, vector, vector, big, vector, vector));
-  REFUSED(gradcore_op_batch_norm_backward(0, &in, &wide, vector, vector, vector, big, vector, vector));
-  REFUSED(gradcore_op_batch_norm_backward(0, &in, &in, NULL, vector, vector, big, vector, vector));
-  REFUSED(gradcore_op_batch_norm_backward(0, &in, &in, vector, NULL, vector, big, vector, vector));
-  REFUSED(gradcore_op_layer_norm(0, NULL, vector, vector, 0, 1e-5, big, vector, vector));
-  REFUSED(gradcore_op_layer_norm(0, &in, NULL, vector, 0, 1e-5, big, vector, vector));
-  REFUSED(gradcore_op_layer_norm(0, &in, vector, vector, 0, NAN, big, vector, vector));
-  REFUSED(gradcore_op_layer_norm(0, &in, vector, vector, 0, 1e-5, NULL, vector, vector));
-  REFUSED(gradcore_op_layer_norm_backward(0, NULL, &in, vector, vector, vector, 0, big, vector, vector));
-  REFUSED(gradcore_op_layer_norm_backward(0, &wide, &in, vector, vector, vector, 0, big, vector, vector));
-  REFUSED(gradcore_op_layer_norm_backward(0, &in, &in, NULL, vector, vector, 0, big, vector, vector));
+  REFUSED(gradcore_op_loss(2, 0, &out, &y, &value, NULL));
   REFUSED(gradcore_op_loss(0, 99, &out, &y, &value, NULL));
   REFUSED(gradcore_op_loss(0, 0, NULL, &y, &value, NULL));
   REFUSED(gradcore_op_loss(0, 0, &out, NULL, &value, NULL));
@@ -668,7 +725,8 @@ static void check_threads_of_the_caller(void) {
   free(alone);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+  listing = argc > 1 && !strcmp(argv[1], "--list");
   for (int i = 0; i < ROWS * IN; i++) x[i] = (float)(i % 7) - 3;
   check_library();
   check_without_handles();
@@ -686,6 +744,7 @@ int main(void) {
   check_diagnosis_arguments();
   check_longer_judgement();
   check_clipping();
+  check_norms();
   check_ops();
   check_errors_are_the_threads_own();
   check_threads_of_the_caller();
