@@ -300,7 +300,7 @@ gradcore_status gradcore_net_flow_histogram(const gradcore_net *net, int32_t lay
   GRADCORE_TRY(check_flow(net, layer));
   if (!histogram) return null_argument("histogram");
   if (which != 0 && which != 1) return fail(GRADCORE_INVALID_ARGUMENT, "which: expected 0 or 1, got %d", which);
-  std::memcpy(histogram, net->flow_histogram(layer, which), std::size_t(net->num_bins()) * sizeof *histogram);
+  net->flow_histogram(layer, which, histogram);
   return GRADCORE_OK;
 }
 

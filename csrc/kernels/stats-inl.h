@@ -342,7 +342,7 @@ void add_sums(const Block<T> &chunk, T sum, T squares, StatsSums *to) {
   const double n = double(chunk.size()), total = double(sum);
   if (!squares_hold(squares)) {
     add_wide_sums(chunk, to);
-  } else if (total * total > 0.25 * n * double(squares)) {
+  } else if (total * total > 0.5 * n * double(squares)) {
     add_centered_sums(chunk, T(total / n), to);
   } else {
     to->sum += total;

@@ -43,14 +43,31 @@ GradientFlow<T>::GradientFlow(const Architecture &net, const KernelSet<T> &kerne
 template <class T>
 void GradientFlow<T>::begin(const RowPlan &plan, int threads) {
   num_sums_ = plan.num_sums();
-  threads_ = threads;
   const std::size_t depth = std::size_t(net_.depth());
   tile_.assign(depth * std::size_t(num_sums_), TileSums{});
   block_.assign(blocks_.size(), BlockSums{});
-  thread_histogram_.assign(std::size_t(threads) * depth * 2 * kBins, 0);
-  histogram_.resize(depth * 2 * kBins);
-  nonzero_.assign(std::size_t(threads) * std::size_t(units_), 0);
+  const auto grow = [&](auto &per_thread, std::size_t size) {
+    if (per_thread.size() < std::size_t(threads) * size) per_thread.resize(std::size_t(threads) * size);
+  };
+  grow(thread_histogram_, depth * 2 * kBins);
+  grow(nonzero_, std::size_t(units_));
   result_.resize(depth);
+}
+
+template <class T>
+void GradientFlow<T>::begin_thread(const Team &team) noexcept {
+  std::fill_n(thread_histogram(0, 0, team.rank), net_.depth() * 2 * kBins, index(0));
+  std::fill_n(nonzero_units(0, team.rank), units_, static_cast<unsigned char>(0));
+  if (team.rank == 0) threads_ = team.size;
+}
+
+template <class T>
+void GradientFlow<T>::histogram(int l, int which, index *to) const noexcept {
+  std::fill_n(to, kBins, index(0));
+  for (int rank = 0; rank < threads_; rank++) {
+    const index *from = &thread_histogram_[histogram_at(l, which, rank)];
+    for (int bin = 0; bin < kBins; bin++) to[bin] += from[bin];
+  }
 }
 
 template <class T>
@@ -121,7 +138,6 @@ void GradientFlow<T>::before_update(index block, const T *parameters) noexcept {
 
 template <class T>
 void GradientFlow<T>::finish(bool updated) noexcept {
-  std::fill(histogram_.begin(), histogram_.end(), index(0));
   std::fill(result_.begin(), result_.end(), gradcore_layer_flow{});
   for (int l = 0; l < net_.depth(); l++) finish_layer(l);
   finish_parameters(updated);
@@ -155,11 +171,6 @@ void GradientFlow<T>::finish_layer(int l) noexcept {
     bool alive = false;
     for (int rank = 0; rank < threads_; rank++) alive |= nonzero_units(l, rank)[c] != 0;
     to.dead_units += !alive;
-  }
-  index *histogram = &histogram_[2 * l * kBins];
-  for (int rank = 0; rank < threads_; rank++) {
-    const index *from = thread_histogram(l, 0, rank);
-    for (int bin = 0; bin < 2 * kBins; bin++) histogram[bin] += from[bin];
   }
 }
 

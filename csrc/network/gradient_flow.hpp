@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "network/workspace.hpp"
+#include "ops/parallel.hpp"
 
 namespace gradcore {
 
@@ -14,9 +15,11 @@ class GradientFlow {
  public:
   GradientFlow(const Architecture &net, const KernelSet<T> &kernels, const std::vector<ParamBlock> &blocks);
 
-  // Makes room for a pass. The last result stays until finish: a pass may yet be refused. May throw
+  // Makes room for a pass of at most so many threads. The last result stays: a pass may yet be refused. May throw
   // std::bad_alloc.
   void begin(const RowPlan &plan, int threads);
+  // By each thread of the pass, once it is not refused.
+  void begin_thread(const Team &team) noexcept;
 
   // Called by the steps of a pass, on the tile they have just computed.
   void activation(int l, const LayerState<T> &layer, const Tile &tile) noexcept;   // act(y), act'(y)
@@ -35,7 +38,7 @@ class GradientFlow {
 
   int num_layers() const noexcept { return ready_ ? net_.depth() : 0; }
   const gradcore_layer_flow &layer(int l) const noexcept { return result_[l]; }
-  const index *histogram(int l, int which) const noexcept { return &histogram_[(2 * l + which) * kBins]; }
+  void histogram(int l, int which, index *to) const noexcept;  // [kBins]
   static constexpr int kBins = sizeof(T) == 4 ? GRADCORE_NUM_BINS_F32 : GRADCORE_NUM_BINS_F64;
 
  private:
@@ -50,7 +53,10 @@ class GradientFlow {
   };
   TileSums &sums(int l, const Tile &tile) noexcept { return tile_[l * num_sums_ + tile.id]; }
   index *thread_histogram(int l, int which, int rank) noexcept {
-    return &thread_histogram_[((rank * net_.depth() + l) * 2 + which) * kBins];
+    return &thread_histogram_[histogram_at(l, which, rank)];
+  }
+  index histogram_at(int l, int which, int rank) const noexcept {
+    return ((index(rank) * net_.depth() + l) * 2 + which) * kBins;
   }
   unsigned char *nonzero_units(int l, int rank) noexcept { return &nonzero_[rank * units_ + first_unit_[l]]; }
   double finite_squares(index rows, index cols, const T *x, index ld) const noexcept;
@@ -65,7 +71,7 @@ class GradientFlow {
   std::vector<index> first_unit_;
   std::vector<TileSums> tile_;
   std::vector<BlockSums> block_;
-  std::vector<index> thread_histogram_, histogram_;
+  std::vector<index> thread_histogram_;  // added up when asked for
   std::vector<unsigned char> nonzero_;
   std::vector<gradcore_layer_flow> result_;
 };

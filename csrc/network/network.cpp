@@ -378,10 +378,9 @@ int Network::num_flow_layers() const noexcept {
 const gradcore_layer_flow &Network::flow(int layer) const noexcept {
   return f32_ ? f32_->flow().layer(layer) : f64_->flow().layer(layer);
 }
-const index *Network::flow_histogram(int layer, int which) const noexcept {
-  return with_schedule([&](auto &schedule) { return schedule.flow().histogram(layer, which); });
+void Network::flow_histogram(int layer, int which, index *histogram) const noexcept {
+  with_schedule([&](auto &schedule) { schedule.flow().histogram(layer, which, histogram); });
 }
-int Network::num_bins() const noexcept { return f32_ ? GRADCORE_NUM_BINS_F32 : GRADCORE_NUM_BINS_F64; }
 
 NetOptimizer::NetOptimizer(Network &net, const gradcore_optimizer_config &config) : net(net) {
   const Architecture &architecture = net.architecture();

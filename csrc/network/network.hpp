@@ -62,8 +62,7 @@ class Network {
 
   int num_flow_layers() const noexcept;
   const gradcore_layer_flow &flow(int layer) const noexcept;
-  const index *flow_histogram(int layer, int which) const noexcept;
-  int num_bins() const noexcept;
+  void flow_histogram(int layer, int which, index *histogram) const noexcept;
 
   // How the first weights came about, as files say it: an initializer's name, and a seed's digits (empty: none).
   struct Origin {

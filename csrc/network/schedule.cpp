@@ -109,6 +109,7 @@ void Schedule<T>::run_thread(const PassRequest<T> &request, const Team &team) no
   Phases phases(claims_, team);
   prologue(request, phases);
   if (!input_finite_.load(std::memory_order_relaxed)) return;
+  if (recorder_) recorder_->begin_thread(team);
   plan_.shares_chunks() ? run_shared_chunks(request, phases) : run_groups(request, phases);
   if (request.optimizer) update_parameters(request, phases);
 }
