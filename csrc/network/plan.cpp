@@ -55,8 +55,9 @@ index fill_layers(const Architecture &net, double chunk_bytes) noexcept {
 index group_chunk_rows(const Architecture &net, index rows, double row_bytes) noexcept {
   if (element_size(net) * double(net.flat_size) > kGroupBytes) return 0;
   const index least = std::max(kLeastGroupRows, net.max_width());
-  const index chunks = round_up(divide_up(rows, std::max(least, index(kGroupBytes / row_bytes))), kGroups);
-  return rows < chunks * least ? 0 : divide_up(rows, chunks);
+  const index most_chunks = rows / least / kGroups * kGroups;
+  const index chunks = round_up(divide_up(rows, std::max<index>(1, index(kGroupBytes / row_bytes))), kGroups);
+  return most_chunks == 0 ? 0 : divide_up(rows, std::min(chunks, most_chunks));
 }
 
 class ProgramBuilder {
