@@ -256,6 +256,53 @@ def test_cpp_face_computes_what_python_does(compile_program, rng, tmp_path):
         np.testing.assert_allclose(native_result[:6], result[:6], rtol=1e-5)
 
 
+# gradcore_optimizer_kind, and the optimizer that tests/embed/resume.c makes of it.
+OPTIMIZERS = {
+    0: lambda net: gc.optim.SGD(net, 0.01, momentum=0.9, weight_decay=0.01),
+    1: lambda net: gc.optim.RMSprop(net, 0.01, momentum=0.9, weight_decay=0.01),
+    2: lambda net: gc.optim.Adam(net, 0.01, weight_decay=0.01),
+    3: lambda net: gc.optim.AdamW(net, 0.01, weight_decay=0.01),
+}
+
+
+@pytest.mark.skipif(native.PREFIX is not None, reason="that library may be another compiler's")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", OPTIMIZERS, ids=["momentum", "rmsprop", "adam", "adamw"])
+def test_a_training_crosses_languages_to_the_bit(compile_program, kind, dtype, rng, tmp_path):
+    """By files of net and optimizer, there and back: what C or Python alone computes, batch norm's statistics too."""
+    program = compile_program(native.ROOT / "tests" / "embed" / "resume.c")
+    x, labels = rng.normal(size=(12, 12, 6)).astype(dtype), rng.integers(0, 4, (12, 12))
+
+    def in_c(folder, steps):
+        native.run(program, kind, steps, cwd=folder)
+
+    def in_python(folder, steps):
+        files = folder / "net.safetensors", folder / "optimizer.safetensors"
+        net = gc.load(files[0])
+        optimizer = OPTIMIZERS[kind](net)
+        if files[1].exists():
+            optimizer.load(files[1])
+        for step in range(optimizer.step_count, optimizer.step_count + steps):
+            net.train_step(x[step], labels[step], optimizer, clip_norm=1.0)
+        net.save(files[0])
+        optimizer.save(files[1])
+
+    results = set()
+    for name, *legs in (
+        ("python", in_python), ("c", in_c), ("there", in_python, in_c, in_python), ("back", in_c, in_python, in_c)
+    ):  # fmt: skip
+        folder = tmp_path / name
+        folder.mkdir()
+        gc.MLP([6, 9, 9, 4], normalization="batch", residual=True, dtype=dtype, seed=1).save(folder / "net.safetensors")
+        x.tofile(folder / "x.bin")
+        labels.tofile(folder / "labels.bin")
+        for leg in legs:
+            leg(folder, 12 // len(legs))
+        results.add(tuple((folder / f"{file}.safetensors").read_bytes() for file in ("net", "optimizer")))
+    assert len(results) == 1
+    assert gc.load(tmp_path / "c" / "net.safetensors").buffers["norm1.running_var"].std() > 0
+
+
 def test_cmake_consumer(digits_csv, tmp_path):
     cmake = native.needs("cmake")
     native.run(
