@@ -256,6 +256,12 @@ def test_cpp_face_computes_what_python_does(compile_program, rng, tmp_path):
         np.testing.assert_allclose(native_result[:6], result[:6], rtol=1e-5)
 
 
+def test_nets_in_several_threads(compile_program):
+    """On the library's threads and on a pool of the host's; under ThreadSanitizer in .ci/run."""
+    program = compile_program(native.ROOT / "tests" / "embed" / "threads.cpp", "-pthread")
+    assert native.run(program) == "the same bits alone and together\n"
+
+
 # gradcore_optimizer_kind, and the optimizer that tests/embed/resume.c makes of it.
 OPTIMIZERS = {
     0: lambda net: gc.optim.SGD(net, 0.01, momentum=0.9, weight_decay=0.01),

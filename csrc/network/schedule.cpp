@@ -56,7 +56,7 @@ PassResult Schedule<T>::run(const PassRequest<T> &request) {
   plan_ =
       training ? plan_rows(net_, request.rows, request.kind != PassKind::gradient) : plan_inference(net_, request.rows);
   // Backward finds what forward saved only in the layout of forward.
-  const int slots = has_forward(request.kind) ? get_num_threads() : workspace_.threads();
+  const int slots = has_forward(request.kind) ? most_threads() : workspace_.threads();
   const int threads = std::min(slots, threads_for_pass(request));
   workspace_.prepare({plan_, slots, training, request.record});
   recorder_ = nullptr;

@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <climits>
 #include <cstdio>
 #include <cstdlib>
@@ -247,9 +248,15 @@ void Meeting::wait() noexcept {
 ThreadScope::ThreadScope(const ThreadSource &source) noexcept : outer_(thread_source) { thread_source = &source; }
 ThreadScope::~ThreadScope() { thread_source = outer_; }
 
+int most_threads() noexcept {
+  const int asked = thread_source ? std::min(thread_source->num_threads, kMaxThreads) : 0;
+  if (asked == 0) return get_num_threads();
+  return thread_source->parallel_for ? asked : std::min(asked, get_num_threads());
+}
+
 int threads_for(double flops, index max_threads) noexcept {
   const double worth = flops / kFlopsPerThread;
-  index n = thread_source && thread_source->num_threads ? thread_source->num_threads : get_num_threads();
+  index n = most_threads();
   if (worth < double(n)) n = index(worth);
   if (max_threads < n) n = max_threads;
   return n < 1 ? 1 : int(n);

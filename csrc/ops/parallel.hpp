@@ -91,7 +91,10 @@ class ThreadScope {
   const ThreadSource *const outer_;
 };
 
-// Threads worth waking for this much work: at least kFlopsPerThread each, at most get_num_threads().
+// The most threads that a call may run on: its source's number, or get_num_threads(), which bounds the pool's too.
+int most_threads() noexcept;
+
+// Threads worth waking for this much work: at least kFlopsPerThread each, at most most_threads().
 int threads_for(double flops, index max_threads) noexcept;
 
 // Runs body on `size` threads at once (the caller is rank 0) and returns when all are done. Runs it

@@ -166,7 +166,8 @@ GRADCORE_API gradcore_status gradcore_net_initialize_words(gradcore_net *net, in
  * with 2 <= n <= num_threads; it must run task(argument, i) for each i in [0, n), on whichever threads and in
  * any order, and return once all have returned. Tasks that run at the same time share the work; those that come
  * after the others have begun find nothing to do. The results are the same to the bit in every case.
- * num_threads: at most so many threads; 0: gradcore_get_num_threads(). */
+ * num_threads: at most so many threads; 0: gradcore_get_num_threads(), which also bounds the library's own threads,
+ * but not the caller's. */
 typedef void (*gradcore_parallel_task)(void *argument, int32_t index);
 typedef void (*gradcore_parallel_for)(void *context, int32_t num_tasks, gradcore_parallel_task task, void *argument);
 GRADCORE_API gradcore_status gradcore_net_set_threads(gradcore_net *net, gradcore_parallel_for parallel_for,
