@@ -42,7 +42,7 @@ SICK, SOUND = math.log(300.0), math.log(33.0)
 LEARNS, FAILS = 2 / 3, 1 / 3
 SHORT, DIVERGED = 8, 100.0
 # An adaptive optimizer may cross the plateau of a steep profile in time: only after so many steps has it failed.
-PATIENCE = 1000
+PATIENCE = 5000
 # The control must do better than the best constant by this share of its loss, or it is no measure.
 CONTROL_GAIN = 0.3
 # Multiples of the critical variance tried: where nothing is level for ever, a little more carries further.

@@ -140,7 +140,11 @@ int cause_of_vanishing(const Evidence &evidence, const Slope &slope) noexcept {
   if (evidence.net->layers[0].row_norm()) return cause_of_vanishing_normalized(evidence, slope.systematic);
   const double excess = evidence.net->layers[0].normalization ? 0.0 : weight_excess(evidence);
   if (natural && excess < kMainShare * slope.systematic) return GRADCORE_CAUSE_WEIGHT_SCALE;
-  if (natural && signal_dies(evidence) && slope_shortfall(evidence) < kMainShare * slope.systematic)
+  // Weights too small leave pre-activations below the unit variance that critical ones keep: the slope that the
+  // activation loses by that is their doing, too.
+  const bool faint = excess < 0 && evidence.layers[std::size_t(evidence.depth()) - 2].preact_square < 1;
+  if (natural && (faint || signal_dies(evidence)) &&
+      std::min(excess, 0.0) + slope_shortfall(evidence) < kMainShare * slope.systematic)
     return GRADCORE_CAUSE_WEIGHT_SCALE;
   if (natural && -slope.systematic <= std::log(kMildGrowth)) return GRADCORE_CAUSE_DEPTH;
   return weights_shrink_more(evidence) ? GRADCORE_CAUSE_WEIGHT_SCALE : GRADCORE_CAUSE_ACTIVATION_SLOPE;

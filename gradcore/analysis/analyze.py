@@ -14,6 +14,7 @@ from . import measure as measuring
 from .depth import depth_limit
 from .judge import judge
 from .measure import Case, Measurement, Progress, harmless
+from .outlook import look_ahead
 from .predict import expected_profile
 from .propagation import propagate
 from .report import Prediction, Report
@@ -66,7 +67,7 @@ def analyze(
     case = make_case(net, x, target, loss, optimizer, batch_size, batches, seed)
     limits = thresholds or Thresholds()
     _check.instance(limits, "thresholds", Thresholds, "a gradcore.analysis.Thresholds or None")
-    measurement, asleep = measure_and_rehearse(case, progress)
+    measurement, asleep = measure_and_rehearse(case, limits, progress)
     return report_of(case, measurement, limits, asleep, seconds=time.perf_counter() - start)
 
 
@@ -150,8 +151,10 @@ def _labels_of_one_output(targets: np.ndarray) -> np.ndarray:
     return labels
 
 
-def measure_and_rehearse(case: Case, progress: Progress | None) -> tuple[Measurement, tuple[int, ...]]:
-    """The measurement to judge, and the layers whose gradients were zero and woke up.
+def measure_and_rehearse(
+    case: Case, limits: Thresholds, progress: Progress | None
+) -> tuple[Measurement, tuple[int, ...]]:
+    """The measurement to judge by `limits`, and the layers whose gradients were zero and woke up.
 
     An interrupt after the first batch leaves out what was not measured yet.
     """
@@ -164,6 +167,7 @@ def measure_and_rehearse(case: Case, progress: Progress | None) -> tuple[Measure
             # `net` again: measuring changed its gradients and running statistics, and a step reads neither
             measurement = replace(measurement, rehearsal=measuring.rehearse(case, net))
             measurement = replace(measurement, propagation=propagate(case.net, case.x[case.rows[0]], case.seed))
+            measurement = replace(measurement, outlook=look_ahead(examine(case, measurement, limits, asleep), progress))
     except KeyboardInterrupt:
         measurement = replace(measurement, interrupted=True)
     return measurement, asleep

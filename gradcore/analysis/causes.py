@@ -112,7 +112,14 @@ def of_vanishing(subject: Subject) -> str:
     excess = weight_excess(subject) if subject.measurement.config["normalization"] is None else 0.0
     if natural and excess < _MAIN_SHARE * slope:
         return "weight_scale"
-    if natural and signal_dies(subject) and slope_shortfall(subject) < _MAIN_SHARE * slope:
+    # Weights too small leave pre-activations below the unit variance that critical ones keep: the slope that the
+    # activation loses by that is their doing, too.
+    faint = excess < 0.0 and float(subject.measurement.preact_square()[-2]) < 1.0
+    if (
+        natural
+        and (faint or signal_dies(subject))
+        and min(excess, 0.0) + slope_shortfall(subject) < _MAIN_SHARE * slope
+    ):
         return "weight_scale"
     if natural and -slope <= _MILD_SLOPE:
         return "depth"

@@ -7,7 +7,9 @@ import math
 import numpy as np
 
 from . import causes, wording
+from .measure import Case, Outlook
 from .report import Finding, LayerRecord
+from .slope import half_interval
 from .subject import SMALLEST_NORMAL, Subject
 
 _BOUNDED = ("sigmoid", "tanh", "hard_tanh")
@@ -55,7 +57,72 @@ def large_steps(subject: Subject, *, explained: bool) -> list[Finding]:
     text = f"Steps of {subject.optimizer_name} at lr {rehearsal.lr:g} are too large: {what} "
     text += f"{wording.input_sentence(subject)} {_LARGE_STEP[cause]}"
     evidence = {"lr": rehearsal.lr, "first_loss": first, "highest_loss": peak, "largest_update": update}
-    return [Finding("exploding", "critical", tuple(range(subject.depth)), cause, text, evidence)]
+    recovered = _recovered(subject)
+    if recovered:
+        text += " " + recovered
+    every = tuple(range(subject.depth))
+    return [Finding("exploding", "info" if recovered else "critical", every, cause, text, evidence)]
+
+
+def _recovered(subject: Subject) -> str:
+    """A sentence where further steps bring the loss below that of a constant guess, beyond the noise of batches."""
+    outlook = subject.measurement.outlook
+    if outlook is None or not _learned(subject, outlook):
+        return ""
+    steps, later = len(outlook.losses), wording.factor(_later(outlook.losses))
+    return (
+        f"Within {steps} steps the loss comes down again, to {later}: these large steps find flatter ground, and the "
+        "net learns."
+    )
+
+
+def _later(losses: np.ndarray) -> float:
+    """Mean of the second half of some losses."""
+    return float(np.mean(losses[len(losses) // 2 :]))
+
+
+def _learned(subject: Subject, outlook: Outlook) -> bool:
+    """Whether the later steps of an outlook do better than a constant guess, beyond the noise of batches."""
+    later = outlook.losses[len(outlook.losses) // 2 :]
+    return outlook.slope is not None and float(later.mean()) + half_interval(later) < no_skill_loss(subject)
+
+
+def scale_to_unlearn(subject: Subject, *, explained: bool) -> list[Finding]:
+    """An error of the scale of weights or targets, not of the data, and what the optimizer in use makes of it.
+
+    Where it stays for as long as writing all weights anew takes (`outlook`), nothing of the data is learned by then.
+    """
+    cause, outlook = error_of_scale(subject), subject.measurement.outlook
+    if explained or not cause or outlook is None:
+        return []
+    first, guess, later = subject.measurement.loss, no_skill_loss(subject), _later(outlook.losses)
+    text = f"The loss of {wording.factor(first)} is {wording.factor(first / guess)} times that of a constant guess. "
+    text += f"{_SCALE_TO_UNLEARN[cause]} {wording.input_sentence(subject)} "
+    text += f"{len(outlook.losses)} steps of {subject.optimizer_name} at lr {subject.lr:g} take the loss to "
+    text += f"{wording.factor(later)}, "
+    if _learned(subject, outlook):
+        severity, text = "info", text + "so it can live with that."
+    else:
+        severity = "warning" if later < subject.limits.diverged * guess else "critical"
+        text += "no better than a constant: nothing of the data is learned until that scale is undone."
+    evidence = {"first_loss": first, "constant_guess": guess, "steps": len(outlook.losses), "later_loss": later}
+    return [Finding("exploding", severity, tuple(range(subject.depth)), cause, text, evidence)]
+
+
+_SCALE_TO_UNLEARN = {
+    "weight_scale": "The weights are larger than the activation needs, and every layer multiplies the outputs by that.",
+    "target_scale": "Targets this large take outputs as large, which small steps reach late.",
+}
+
+
+def error_of_scale(subject: Subject) -> str:
+    """The cause of an error that is none of the data's: "weight_scale", "target_scale" or ""."""
+    if causes.target_scale(subject) > subject.limits.input_scale:
+        return "target_scale"
+    plain = subject.measurement.config["normalization"] is None
+    guess = no_skill_loss(subject)
+    loud = subject.measurement.loss > subject.limits.diverged * guess > 0.0
+    return "weight_scale" if plain and loud and causes.weight_excess(subject) > causes.LARGE_EXCESS else ""
 
 
 def _no_lower(losses: np.ndarray) -> bool:
@@ -68,15 +135,26 @@ def _no_lower(losses: np.ndarray) -> bool:
 
 
 def no_skill_loss(subject: Subject) -> float:
-    """The loss of the best constant output, or a bound near it."""
+    """The loss of the best constant output; of the mean absolute error and Huber's a bound near it."""
     case = subject.case
     target = np.asarray(case.target)
-    if case.loss == "cross_entropy":
-        return math.log(max(subject.measurement.config["widths"][-1], 2))
-    if case.loss == "binary_cross_entropy":
-        return math.log(2.0)
+    if case.loss in ("cross_entropy", "binary_cross_entropy"):
+        return _entropy(case)
     spread = np.asarray(target, dtype=np.float64) - target.mean(axis=0, dtype=np.float64)
     return float(np.mean(spread**2) if case.loss == "mse" else np.mean(np.abs(spread)))
+
+
+def _entropy(case: Case) -> float:
+    """Entropy of the mean target: of the classes' shares, or of each output's probability, mean over outputs."""
+    target = np.asarray(case.target)
+    if case.loss == "binary_cross_entropy":
+        shares = np.stack([1.0 - target.mean(axis=0, dtype=np.float64), target.mean(axis=0, dtype=np.float64)])
+    else:
+        shares = (
+            np.bincount(target) / len(target) if target.dtype.kind == "i" else target.mean(axis=0, dtype=np.float64)
+        )
+    terms = np.where(shares > 0.0, -shares * np.log(np.where(shares > 0.0, shares, 1.0)), 0.0)
+    return float(terms.sum(axis=0).mean())
 
 
 _LARGE_STEP = {

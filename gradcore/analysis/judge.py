@@ -15,7 +15,7 @@ import numpy as np
 
 from . import causes, checks, wording
 from .measure import harmless, skip_connections
-from .report import SEVERITIES, VERDICTS, Finding
+from .report import SEVERITIES, VERDICTS, Finding, Slope
 from .slope import step_noise, student_95
 from .subject import LARGEST, Subject
 
@@ -58,9 +58,11 @@ def _findings(subject: Subject) -> list[Finding]:
         return [_nothing_left(subject), *checks.unscaled_input(subject)]
     travelling = [*zero_gradient(subject), *gradient_slope(subject)]
     exploding = any(finding.kind == "exploding" and finding.severity != "info" for finding in travelling)
+    large = checks.large_steps(subject, explained=exploding)
     return [
         *travelling,
-        *checks.large_steps(subject, explained=exploding),
+        *large,
+        *checks.scale_to_unlearn(subject, explained=bool(travelling) or bool(large)),
         *checks.small_steps(subject, explained=bool(travelling)),
         *checks.dead_units(subject),
         *checks.saturation(subject),
@@ -206,12 +208,15 @@ def gradient_slope(subject: Subject) -> list[Finding]:
     The systematic slope must lie beyond the band with its whole interval, and what was measured, luck
     included, must lie there too.
     """
-    slope = subject.slope
+    side = beyond_band(subject.slope)
+    return [_vanishing(subject)] if side < 0 else [_exploding(subject)] if side > 0 else _luck(subject)
+
+
+def beyond_band(slope: Slope) -> int:
+    """-1 where a slope lies below its healthy band beyond doubt, 1 where above, else 0."""
     if slope.systematic_high < slope.band_low and slope.value < slope.band_low:
-        return [_vanishing(subject)]
-    if slope.systematic_low > slope.band_high and slope.value > slope.band_high:
-        return [_exploding(subject)]
-    return _luck(subject)
+        return -1
+    return int(slope.systematic_low > slope.band_high and slope.value > slope.band_high)
 
 
 def _vanishing(subject: Subject) -> Finding:
@@ -222,7 +227,7 @@ def _vanishing(subject: Subject) -> Finding:
     affected = tuple(int(layer) for layer in np.flatnonzero(weak)) or (0,)
     parts = [wording.slope_sentence(subject), wording.location_sentence(subject)]
     parts += [wording.vanishing_cause(subject, cause), wording.update_sentence(subject)]
-    parts.append(wording.adam_sentence(subject) if lost else _NO_HARM)
+    parts.append(wording.adam_sentence(subject, lost) if lost else _NO_HARM)
     return _slope_finding("vanishing", subject, lost, affected, cause, parts)
 
 
@@ -260,7 +265,8 @@ def _slope_finding(
 
 
 # Losses of learning that are no matter of one layer beside another.
-_ABSOLUTE = ("update_lost", "below_eps", "steps_to_learn", "overshoot", "sensitivity", "loss_over_constant_guess")
+_ABSOLUTE = ("update_lost", "below_eps", "steps_to_learn", "steps_to_tell_inputs_apart", "overshoot", "sensitivity",
+             "loss_over_constant_guess")  # fmt: skip
 
 
 def _severity(subject: Subject, lost: dict[str, float]) -> str:
@@ -274,9 +280,11 @@ def _severity(subject: Subject, lost: dict[str, float]) -> str:
 def losses_of_vanishing(subject: Subject) -> dict[str, float]:
     """The ways in which a shrinking gradient costs learning under the optimizer in use, with their numbers."""
     lost: dict[str, float] = {}
+    if subject.adaptive and not rescaled(subject):
+        return {"below_eps": float(subject.gradient_elements[:-1].min())}
     if subject.adaptive:
-        smallest = float(subject.gradient_elements[:-1].min())
-        return {"below_eps": smallest} if smallest < subject.eps else {}
+        needed = steps_to_tell_apart(subject)
+        return {"steps_to_tell_inputs_apart": needed} if needed > subject.limits.learning_steps else {}
     updates = subject.updates
     relative = float(updates.min() / updates.max()) if updates.max() > 0.0 else 0.0
     if relative < 1.0 / subject.limits.norm_ratio:
@@ -288,6 +296,29 @@ def losses_of_vanishing(subject: Subject) -> dict[str, float]:
     if subject.has_signal and updates.min() < subject.unit_roundoff:
         lost["update_lost"] = float(updates.min())
     return lost
+
+
+def rescaled(subject: Subject) -> bool:
+    """Whether an adaptive optimizer brings the gradients of all hidden layers to one size: their entries exceed eps."""
+    return subject.adaptive and float(subject.gradient_elements[:-1].min(initial=math.inf)) >= subject.eps
+
+
+def steps_to_tell_apart(subject: Subject) -> float:
+    """Steps that an adaptive optimizer needs to make outputs differ between inputs, where the gradient still vanishes.
+
+    All rows then arrive as one, m, but for a part d of relative size r. Errors of a batch of B rows sum to zero but for
+    1 / sqrt(B) of one row's, so that of the gradient's outer product with m + d noise is |m| / sqrt(B) and signal at
+    most |d|. A step moves each entry by lr, a share r sqrt(B) of it with the signal: a matrix of rank one and size
+    lr n r sqrt(B) for n inputs, which has to reach 1 for the differences to pass. 0 where the steps have made the
+    profile level, or nothing is known of them.
+    """
+    outlook = subject.measurement.outlook
+    if outlook is None or outlook.slope is None or beyond_band(outlook.slope) >= 0:
+        return 0.0
+    case = subject.case
+    share = min(outlook.difference * math.sqrt(min(case.batch_size, len(case.x))), 1.0)
+    step = subject.lr * subject.records[-1].in_features * share
+    return 1.0 / step if step > 0.0 else math.inf
 
 
 def losses_of_exploding(subject: Subject) -> dict[str, float]:

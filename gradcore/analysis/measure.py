@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .predict import layer_scales
 from .propagation import Propagation
-from .report import GainFactors, LayerRecord
+from .report import GainFactors, LayerRecord, Slope
 
 FORMATS = ("fp16", "bf16", "e4m3", "e5m2")
 
@@ -128,6 +128,19 @@ class Rehearsal:
 
 
 @dataclass(frozen=True)
+class Outlook:
+    """What many steps of the optimizer in use make of the net: see `outlook`.
+
+    losses: of the steps taken. slope: of the net after them; None where a number broke. difference: share of the last
+    hidden layer's pre-activations that differs between rows, then.
+    """
+
+    losses: Floats
+    slope: Slope | None
+    difference: float
+
+
+@dataclass(frozen=True)
 class Measurement:
     """Recorded passes of one net over the batches of a case.
 
@@ -135,8 +148,8 @@ class Measurement:
     bias_var: scales of the weights (`predict.layer_scales`). input_square: mean square of the inputs.
     has_gradient: whether any parameter of the layer, biases and normalization included, received a gradient.
     finite_parameters: a flag a layer.
-    rehearsal: None where no step was tried. propagation: None where it was not measured. interrupted: stopped
-    before everything was measured.
+    rehearsal: None where no step was tried. propagation: None where it was not measured. outlook: None where
+    the verdict does not depend on it. interrupted: stopped before everything was measured.
     """
 
     config: Mapping[str, Any]
@@ -150,6 +163,7 @@ class Measurement:
     finite_parameters: Floats
     rehearsal: Rehearsal | None = None
     propagation: Propagation | None = None
+    outlook: Outlook | None = None
     interrupted: bool = False
 
     @property

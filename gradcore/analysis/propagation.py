@@ -60,6 +60,16 @@ def propagate(net: Any, x: Floats, seed: int = 0) -> Propagation:
     return Propagation(_jacobian(_Pass(net, layers, x[:JACOBIAN_ROWS], statistics), rng), correlation)
 
 
+@np.errstate(divide="ignore", over="ignore", invalid="ignore")
+def difference(net: Any, x: Floats) -> float:
+    """Share of the last hidden layer's pre-activations (normalized, if they are) that differs between the rows of x.
+
+    The root mean square of their deviations from the mean row, relative to their own: 0 where all inputs look alike.
+    """
+    last = _Pass(net, _parameters(net), np.asarray(x, dtype=np.float64), None).arguments[-2]
+    return float(np.sqrt(np.mean((last - last.mean(axis=0)) ** 2) / np.mean(last**2)))
+
+
 def neighbours(x: Floats, rng: np.random.Generator) -> Floats:
     """Rows of the same lengths whose cosine with those of x is NEIGHBOUR_COSINE, in random directions."""
     if x.shape[1] == 1:

@@ -138,8 +138,8 @@ def _applied(
     settings = {**settings, "loss": remedy.change.get("loss", found.after.conditions["loss"])}
     optimizer = _like(given, net, training)
     case = replace(make_case(net, *found.prepare(*data), optimizer=optimizer, **settings), training=training)
-    measurement, asleep = measure_and_rehearse(case, progress)
     limits = Thresholds(**found.before.conditions["thresholds"])
+    measurement, asleep = measure_and_rehearse(case, limits, progress)
     after = report_of(case, measurement, limits, asleep, seconds=time.perf_counter() - start)
     return replace(found, optimizer=optimizer, after=after, cured=after.verdict == "healthy")
 

@@ -248,6 +248,7 @@ class Verification:
         """Verdict, slope and worst cause of the changed net, from the same seed on the same (prepared) data."""
         from .analyze import examine
         from .judge import judge
+        from .outlook import look_ahead
 
         contestant = self._runner(candidate).contestant
         case = replace(
@@ -262,6 +263,7 @@ class Verification:
         if np.isfinite(measurement.losses).all():
             rehearsal = measuring.rehearse(case, case.net.copy(), keep_state=contestant.candidate.keeps_net)
             measurement = replace(measurement, rehearsal=rehearsal)
+            measurement = replace(measurement, outlook=look_ahead(examine(case, measurement, self.limits)))
         subject = examine(case, measurement, self.limits)
         verdict, findings = judge(subject)
         serious = [finding.cause for finding in findings if finding.severity != "info"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -154,8 +154,17 @@ def update_sentence(subject: Subject) -> str:
     return text + "."
 
 
-def adam_sentence(subject: Subject) -> str:
-    """What would be different under Adam, when judging for an optimizer that does not rescale."""
+def adam_sentence(subject: Subject, lost: Mapping[str, float]) -> str:
+    """What would be different under Adam, or why an optimizer of that kind does not help."""
+    outlook = subject.measurement.outlook
+    if outlook is not None and "steps_to_tell_inputs_apart" in lost:
+        return (
+            f"{subject.optimizer_name} brings all gradients to one size, but after {len(outlook.losses)} steps, time "
+            "enough to write the weights anew, the profile is still not level: of the last hidden layer's "
+            f"pre-activations only {factor(outlook.difference)} differs between rows, which is lost in the noise of "
+            f"batches. At this rate it would take about {factor(lost['steps_to_tell_inputs_apart'])} steps to tell "
+            "inputs apart."
+        )
     if subject.adaptive:
         return ""
     smallest = float(subject.gradient_elements.min())

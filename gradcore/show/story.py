@@ -225,9 +225,13 @@ def _factor_sentence(report: Report) -> list[str]:
     factors = mean_factors(report)
     if not factors or report.verdict == "healthy":
         return []
+    words = dict(FACTORS)
+    if report.config.get("normalization"):  # it divides by what the weights have made: neither is a cause by itself
+        factors["normalization"] = factors.get("normalization", 1.0) * factors.pop("weight_scale", 1.0)
+        words["normalization"] = "normalization, in which the size of the weights cancels"
     sign = 1.0 if report.slope.value > 0 else -1.0
     name, value = max(factors.items(), key=lambda item: sign * math.log(item[1]))
-    return [f"Its largest part is the {FACTORS[name]}: {number(value, 3)} per layer."]
+    return [f"Its largest part is the {words[name]}: {number(value, 3)} per layer."]
 
 
 def mean_factors(report: Report) -> dict[str, float]:

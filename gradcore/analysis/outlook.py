@@ -1,0 +1,80 @@
+"""What the optimizer's own steps make of a net, tried on a copy where the verdict depends on it.
+
+Two things no pass can tell. A step that throws the loss up may be the start of a divergence, or one of the few with
+which a large rate finds flatter ground (Lewkowycz et al. 2020, arXiv:2003.02218). And a profile that is not level, or
+outputs of a wrong scale, need not stop an optimizer that rescales each entry of the gradient: it moves every weight by
+about lr a step, so that |w| / lr steps are the time in which it can write the weights anew. By then it has made good
+what it can make good, or the net has lost what tells its inputs apart (`judge.steps_to_tell_apart`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from . import checks
+from . import measure as measuring
+from .judge import beyond_band, rescaled
+from .measure import Case, Outlook, Progress, harmless
+from .propagation import difference
+from .slope import estimate
+from .subject import Subject
+
+# Steps after which a rate that finds flatter ground has found it: eight times those that were rehearsed.
+RECOVERY_STEPS = 8 * measuring.REHEARSAL_STEPS
+# Steps at most: a smaller rate, which would need more to write the weights anew, is left undecided.
+MOST_STEPS = 1000
+
+
+@harmless
+def look_ahead(subject: Subject, progress: Progress | None = None) -> Outlook | None:
+    """The outlook of what was judged, or None where the verdict does not depend on it."""
+    case = subject.case
+    if case.optimizer is None:
+        return None
+    steps = 0
+    if checks.large_steps(subject, explained=False):
+        steps = RECOVERY_STEPS
+    elif (rescaled(subject) and beyond_band(subject.slope) < 0) or checks.error_of_scale(subject):
+        steps = math.ceil(_rewriting_steps(case))
+    return _outlook(subject, steps, progress) if 0 < steps <= MOST_STEPS else None
+
+
+def _rewriting_steps(case: Case) -> float:
+    """Steps of the size lr that add up to a typical weight: of the middle one of the layers."""
+    sizes = [
+        math.sqrt(measuring.mean_square(case.net.parameters[f"dense{layer}.weight"])) for layer in range(case.net.depth)
+    ]
+    return float(np.median(sizes)) / case.step_size
+
+
+def _outlook(subject: Subject, steps: int, progress: Progress | None) -> Outlook:
+    case, net = subject.case, subject.case.net.copy()
+    optimizer = case.optimizer_for(net, keep_state=True)
+    losses = _train(case, net, optimizer, steps, progress)
+    if not np.isfinite(losses).all():
+        return Outlook(losses, None, math.nan)
+    slope = estimate(measuring.measure(case, net), subject.limits.norm_ratio)
+    return Outlook(losses, slope, difference(net, case.x[case.rows[0]]))
+
+
+def _train(case: Case, net: Any, optimizer: Any, steps: int, progress: Progress | None) -> np.ndarray:
+    """Losses of steps on random batches; ends with the first that is not finite."""
+    rng = np.random.default_rng((case.seed, 3))
+    losses: list[float] = []
+    for done in range(steps):
+        if progress is not None:
+            progress(done, steps, "trying steps")
+        rows = rng.choice(len(case.x), min(case.batch_size, len(case.x)), replace=False)
+        batch = case.x[rows], case.trainable(net, case.target[rows])
+        try:
+            losses.append(
+                net.train_step(*batch, optimizer, loss=case.loss, clip_norm=case.training.get("clip_norm")).loss
+            )
+        except FloatingPointError:  # a gradient that is not finite cannot be clipped
+            losses.append(math.nan)
+        if not math.isfinite(losses[-1]):
+            break
+    return np.array(losses)

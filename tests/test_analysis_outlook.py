@@ -1,0 +1,129 @@
+"""What the optimizer's own steps decide: gradients that vanish under Adam, spikes of the loss, errors of mere scale."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import gradcore as gc
+from gradcore.analysis import Thresholds, checks, judge
+from gradcore.analysis.analyze import examine, make_case, measure_and_rehearse
+from gradcore.analysis.measure import Outlook, Rehearsal
+from gradcore.analysis.propagation import difference
+from zoo_data import net_on
+
+pytest.importorskip("sklearn")
+
+
+def first(report):
+    return next(finding for finding in report.findings if finding.kind in ("vanishing", "exploding"))
+
+
+def test_adam_cannot_tell_inputs_apart_that_a_deep_net_has_made_one():
+    """Beside biases of 0.3 Glorot's weights are too small for tanh: what is left of the inputs is below batch noise."""
+    net, x, target, how = net_on("digits", 60, 24, activation="tanh", init="glorot_normal")
+    rng = np.random.default_rng(5)
+    for layer in range(net.depth - 1):
+        net.parameters[f"dense{layer}.bias"][...] = 0.3 * rng.standard_normal(24)
+    optimizer = gc.optim.AdamW(net, lr=2e-3)
+    report = gc.analyze(net, x, target, optimizer=optimizer, batch_size=32, **how)
+    assert report.verdict == "vanishing" and first(report).severity == "critical"
+    assert first(report).evidence["steps_to_tell_inputs_apart"] > Thresholds().learning_steps
+    assert "tell inputs apart" in first(report).explanation
+    losses = [net.train_step(x[rows], target[rows], optimizer).loss for rows in rng.integers(0, len(x), (600, 32))]
+    assert np.mean(losses[-100:]) > 0.98 * np.log(10)  # the loss of a constant guess, after 600 steps
+
+
+def test_adam_repairs_a_steep_profile_of_a_few_layers():
+    net, x, target, how = net_on("digits", 7, 28, activation="sigmoid", init="he_uniform")
+    optimizer = gc.optim.Adam(net, lr=2e-3)
+    report = gc.analyze(net, x, target, optimizer=optimizer, **how)
+    assert report.verdict == "healthy" and first(report).kind == "vanishing" and first(report).severity == "info"
+    rng = np.random.default_rng(0)
+    losses = [net.train_step(x[rows], target[rows], optimizer).loss for rows in rng.integers(0, len(x), (500, 64))]
+    assert np.mean(losses[-100:]) < 0.8 * np.log(10)
+
+
+def test_difference_is_the_share_that_differs_between_rows(rng):
+    net = gc.MLP([3, 40, 40, 2], activation="identity", dtype="float64", bias=False)
+    x = rng.standard_normal((60, 3))
+    assert difference(net, np.repeat(x[:1], 5, axis=0)) == pytest.approx(0.0, abs=1e-15)
+    assert difference(net, x - x.mean(axis=0)) == pytest.approx(1.0)
+    common = x[0] / np.linalg.norm(x[0])
+    small = 1e3 * common + (x - x.mean(axis=0)) @ (np.eye(3) - np.outer(common, common))
+    assert 1e-4 < difference(net, small) < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("later", "severity"),
+    [
+        (np.full(64, 0.1), "info"),  # flatter ground, and learning
+        (np.full(64, 30.0), "critical"),  # thrown up for good
+        (np.full(64, 1.8), "critical"),  # where it dies: at the loss of a constant guess and a little above
+        (np.array([0.1, np.nan]), "critical"),
+    ],
+)
+def test_a_loss_that_is_thrown_up_may_come_down_again(later, severity):
+    net, x, target, how = net_on("waves", 4, 64, activation="tanh")
+    case = make_case(net, x, target, how["loss"], gc.optim.Adam(net, lr=1e-3), 128, 8, 0)
+    measurement, _ = measure_and_rehearse(case, Thresholds(), None)
+    rehearsal = Rehearsal(1e-3, np.array([1.4, 40, 30, 20, 20, 10, 10, 5]), np.ones(8), np.full(5, 0.1))
+    slope = examine(case, measurement, Thresholds()).slope if np.isfinite(later).all() else None
+    measurement = replace(measurement, rehearsal=rehearsal, outlook=Outlook(later, slope, 1.0))
+    (finding,) = checks.large_steps(examine(case, measurement, Thresholds()), explained=False)
+    assert finding.severity == severity and ("flatter ground" in finding.explanation) == (severity == "info")
+
+
+@pytest.mark.parametrize(
+    ("source", "hidden", "width", "verdict"), [("digits", 4, 48, "healthy"), ("waves", 6, 32, "exploding")]
+)
+def test_weights_twice_too_large_are_named_even_where_adam_lives_with_them(source, hidden, width, verdict):
+    net, x, target, how = net_on(source, hidden, width, init="he_normal")
+    net.parameters.flat[:] *= 2.0
+    report = gc.analyze(net, x, target, optimizer=gc.optim.Adam(net, lr=1e-3), **how)
+    assert report.verdict == verdict and first(report).kind == "exploding" and first(report).cause == "weight_scale"
+    assert (first(report).severity == "info") == (verdict == "healthy")
+    assert report.slope.inside_band  # of the gradient: it is the forward pass that explodes
+
+
+def test_targets_that_adam_does_not_reach():
+    """The disease scores of the diabetes data as they come: 171 in root mean square, at 0.001 a step."""
+    from sklearn.datasets import load_diabetes
+
+    x, y = (values.astype("f4") for values in load_diabetes(return_X_y=True))
+    net = gc.MLP([10, *[32] * 20, 1], activation="tanh")
+    report = gc.analyze(net, x, y, loss="mse", optimizer=gc.optim.Adam(net, lr=1e-3))
+    assert report.verdict == "exploding" and first(report).cause == "target_scale"
+    assert first(report).evidence["later_loss"] > first(report).evidence["constant_guess"]
+
+
+def test_an_outlook_leaves_the_net_and_its_optimizer_as_they_were():
+    net, x, target, how = net_on("digits", 7, 28, activation="sigmoid", init="he_uniform")
+    optimizer = gc.optim.Adam(net, lr=2e-3)
+    before = net.parameters.flat.copy()
+    steps = []
+    gc.analyze(net, x, target, optimizer=optimizer, progress=lambda done, total, what: steps.append(what), **how)
+    assert "trying steps" in steps and np.array_equal(net.parameters.flat, before)
+    assert optimizer.state_dict()["step_count"] == 0
+
+
+def test_a_rate_too_small_to_write_the_weights_anew_is_not_judged_by_it():
+    net, x, target, how = net_on("digits", 7, 28, activation="sigmoid", init="he_uniform")
+    case = make_case(net, x, target, how["loss"], gc.optim.Adam(net, lr=1e-6), 128, 8, 0)
+    measurement, _ = measure_and_rehearse(case, Thresholds(), None)
+    assert measurement.outlook is None and judge.steps_to_tell_apart(examine(case, measurement, Thresholds())) == 0.0
+
+
+@pytest.mark.parametrize(("loss", "target", "guess"), [
+    ("cross_entropy", np.array([0, 0, 0, 1]), 0.5623351446188083),  # entropy of (3/4, 1/4)
+    ("cross_entropy", np.tile([0.5, 0.5, 0.0], (4, 1)), np.log(2)),
+    ("binary_cross_entropy", np.array([[0.0], [0.0], [0.0], [1.0]]), 0.5623351446188083),
+    ("mse", np.array([[1.0], [1.0], [3.0], [3.0]]), 1.0),
+])  # fmt: skip
+def test_the_loss_of_a_constant_guess(loss, target, guess, rng):
+    outputs = 1 if target.ndim == 2 and target.shape[1] == 1 else 3
+    net = gc.MLP([4, 8, 8, outputs])
+    x = rng.standard_normal((4, 4)).astype("f4")
+    case = make_case(net, x, target if target.dtype.kind == "i" else target.astype("f4"), loss, None, 4, 1, 0)
+    measurement, _ = measure_and_rehearse(case, Thresholds(), None)
+    assert checks.no_skill_loss(examine(case, measurement, Thresholds())) == pytest.approx(guess)
