@@ -70,18 +70,46 @@ def test_cpp_leaves_no_function_out():
 
 
 def test_programs_of_the_last_release_still_run():
-    """Nothing recorded may change. A structure that begins with its size, and a count, may grow."""
-    recorded, now = abi.RECORDED.read_text().splitlines(), abi.lines()
-    sized = {line.split()[1].split(".")[0] for line in now if re.match(r"member \w+\.size 0 ", line)}
+    recorded = abi.RECORDED.read_text().splitlines()
+    assert abi.broken(recorded, abi.lines()) == []
+    assert recorded[0] == f"version {gc.__version__}", "at a release: python tests/abi.py --record"
 
-    def grown(line):
-        kind, name, value = line.rsplit(" ", 2) if line.startswith(("struct", "value")) else ("", "", "0")
-        may_grow = name in sized or re.search(r"_NUM_\w*S$", name)
-        return may_grow and any(
-            other.startswith(f"{kind} {name} ") and int(other.rsplit(" ", 1)[1]) >= int(value) for other in now
-        )
 
-    assert [line for line in recorded if line not in now and not grown(line)] == []
+@pytest.mark.parametrize(
+    ("line", "instead", "holds"),
+    [
+        ("function int32_t gradcore_f(int32_t a)", None, False),
+        ("function int32_t gradcore_f(int32_t a)", "function int32_t gradcore_f(int64_t a)", False),
+        ("member gradcore_grows.size 0 8 size_t size", "member gradcore_grows.size 0 4 int32_t size", False),
+        ("member gradcore_fixed.a 0 8 double a", "member gradcore_fixed.a 0 8 int64_t a", False),
+        ("struct gradcore_grows 16", "struct gradcore_grows 24", True),
+        ("struct gradcore_grows 16", "struct gradcore_grows 8", False),
+        ("struct gradcore_fixed 8", "struct gradcore_fixed 16", False),
+        ("value GRADCORE_NUM_THINGS 3", "value GRADCORE_NUM_THINGS 4", True),
+        ("value GRADCORE_NUM_THINGS 3", "value GRADCORE_NUM_THINGS 2", False),
+        ("value GRADCORE_THING 2", "value GRADCORE_THING 3", False),
+        ("value GRADCORE_ABI_VERSION 1", "value GRADCORE_ABI_VERSION 2", True),
+    ],
+)
+def test_what_counts_as_broken(line, instead, holds):
+    recorded = [
+        "version 1", "function int32_t gradcore_f(int32_t a)", "struct gradcore_grows 16",
+        "member gradcore_grows.size 0 8 size_t size", "struct gradcore_fixed 8", "member gradcore_fixed.a 0 8 double a",
+        "value GRADCORE_NUM_THINGS 3", "value GRADCORE_THING 2", "value GRADCORE_ABI_VERSION 1",
+    ]  # fmt: skip
+    now = ["version 2", *recorded[1:], "function void gradcore_new()"]
+    assert abi.broken(recorded, now) == []
+    now.remove(line)
+    now += [instead] * (instead is not None)
+    assert abi.broken(recorded, now) == ([] if holds else [line])
+
+
+@pytest.mark.skipif(native.PREFIX is None, reason="a wheel holds one plain libgradcore.so")
+@pytest.mark.skipif(native.library_file().suffix == ".a", reason="a static library has no SONAME")
+def test_the_soname_is_the_abi_version():
+    listing = native.run(native.needs("readelf"), "-d", native.library_file())
+    version = abi.number(abi.lines(), "value GRADCORE_ABI_VERSION")
+    assert re.search(r"SONAME.*\[(.*)\]", listing)[1] == f"libgradcore.so.{version}"
 
 
 @pytest.mark.skipif(native.library_file().suffix == ".a", reason="a static library shows its objects")
