@@ -17,7 +17,7 @@ import native
 from gradcore import cli
 
 PACKAGE = Path(gc.__file__).parent
-PEDANTIC = ("-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only")
+PEDANTIC = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror", "-fsyntax-only")
 
 
 # ---- the header, and its mirrors -----------------------------------------------------------------------------
@@ -33,7 +33,8 @@ def test_headers_compile_without_a_warning(compilers, standard, headers, tmp_pat
     source = tmp_path / ("headers.c" if in_c else "headers.cpp")
     includes = "".join(f"#include <gradcore/{header}>\n" for header in headers)
     source.write_text(f"{includes}int main(void) {{ return GRADCORE_OK; }}\n")
-    native.run(compilers[not in_c], f"-std={standard}", *PEDANTIC, *native.cflags(), source)
+    casts = [] if in_c else ["-Wold-style-cast"]
+    native.run(compilers[not in_c], f"-std={standard}", *PEDANTIC, *casts, *native.cflags(), source)
 
 
 def test_cython_declarations_are_the_header():
@@ -244,6 +245,14 @@ def check_control_loop(out):
     assert re.search(r"worst tick +[\d.]+ us of a budget of \d+ us", out)
     first, last = map(float, re.search(r"tracking error +([\d.]+) rad at first, ([\d.]+) rad at last", out).groups())
     assert last < first / 3
+
+
+def test_readme_program(compile_program, tmp_path):
+    source = tmp_path / "program.c"
+    source.write_text(re.search(r"```c\n(.*?)```", (native.ROOT / "README.md").read_text(), re.DOTALL)[1])
+    loss, *outputs = map(float, re.findall(r"[\d.]+(?:e-\d+)?", native.run(compile_program(source))))
+    assert loss < 1e-3
+    assert np.round(outputs).tolist() == [0, 1, 1, 0]
 
 
 def test_c_program_trains_on_digits(compile_program, digits_csv, tmp_path):

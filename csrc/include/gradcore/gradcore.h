@@ -3,6 +3,13 @@
  * The stable C interface of libgradcore. Everything else (the Python module, the C++ and
  * Cython faces) goes through these functions.
  *
+ *   gradcore_net_create, _initialize         a net from a configuration; or gradcore_net_load
+ *   gradcore_optimizer_create                its optimizer
+ *   gradcore_net_train_step                  forward, loss, backward, clipping and update, in one call
+ *   gradcore_net_forward                     its outputs
+ *   gradcore_net_flow, gradcore_diagnosis_*  what a recorded step measured; whether gradients vanish or explode
+ *   gradcore_net_save                        the file that Python reads, too
+ *
  * Conventions
  *   - Every function that can fail returns a gradcore_status; gradcore_last_error() then holds,
  *     for the calling thread, one sentence that names the argument, what was expected and what came.
@@ -11,6 +18,8 @@
  *   - Matrices are row-major. A `*_stride` is the distance between rows, counted in elements.
  *   - `dtype` fixes the element type of every `void *` array of a net.
  *   - The library never prints, aborts, exits or throws.
+ *   - Once a net has seen a batch as large, its passes and steps allocate nothing and take no lock. Where a
+ *     call must not wait for other threads either, gradcore_net_set_threads(net, NULL, NULL, 1) keeps it on its own.
  *   - One net may be used by one thread at a time; different nets may be used concurrently.
  *     A call that finds the thread pool taken runs on its own thread, with the same result to the bit.
  */

@@ -102,9 +102,10 @@ struct Matrix {
   std::int64_t rows = 0, cols = 0, stride = 0;
 
   constexpr Matrix() noexcept = default;
-  constexpr Matrix(T *data, std::int64_t rows, std::int64_t cols) noexcept : Matrix(data, rows, cols, cols) {}
-  constexpr Matrix(T *data, std::int64_t rows, std::int64_t cols, std::int64_t stride) noexcept
-      : data(data), rows(rows), cols(cols), stride(stride) {}
+  constexpr Matrix(T *first, std::int64_t num_rows, std::int64_t num_cols) noexcept
+      : Matrix(first, num_rows, num_cols, num_cols) {}
+  constexpr Matrix(T *first, std::int64_t num_rows, std::int64_t num_cols, std::int64_t row_stride) noexcept
+      : data(first), rows(num_rows), cols(num_cols), stride(row_stride) {}
   constexpr operator Matrix<const T>() const noexcept { return {data, rows, cols, stride}; }
   constexpr gradcore_matrix c() const noexcept { return {data, rows, cols, stride}; }
   constexpr gradcore_output_matrix c_output() const noexcept { return {data, rows, cols, stride}; }
