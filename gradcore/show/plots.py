@@ -119,7 +119,9 @@ def _factors(ax: Any, report: Report) -> None:
     ax.plot([layer.index for layer in layers], story.log10(gains), color="black", lw=1.8, label="together")
     ax.axhline(0, color=_GREY, lw=0.8)
     ax.set(title="factors of the gain of |delta|$^2$", xlabel="layer", ylabel="log10")
-    ax.legend(frameon=False, fontsize=7)
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(bottom, top + 0.5 * (top - bottom))  # room for the legend: the factors lie on all sides of 0
+    ax.legend(frameon=False, fontsize=7, loc="upper right")
 
 
 def _exponents(ax: Any, report: Report) -> None:
