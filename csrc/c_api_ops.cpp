@@ -196,9 +196,9 @@ gradcore_status gradcore_op_dense(int32_t dtype, const gradcore_matrix *input, c
       kernels.copy(1, out, static_cast<const T *>(bias), out, static_cast<T *>(start.data()), out);
     }
     for_tiles(input->rows, 2.0 * double(input->rows) * double(in) * double(out), [&](index first, index rows) {
-      gemm_packed(kernels, rows, in, out, static_cast<const T *>(input->data) + first * input->stride, input->stride,
-                  static_cast<const T *>(packed.data()), static_cast<T *>(output) + first * out, out,
-                  bias ? TileInit::bias : TileInit::zero, static_cast<const T *>(start.data()));
+      gemm(kernels, rows, in, out, static_cast<const T *>(input->data) + first * input->stride, input->stride,
+           RightMatrix<T>{static_cast<const T *>(packed.data())}, static_cast<T *>(output) + first * out, out,
+           bias ? TileInit::bias : TileInit::zero, static_cast<const T *>(start.data()));
     });
     return GRADCORE_OK;
   });
@@ -220,9 +220,9 @@ gradcore_status gradcore_op_dense_backward(int32_t dtype, const gradcore_matrix 
     if (grad_input) {
       pack_weight(kernels, *weight, false, packed);
       for_tiles(n, flops, [&](index first, index rows) {
-        gemm_packed(kernels, rows, out, in, dy + first * grad_output->stride, grad_output->stride,
-                    static_cast<const T *>(packed.data()), static_cast<T *>(grad_input) + first * in, in,
-                    TileInit::zero, static_cast<const T *>(nullptr));
+        gemm(kernels, rows, out, in, dy + first * grad_output->stride, grad_output->stride,
+             RightMatrix<T>{static_cast<const T *>(packed.data())}, static_cast<T *>(grad_input) + first * in, in,
+             TileInit::zero, static_cast<const T *>(nullptr));
       });
     }
     if (grad_weight) {

@@ -42,6 +42,9 @@ struct GemmTile {
 template <class T>
 using GemmTileKernel = void (*)(const GemmTile<T> &tile);
 
+// Of any target.
+inline constexpr std::size_t kMaxVectorBytes = 64;
+
 // The largest tile of any target; tables are [rows - 1][vectors - 1], null beyond the target's own.
 inline constexpr int kMaxTileRows = 8;
 inline constexpr int kMaxTileVectors = 4;

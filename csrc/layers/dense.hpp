@@ -12,18 +12,19 @@ namespace gradcore {
 
 template <class T>
 void dense_forward(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &tile) noexcept {
-  gemm_packed(kernels, tile.count, layer.spec->in, layer.spec->out, layer.x.rows(tile), layer.x.ld,
-              layer.forward_panels, layer.z.rows(tile), layer.z.ld, layer.bias ? TileInit::bias : TileInit::zero,
-              layer.bias);
+  gemm(kernels, tile.count, layer.spec->in, layer.spec->out, layer.x.rows(tile), layer.x.ld,
+       RightMatrix<T>{layer.forward_panels}, layer.z.rows(tile), layer.z.ld,
+       layer.bias ? TileInit::bias : TileInit::zero, layer.bias);
 }
 
-// grad_input (+)= delta W.
+// grad_input (+)= delta W, from W's panels or from W itself.
 template <class T>
-void dense_backward_input(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &tile, T *grad_input,
-                          index ld, bool accumulate) noexcept {
-  gemm_packed(kernels, tile.count, layer.spec->out, layer.spec->in, layer.delta.rows(tile), layer.delta.ld,
-              layer.backward_panels, grad_input, ld, accumulate ? TileInit::accumulate : TileInit::zero,
-              static_cast<const T *>(nullptr));
+void dense_backward_input(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &tile, bool from_panels,
+                          T *grad_input, index ld, bool accumulate) noexcept {
+  const RightMatrix<T> panels{layer.backward_panels}, weight{layer.weight, layer.spec->in};
+  gemm(kernels, tile.count, layer.spec->out, layer.spec->in, layer.delta.rows(tile), layer.delta.ld,
+       from_panels ? panels : weight, grad_input, ld, accumulate ? TileInit::accumulate : TileInit::zero,
+       static_cast<const T *>(nullptr));
 }
 
 // Rows [out_begin, out_end) of dW, over the rows of a chunk. grad_weight is the whole gradient.

@@ -125,7 +125,7 @@ Network::Network(const gradcore_net_config &config)
       residual_(config.residual),
       bias_(config.bias) {
   const std::size_t element = net_.dtype == GRADCORE_FLOAT32 ? 4 : 8;
-  parameters_.reserve(std::size_t(net_.flat_size) * element);
+  parameters_.reserve(std::size_t(net_.flat_size) * element + kMaxVectorBytes);  // products read full vectors
   gradients_.reserve(std::size_t(net_.flat_size) * element);
   buffers_.reserve(std::size_t(net_.flat_buffer_size) * element);
   const auto build = [&](auto &schedule, const auto &kernels) {

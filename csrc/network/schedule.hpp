@@ -64,7 +64,7 @@ class Schedule {
   // Norm, clip and update alone, from the gradients as they are.
   PassResult update(const PassRequest<T> &request);
 
-  void parameters_changed() noexcept { forward_packed_ = backward_packed_ = false; }
+  void parameters_changed() noexcept { forward_packed_ = backward_packed_ = read_in_place_ = false; }
   const GradientFlow<T> &flow() const noexcept { return flow_; }
   index workspace_bytes() const noexcept { return workspace_.bytes(); }
 
@@ -108,6 +108,7 @@ class Schedule {
   }
   void update_parameters(const PassRequest<T> &request, Phases &phases) noexcept;
   double total_norm() const noexcept;
+  void choose_panels(const PassRequest<T> &request, int threads) noexcept;
   int threads_for_pass(const PassRequest<T> &request) const noexcept;
   double tile_losses() const noexcept;
 
@@ -126,6 +127,9 @@ class Schedule {
   PassResult result_;
   std::atomic<bool> input_finite_{true};
   bool forward_packed_ = false, backward_packed_ = false;
+  bool backward_from_panels_ = true;  // in this pass
+  bool packing_pays_ = true;          // for passes as the last one
+  bool read_in_place_ = false;        // the weights as they are, by a backward pass
 };
 
 }  // namespace gradcore

@@ -77,19 +77,19 @@ void pack_backward(const KernelSet<T> &set, index in, index out, const T *weight
 }
 
 template <class T>
-void gemm_packed(const KernelSet<T> &set, index rows, index depth, index cols, const T *a, index lda, const T *packed,
-                 T *c, index ldc, TileInit init, const T *bias) noexcept {
+void gemm(const KernelSet<T> &set, index rows, index depth, index cols, const T *a, index lda, const RightMatrix<T> &b,
+          T *c, index ldc, TileInit init, const T *bias) noexcept {
   const PanelSplit split(cols, set.lanes, set.tile_vectors);
   for (index k = 0; k < depth; k += kDepthBlock) {
     const index block = depth - k < kDepthBlock ? depth - k : kDepthBlock;
     for (index panel = 0; panel < split.num_panels(); panel++) {
-      const index begin = split.begin(panel), width = split.vectors(panel) * set.lanes;
+      const index begin = split.begin(panel), step = b.ld ? b.ld : split.vectors(panel) * set.lanes;
       GemmTile<T> tile{block,
                        a + k,
                        lda,
                        1,
-                       packed + depth * begin + k * width,
-                       width,
+                       b.data + (b.ld ? begin : depth * begin) + k * step,
+                       step,
                        c + begin,
                        ldc,
                        split.cols(panel),
@@ -137,8 +137,8 @@ void gemm_params(const KernelSet<T> &set, index rows, index in, index out_begin,
   template index packed_size<T>(const KernelSet<T> &, index, index) noexcept;                                        \
   template void pack_forward<T>(const KernelSet<T> &, index, index, const T *, index, index, index, T *) noexcept;   \
   template void pack_backward<T>(const KernelSet<T> &, index, index, const T *, index, index, index, T *) noexcept;  \
-  template void gemm_packed<T>(const KernelSet<T> &, index, index, index, const T *, index, const T *, T *, index,   \
-                               TileInit, const T *) noexcept;                                                        \
+  template void gemm<T>(const KernelSet<T> &, index, index, index, const T *, index, const RightMatrix<T> &, T *,    \
+                        index, TileInit, const T *) noexcept;                                                        \
   template void gemm_params<T>(const KernelSet<T> &, index, index, index, index, const T *, index, const T *, index, \
                                T *, bool) noexcept;
 GRADCORE_INSTANTIATE(float)

@@ -39,10 +39,18 @@ template <class T>
 void pack_backward(const KernelSet<T> &set, index in, index out, const T *weight, index ld, index out_begin,
                    index out_end, T *packed) noexcept;
 
-// c [rows, cols] = init + a [rows, depth] * B; B packed. c may be padded: only `cols` columns are written.
+// Matrix B: in panels, or where it lies, its rows ld apart, readable up to a full vector beyond its end.
 template <class T>
-void gemm_packed(const KernelSet<T> &set, index rows, index depth, index cols, const T *a, index lda, const T *packed,
-                 T *c, index ldc, TileInit init, const T *bias) noexcept;
+struct RightMatrix {
+  const T *data;
+  index ld = 0;  // 0: panels
+};
+
+// c [rows, cols] = init + a [rows, depth] * B, the same to the bit for both kinds of B. c may be padded: only `cols`
+// columns are written.
+template <class T>
+void gemm(const KernelSet<T> &set, index rows, index depth, index cols, const T *a, index lda, const RightMatrix<T> &b,
+          T *c, index ldc, TileInit init, const T *bias) noexcept;
 
 // dw[o, i] (+)= sum_r delta[r, o] * x[r, i] for o in [out_begin, out_end), all i < in, r ascending.
 // x is padded. dw has row stride `in`; `accumulate` adds to what it holds.

@@ -1,4 +1,4 @@
-// Products on every target the CPU supports: register tiles, packing, gemm_packed and gemm_params
+// Products on every target the CPU supports: register tiles, packing, gemm and gemm_params
 // against plain loops in double, guards around all outputs, and the same bits for any split of rows.
 #include <algorithm>
 
@@ -17,7 +17,7 @@ struct Shape {
 };
 
 // Every extent in turn beside small odd ones, all three alike, random triples, and more depth than one
-// block of gemm_packed (1024) or gemm_params (256) takes.
+// block of gemm (1024) or gemm_params (256) takes.
 std::vector<Shape> shapes(int lanes) {
   std::vector<index> sizes = {lanes - 1, lanes, lanes + 1, 63, 64, 65, 66, 67, 100, 130, 257};
   for (index n = 1; n <= 20; n++) sizes.push_back(n);
@@ -91,8 +91,8 @@ void test_tile(const KernelSet<T> &k, int rows, int vectors, index depth) {
     for (const TileInit init : kInits) {
       Matrix<T> c = rng.matrix<T>({rows, cols, 3, 1}, 1);
       const Matrix<T> before = c;
-      k.gemm_tile[rows - 1][vectors - 1]({depth, a.data(), a.ld(), 1, b.data(), b.ld(), c.data(), c.ld(), int(cols),
-                                          init, bias.data(), b.data()});
+      k.gemm_tile[rows - 1][vectors - 1](
+          {depth, a.data(), a.ld(), 1, b.data(), b.ld(), c.data(), c.ld(), int(cols), init, bias.data(), b.data()});
       check_product(c, depth, a, b, [&](index i, index j) { return start_of(init, bias, before, i, j); });
     }
   }
@@ -159,23 +159,26 @@ void test_packing() {
   });
 }
 
-// ---- gemm_packed ----
+// ---- gemm: B in panels, and where it lies ----
 
 template <class T>
-struct PackedProduct {
+struct Product {
   const KernelSet<T> &kernels;
   Shape shape;
   Matrix<T> a, packed, bias;
 
   // Rows [begin, end) of c.
   void run(index begin, index end, TileInit init, Matrix<T> &c) const {
-    gemm_packed(kernels, end - begin, shape.depth, shape.cols, a.data() + begin * a.ld(), a.ld(), packed.data(),
-                c.data() + begin * c.ld(), c.ld(), init, bias.data());
+    run(begin, end, init, RightMatrix<T>{packed.data()}, c);
+  }
+  void run(index begin, index end, TileInit init, const RightMatrix<T> &b, Matrix<T> &c) const {
+    gemm(kernels, end - begin, shape.depth, shape.cols, a.data() + begin * a.ld(), a.ld(), b, c.data() + begin * c.ld(),
+         c.ld(), init, bias.data());
   }
 };
 
 template <class T>
-void check_row_splits(const PackedProduct<T> &product, TileInit init, const Matrix<T> &before, const Matrix<T> &c) {
+void check_row_splits(const Product<T> &product, TileInit init, const Matrix<T> &before, const Matrix<T> &c) {
   const index rows = product.shape.rows;
   for (const index cut : {index(1), index(3), index(8), rows / 2, rows - 1}) {
     if (cut <= 0 || cut >= rows) continue;
@@ -188,20 +191,24 @@ void check_row_splits(const PackedProduct<T> &product, TileInit init, const Matr
 }
 
 template <class T>
-void test_gemm_packed(bool forward) {
-  for_each_shape<T>(forward ? "gemm_packed forward" : "gemm_packed backward",
-                    [&](const KernelSet<T> &k, const Shape &s, index gap) {
+void test_gemm(bool forward) {
+  for_each_shape<T>(forward ? "gemm forward" : "gemm backward", [&](const KernelSet<T> &k, const Shape &s, index gap) {
     const Matrix<T> weight =
         forward ? rng.matrix<T>({s.cols, s.depth, gap, 1}, 1) : rng.matrix<T>({s.depth, s.cols, gap, 1}, 1);
-    const PackedProduct<T> product{k, s, rng.matrix<T>({s.rows, s.depth, gap, 1}, 1), pack(k, forward, s, weight),
-                                   rng.vector<T>(s.cols, 1)};
+    const Product<T> product{k, s, rng.matrix<T>({s.rows, s.depth, gap, 1}, 1), pack(k, forward, s, weight),
+                             rng.vector<T>(s.cols, 1)};
     for (const TileInit init : kInits) {
       const Matrix<T> before = rng.matrix<T>({s.rows, s.cols, gap, 1}, 1);
       Matrix<T> c = before;
       product.run(0, s.rows, init, c);
-      check_product(c, s.depth, product.a, [&](index d, index j) { return forward ? weight(j, d) : weight(d, j); },
-                    [&](index i, index j) { return start_of(init, product.bias, before, i, j); });
+      check_product(
+          c, s.depth, product.a, [&](index d, index j) { return forward ? weight(j, d) : weight(d, j); },
+          [&](index i, index j) { return start_of(init, product.bias, before, i, j); });
       check_row_splits(product, init, before, c);
+      if (forward) continue;
+      Matrix<T> in_place = before;
+      product.run(0, s.rows, init, {weight.data(), weight.ld()}, in_place);
+      CHECK(same_bits(in_place, c) && in_place.intact());
     }
   });
 }
@@ -250,8 +257,9 @@ void test_gemm_params() {
       const Matrix<T> before = rng.matrix<T>({s.rows, s.cols, 0, 1}, 1);
       Matrix<T> dw = before;
       product.run(0, s.depth, 0, s.rows, accumulate, dw);
-      check_product(dw, s.depth, [&](index o, index r) { return product.delta(r, o); }, product.x,
-                    [&](index o, index i) { return accumulate ? double(before(o, i)) : 0.0; });
+      check_product(
+          dw, s.depth, [&](index o, index r) { return product.delta(r, o); }, product.x,
+          [&](index o, index i) { return accumulate ? double(before(o, i)) : 0.0; });
       check_params_splits(product, accumulate, before, dw);
     }
   });
@@ -261,8 +269,8 @@ template <class T>
 void test_all() {
   test_tiles<T>();
   test_packing<T>();
-  test_gemm_packed<T>(true);
-  test_gemm_packed<T>(false);
+  test_gemm<T>(true);
+  test_gemm<T>(false);
   test_gemm_params<T>();
 }
 
