@@ -177,7 +177,7 @@ def _add_predict(commands: Any) -> None:
     add("--weight-var", type=float, metavar="V", help="in place of --init: variance of weights times fan_in")
     add("--bias-var", type=float, metavar="V", help="variance of the biases (default 0)")
     add("--batch-size", type=_count, default=128, metavar="N", help="rows a batch, for batch norm (default 128)")
-    add("--json", metavar="FILE", help="write the prediction as JSON; - for stdout, instead of text")
+    _add_outputs(predict)
     predict.set_defaults(run=run_predict)
 
 
@@ -364,7 +364,7 @@ def check_outputs(arguments: argparse.Namespace) -> None:
 
 def write_outputs(report: Report | Prediction | SweepResult, arguments: argparse.Namespace) -> None:
     """The files asked for; JSON to stdout for `-`."""
-    if not isinstance(report, Prediction) and arguments.html:
+    if arguments.html:
         report.save_html(arguments.html)
         print(f"wrote {arguments.html}", file=sys.stderr)
     if arguments.json == "-":

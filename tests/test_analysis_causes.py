@@ -10,7 +10,7 @@ from gradcore.analysis import Thresholds, causes, checks
 from gradcore.analysis import mean_field as theory
 from gradcore.analysis.analyze import examine, make_case, measure_and_rehearse
 from gradcore.analysis.measure import Rehearsal
-from zoo_data import net_on, scale_hidden
+from zoo_data import data, net_on, scale_hidden
 
 pytest.importorskip("sklearn")
 
@@ -143,3 +143,17 @@ def test_a_slope_in_doubt_is_not_called_luck():
     report = gc.analyze(net, x, target, **how)
     assert report.slope.systematic < report.slope.band_low < report.slope.systematic_high
     assert first(report).severity == "info" and "More batches would decide" in first(report).explanation
+
+
+def test_blocks_without_a_skip_connection_count_in_a_residual_net():
+    """Where widths change there is no skip: what such layers lose is not outweighed by the quiet ones beside them."""
+    x, target, outputs, loss = data("digits")
+    widths = [width for width in range(40, 20, -1) for _ in range(3)]  # a third of the layers has no skip connection
+    net = gc.MLP([x.shape[1], *widths, outputs], activation="tanh", residual=True)
+    for layer in range(1, net.depth - 1):
+        net.parameters[f"dense{layer}.weight"][...] *= 0.1
+    report = gc.analyze(net, x, target, loss=loss)
+    assert report.verdict == "vanishing"
+    norms = [record.grad_output_norm for record in report.layers]
+    steps = len(norms) - 2  # between the hidden layers, the same number as slope.steps counts but for the ends
+    assert report.slope.value == pytest.approx(2 * np.log(norms[0] / norms[-2]) / steps, rel=0.15)

@@ -55,19 +55,20 @@ def test_difference_is_the_share_that_differs_between_rows(rng):
 
 
 @pytest.mark.parametrize(
-    ("later", "severity"),
+    ("peak", "later", "severity"),
     [
-        (np.full(64, 0.1), "info"),  # flatter ground, and learning
-        (np.full(64, 30.0), "critical"),  # thrown up for good
-        (np.full(64, 1.8), "critical"),  # where it dies: at the loss of a constant guess and a little above
-        (np.array([0.1, np.nan]), "critical"),
+        (40.0, np.full(64, 0.1), "info"),  # flatter ground, and learning
+        (40.0, np.full(64, 30.0), "critical"),  # thrown up for good
+        (40.0, np.full(64, 1.775), "critical"),  # where it dies: at the loss of a constant guess, 1.78
+        (40.0, np.array([0.1, np.nan]), "critical"),
+        (200.0, np.full(64, 0.1), "critical"),  # by more than 64 units lift it before the ground is flatter
     ],
 )
-def test_a_loss_that_is_thrown_up_may_come_down_again(later, severity):
+def test_a_loss_that_is_thrown_up_may_come_down_again(peak, later, severity):
     net, x, target, how = net_on("waves", 4, 64, activation="tanh")
     case = make_case(net, x, target, how["loss"], gc.optim.Adam(net, lr=1e-3), 128, 8, 0)
     measurement, _ = measure_and_rehearse(case, Thresholds(), None)
-    rehearsal = Rehearsal(1e-3, np.array([1.4, 40, 30, 20, 20, 10, 10, 5]), np.ones(8), np.full(5, 0.1))
+    rehearsal = Rehearsal(1e-3, np.array([1.4, peak, 30, 20, 20, 10, 10, 5]), np.ones(8), np.full(5, 0.1))
     slope = examine(case, measurement, Thresholds()).slope if np.isfinite(later).all() else None
     measurement = replace(measurement, rehearsal=rehearsal, outlook=Outlook(later, slope, 1.0))
     (finding,) = checks.large_steps(examine(case, measurement, Thresholds()), explained=False)
@@ -119,6 +120,8 @@ def test_a_rate_too_small_to_write_the_weights_anew_is_not_judged_by_it():
     ("cross_entropy", np.tile([0.5, 0.5, 0.0], (4, 1)), np.log(2)),
     ("binary_cross_entropy", np.array([[0.0], [0.0], [0.0], [1.0]]), 0.5623351446188083),
     ("mse", np.array([[1.0], [1.0], [3.0], [3.0]]), 1.0),
+    ("mae", np.array([[1.0], [1.0], [1.0], [5.0]]), 1.0),
+    ("huber", np.array([[0.0], [0.0], [4.0], [4.0]]), 1.5),
 ])  # fmt: skip
 def test_the_loss_of_a_constant_guess(loss, target, guess, rng):
     outputs = 1 if target.ndim == 2 and target.shape[1] == 1 else 3

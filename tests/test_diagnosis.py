@@ -62,3 +62,14 @@ def test_c_program_prints_the_verdict(compile_program):
         native.run(program, "sigmoid", 12)
     with pytest.raises(AssertionError, match="usage"):
         native.run(program, "tangent", 10)
+
+
+def test_steps_with_and_without_skip_connections_weigh_the_same():
+    net, x, target, how = zoo.models()[0].make()
+    widths = [x.shape[1], 30, 30, 30, 24, 24, 18, 18, 18, 18, net.out_features]
+    report = gc.analyze(gc.MLP(widths, activation="tanh", residual=True), x, target, **how)
+    verdict, judgement, findings = diagnose(report._case)
+    assert verdict == report.verdict and kept(findings) == kept(report.findings)
+    got = [judgement.slope, judgement.slope_low, judgement.systematic_high, judgement.width_error]
+    wanted = [getattr(report.slope, name) for name in ("value", "low", "systematic_high", "width_error")]
+    np.testing.assert_allclose(got, wanted, rtol=1e-9)

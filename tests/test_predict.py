@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import gradcore as gc
 from gradcore import cli
 from gradcore.analysis import mean_field as theory
 from gradcore.analysis.predict import layer_scales, scheme_scales
+from gradcore.show import story
 
 WIDTHS = [60] + [100] * 30 + [10]
 
@@ -186,5 +188,43 @@ def test_the_command_line(capsys, tmp_path):
     path = tmp_path / "prediction.json"
     assert cli.main(["predict", "--widths", "8,16x12,2", "--json", str(path)]) == 0
     assert json.loads(path.read_text())["slope"] < 0.0
+    page = tmp_path / "prediction.html"
+    assert cli.main(["predict", "--widths", "8,16x12,2", "--html", str(page)]) == 0
+    assert "8, 16 x 12, 2" in page.read_text() and str(page) in capsys.readouterr().err
     assert cli.main(["predict", "--widths", "8,16x12,2", "--bias-var", "-1"]) == 2
     assert "bias_var" in capsys.readouterr().err
+
+
+# ---- page and figure -------------------------------------------------------------------------
+
+
+def test_the_page_shows_what_the_text_says(tmp_path):
+    prediction = gc.predict(WIDTHS, activation="sigmoid")
+    path = tmp_path / "prediction.html"
+    prediction.save_html(path)
+    page = path.read_text(encoding="utf-8")
+    assert page.count("<svg") == 4  # deltas, q, chi, cosine
+    assert f"&times; {story.gain(prediction.slope)}" in page and "serves shallow nets only" in page
+    assert page.count('<th scope="row">') == prediction.chi.size
+    assert prediction._repr_html_() in page and "<script" not in page
+    assert gc.predict(WIDTHS, normalization="batch")._repr_html_().count("<svg") == 3  # no theory of the cosine
+    assert "There is none: fewer than two hidden layers" in gc.predict([4, 3, 1])._repr_html_()
+
+
+def test_every_mark_of_the_page_lies_inside_its_frame():
+    """The band of a narrow batch norm net is much wider than its cone."""
+    page = gc.predict([10, *[20] * 40, 3], normalization="batch")._repr_html_()
+    for polygon in re.findall(r'<polygon class="[^"]*" points="([^"]*)"', page):
+        rows = [float(point.split(",")[1]) for point in polygon.split()]
+        assert rows[0] > 12.0 and rows[-1] > 12.0 and max(rows) < 264.0  # never cut off at an edge of the chart
+
+
+def test_the_figure_shows_the_profile():
+    pytest.importorskip("matplotlib")
+    prediction = gc.predict(WIDTHS, activation="tanh")
+    axes = prediction.plot().axes
+    np.testing.assert_allclose(axes[0].lines[0].get_ydata(), prediction.delta_log / (2 * math.log(10)))
+    np.testing.assert_allclose(axes[2].lines[0].get_ydata()[:-1], np.log10(prediction.chi[:-1]))
+    assert len(axes) == 4 and len(gc.predict(WIDTHS, normalization="batch").plot().axes) == 3
+    with pytest.raises(ValueError, match="nothing to plot: fewer than two hidden layers"):
+        gc.predict([4, 3, 1]).plot()

@@ -9,7 +9,7 @@ import numpy as np
 from . import causes, wording
 from .measure import Case, Outlook
 from .report import Finding, LayerRecord
-from .slope import half_interval
+from .slope import GAUSS_95, half_interval
 from .subject import SMALLEST_NORMAL, Subject
 
 _BOUNDED = ("sigmoid", "tanh", "hard_tanh")
@@ -65,9 +65,16 @@ def large_steps(subject: Subject, *, explained: bool) -> list[Finding]:
 
 
 def _recovered(subject: Subject) -> str:
-    """A sentence where further steps bring the loss below that of a constant guess, beyond the noise of batches."""
-    outlook = subject.measurement.outlook
-    if outlook is None or not _learned(subject, outlook):
+    """A sentence where further steps bring the loss below that of a constant guess, beyond the noise of batches.
+
+    Such a catapult lifts the loss by no more than about the number n of units in a layer: outputs of size sqrt(n)
+    are what bends the loss enough to end it (Lewkowycz et al. 2020, section 2). Beyond that it has left its ground.
+    """
+    rehearsal, outlook = subject.measurement.rehearsal, subject.measurement.outlook
+    if rehearsal is None or outlook is None or not _learned(subject, outlook):
+        return ""
+    units = max(subject.measurement.config["widths"][1:-1], default=1)
+    if float(np.max(rehearsal.losses)) > units * max(float(rehearsal.losses[0]), no_skill_loss(subject)):
         return ""
     steps, later = len(outlook.losses), wording.factor(_later(outlook.losses))
     return (
@@ -82,9 +89,14 @@ def _later(losses: np.ndarray) -> float:
 
 
 def _learned(subject: Subject, outlook: Outlook) -> bool:
-    """Whether the later steps of an outlook do better than a constant guess, beyond the noise of batches."""
-    later = outlook.losses[len(outlook.losses) // 2 :]
-    return outlook.slope is not None and float(later.mean()) + half_interval(later) < no_skill_loss(subject)
+    """Whether the later steps of an outlook do better than a constant guess, beyond the noise of batches.
+
+    The guess itself scores on N rows within about 1 / sqrt(N) of its loss.
+    """
+    later, guess = outlook.losses[len(outlook.losses) // 2 :], no_skill_loss(subject)
+    rows = len(later) * min(subject.case.batch_size, len(subject.case.x))
+    noise = max(half_interval(later), GAUSS_95 * guess / math.sqrt(rows))
+    return outlook.slope is not None and float(later.mean()) + noise < guess
 
 
 def scale_to_unlearn(subject: Subject, *, explained: bool) -> list[Finding]:
@@ -135,13 +147,14 @@ def _no_lower(losses: np.ndarray) -> bool:
 
 
 def no_skill_loss(subject: Subject) -> float:
-    """The loss of the best constant output; of the mean absolute error and Huber's a bound near it."""
+    """The loss of the best constant output; of Huber's loss that of the mean, which is close to it."""
     case = subject.case
-    target = np.asarray(case.target)
     if case.loss in ("cross_entropy", "binary_cross_entropy"):
         return _entropy(case)
-    spread = np.asarray(target, dtype=np.float64) - target.mean(axis=0, dtype=np.float64)
-    return float(np.mean(spread**2) if case.loss == "mse" else np.mean(np.abs(spread)))
+    target = np.asarray(case.target, dtype=np.float64)
+    away = np.abs(target - (np.median(target, axis=0) if case.loss == "mae" else target.mean(axis=0)))
+    losses = {"mse": away**2, "mae": away, "huber": np.where(away < 1.0, 0.5 * away**2, away - 0.5)}
+    return float(losses[case.loss].mean())
 
 
 def _entropy(case: Case) -> float:

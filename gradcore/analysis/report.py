@@ -253,10 +253,29 @@ class Prediction(Record):
         """`to_dict` as JSON."""
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
+    def plot(self) -> Any:
+        """A matplotlib Figure of the expected profile and what makes it (matplotlib must be installed)."""
+        from ..show import plots
+
+        return plots.plot_prediction(self)
+
+    def save_html(self, path: Any) -> None:
+        """Write the prediction as one self-contained HTML page."""
+        from pathlib import Path
+
+        from ..show import prediction_html
+
+        Path(path).write_text(prediction_html.page(self), encoding="utf-8")
+
     def __str__(self) -> str:
         from ..show.prediction_text import render
 
         return render(self)
+
+    def _repr_html_(self) -> str:
+        from ..show import prediction_html
+
+        return prediction_html.render(self)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ the increments,
 
     slope = sum(d_l / v_l) / sum(1 / v_l),     width_error^2 = 1 / sum(1 / v_l)          (S.1)
 
-with v_l of (M.6) in mean_field. Batch noise is the spread of (S.1) over batches.
+with v_l of (M.6) in mean_field. Batch noise is the spread of (S.1) over batches. Steps past a skip connection and
+steps without one have slopes of their own, and (S.1) holds within each kind; the slope is the mean of the two by the
+number of their steps, so that it still makes the whole change over depth.
 
 Most of v_l is luck of one draw of weights: how W_{l+1} happens to be turned towards delta_{l+1}. It is
 measured too ("alignment", see GainFactors). Where its sum is what random directions give, the slope
@@ -110,7 +112,7 @@ def estimate(measurement: Measurement, norm_ratio: float) -> Slope:
     # Branches that start at zero add no noise; the floor keeps their weight finite.
     noise, alignment_noise = (np.maximum(values[usable], 1e-9) for values in step_noise(measurement))
     increments, systematic = increments[:, usable], _systematic_steps(measurement)[usable]
-    weights = (1.0 / noise) / np.sum(1.0 / noise)
+    weights = _weights(noise, skip_connections(measurement.config)[1:-1][usable])
     per_batch = increments @ weights
     value = float(per_batch.mean())
     width_error = float(np.sqrt(np.sum(weights**2 * noise)))
@@ -129,6 +131,15 @@ def estimate(measurement: Measurement, norm_ratio: float) -> Slope:
         band_high=band,
         steps=steps,
     )
+
+
+def _weights(noise: np.ndarray, skips: np.ndarray) -> np.ndarray:
+    """Weights of (S.1) within the steps with and those without a skip connection; each kind has its share of 1."""
+    weights = 1.0 / noise
+    for kind in (skips, ~skips):
+        if kind.any():
+            weights[kind] *= kind.mean() / weights[kind].sum()
+    return weights
 
 
 def error_of_mean(values: np.ndarray) -> float:

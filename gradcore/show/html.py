@@ -22,11 +22,15 @@ _MAX_DOTS = 120  # layers beyond which single markers would run into each other
 
 def page(report: Report) -> str:
     """A complete HTML document."""
-    title = escape(f"{story.TITLES[report.verdict]}: {story.net_line(report)}")
+    return document(f"{story.TITLES[report.verdict]}: {story.net_line(report)}", render(report))
+
+
+def document(title: str, body: str) -> str:
+    """A page around a rendered fragment."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>body{{margin:0}}</style></head>\n<body>{render(report)}</body></html>\n"
+        f"<title>{escape(title)}</title><style>body{{margin:0}}</style></head>\n<body>{body}</body></html>\n"
     )
 
 
@@ -42,7 +46,7 @@ def render(report: Report) -> str:
 
 
 def _head(report: Report) -> str:
-    sentences = "".join(f"<p>{_math(sentence)}</p>" for sentence in story.why(report))
+    sentences = "".join(f"<p>{story.formulas(sentence)}</p>" for sentence in story.why(report))
     return (
         f'<header><p class="verdict {report.verdict}">{escape(story.TITLES[report.verdict])}</p>'
         f"<h1>{escape(story.net_line(report))}</h1>"
@@ -50,17 +54,11 @@ def _head(report: Report) -> str:
     )
 
 
-def _math(text: str) -> str:
-    """Escaped text with the ASCII spelling of the formulas set as formulas."""
-    text = escape(text).replace("|delta|^2", "|&delta;|<sup>2</sup>").replace("|delta|", "|&delta;|")
-    return text.replace("sqrt(fan_in)", "&radic;<i>fan_in</i>")
-
-
 def _tiles(report: Report) -> str:
     slope = report.slope
     if math.isnan(slope.value):
         return ""
-    name = _math(story.traveller(report))
+    name = story.formulas(story.traveller(report))
     tiles = [(f"&times; {story.gain(slope.value)}", f"{name}<sup>2</sup> per layer, measured")]
     if report.prediction.valid:
         tiles.append((f"&times; {story.gain(report.prediction.slope)}", "per layer, expected by theory"))
@@ -128,7 +126,7 @@ def _profile_section(report: Report) -> str:
 
 
 def _figure(title: str, chart: str) -> str:
-    return f"<figure><figcaption>{_math(title)}</figcaption>{chart}</figure>" if chart else ""
+    return f"<figure><figcaption>{story.formulas(title)}</figcaption>{chart}</figure>" if chart else ""
 
 
 def _profile_chart(values: np.ndarray, label: str, rounding: float = 0.0) -> str:
@@ -214,7 +212,7 @@ def finding_cards(findings: Sequence[Finding], notes: Sequence[str] = ()) -> str
     cards = "".join(
         f'<div class="card {escape(finding.severity)}"><h3><span>{escape(finding.severity)}</span> '
         f"{escape(story.finding_title(finding))}</h3>{f'<p>{escape(note)}</p>' if note else ''}"
-        f"<p>{_math(finding.explanation)}</p>"
+        f"<p>{story.formulas(finding.explanation)}</p>"
         f'<p class="muted">{escape(story.evidence(finding.evidence))}</p></div>'
         for finding, note in zip(findings, notes or [""] * len(findings), strict=True)
     )
@@ -222,7 +220,7 @@ def finding_cards(findings: Sequence[Finding], notes: Sequence[str] = ()) -> str
 
 
 def _prediction(report: Report) -> str:
-    sentences = "".join(f"<p>{_math(sentence)}</p>" for sentence in story.prediction_lines(report))
+    sentences = "".join(f"<p>{story.formulas(sentence)}</p>" for sentence in story.prediction_lines(report))
     return f"<section><h2>Prediction and measurement</h2>{sentences}</section>"
 
 
@@ -252,7 +250,7 @@ def _remedies(report: Report) -> str:
 
 
 def _remedy_row(mark: str, name: str, cells: Sequence[str], note: str, css: str = "") -> str:
-    small = f'<br><span class="muted">{_math(note)}</span>' if note else ""
+    small = f'<br><span class="muted">{story.formulas(note)}</span>' if note else ""
     numbers = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
     return f'<tr class="{css}"><td>{mark}</td><th scope="row">{escape(name)}{small}</th>{numbers}</tr>'
 

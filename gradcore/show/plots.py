@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..analysis.history import TrainingReport
-from ..analysis.report import GainFactors, Report
+from ..analysis.report import GainFactors, Prediction, Report
 from . import story
 
 _BLUE, _GOLD, _GREEN, _RED, _GREY = "#1d5fc4", "#8a6d1d", "#17794a", "#bb2b33", "#5a6472"
@@ -67,6 +67,52 @@ def plot_training(report: TrainingReport) -> Any:
     return figure
 
 
+def plot_prediction(prediction: Prediction) -> Any:
+    """A matplotlib Figure of what theory expects: the deltas over depth with their band, and what makes them.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+        ValueError: no theory covers the design.
+    """
+    if not prediction.valid:
+        raise ValueError(f"there is nothing to plot: {prediction.note}")
+    profiles = story.expected_profiles(prediction)
+    figure = _figure(12, 6.4)
+    grid = figure.add_gridspec(2, len(profiles))
+    figure.suptitle(f"Mean-field prediction: {story.net_words(prediction.config)}", fontweight="bold")
+    axes = [figure.add_subplot(grid[0, :])]
+    low, high, middle = story.expected_deltas(prediction)
+    layers = np.arange(len(middle))
+    axes[0].fill_between(layers, *story.expected_cone(prediction), color=_GREEN, alpha=0.18, lw=0,
+                         label="healthy at this depth")  # fmt: skip
+    axes[0].fill_between(layers, low, high, color=_GOLD, alpha=0.2, lw=0, label="95% of random draws")
+    axes[0].plot(layers, middle, ".-", color=_GOLD, label="typical net")
+    axes[0].set(title="deltas relative to the output layer, norm", xlabel="layer (0 is at the input)", ylabel="log10")
+    axes[0].legend(frameon=False, fontsize=8)
+    for column, (title, values, log) in enumerate(profiles):
+        ax = figure.add_subplot(grid[1, column])
+        ax.plot(layers, story.log10(values) if log else values, ".-", color=_GOLD)
+        ax.set(title=title.replace("|delta|^2", "|delta|$^2$"), xlabel="layer", ylabel="log10" if log else "")
+        if title.startswith("chi"):
+            ax.axhline(0, color=_GREY, lw=0.8)
+        if log:
+            _at_least(ax, 2.0)
+        else:
+            ax.set_ylim(min(0.0, float(np.nanmin(values))), 1.03)
+        axes.append(ax)
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.title.set_fontsize(11)
+    return figure
+
+
+def _at_least(ax: Any, decades: float) -> None:
+    """A flat profile should look flat."""
+    low, high = ax.get_ylim()
+    if high - low < decades:
+        ax.set_ylim((low + high - decades) / 2, (low + high + decades) / 2)
+
+
 def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
@@ -97,9 +143,7 @@ def _finish_profile(ax: Any, layers: np.ndarray, log: np.ndarray, title: str) ->
     missing = layers[np.isnan(log)]
     if len(missing):
         ax.plot(missing, np.full(len(missing), 0.98), "x", color=_RED, transform=ax.get_xaxis_transform())
-    low, high = ax.get_ylim()
-    if high - low < 2:  # a flat profile should look flat
-        ax.set_ylim((low + high) / 2 - 1, (low + high) / 2 + 1)
+    _at_least(ax, 2.0)
     ax.set(title=title, xlabel="layer (0 is at the input)", ylabel="log10")
 
 

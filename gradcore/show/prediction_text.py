@@ -34,11 +34,16 @@ def sentences(prediction: Prediction) -> list[str]:
     return [*lines, *filter(None, [limit, _gain_sentence(prediction), prediction.note])]
 
 
+def ends(prediction: Prediction) -> tuple[float, float, float]:
+    """|delta| at layer 0 over that at the last hidden layer: typical, and the ends of the band of random draws."""
+    last = prediction.delta_log[len(prediction.chi) - 2]
+    logs = (prediction.delta_log[0], prediction.delta_log_low[0], prediction.delta_log_high[0])
+    typical, low, high = (story.exp(0.5 * (log - last)) for log in logs)
+    return typical, low, high
+
+
 def _slope_sentence(prediction: Prediction) -> str:
-    last = len(prediction.chi) - 2
-    ends = [0.5 * (values[0] - prediction.delta_log[last]) for values in (
-        prediction.delta_log, prediction.delta_log_low, prediction.delta_log_high)]  # fmt: skip
-    typical, low, high = (story.number(story.exp(end)) for end in ends)
+    typical, low, high = (story.number(end) for end in ends(prediction))
     return (
         f"On its way to the input |delta|^2 is multiplied by {story.gain(prediction.slope)} a layer: its norm at "
         f"layer 0 is {typical} of that at the last hidden one (95% of random draws: {low} to {high})."
@@ -81,13 +86,21 @@ def _profile(prediction: Prediction, terminal: Terminal) -> list[str]:
     """A row a layer: variance of the pre-activations, factor of the layer, the expected profile and its band."""
     header = f"{'layer':>5}  {'units':>5}  {'q':>9}  {'chi':>9}  {'|delta|':>9}  95% of random draws"
     rows = [terminal.rule("Profile over depth, relative to the output layer"), terminal.style(header, "dim")]
+    cells_of_layers = layer_cells(prediction)
     for index in story.elide(len(prediction.chi), MAX_LAYERS):
         if index is None:
             rows.append(terminal.style("       ...", "dim"))
             continue
-        units = prediction.config["widths"][index + 1]
-        logs = (prediction.delta_log[index], prediction.delta_log_low[index], prediction.delta_log_high[index])
-        norm, low, high = (story.number(story.exp(0.5 * log), 3) for log in logs)
-        cells = [story.number(prediction.preact_var[index], 3), story.number(prediction.chi[index], 3), norm]
-        rows.append(f"{index:5}  {units:5}  {'  '.join(f'{cell:>9}' for cell in cells)}  {low} to {high}")
+        units, *cells, low, high = cells_of_layers[index]
+        rows.append(f"{index:5}  {units:>5}  {'  '.join(f'{cell:>9}' for cell in cells)}  {low} to {high}")
     return rows
+
+
+def layer_cells(prediction: Prediction) -> list[list[str]]:
+    """Units, q, chi, |delta| and the ends of its band of each dense layer, as text."""
+    cells = []
+    for index, units in enumerate(prediction.config["widths"][1:]):
+        logs = (prediction.delta_log[index], prediction.delta_log_low[index], prediction.delta_log_high[index])
+        numbers = (prediction.preact_var[index], prediction.chi[index], *(story.exp(0.5 * log) for log in logs))
+        cells.append([str(units), *(story.number(float(value), 3) for value in numbers)])
+    return cells

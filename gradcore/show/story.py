@@ -10,11 +10,13 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
 
-from ..analysis.report import Finding, GainFactors, LayerRecord, Outcome, Remedy, Report
+from ..analysis.report import Finding, GainFactors, LayerRecord, Outcome, Prediction, Remedy, Report
+from ..analysis.subject import Thresholds
 from ..analysis.wording import layers as layer_names
 
 TITLES = {
@@ -356,6 +358,12 @@ def log10(values: np.ndarray) -> np.ndarray:
     return np.where(usable, np.log10(np.where(usable, values, 1.0)), np.nan)
 
 
+def formulas(text: str) -> str:
+    """Text escaped for HTML, with the ASCII spelling of the formulas set as formulas."""
+    text = escape(text).replace("|delta|^2", "|&delta;|<sup>2</sup>").replace("|delta|", "|&delta;|")
+    return text.replace("sqrt(fan_in)", "&radic;<i>fan_in</i>")
+
+
 def healthy_cone(report: Report) -> tuple[np.ndarray, np.ndarray]:
     """log10 |delta| that the healthy slopes would give, starting from the last hidden layer's; NaN after it."""
     slope, log = report.slope, log10(profiles(report)["delta"])
@@ -372,6 +380,31 @@ def predicted_deltas(report: Report) -> tuple[np.ndarray, np.ndarray, np.ndarray
     arrays = (prediction.delta_log_low, prediction.delta_log_high, prediction.delta_log)
     low, high, middle = (log[-1] + half * array for array in arrays)
     return low, high, middle
+
+
+def expected_deltas(prediction: Prediction) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """log10 |delta| relative to the output layer (low, high, typical) of a prediction by itself."""
+    half = 0.5 / math.log(10.0)
+    return half * prediction.delta_log_low, half * prediction.delta_log_high, half * prediction.delta_log
+
+
+def expected_cone(prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
+    """log10 |delta| within which the ends of the hidden layers differ by less than the healthy ratio; NaN above."""
+    middle = expected_deltas(prediction)[2]
+    last = max(len(middle) - 2, 1)
+    steps = np.where(np.arange(len(middle)) <= last, last - np.arange(len(middle)), math.nan)
+    reach = math.log10(Thresholds().norm_ratio) * steps / last
+    return middle[last] - reach, middle[last] + reach
+
+
+def expected_profiles(prediction: Prediction) -> list[tuple[str, np.ndarray, bool]]:
+    """(title, values over the layers, whether on a log scale) of what makes a prediction."""
+    profiles = [
+        ("q, variance of the pre-activations", prediction.preact_var, True),
+        ("chi, factor of a layer on |delta|^2", prediction.chi, True),
+        ("cosine of inputs that begin at 0.9", prediction.correlation, False),
+    ]
+    return [profile for profile in profiles if np.isfinite(profile[1]).any()]
 
 
 def delta_histogram(report: Report) -> tuple[np.ndarray, np.ndarray] | None:

@@ -9,6 +9,7 @@ from importlib import resources
 from ..sweeps import SweepResult
 from ..sweeps.grid import Row
 from . import sweep_story
+from .html import document
 from .sweep_story import Panel
 
 _CELL_WIDTH, _CELL_HEIGHT = 44, 30
@@ -19,12 +20,7 @@ _PANEL_WIDTH = 860
 
 def page(result: SweepResult) -> str:
     """A complete HTML document."""
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(sweep_story.heading(result))}</title><style>body{{margin:0}}</style></head>\n"
-        f"<body>{render(result)}</body></html>\n"
-    )
+    return document(sweep_story.heading(result), render(result))
 
 
 def render(result: SweepResult) -> str:

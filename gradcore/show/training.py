@@ -12,7 +12,7 @@ import numpy as np
 from ..analysis.history import TrainingFinding, TrainingReport
 from ..analysis.wording import layers as layer_names
 from . import story
-from .html import finding_cards
+from .html import document, finding_cards
 from .svg import Chart, heat_map, log_range
 from .text import SEVERITY_STYLE, VERDICT_STYLE, Terminal
 
@@ -151,12 +151,7 @@ def _shade(value: float, low: float, high: float, shades: str) -> str:
 
 def page(report: TrainingReport) -> str:
     """A complete HTML document."""
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title(report))}: {escape(story.net_words(report.config))}</title>"
-        f"<style>body{{margin:0}}</style></head>\n<body>{render_html(report)}</body></html>\n"
-    )
+    return document(f"{title(report)}: {story.net_words(report.config)}", render_html(report))
 
 
 def render_html(report: TrainingReport) -> str:
