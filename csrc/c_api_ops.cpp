@@ -93,7 +93,7 @@ void pack_weight(const KernelSet<T> &kernels, const gradcore_matrix &weight, boo
   packed.reserve(std::size_t(packed_size(kernels, forward ? in : out, forward ? out : in)) * sizeof(T));
   const T *w = static_cast<const T *>(weight.data);
   T *panels = static_cast<T *>(packed.data());
-  (forward ? pack_forward<T> : pack_backward<T>)(kernels, in, out, w, weight.stride, 0, out, panels);
+  (forward ? pack_forward<T> : pack_backward<T>)(kernels, in, out, w, weight.stride, 0, out, panels, false);
 }
 
 template <class T>

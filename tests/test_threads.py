@@ -20,6 +20,7 @@ NETS = {
     "linear": (Net((500, 10), ()), 333),
     "many rows": (Net((20, 40, 40, 10), ("gelu", "tanh"), "layer", residual=True), 1111),
     "many more rows": (Net((30, 90, 90, 90, 10), ("relu", "silu", "tanh")), 5001),
+    "weights larger than the cache": (Net((300, 1100, 1100, 10), ("relu", "tanh")), 70),
     "larger than the cache": (Net((200, 600, 600, 10), ("gelu", "relu"), "layer"), 2500),
     "batch norm, larger than the cache": (Net((200, 400, 400, 400, 10), ("relu",) * 3, "batch"), 900),
 }

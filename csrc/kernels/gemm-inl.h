@@ -74,17 +74,25 @@ void gemm_tile(const GemmTile<T> &tile) {
   }
 }
 
-template <class T>
-void pack_rows(index depth, index cols, const T *src, index ld, index width, T *panel) {
+template <class T, bool kStream>
+GRADCORE_INLINE void put(T *p, Vec<T> v) {
+  if constexpr (kStream)
+    stream(p, v);
+  else
+    store(p, v);
+}
+
+template <class T, bool kStream>
+GRADCORE_INLINE void pack_rows_by(index depth, index cols, const T *src, index ld, index width, T *panel) {
   constexpr int W = kLanes<T>;
   for (index k = 0; k < depth; k++, src += ld, panel += width) {
     index j = 0;
-    for (; j + W <= cols; j += W) store(panel + j, load(src + j));
+    for (; j + W <= cols; j += W) put<T, kStream>(panel + j, load(src + j));
     if (j < cols) {
-      store(panel + j, load_partial(src + j, int(cols - j)));
+      put<T, kStream>(panel + j, load_partial(src + j, int(cols - j)));
       j += W;
     }
-    for (; j < width; j += W) store(panel + j, Vec<T>{});
+    for (; j < width; j += W) put<T, kStream>(panel + j, Vec<T>{});
   }
 }
 
@@ -117,8 +125,8 @@ GRADCORE_INLINE void transpose_stages(Vec<T> *rows) {
   if constexpr (H > 1) transpose_stages<T, H / 2>(rows);
 }
 
-template <class T>
-void pack_transposed(index depth, index cols, const T *src, index ld, index width, T *panel) {
+template <class T, bool kStream>
+GRADCORE_INLINE void pack_transposed_by(index depth, index cols, const T *src, index ld, index width, T *panel) {
   constexpr int W = kLanes<T>;
   for (index j = 0; j < width; j += W) {
     for (index k = 0; k < depth; k += W) {
@@ -132,9 +140,22 @@ void pack_transposed(index depth, index cols, const T *src, index ld, index widt
       transpose_stages<T, W / 2>(rows);
 #pragma GCC unroll 16
       for (int i = 0; i < W; i++)
-        if (i < left) store(panel + (k + i) * width + j, rows[i]);
+        if (i < left) put<T, kStream>(panel + (k + i) * width + j, rows[i]);
     }
   }
+}
+
+template <class T>
+void pack_rows(index depth, index cols, const T *src, index ld, index width, T *panel, bool past_caches) {
+  if (!past_caches) return pack_rows_by<T, false>(depth, cols, src, ld, width, panel);
+  pack_rows_by<T, true>(depth, cols, src, ld, width, panel);
+  stream_fence();
+}
+template <class T>
+void pack_transposed(index depth, index cols, const T *src, index ld, index width, T *panel, bool past_caches) {
+  if (!past_caches) return pack_transposed_by<T, false>(depth, cols, src, ld, width, panel);
+  pack_transposed_by<T, true>(depth, cols, src, ld, width, panel);
+  stream_fence();
 }
 
 // As many accumulators as leave registers for B and the broadcast of A: 24 of 32, 12 of 16.

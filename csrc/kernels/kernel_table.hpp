@@ -84,9 +84,10 @@ struct KernelSet {
   // ---- products (gemm-inl.h)
   GemmTileKernel<T> gemm_tile[kMaxTileRows][kMaxTileVectors];
   // panel[k * width + j] = j < cols ? src[j * ld + k] : 0 for k < depth, j < width. width is padded.
-  void (*pack_transposed)(index depth, index cols, const T *src, index ld, index width, T *panel);
+  // past_caches: to memory; then panel is a multiple of a vector.
+  void (*pack_transposed)(index depth, index cols, const T *src, index ld, index width, T *panel, bool past_caches);
   // panel[k * width + j] = j < cols ? src[k * ld + j] : 0.
-  void (*pack_rows)(index depth, index cols, const T *src, index ld, index width, T *panel);
+  void (*pack_rows)(index depth, index cols, const T *src, index ld, index width, T *panel, bool past_caches);
 
   // ---- activations (activation-inl.h); indexed by gradcore_activation. Exact. Output may be input.
   void (*activation_forward[GRADCORE_NUM_ACTIVATIONS])(index rows, index cols, const T *z, index ldz, T *h, index ldh);

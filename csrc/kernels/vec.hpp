@@ -77,6 +77,27 @@ GRADCORE_INLINE void store(T *p, Vec<T> v) {
   *reinterpret_cast<typename VecTraits<T>::U *>(p) = v;
 }
 
+// To memory, past the caches, where the CPU can. p is a multiple of a vector; stream_fence before others read.
+#if defined(__x86_64__)
+#if GRADCORE_VECTOR_BYTES == 64
+GRADCORE_INLINE void stream(float *p, Vec<float> v) { _mm512_stream_ps(p, __m512(v)); }
+GRADCORE_INLINE void stream(double *p, Vec<double> v) { _mm512_stream_pd(p, __m512d(v)); }
+#elif GRADCORE_VECTOR_BYTES == 32
+GRADCORE_INLINE void stream(float *p, Vec<float> v) { _mm256_stream_ps(p, __m256(v)); }
+GRADCORE_INLINE void stream(double *p, Vec<double> v) { _mm256_stream_pd(p, __m256d(v)); }
+#else
+GRADCORE_INLINE void stream(float *p, Vec<float> v) { _mm_stream_ps(p, __m128(v)); }
+GRADCORE_INLINE void stream(double *p, Vec<double> v) { _mm_stream_pd(p, __m128d(v)); }
+#endif
+GRADCORE_INLINE void stream_fence() { _mm_sfence(); }
+#else
+template <class T>
+GRADCORE_INLINE void stream(T *p, Vec<T> v) {
+  store(p, v);
+}
+GRADCORE_INLINE void stream_fence() {}
+#endif
+
 // The cache line at p, which need not be mapped: into the L2 cache, or to be written soon.
 template <class T>
 GRADCORE_INLINE void prefetch(const T *p) {

@@ -120,6 +120,7 @@ class Schedule {
   std::vector<index> strips_;  // the blocks that are parts of weights
   Workspace<T> workspace_;
   GradientFlow<T> flow_;
+  const bool packs_past_caches_;
   std::vector<double> block_sumsq_;
   Claims claims_;
   RowPlan plan_{};                       // of the running pass

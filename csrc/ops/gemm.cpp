@@ -55,24 +55,24 @@ index packed_size(const KernelSet<T> &set, index depth, index cols) noexcept {
 
 template <class T>
 void pack_forward(const KernelSet<T> &set, index in, index out, const T *weight, index ld, index out_begin,
-                  index out_end, T *packed) noexcept {
+                  index out_end, T *packed, bool past_caches) noexcept {
   const PanelSplit split(out, set.lanes, set.tile_vectors);
   for (index panel = 0; panel < split.num_panels(); panel++) {
     const index begin = split.begin(panel);
     if (begin >= out_begin && begin < out_end)
       set.pack_transposed(in, split.cols(panel), weight + begin * ld, ld, split.vectors(panel) * set.lanes,
-                          packed + in * begin);
+                          packed + in * begin, past_caches);
   }
 }
 
 template <class T>
 void pack_backward(const KernelSet<T> &set, index in, index out, const T *weight, index ld, index out_begin,
-                   index out_end, T *packed) noexcept {
+                   index out_end, T *packed, bool past_caches) noexcept {
   const PanelSplit split(in, set.lanes, set.tile_vectors);
   for (index panel = 0; panel < split.num_panels(); panel++) {
     const index begin = split.begin(panel), width = split.vectors(panel) * set.lanes;
     set.pack_rows(out_end - out_begin, split.cols(panel), weight + out_begin * ld + begin, ld, width,
-                  packed + out * begin + out_begin * width);
+                  packed + out * begin + out_begin * width, past_caches);
   }
 }
 
@@ -135,8 +135,10 @@ void gemm_params(const KernelSet<T> &set, index rows, index in, index out_begin,
 
 #define GRADCORE_INSTANTIATE(T)                                                                                      \
   template index packed_size<T>(const KernelSet<T> &, index, index) noexcept;                                        \
-  template void pack_forward<T>(const KernelSet<T> &, index, index, const T *, index, index, index, T *) noexcept;   \
-  template void pack_backward<T>(const KernelSet<T> &, index, index, const T *, index, index, index, T *) noexcept;  \
+  template void pack_forward<T>(const KernelSet<T> &, index, index, const T *, index, index, index, T *,             \
+                                bool) noexcept;                                                                      \
+  template void pack_backward<T>(const KernelSet<T> &, index, index, const T *, index, index, index, T *,            \
+                                 bool) noexcept;                                                                     \
   template void gemm<T>(const KernelSet<T> &, index, index, index, const T *, index, const RightMatrix<T> &, T *,    \
                         index, TileInit, const T *) noexcept;                                                        \
   template void gemm_params<T>(const KernelSet<T> &, index, index, index, index, const T *, index, const T *, index, \

@@ -32,12 +32,13 @@ index packed_size(const KernelSet<T> &set, index depth, index cols) noexcept;
 
 // The share of rows [out_begin, out_end) of weight [out, in], row stride ld, in the panels of B = weight^T for
 // the forward product, and of B = weight for backward_data. Forward, the rows begin and end where panels do.
+// past_caches: written to memory, for weights too large to stay in a cache; then `packed` is a multiple of a vector.
 template <class T>
 void pack_forward(const KernelSet<T> &set, index in, index out, const T *weight, index ld, index out_begin,
-                  index out_end, T *packed) noexcept;
+                  index out_end, T *packed, bool past_caches = false) noexcept;
 template <class T>
 void pack_backward(const KernelSet<T> &set, index in, index out, const T *weight, index ld, index out_begin,
-                   index out_end, T *packed) noexcept;
+                   index out_end, T *packed, bool past_caches = false) noexcept;
 
 // Matrix B: in panels, or where it lies, its rows ld apart, readable up to a full vector beyond its end.
 template <class T>

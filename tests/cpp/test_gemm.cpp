@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "check.hpp"
+#include "network/workspace.hpp"
 #include "ops/gemm.hpp"
 
 namespace gradcore::testing {
@@ -121,8 +122,21 @@ Matrix<T> pack(const KernelSet<T> &k, bool forward, const Shape &s, const Matrix
   const PanelSplit split(out, k.lanes, k.tile_vectors);
   const index middle = forward ? std::min(split.begin(split.num_panels() / 2), out) : out / 3;
   for (const auto &[begin, end] : {std::pair{middle, out}, std::pair{index(0), middle}})
-    (forward ? pack_forward<T> : pack_backward<T>)(k, in, out, weight.data(), weight.ld(), begin, end, packed.data());
+    (forward ? pack_forward<T> : pack_backward<T>)(k, in, out, weight.data(), weight.ld(), begin, end, packed.data(),
+                                                   false);
   return packed;
+}
+
+// The same past the caches.
+template <class T>
+void check_packed_past_caches(const KernelSet<T> &k, bool forward, const Shape &s, const Matrix<T> &weight,
+                              const Matrix<T> &packed) {
+  const index in = forward ? s.depth : s.cols, out = forward ? s.cols : s.depth;
+  AlignedBuffer buffer;
+  buffer.reserve(std::size_t(packed.size()) * sizeof(T));
+  T *panels = static_cast<T *>(buffer.data());
+  (forward ? pack_forward<T> : pack_backward<T>)(k, in, out, weight.data(), weight.ld(), 0, out, panels, true);
+  CHECK(std::equal(panels, panels + packed.size(), packed.data()));
 }
 
 // Panels hold B, rows padded with zeros; B[k, j] is weight[j, k] forward and weight[k, j] backward.
@@ -152,10 +166,12 @@ void check_packed(const KernelSet<T> &k, bool forward, const Shape &s, const Mat
 template <class T>
 void test_packing() {
   for_each_shape<T>("pack", [](const KernelSet<T> &k, const Shape &s, index gap) {
-    const Matrix<T> forward = rng.matrix<T>({s.cols, s.depth, gap, 1}, 1);
-    check_packed(k, true, s, forward, pack(k, true, s, forward));
-    const Matrix<T> backward = rng.matrix<T>({s.depth, s.cols, gap, 1}, 1);
-    check_packed(k, false, s, backward, pack(k, false, s, backward));
+    for (const bool forward : {true, false}) {
+      const Matrix<T> weight = rng.matrix<T>({forward ? s.cols : s.depth, forward ? s.depth : s.cols, gap, 1}, 1);
+      const Matrix<T> packed = pack(k, forward, s, weight);
+      check_packed(k, forward, s, weight, packed);
+      check_packed_past_caches(k, forward, s, weight, packed);
+    }
   });
 }
 
