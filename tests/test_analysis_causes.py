@@ -157,3 +157,15 @@ def test_blocks_without_a_skip_connection_count_in_a_residual_net():
     norms = [record.grad_output_norm for record in report.layers]
     steps = len(norms) - 2  # between the hidden layers, the same number as slope.steps counts but for the ends
     assert report.slope.value == pytest.approx(2 * np.log(norms[0] / norms[-2]) / steps, rel=0.15)
+
+
+def test_batch_norm_is_measured_at_the_batch_size_it_trains_with(rng):
+    """Twenty rows make one batch of twenty: quarters of it would grow by (B - 2) / (B - 3) and more, another net."""
+    x, target = rng.standard_normal((20, 6)).astype("f4"), rng.standard_normal((20, 1)).astype("f4")
+    for batch_size, batches in ((200, 1), (20, 1), (8, 2)):
+        net = gc.MLP([6, *[64] * 12, 1], normalization="batch")
+        report = gc.analyze(net, x, target, loss="mse", batch_size=batch_size)
+        assert report.conditions["batch_size"] == min(batch_size, 20) and len(report.flows) == batches
+        assert np.isfinite(report.slope.systematic_low) and str(report)
+    plain = gc.analyze(gc.MLP([6, *[64] * 12, 1]), x, target, loss="mse", batch_size=200)
+    assert len(plain.flows) == 4

@@ -52,7 +52,7 @@ def analyze(
         optimizer: one of gc.optim made for this net: its update sizes are judged, in its present state, and a
             few steps of it are rehearsed. None: plain SGD at lr 0.01 is assumed.
         batch_size, batches: disjoint random batches to measure; fewer or smaller ones where the data holds
-            less. Batch norm's gradients depend on the batch size: take the one you train with.
+            less. Batch norm's gradients depend on the batch size, which is kept for it: take the one you train with.
         seed: of the choice of batches.
         thresholds: limits of the judgement; see `Thresholds`.
         progress: called with (done, total, what) while measuring.
@@ -127,7 +127,7 @@ def make_case(
         optimizer=optimizer,
         lr=SGD_LR,
         batch_size=batch_size,
-        rows=measuring.batch_rows(len(rows), batch_size, batches, seed),
+        rows=measuring.batch_rows(len(rows), batch_size, batches, seed, keep_size=net.normalization == "batch"),
         seed=seed,
     )
 

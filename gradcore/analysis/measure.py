@@ -101,13 +101,17 @@ class Case:
         return rebuilt
 
 
-def batch_rows(num_rows: int, batch_size: int, batches: int, seed: int) -> tuple[Floats, ...]:
+def batch_rows(
+    num_rows: int, batch_size: int, batches: int, seed: int, *, keep_size: bool = False
+) -> tuple[Floats, ...]:
     """Disjoint random batches; smaller or fewer ones where the data does not hold as many.
 
     The two-batch-size estimate of the signal needs independent batches, so none shares a row. At least
-    four are kept as long as each then has two rows.
+    four are kept as long as each then has two rows, but with keep_size: batch norm makes another net of smaller ones.
     """
-    if num_rows < batch_size * min(batches, 4):
+    if keep_size:
+        batch_size = min(batch_size, num_rows)
+    elif num_rows < batch_size * min(batches, 4):
         batch_size = max(num_rows // min(batches, 4), min(2, num_rows))
     count = max(1, min(batches, num_rows // batch_size))
     order = np.random.default_rng(seed).permutation(num_rows)
