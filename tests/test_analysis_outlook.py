@@ -76,7 +76,8 @@ def test_a_loss_that_is_thrown_up_may_come_down_again(peak, later, severity):
 
 
 @pytest.mark.parametrize(
-    ("source", "hidden", "width", "verdict"), [("digits", 4, 48, "healthy"), ("waves", 6, 32, "exploding")]
+    ("source", "hidden", "width", "verdict"),
+    [("digits", 4, 48, "healthy"), ("waves", 6, 32, "healthy"), ("diabetes", 6, 32, "exploding")],
 )
 def test_weights_twice_too_large_are_named_even_where_adam_lives_with_them(source, hidden, width, verdict):
     net, x, target, how = net_on(source, hidden, width, init="he_normal")

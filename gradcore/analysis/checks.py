@@ -112,10 +112,13 @@ def scale_to_unlearn(subject: Subject, *, explained: bool) -> list[Finding]:
     text += f"{_SCALE_TO_UNLEARN[cause]} {wording.input_sentence(subject)} "
     text += f"{len(outlook.losses)} steps of {subject.optimizer_name} at lr {subject.lr:g} take the loss to "
     text += f"{wording.factor(later)}, "
+    loud = not later < subject.limits.diverged * guess
     if _learned(subject, outlook):
         severity, text = "info", text + "so it can live with that."
+    elif cause == "weight_scale" and not loud:
+        severity, text = "info", text + "which undoes most of that scale."
     else:
-        severity = "warning" if later < subject.limits.diverged * guess else "critical"
+        severity = "critical" if loud else "warning"
         text += "no better than a constant: nothing of the data is learned until that scale is undone."
     evidence = {"first_loss": first, "constant_guess": guess, "steps": len(outlook.losses), "later_loss": later}
     return [Finding("exploding", severity, tuple(range(subject.depth)), cause, text, evidence)]
