@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Schedule = Callable[[int], float]
 
+_MOST_STEPS = 2**53  # a double, and the bias corrections with it, counts no further
 _KINDS = {name: code for code, name in enumerate(_core.OPTIMIZERS)}
 
 
@@ -148,7 +149,11 @@ class Optimizer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where `state`, of an optimizer of the same kind and net shape, left off."""
+        """Continues where `state`, of an optimizer of the same kind and net shape, left off.
+
+        Raises:
+            ValueError, TypeError: naming what is wrong with `state`; the optimizer stays as it was.
+        """
         missing = {"lr", "step_count", "states"} - set(state)
         if missing:
             raise ValueError(f"state: expected lr, step_count and states, got no {' and no '.join(sorted(missing))}")
@@ -156,7 +161,9 @@ class Optimizer:
         if [(view.dtype, view.shape) for view in views] != [(values.dtype, values.shape) for values in saved]:
             raise ValueError("state: expected the state vectors of an optimizer of this kind for this net's shape")
         step_count = _check.integer(state["step_count"], "state['step_count']", 0)
-        self.lr = state["lr"]
+        if step_count > _MOST_STEPS:
+            raise ValueError(f"state['step_count']: expected at most 2**53, got {step_count}")
+        self.lr = state["lr"]  # after it nothing can fail
         for view, values in zip(views, saved, strict=True):
             view[...] = values
         self._core.step_count = step_count

@@ -251,6 +251,30 @@ def test_state_continues_in_another_optimizer(name, options, rng):
     assert_same_bits(two.mlp.parameters, copies(one.mlp.parameters))
 
 
+@pytest.mark.parametrize(
+    ("entry", "value", "error"),
+    [
+        ("step_count", -1, ValueError),
+        ("step_count", 2**53 + 1, ValueError),
+        ("step_count", 2**70, ValueError),
+        ("step_count", 1.5, TypeError),
+        ("lr", -1.0, ValueError),
+        ("lr", "fast", TypeError),
+        ("states", [np.zeros(3, np.float32)] * 2, ValueError),
+    ],
+)
+def test_a_state_that_is_refused_changes_nothing(entry, value, error):
+    case = small_case("float32")
+    optimizer = gc.optim.Adam(case.mlp, lr=0.03)
+    state = optimizer.state_dict()
+    other = state | {"states": [np.ones_like(values) for values in state["states"]], entry: value}
+    with pytest.raises(error, match="state vectors" if entry == "states" else entry):
+        optimizer.load_state_dict(other)
+    after = optimizer.state_dict()
+    assert (after["lr"], after["step_count"]) == (0.03, 0)
+    assert all((values == 0).all() for values in after["states"])
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("whole_steps", [True, False], ids=["train_step", "step"])
 @pytest.mark.parametrize(
