@@ -55,7 +55,8 @@ int Schedule<T>::threads_for_pass(const PassRequest<T> &request) const noexcept 
 
 // Whether the products with deltas take W from panels or where it lies, which takes 1.02 times as long. Few rows do not
 // pay for a copy of weights that each step changes (steps of one thread, width 64 and 256: 1.1 times as fast without at
-// 1 row, 1.04 and 1.06 at 32); more threads do not gain, as lines that all of them have read are slower to update.
+// 1 row, 1.04 and 1.06 at 32; bench/README.md); more threads do not gain, as lines that all of them have read are
+// slower to update.
 template <class T>
 void Schedule<T>::choose_panels(const PassRequest<T> &request, int threads) noexcept {
   constexpr index kManyRows = 64;
@@ -195,7 +196,7 @@ void Schedule<T>::prologue(const PassRequest<T> &request, Phases &phases) noexce
 
 // Strips begin and end where forward panels do (plan_params). Where parameters, gradients, moments and panels do not
 // stay in a cache anyway, writing past it spares reading what is overwritten and taking it from other cores (whole step
-// of b256 w256 d20: 1.02 times as fast, 1.08 where a message between cores takes 0.35 us; b64 w512 d8 1.04 and 1.3).
+// of b256 w256 d20: 1.02 times as fast, 1.08 where a message between cores takes 0.35 us; bench/README.md).
 template <class T>
 void Schedule<T>::pack(const ParamBlock &strip, bool forward) noexcept {
   const LayerState<T> &layer = workspace_.layers[strip.layer];
