@@ -4,8 +4,8 @@
 
 namespace gradcore::GRADCORE_TARGET {
 
-// Most elements of a chunk, counting rows as rounded up to the vector. 64 vectors of bytes: a byte can
-// count them (stats-inl.h), and a chunk and its exponents stay in the first-level cache.
+// Most elements of a chunk, counting rows as rounded up to the vector: a chunk stays in the first-level cache, and few
+// binary digits count its vectors (stats-inl.h).
 inline constexpr index kChunk = 64 * GRADCORE_VECTOR_BYTES;
 
 // ---- drivers ----
@@ -35,15 +35,19 @@ GRADCORE_INLINE void for_chunks(Block<T> block, Op &op) {
   }
 }
 
-// op(pointer, lanes) for every vector of a block, row by row.
+// op(pointer, lanes, which) for every vector of a block, row by row; `which` of two accumulators is to take it.
 template <class T, class Op>
 GRADCORE_INLINE void for_block_vectors(const Block<T> &block, Op &op) {
   constexpr int W = kLanes<T>;
   for (index r = 0; r < block.rows; r++) {
     const T *row = block.x + r * block.ld;
     index c = 0;
-    for (; c + W <= block.cols; c += W) op(row + c, AllLanes<T>{});
-    if (c < block.cols) op(row + c, FirstLanes<T>{int(block.cols - c)});
+    for (; c + 2 * W <= block.cols; c += 2 * W) {
+      op(row + c, AllLanes<T>{}, 0);
+      op(row + c + W, AllLanes<T>{}, 1);
+    }
+    for (; c + W <= block.cols; c += W) op(row + c, AllLanes<T>{}, 0);
+    if (c < block.cols) op(row + c, FirstLanes<T>{int(block.cols - c)}, 1);
   }
 }
 
@@ -94,6 +98,13 @@ struct WideDot {
 template <class T>
 double dot(index n, const T *x, const T *y) {
   return wide_sum<T>(n, WideDot<T>{x, y});
+}
+
+template <class T>
+GRADCORE_INLINE index add_lanes(IVec<T> counts) {
+  index total = 0;
+  for (int k = 0; k < kLanes<T>; k++) total += counts[k];
+  return total;
 }
 
 // ---- sums of squares ----
@@ -240,18 +251,13 @@ struct ColumnNonzero {
   template <int V, class Lanes>
   GRADCORE_INLINE_MEMBER void strip(index c, Lanes lanes) const {
     constexpr int W = kLanes<T>;
-    IVec<T> any[V] = {}, zero_rows[V] = {};
-    for (index r = 0; r < rows; r++) {
-      for (int v = 0; v < V; v++) {
-        const IVec<T> bits = to_bits(abs<T>(lanes.get(x + r * ldx + c + v * W)));
-        any[v] |= bits;
-        zero_rows[v] -= bits == IVec<T>{};
-      }
-    }
-    for (index k = 0; k < V * W && c + k < cols; k++) {
-      nonzero[c + k] |= any[k / W][k % W] != 0;
-      *zeros += zero_rows[k / W][k % W];
-    }
+    IVec<T> count[V] = {};
+    for (index r = 0; r < rows; r++)
+      for (int v = 0; v < V; v++) tally_less(count[v], IVec<T>{}, to_bits(abs<T>(lanes.get(x + r * ldx + c + v * W))));
+    const index width = cols - c < V * W ? cols - c : V * W;
+    *zeros += rows * width;
+    for (int v = 0; v < V; v++) *zeros -= add_lanes<T>(count[v]);
+    for (index k = 0; k < width; k++) nonzero[c + k] |= count[k / W][k % W] > 0;
   }
 };
 
@@ -264,21 +270,15 @@ void column_nonzero(index rows, index cols, const T *x, index ldx, unsigned char
 // ---- derivative statistics ----
 
 template <class T>
-GRADCORE_INLINE index add_lanes(IVec<T> counts) {
-  index total = 0;
-  for (int k = 0; k < kLanes<T>; k++) total += counts[k];
-  return total;
-}
-
-template <class T>
 struct ScanDerivatives {
-  Vec<T> threshold, squares = {};
+  IVec<T> threshold;
+  Vec<T> squares[2] = {};
   IVec<T> below = {};  // lanes beyond the end of a row are zero and below, too
   template <class Lanes>
-  GRADCORE_INLINE_MEMBER void operator()(const T *d, Lanes lanes) {
+  GRADCORE_INLINE_MEMBER void operator()(const T *d, Lanes lanes, int k) {
     const Vec<T> value = lanes.get(d);
-    squares = fma(value, value, squares);
-    below -= abs<T>(value) < threshold;
+    squares[k] = fma(value, value, squares[k]);
+    tally_less(below, to_bits(abs<T>(value)), threshold);
   }
 };
 
@@ -288,9 +288,9 @@ struct DerivativeStats {
   double *sumsq;
   index *below;
   GRADCORE_INLINE_MEMBER void operator()(const Block<T> &chunk) const {
-    ScanDerivatives<T> scan{splat<T>(threshold)};
+    ScanDerivatives<T> scan{to_bits(splat<T>(threshold))};
     for_block_vectors(chunk, scan);
-    const T squares = reduce_add<T>(scan.squares);
+    const T squares = reduce_add<T>(scan.squares[0] + scan.squares[1]);
     *sumsq += squares_hold(squares) ? double(squares) : wide_squares(chunk);
     *below += add_lanes<T>(scan.below) - (threshold > 0 ? chunk.padding() : 0);
   }

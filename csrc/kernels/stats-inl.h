@@ -1,20 +1,19 @@
-// Statistics of a block: sums, counts and the exponent histogram of a recorded pass.
+// Statistics of a block: sums, counts and exponents of a recorded pass.
 //
-// A chunk is scanned once for its sums, its largest magnitude and the counts that are seldom zero; the
-// others (subnormal and non-finite elements, those beyond a format's range) are counted in further
-// passes over the chunk, taken only when the first shows that there are any.
-// For the histogram the scan also leaves each element's exponent field as a byte (double: two). Eight exponents
-// at a time are then counted, from the largest down, a full vector of bytes at a compare, until every element is
-// accounted for: two rounds do for most chunks (the smallest of 4096 normally distributed values is about 2^-12 of
-// the largest). The first round counts zeros and subnormals with the same compares.
+// A chunk is scanned once for its sums, its largest magnitude and its zeros, and once more for the exponents of its
+// elements: each becomes a lane with one bit set, the one of its exponent, in a window of as many exponents as a lane
+// has bits (32 or 64) below the largest, and the bits are counted for all lanes and exponents at once by full adders on
+// vectors ("positional population count": Mula, Kurz, Lemire, Faster population counts using AVX2 instructions, 2018).
+// What is seldom there (exponents further below, numbers beyond a format's range, powers of two just at its end,
+// subnormals) takes further passes, made only when the first shows that there are any.
 // All limits are compared on the bits of |x|, which order as the numbers do: subnormals are told from
 // zeros whatever the thread's floating-point mode.
 //
-// Numerics  counts and max_abs are exact. Sums: partial sums of at most 128 terms a lane in T, relative
-//           error <= 140 u of the sum of absolute terms (float32 typically 1e-7). Where the mean outweighs
+// Numerics  counts and max_abs are exact. Sums: partial sums of at most 256 terms a lane in T (double 512), relative
+//           error <= 270 u (530 u) of the sum of absolute terms (float32 typically 1e-7). Where the mean outweighs
 //           the spread, a chunk's sums are taken about its mean, so that the variance keeps its digits.
 //           Chunks whose squares leave float32 are summed in double; double data may overflow.
-// Cost      float32 on a Zen 3 core with AVX2: 0.12 ns an element, 0.33 with the histogram
+// Cost      float32 on a Zen 4 core: 0.10 ns an element, 0.16 with the histogram; AVX2 0.11 and 0.24
 //           (bench/bench_kernels.cpp: block_stats).
 
 namespace gradcore::GRADCORE_TARGET {
@@ -30,36 +29,7 @@ inline constexpr bool kTieOverflows[kFormats] = {true, true, false, true};
 inline constexpr int kFlushedExponent[kFormats] = {-25, -134, -10, -17};  // of kFlushed
 
 template <class T>
-struct Exponents;
-template <>
-struct Exponents<float> {
-  using Field = unsigned char;
-};
-template <>
-struct Exponents<double> {
-  using Field = unsigned short;
-};
-template <class T>
-using Field = typename Exponents<T>::Field;
-
-// A full vector of fields, and as many fields as T has lanes.
-template <class T>
-struct FieldVectors;
-template <>
-struct FieldVectors<float> {
-  using Full = unsigned char __attribute__((vector_size(GRADCORE_VECTOR_BYTES)));
-  using OneEach = unsigned char __attribute__((vector_size(GRADCORE_VECTOR_BYTES / 4)));
-};
-template <>
-struct FieldVectors<double> {
-  using Full = unsigned short __attribute__((vector_size(GRADCORE_VECTOR_BYTES)));
-  using OneEach = unsigned short __attribute__((vector_size(GRADCORE_VECTOR_BYTES / 4)));
-};
-
-template <class T>
 using Bits = typename VecTraits<T>::Int;
-template <class T>
-inline constexpr int kFieldBits = 8 * int(sizeof(Field<T>));
 template <class T>
 inline constexpr Bits<T> kInfinityBits = Bits<T>(2 * VecTraits<T>::kExponentBias + 1) << VecTraits<T>::kMantissaBits;
 template <class T>
@@ -80,66 +50,136 @@ GRADCORE_INLINE Bits<T> magnitude_bits(T x) {
   return bits_of(x) & ~kSignBit<T>;
 }
 
+// ---- exponents ----
+//
+// Bit k of a lane stands for the exponent field first + k. The counts of all bits of all lanes are kept in binary, one
+// vector for each digit.
+
+template <class T>
+inline constexpr int kWindow = 8 * int(sizeof(T));  // exponents counted at once
+template <class T>
+inline constexpr int kDigits = 8 + int(sizeof(T)) / 4;  // a chunk is at most 64 sizeof(T) vectors
+template <class T>
+using Digits = IVec<T>[kDigits<T>];
+
+// Lane by lane the bit of the exponent of x. Below `origin` the difference has its upper bits set: no bit.
+template <class T>
+GRADCORE_INLINE IVec<T> exponent_bit(Vec<T> x, IVec<T> origin) {
+  return one_hot(shift_right_logical<T>(to_bits(abs<T>(x)) - origin, VecTraits<T>::kMantissaBits));
+}
+
+// Of four vectors, the last that a row has: `cols` elements are left in it.
+template <class T>
+GRADCORE_INLINE void exponent_bits_at_end(const T *x, index cols, IVec<T> origin, IVec<T> (&bits)[4]) {
+  constexpr int W = kLanes<T>;
+#pragma GCC unroll 4
+  for (int v = 0; v < 4; v++, cols -= W) {
+    bits[v] = IVec<T>{};
+    if (cols > 0) bits[v] = exponent_bit<T>(cols < W ? load_partial(x + v * W, int(cols)) : load(x + v * W), origin);
+  }
+}
+
+// Adds 4 (fours[0] + ... + fours[3]).
+template <class T>
+GRADCORE_INLINE void add_fours(Digits<T> &digits, const IVec<T> (&fours)[4]) {
+  const IVec<T> low = add_bits(digits[2], fours[0], fours[1]), high = add_bits(digits[2], fours[2], fours[3]);
+  IVec<T> carry = add_bits(digits[3], low, high);
+#pragma GCC unroll 8
+  for (int d = 4; d < kDigits<T>; d++) {
+    const IVec<T> next = digits[d] & carry;
+    digits[d] ^= carry;
+    carry = next;
+  }
+}
+
+// counts[k] = bits k over all lanes.
+template <class T>
+GRADCORE_INLINE void add_up(const Digits<T> &digits, int32_t (&counts)[kWindow<T>]) {
+  constexpr int W = kLanes<T>, kDigitsOfAll = kDigits<T> + __builtin_ctz(W);
+  Bits<T> sums[kDigitsOfAll];
+  add_lanes_of_digits<Bits<T>, W, kDigits<T>>(digits, sums);
+  for (int k = 0; k < kWindow<T>; k += W) {
+    IVec<T> count{};
+#pragma GCC unroll 16
+    for (int d = 0; d < kDigitsOfAll; d++) set_bits(count, Bits<T>(1) << d, sums[d] >> k);
+    for (int i = 0; i < W; i++) counts[k + i] = int32_t(count[i]);
+  }
+}
+
+// counts[k] = elements of the chunk with exponent field first + k.
+template <class T>
+void count_exponents(const Block<T> &chunk, int first, int32_t (&counts)[kWindow<T>]) {
+  constexpr int W = kLanes<T>;
+  const IVec<T> origin = splat_int<T>(Bits<T>(first) * (Bits<T>(1) << VecTraits<T>::kMantissaBits));
+  Digits<T> digits = {};
+  IVec<T> fours[4];
+  int num_fours = 0;
+  // One loop over all rows: of one for each, GCC makes loads and stores of all digits once a row.
+  const T *row = chunk.x;
+  index c = 0;
+  for (index left = chunk.rows * ((chunk.cols + 4 * W - 1) / (4 * W)); left > 0; left--) {
+    IVec<T> bits[4];
+    if (c + 4 * W <= chunk.cols) {
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; v++) bits[v] = exponent_bit<T>(load(row + c + v * W), origin);
+    } else {
+      exponent_bits_at_end<T>(row + c, chunk.cols - c, origin, bits);
+    }
+    const IVec<T> low = add_bits(digits[0], bits[0], bits[1]), high = add_bits(digits[0], bits[2], bits[3]);
+    fours[num_fours++] = add_bits(digits[1], low, high);
+    if (num_fours == 4 || left == 1) {
+      while (num_fours < 4) fours[num_fours++] = IVec<T>{};
+      add_fours<T>(digits, fours);
+      num_fours = 0;
+    }
+    c += 4 * W;
+    if (c >= chunk.cols) c = 0, row += chunk.ld;
+  }
+  add_up<T>(digits, counts);
+}
+
 // ---- the first pass ----
 
-template <class T, bool kHistogram>
+template <class T>
 struct StatsScan {
   Vec<T> sum[2] = {}, squares[2] = {}, largest = {};
-  IVec<T> nonzero = {}, above_e4m3 = {}, above_e5m2 = {};  // without a histogram: |x| above what the formats flush
-  IVec<T> least_mantissa = splat_int<T>(kSmallestNormalBits<T> - 1);  // with one: 0 where powers of two or zeros are
+  IVec<T> nonzero = {};
 
   GRADCORE_INLINE_MEMBER IVec<T> add(Vec<T> value, int k) {
     const Vec<T> magnitude = abs<T>(value);
     const IVec<T> bits = to_bits(magnitude);
     sum[k] += value;
     squares[k] = fma(value, value, squares[k]);
-    largest = max(magnitude, largest);
-    if constexpr (kHistogram) {
-      least_mantissa = min(bits & splat_int<T>(kSmallestNormalBits<T> - 1), least_mantissa);
-    } else {
-      tally_less(nonzero, IVec<T>{}, bits);
-      tally_less(above_e4m3, splat_int<T>(bits_of(T(kFlushed[kE4m3]))), bits);
-      tally_less(above_e5m2, splat_int<T>(bits_of(T(kFlushed[kE5m2]))), bits);
-    }
+    largest = max(magnitude, largest);  // of the numbers: NaN shows in squares
+    tally_less(nonzero, IVec<T>{}, bits);
     return bits;
   }
 };
 
-// The fields of four vectors, interleaved: a histogram does not mind the order.
+// With a histogram: the exponents tell what the formats flush but for powers of two.
 template <class T>
-GRADCORE_INLINE void store_fields(const IVec<T> (&bits)[4], Field<T> *fields) {
-  IVec<T> word = bits[3] >> VecTraits<T>::kMantissaBits;
-#pragma GCC unroll 3
-  for (int v = 2; v >= 0; v--) word = (word << kFieldBits<T>) | (bits[v] >> VecTraits<T>::kMantissaBits);
-  __builtin_memcpy(fields, &word, sizeof word);
-}
-template <class T>
-GRADCORE_INLINE void store_fields(IVec<T> bits, Field<T> *fields) {
-  const auto narrow = __builtin_convertvector(bits >> VecTraits<T>::kMantissaBits, typename FieldVectors<T>::OneEach);
-  __builtin_memcpy(fields, &narrow, sizeof narrow);
-}
+struct ScanWithPowers : StatsScan<T> {
+  IVec<T> missing_mantissa = {};  // the most that is missing from a full mantissa: all of it where a power of two is
 
-// Returns the end of the fields written: none without a histogram.
-template <class T, bool kHistogram>
-GRADCORE_INLINE Field<T> *scan_block(const Block<T> &chunk, StatsScan<T, kHistogram> &scan, Field<T> *fields) {
-  constexpr int W = kLanes<T>;
-  for (index r = 0; r < chunk.rows; r++) {
-    const T *row = chunk.x + r * chunk.ld;
-    index c = 0;
-    for (; c + 4 * W <= chunk.cols; c += 4 * W) {
-      IVec<T> bits[4];
-#pragma GCC unroll 4
-      for (int v = 0; v < 4; v++) bits[v] = scan.add(load(row + c + v * W), v % 2);
-      if (kHistogram) store_fields<T>(bits, fields), fields += 4 * W;
-    }
-    for (; c < chunk.cols; c += W) {
-      const index left = chunk.cols - c;
-      const IVec<T> bits = scan.add(left >= W ? load(row + c) : load_partial(row + c, int(left)), 0);
-      if (kHistogram) store_fields<T>(bits, fields), fields += W;
-    }
+  template <class Lanes>
+  GRADCORE_INLINE_MEMBER void operator()(const T *x, Lanes lanes, int k) {
+    const IVec<T> bits = this->add(lanes.get(x), k);
+    raise_where_positive(missing_mantissa, ~bits & splat_int<T>(kSmallestNormalBits<T> - 1), bits);
   }
-  return fields;
-}
+};
+
+// Without: |x| above what the formats flush.
+template <class T>
+struct ScanWithLimits : StatsScan<T> {
+  IVec<T> above_e4m3 = {}, above_e5m2 = {};
+
+  template <class Lanes>
+  GRADCORE_INLINE_MEMBER void operator()(const T *x, Lanes lanes, int k) {
+    const IVec<T> bits = this->add(lanes.get(x), k);
+    tally_less(above_e4m3, splat_int<T>(bits_of(T(kFlushed[kE4m3]))), bits);
+    tally_less(above_e5m2, splat_int<T>(bits_of(T(kFlushed[kE5m2]))), bits);
+  }
+};
 
 // ---- further passes ----
 
@@ -147,7 +187,7 @@ template <class T, int kLimits>
 struct CountAbove {
   IVec<T> limit[kLimits], count[kLimits] = {};
   template <class Lanes>
-  GRADCORE_INLINE_MEMBER void operator()(const T *x, Lanes lanes) {
+  GRADCORE_INLINE_MEMBER void operator()(const T *x, Lanes lanes, int) {
     const IVec<T> bits = to_bits(abs<T>(lanes.get(x)));
     for (int k = 0; k < kLimits; k++) tally_less(count[k], limit[k], bits);
   }
@@ -160,14 +200,6 @@ void count_above(const Block<T> &chunk, const Bits<T> (&limits)[kLimits], index 
   for (int k = 0; k < kLimits; k++) op.limit[k] = splat_int<T>(limits[k]);
   for_block_vectors(chunk, op);
   for (int k = 0; k < kLimits; k++) counts[k] = add_lanes<T>(op.count[k]);
-}
-
-template <class T>
-bool has_non_finite(const Block<T> &chunk) {
-  const Bits<T> limits[] = {kInfinityBits<T> - 1};
-  index counts[1];
-  count_above(chunk, limits, counts);
-  return counts[0] > 0;
 }
 
 // What a chunk of `nonzero` nonzero elements adds to the counts of the smallest numbers, without a histogram.
@@ -190,17 +222,6 @@ void add_overflows(const Block<T> &chunk, StatsSums *to) {
   for (int f = 0; f < kFormats; f++) to->overflowed[f] += counts[f];
 }
 
-template <class T>
-struct CountWholePowers {
-  IVec<T> mantissas = {}, nonzero = {};
-  template <class Lanes>
-  GRADCORE_INLINE_MEMBER void operator()(const T *x, Lanes lanes) {
-    const IVec<T> bits = to_bits(abs<T>(lanes.get(x)));
-    tally_less(nonzero, IVec<T>{}, bits);
-    tally_less(mantissas, IVec<T>{}, bits & splat_int<T>(kSmallestNormalBits<T> - 1));
-  }
-};
-
 // Normal numbers that are just what a format flushes, a power of two: the histogram tells those below.
 template <class T>
 void add_flush_limits(const Block<T> &chunk, StatsSums *to) {
@@ -214,83 +235,26 @@ void add_flush_limits(const Block<T> &chunk, StatsSums *to) {
   }
 }
 
-inline constexpr int kFieldsAtOnce = 8;
-inline constexpr int kMostRounds = 4;
-
-// The sum of a vector of counts, which may reach 4096.
+// Adds the normal elements with exponent fields from `first` on: to the histogram, and to what lies below the formats'
+// limits. Returns how many.
 template <class T>
-GRADCORE_INLINE index sum_counts(const typename FieldVectors<T>::Full &count) {
-  constexpr uint64_t kEven = sizeof(Field<T>) == 1 ? 0x00ff00ff00ff00ff : ~uint64_t(0);
-  uint64_t words[sizeof(count) / 8], sums = 0;  // of 16 bits each
-  __builtin_memcpy(words, &count, sizeof count);
-  for (const uint64_t word : words) sums += (word & kEven) + (sizeof(Field<T>) == 1 ? (word >> 8) & kEven : 0);
-  return index(sums * 0x0001000100010001 >> 48);
-}
-
-// counts[k] = fields equal to wanted[k].
-template <class T>
-GRADCORE_INLINE void count_fields(const Field<T> *fields, index vectors, const int (&wanted)[kFieldsAtOnce],
-                                  index (&counts)[kFieldsAtOnce]) {
-  using Full = typename FieldVectors<T>::Full;
-  Full count[kFieldsAtOnce] = {}, all[kFieldsAtOnce];
-  for (int k = 0; k < kFieldsAtOnce; k++) all[k] = Full{} + Field<T>(wanted[k]);
-  for (index i = 0; i < vectors; i++) {
-    Full value;
-    __builtin_memcpy(&value, fields + i * index(sizeof value / sizeof(Field<T>)), sizeof value);
-#pragma GCC unroll 8
-    for (int k = 0; k < kFieldsAtOnce; k++) tally_equal(count[k], value, all[k]);
+index add_window(const Block<T> &chunk, int first, StatsSums *to, index *histogram) {
+  constexpr int kBias = VecTraits<T>::kExponentBias;
+  const int skipped = first < 1 ? 1 - first : 0;  // where zeros and subnormals are counted
+  int32_t counts[kWindow<T>];
+  count_exponents(chunk, first, counts);
+  const int bin = VecTraits<T>::kMantissaBits - 1 + first;
+  index below[kWindow<T> + 1];
+  for (int k = 0; k <= skipped; k++) below[k] = 0;
+  for (int k = skipped; k < kWindow<T>; k++) {
+    histogram[bin + k] += counts[k];
+    below[k + 1] = below[k] + counts[k];
   }
-  for (int k = 0; k < kFieldsAtOnce; k++) counts[k] = sum_counts<T>(count[k]);
-}
-
-// `count` normal elements of one exponent: to the histogram, and to what is below the formats' limits.
-template <class T>
-GRADCORE_INLINE void add_bin(int field, index count, StatsSums *to, index *histogram) {
-  histogram[VecTraits<T>::kMantissaBits - 1 + field] += count;
-  for (int f = 0; f < kFormats; f++)
-    if (field - VecTraits<T>::kExponentBias < kFlushedExponent[f]) to->flushed[f] += count;
-}
-
-// Adds the normal elements with fields from 1 to `field`, one by one.
-template <class T>
-void add_few_normals(const Field<T> *fields, index vectors, int field, StatsSums *to, index *histogram) {
-  using Full = typename FieldVectors<T>::Full;
-  constexpr int kInWord = 8 / int(sizeof(Field<T>));
-  for (index i = 0; i < vectors; i++, fields += sizeof(Full) / sizeof(Field<T>)) {
-    Full value;
-    __builtin_memcpy(&value, fields, sizeof value);
-    const Full wanted = Full(value <= Full{} + Field<T>(field)) & Full(value != Full{});
-    uint64_t words[sizeof wanted / 8];
-    __builtin_memcpy(words, &wanted, sizeof wanted);
-    for (int w = 0; w < int(sizeof wanted / 8); w++) {
-      for (uint64_t left = words[w]; left != 0;) {
-        const int k = __builtin_ctzll(left) / kFieldBits<T>;
-        add_bin<T>(fields[w * kInWord + k], 1, to, histogram);
-        left &= ~(uint64_t(Field<T>(-1)) << k * kFieldBits<T>);
-      }
-    }
+  for (int f = 0; f < kFormats; f++) {
+    const int end = kFlushedExponent[f] + kBias - first;
+    to->flushed[f] += below[end < 0 ? 0 : end > kWindow<T> ? kWindow<T> : end];
   }
-}
-
-// Adds the normal elements of a chunk of n, largest exponent field `field`; `unused` fields are zero and no elements.
-// Returns how many elements are not normal.
-template <class T>
-index add_normals(const Field<T> *fields, index vectors, int field, index n, index unused, StatsSums *to,
-                  index *histogram) {
-  index left = n, not_normal = 0;
-  for (int round = 0; round < kMostRounds && left > 0; round++) {
-    int wanted[kFieldsAtOnce];
-    for (int k = 0; k < kFieldsAtOnce; k++) wanted[k] = round + k == 0 ? 0 : field > 0 ? field-- : -1;
-    index counts[kFieldsAtOnce];
-    count_fields<T>(fields, vectors, wanted, counts);
-    if (round == 0) not_normal = counts[0] -= unused;
-    for (int k = 0; k < kFieldsAtOnce && wanted[k] >= 0; k++) {
-      left -= counts[k];
-      if (wanted[k] > 0) add_bin<T>(wanted[k], counts[k], to, histogram);
-    }
-  }
-  if (left > 0) add_few_normals<T>(fields, vectors, field, to, histogram);
-  return not_normal;
+  return below[kWindow<T>];
 }
 
 template <class T>
@@ -309,12 +273,12 @@ void add_subnormals(const Block<T> &chunk, StatsSums *to, index *histogram) {
 
 template <class T>
 struct CenteredScan {
-  Vec<T> center, drift = {}, squares = {};
+  Vec<T> center, drift[2] = {}, squares[2] = {};
   template <class Lanes>
-  GRADCORE_INLINE_MEMBER void operator()(const T *x, Lanes lanes) {
+  GRADCORE_INLINE_MEMBER void operator()(const T *x, Lanes lanes, int k) {
     const Vec<T> d = lanes.keep(lanes.get(x) - center);
-    drift += d;
-    squares = fma(d, d, squares);
+    drift[k] += d;
+    squares[k] = fma(d, d, squares[k]);
   }
 };
 
@@ -332,9 +296,10 @@ template <class T>
 void add_centered_sums(const Block<T> &chunk, T center, StatsSums *to) {
   CenteredScan<T> scan{splat<T>(center)};
   for_block_vectors(chunk, scan);
-  const double n = double(chunk.size()), c = double(center), drift = double(reduce_add<T>(scan.drift));
+  const double n = double(chunk.size()), c = double(center),
+               drift = double(reduce_add<T>(scan.drift[0] + scan.drift[1]));
   to->sum += n * c + drift;
-  to->sumsq += n * c * c + 2 * c * drift + double(reduce_add<T>(scan.squares));
+  to->sumsq += n * c * c + 2 * c * drift + double(reduce_add<T>(scan.squares[0] + scan.squares[1]));
 }
 
 template <class T>
@@ -350,66 +315,64 @@ void add_sums(const Block<T> &chunk, T sum, T squares, StatsSums *to) {
   }
 }
 
+// Adds the exponents of a chunk of which `nonzero` elements are not zero, the largest with this exponent field.
 template <class T>
-void add_counts(const Block<T> &chunk, const StatsScan<T, false> &scan, StatsSums *to) {
-  const index nonzero = add_lanes<T>(scan.nonzero), beyond_e5m2 = nonzero - add_lanes<T>(scan.above_e5m2);
-  to->zeros += chunk.size() - nonzero;
-  to->flushed[kE4m3] += nonzero - add_lanes<T>(scan.above_e4m3);
-  to->flushed[kE5m2] += beyond_e5m2;
-  if (beyond_e5m2 > 0) add_tiny(chunk, nonzero, to);
+void add_exponents(const Block<T> &chunk, int field, index nonzero, StatsSums *to, index *histogram) {
+  index left = nonzero;
+  for (int first = field + 1; left > 0 && first > 1;) {
+    first -= kWindow<T>;
+    left -= add_window(chunk, first, to, histogram);
+  }
+  to->subnormals += left;
+  if (left > 0) add_subnormals(chunk, to, histogram);
 }
 
-// `fields` end at `end`, `field` is the largest.
+// Adds what every scan finds of a chunk. -1, with nothing added, when it holds a non-finite element, else how many
+// elements are not zero.
 template <class T>
-void add_exponents(const Block<T> &chunk, const StatsScan<T, true> &scan, const Field<T> *fields, Field<T> *end,
-                   int field, StatsSums *to, index *histogram) {
-  constexpr int kFields = GRADCORE_VECTOR_BYTES / int(sizeof(Field<T>));
-  for (int k = 0; k < kFields; k++) end[k] = 0;  // completes the last vector
-  const index n = chunk.size(), vectors = (end - fields + kFields - 1) / kFields;
-  const index not_normal = add_normals<T>(fields, vectors, field, n, vectors * kFields - n, to, histogram);
-  if (not_normal == 0 && !any_set<T>(scan.least_mantissa == IVec<T>{})) return;
-  CountWholePowers<T> rare;
-  for_block_vectors(chunk, rare);
-  const index nonzero = add_lanes<T>(rare.nonzero), subnormals = not_normal - (n - nonzero);
-  to->zeros += n - nonzero;
-  to->subnormals += subnormals;
-  if (nonzero > add_lanes<T>(rare.mantissas)) add_flush_limits(chunk, to);
-  if (subnormals > 0) add_subnormals(chunk, to, histogram);
+index add_scan(const Block<T> &chunk, index replaced, const StatsScan<T> &scan, StatsSums *to) {
+  const T largest = reduce_max<T>(scan.largest), squares = reduce_add<T>(scan.squares[0] + scan.squares[1]);
+  if (squares != squares || bits_of(largest) == kInfinityBits<T>) return -1;
+  const index n = chunk.size(), nonzero = add_lanes<T>(scan.nonzero);
+  to->count += n;
+  to->zeros += n - nonzero - replaced;
+  to->nonfinite += replaced;
+  if (nonzero == 0) return 0;
+  to->max_abs = double(largest) > to->max_abs ? double(largest) : to->max_abs;
+  if (largest >= T(kOverflowTie[kE4m3])) add_overflows(chunk, to);
+  add_sums(chunk, reduce_add<T>(scan.sum[0] + scan.sum[1]), squares, to);
+  return nonzero;
 }
 
 // Adds a chunk that is finite but for `replaced` elements, for which it holds zeros. False, with
-// nothing added, when it may hold a non-finite element.
-template <class T, bool kHistogram>
+// nothing added, when it holds a non-finite element.
+template <class T>
+bool add_chunk(const Block<T> &chunk, index replaced, StatsSums *to) {
+  ScanWithLimits<T> scan{};
+  for_block_vectors(chunk, scan);
+  const index nonzero = add_scan(chunk, replaced, scan, to);
+  if (nonzero <= 0) return nonzero == 0;
+  const index beyond_e5m2 = nonzero - add_lanes<T>(scan.above_e5m2);
+  to->flushed[kE4m3] += nonzero - add_lanes<T>(scan.above_e4m3);
+  to->flushed[kE5m2] += beyond_e5m2;
+  if (beyond_e5m2 > 0) add_tiny(chunk, nonzero, to);
+  return true;
+}
+template <class T>
 bool add_chunk(const Block<T> &chunk, index replaced, StatsSums *to, index *histogram) {
-  alignas(64) Field<T> fields[kHistogram ? kChunk + GRADCORE_VECTOR_BYTES : 1];
-  StatsScan<T, kHistogram> scan{};
-  Field<T> *end = scan_block(chunk, scan, fields);
-  const T squares = reduce_add<T>(scan.squares[0] + scan.squares[1]);
-  const T overflow = from_bits(splat_int<T>(kInfinityBits<T>))[0];
-  if (replaced == 0 && !(squares < overflow) && has_non_finite(chunk)) return false;
-
-  const index n = chunk.size();
-  const T largest = reduce_max<T>(scan.largest);
-  to->count += n;
-  to->zeros -= replaced;
-  to->nonfinite += replaced;
-  if (largest >= T(kOverflowTie[kE4m3])) add_overflows(chunk, to);
-  if (largest == 0) {
-    to->zeros += n;
-    return true;
-  }
-  to->max_abs = double(largest) > to->max_abs ? double(largest) : to->max_abs;
-  add_sums(chunk, reduce_add<T>(scan.sum[0] + scan.sum[1]), squares, to);
-  if constexpr (kHistogram)
-    add_exponents(chunk, scan, fields, end, int(bits_of(largest) >> VecTraits<T>::kMantissaBits), to, histogram);
-  else
-    add_counts(chunk, scan, to);
+  ScanWithPowers<T> scan{};
+  for_block_vectors(chunk, scan);
+  const index nonzero = add_scan(chunk, replaced, scan, to);
+  if (nonzero <= 0) return nonzero == 0;
+  if (any_set<T>(scan.missing_mantissa == kSmallestNormalBits<T> - 1)) add_flush_limits(chunk, to);
+  const int field = int(bits_of(reduce_max<T>(scan.largest)) >> VecTraits<T>::kMantissaBits);
+  add_exponents(chunk, field, nonzero, to, histogram);
   return true;
 }
 
 // A chunk with non-finite elements: the same with zeros in their place.
-template <class T, bool kHistogram>
-__attribute__((noinline)) void add_non_finite_chunk(const Block<T> &chunk, StatsSums *to, index *histogram) {
+template <class T, class... Histogram>
+__attribute__((noinline)) void add_non_finite_chunk(const Block<T> &chunk, StatsSums *to, Histogram... histogram) {
   T finite[kChunk];
   index replaced = 0;
   for (index r = 0; r < chunk.rows; r++) {
@@ -420,25 +383,23 @@ __attribute__((noinline)) void add_non_finite_chunk(const Block<T> &chunk, Stats
       replaced += !keep;
     }
   }
-  add_chunk<T, kHistogram>(Block<T>{finite, chunk.rows, chunk.cols, chunk.cols}, replaced, to, histogram);
+  add_chunk<T>(Block<T>{finite, chunk.rows, chunk.cols, chunk.cols}, replaced, to, histogram...);
 }
 
-template <class T, bool kHistogram>
+template <class T>
 struct BlockStats {
   StatsSums *sums;
   index *histogram;
   GRADCORE_INLINE_MEMBER void operator()(const Block<T> &chunk) const {
-    if (!add_chunk<T, kHistogram>(chunk, 0, sums, histogram))
-      add_non_finite_chunk<T, kHistogram>(chunk, sums, histogram);
+    if (histogram && !add_chunk<T>(chunk, 0, sums, histogram)) add_non_finite_chunk<T>(chunk, sums, histogram);
+    if (!histogram && !add_chunk<T>(chunk, 0, sums)) add_non_finite_chunk<T>(chunk, sums);
   }
 };
 
 template <class T>
 void block_stats(index rows, index cols, const T *x, index ldx, StatsSums *sums, index *histogram) {
-  const Block<T> block{x, rows, cols, ldx};
-  const BlockStats<T, true> with_histogram{sums, histogram};
-  const BlockStats<T, false> without{sums, nullptr};
-  histogram ? for_chunks(block, with_histogram) : for_chunks(block, without);
+  const BlockStats<T> op{sums, histogram};
+  for_chunks(Block<T>{x, rows, cols, ldx}, op);
 }
 
 template <class T>

@@ -32,6 +32,7 @@ struct VecTraits<float> {
   using V = float __attribute__((vector_size(GRADCORE_VECTOR_BYTES)));
   typedef float U __attribute__((vector_size(GRADCORE_VECTOR_BYTES), aligned(4), may_alias));
   using I = int32_t __attribute__((vector_size(GRADCORE_VECTOR_BYTES)));
+  using Unsigned = uint32_t __attribute__((vector_size(GRADCORE_VECTOR_BYTES)));
   using Int = int32_t;
   static constexpr int kMantissaBits = 23;
   static constexpr int kExponentBias = 127;
@@ -42,6 +43,7 @@ struct VecTraits<double> {
   using V = double __attribute__((vector_size(GRADCORE_VECTOR_BYTES)));
   typedef double U __attribute__((vector_size(GRADCORE_VECTOR_BYTES), aligned(8), may_alias));
   using I = int64_t __attribute__((vector_size(GRADCORE_VECTOR_BYTES)));
+  using Unsigned = uint64_t __attribute__((vector_size(GRADCORE_VECTOR_BYTES)));
   using Int = int64_t;
   static constexpr int kMantissaBits = 52;
   static constexpr int kExponentBias = 1023;
@@ -215,24 +217,90 @@ GRADCORE_INLINE Vec<T> exp2_int(IVec<T> k) {
   return from_bits((k + VecTraits<T>::kExponentBias) << VecTraits<T>::kMantissaBits);
 }
 
-// count += 1 in the lanes where a < b, or a == b. With AVX-512 in one instruction less than count -= a < b takes.
+template <class T>
+GRADCORE_INLINE IVec<T> shift_right_logical(IVec<T> v, int bits) {
+  return IVec<T>(typename VecTraits<T>::Unsigned(v) >> bits);
+}
+
+// A full adder for every bit: digit + a + b = digit + 2 carry. Returns the carry.
+template <class V>
+GRADCORE_INLINE V add_bits(V &digit, V a, V b) {
+  const V either = a ^ b, carry = (a & b) | (either & digit);
+  digit ^= either;
+  return carry;
+}
+
+// count += 1 in the lanes where a < b.
 template <class I>
 GRADCORE_INLINE void tally_less(I &count, I a, I b) {
   count -= a < b;
 }
+// most = max(most, a) in the lanes where b > 0.
 template <class I>
-GRADCORE_INLINE void tally_equal(I &count, I a, I b) {
-  count -= I(a == b);
+GRADCORE_INLINE void raise_where_positive(I &most, I a, I b) {
+  most = max(a & (b > I{}), most);
+}
+// v |= bit in the lanes k for which bit k of `lanes` is set.
+template <class I, class Int>
+GRADCORE_INLINE void set_bits(I &v, Int bit, Int lanes) {
+  I own;
+  for (unsigned k = 0; k < sizeof(I) / sizeof(Int); k++) own[k] = Int(1) << k;
+  v |= (((I{} + lanes) & own) != I{}) & (I{} + bit);
 }
 #if GRADCORE_VECTOR_BYTES == 64
-using Bytes = unsigned char __attribute__((vector_size(64)));
-GRADCORE_INLINE void tally_less(IVec<float> &count, IVec<float> a, IVec<float> b) {
-  count = IVec<float>(_mm512_mask_sub_epi32(__m512i(count), _mm512_cmplt_epi32_mask(__m512i(a), __m512i(b)),
-                                            __m512i(count), _mm512_set1_epi32(-1)));
+// GCC 12 makes two to five instructions of one in these.
+#define GRADCORE_BITS_512(T, suffix, Mask)                                                                     \
+  GRADCORE_INLINE IVec<T> add_bits(IVec<T> &digit, IVec<T> a, IVec<T> b) {                                     \
+    const __m512i d = __m512i(digit);                                                                          \
+    digit = IVec<T>(_mm512_ternarylogic_epi32(d, __m512i(a), __m512i(b), 0x96));                               \
+    return IVec<T>(_mm512_ternarylogic_epi32(d, __m512i(a), __m512i(b), 0xe8));                                \
+  }                                                                                                            \
+  GRADCORE_INLINE void tally_less(IVec<T> &count, IVec<T> a, IVec<T> b) {                                      \
+    const Mask less = _mm512_cmplt_##suffix##_mask(__m512i(a), __m512i(b));                                    \
+    count = IVec<T>(_mm512_mask_sub_##suffix(__m512i(count), less, __m512i(count), _mm512_set1_##suffix(-1))); \
+  }                                                                                                            \
+  GRADCORE_INLINE void raise_where_positive(IVec<T> &most, IVec<T> a, IVec<T> b) {                             \
+    const Mask positive = _mm512_cmplt_##suffix##_mask(_mm512_setzero_si512(), __m512i(b));                    \
+    most = IVec<T>(_mm512_mask_max_##suffix(__m512i(most), positive, __m512i(most), __m512i(a)));              \
+  }                                                                                                            \
+  GRADCORE_INLINE void set_bits(IVec<T> &v, VecTraits<T>::Int bit, VecTraits<T>::Int lanes) {                  \
+    v = IVec<T>(_mm512_mask_or_##suffix(__m512i(v), Mask(lanes), __m512i(v), _mm512_set1_##suffix(bit)));      \
+  }
+GRADCORE_BITS_512(float, epi32, __mmask16)
+GRADCORE_BITS_512(double, epi64, __mmask8)
+#undef GRADCORE_BITS_512
+#endif
+
+// Bit k of a lane, k >= 0; 0 where a lane has no such bit.
+#if GRADCORE_VECTOR_BYTES == 64
+GRADCORE_INLINE IVec<float> one_hot(IVec<float> k) {
+  return IVec<float>(_mm512_sllv_epi32(_mm512_set1_epi32(1), __m512i(k)));
 }
-GRADCORE_INLINE void tally_equal(Bytes &count, Bytes a, Bytes b) {
-  count = Bytes(_mm512_mask_sub_epi8(__m512i(count), _mm512_cmpeq_epi8_mask(__m512i(a), __m512i(b)), __m512i(count),
-                                     _mm512_set1_epi8(-1)));
+GRADCORE_INLINE IVec<double> one_hot(IVec<double> k) {
+  return IVec<double>(_mm512_sllv_epi64(_mm512_set1_epi64(1), __m512i(k)));
+}
+#elif GRADCORE_VECTOR_BYTES == 32
+GRADCORE_INLINE IVec<float> one_hot(IVec<float> k) {
+  return IVec<float>(_mm256_sllv_epi32(_mm256_set1_epi32(1), __m256i(k)));
+}
+GRADCORE_INLINE IVec<double> one_hot(IVec<double> k) {
+  return IVec<double>(_mm256_sllv_epi64(_mm256_set1_epi64x(1), __m256i(k)));
+}
+#elif defined(__x86_64__)
+// No shift by lanes: 2^k as a float, made an integer. Of 2^31 the conversion makes the bits that are wanted.
+GRADCORE_INLINE IVec<float> one_hot(IVec<float> k) {
+  const IVec<float> power = (k + VecTraits<float>::kExponentBias) << VecTraits<float>::kMantissaBits;
+  return IVec<float>(_mm_cvttps_epi32(__m128(power))) & ((k & ~31) == 0);
+}
+GRADCORE_INLINE IVec<double> one_hot(IVec<double> k) {
+  const __m128i twice = _mm_shuffle_epi32(__m128i(k), _MM_SHUFFLE(2, 2, 0, 0));
+  return IVec<double>(one_hot(IVec<float>(twice) - IVec<float>{0, 32, 0, 32}));
+}
+#else
+template <class I>
+GRADCORE_INLINE I one_hot(I k) {
+  constexpr int kBits = 8 * sizeof(k[0]);
+  return ((I{} + 1) << (k & (kBits - 1))) & (k < kBits);
 }
 #endif
 
@@ -267,6 +335,10 @@ GRADCORE_INLINE V sqrt(V v) {
 // Written out in types: GCC ignores a vector_size that depends on a template's argument.
 template <class T, int kCount>
 struct Part;
+template <class T>
+struct Part<T, 1> {
+  using V = T;
+};
 #define GRADCORE_PART(T, kCount)                                  \
   template <>                                                     \
   struct Part<T, kCount> {                                        \
@@ -279,6 +351,13 @@ GRADCORE_PART(float, 16);
 GRADCORE_PART(double, 2);
 GRADCORE_PART(double, 4);
 GRADCORE_PART(double, 8);
+GRADCORE_PART(int32_t, 2);
+GRADCORE_PART(int32_t, 4);
+GRADCORE_PART(int32_t, 8);
+GRADCORE_PART(int32_t, 16);
+GRADCORE_PART(int64_t, 2);
+GRADCORE_PART(int64_t, 4);
+GRADCORE_PART(int64_t, 8);
 #undef GRADCORE_PART
 
 struct Sum {
@@ -312,6 +391,25 @@ GRADCORE_INLINE T reduce_add(Vec<T> v) {
 template <class T>
 GRADCORE_INLINE T reduce_max(Vec<T> v) {
   return fold<Largest, T, kLanes<T>>(v);
+}
+// Numbers of kDigits binary digits, one in each bit of a lane (digits[d] holds their digits d): adds those of all
+// lanes, which takes log2(kCount) digits more.
+template <class Int, int kCount, int kDigits>
+GRADCORE_INLINE void add_lanes_of_digits(const typename Part<Int, kCount>::V *digits, Int *sums) {
+  if constexpr (kCount == 1) {
+    for (int d = 0; d < kDigits; d++) sums[d] = digits[d];
+  } else {
+    using Half = typename Part<Int, kCount / 2>::V;
+    Half total[kDigits + 1], carry{};
+    for (int d = 0; d < kDigits; d++) {
+      Half half[2];
+      __builtin_memcpy(half, &digits[d], sizeof half);
+      total[d] = carry;
+      carry = add_bits(total[d], half[0], half[1]);
+    }
+    total[kDigits] = carry;
+    add_lanes_of_digits<Int, kCount / 2, kDigits + 1>(total, sums);
+  }
 }
 // Number of lanes set in a comparison's result.
 template <class T>
