@@ -280,7 +280,8 @@ void Schedule<T>::run_step(const Step &step, const PassRequest<T> &request, cons
   }
 }
 
-// f(tile) for each tile of a span: sums over rows are kept apart by tile.
+// f(tile) for each tile of a span: sums over rows are kept apart by tile, and what one step leaves in the first-level
+// cache the next finds there.
 template <class T>
 template <class F>
 void Schedule<T>::for_tiles(const Tile &span, F &&f) const noexcept {
@@ -307,14 +308,17 @@ void Schedule<T>::forward_dense(int l, const Tile &span, bool training) noexcept
 template <class T>
 void Schedule<T>::finish_hidden(int l, const Tile &span, bool training) noexcept {
   const LayerState<T> &layer = workspace_.layers[l];
+  const LayerSpec &spec = *layer.spec;
   const bool record = recorder_ && training;
-  if (layer.spec->batch_norm()) batch_norm_forward(kernels_, layer, span);
-  if (layer.spec->row_norm()) layer_norm_forward(kernels_, layer, span);
-  activation_forward(kernels_, layer, span);
-  if (record) for_tiles(span, [&](const Tile &tile) { recorder_->activation(l, layer, tile); });
-  if (layer.spec->residual)
-    kernels_.add(span.count, layer.spec->out, layer.x.rows(span), layer.x.ld, layer.h.rows(span), layer.h.ld);
-  if (record) for_tiles(span, [&](const Tile &tile) { recorder_->output(l, layer, tile); });
+  for_tiles(span, [&](const Tile &tile) {
+    if (spec.batch_norm()) batch_norm_forward(kernels_, layer, tile);
+    if (spec.row_norm()) layer_norm_forward(kernels_, layer, tile);
+    activation_forward(kernels_, layer, tile);
+    if (record) recorder_->activation(l, layer, tile);
+    if (spec.residual)
+      kernels_.add(tile.count, spec.out, layer.x.rows(tile), layer.x.ld, layer.h.rows(tile), layer.h.ld);
+    if (record) recorder_->output(l, layer, tile);
+  });
 }
 
 template <class T>
@@ -348,13 +352,14 @@ void Schedule<T>::backward_hidden(int l, const Tile &span) noexcept {
   const bool apart = layer.saves_derivative || spec.residual || above.spec->residual;
   const Matrix<T> &grad = apart ? layer.grad_out : layer.delta;
   dense_backward_input(kernels_, above, span, backward_from_panels_, grad.rows(span), grad.ld, above.spec->residual);
-  if (recorder_) for_tiles(span, [&](const Tile &tile) { recorder_->grad_output(l, tile, grad.rows(tile), grad.ld); });
-  activation_backward(kernels_, layer, span, grad.rows(span), grad.ld);
-  if (recorder_ && spec.normalization)
-    for_tiles(span, [&](const Tile &tile) { recorder_->grad_preact(l, layer, tile); });
-  if (spec.batch_norm()) return for_tiles(span, [&](const Tile &tile) { batch_norm_sums(kernels_, layer, tile); });
-  if (spec.row_norm()) for_tiles(span, [&](const Tile &tile) { layer_norm_backward(kernels_, layer, tile); });
-  record_delta(l, span);
+  for_tiles(span, [&](const Tile &tile) {
+    if (recorder_) recorder_->grad_output(l, tile, grad.rows(tile), grad.ld);
+    activation_backward(kernels_, layer, tile, grad.rows(tile), grad.ld);
+    if (recorder_ && spec.normalization) recorder_->grad_preact(l, layer, tile);
+    if (spec.batch_norm()) return batch_norm_sums(kernels_, layer, tile);
+    if (spec.row_norm()) layer_norm_backward(kernels_, layer, tile);
+    if (recorder_) recorder_->delta(l, layer, tile);
+  });
 }
 
 template <class T>
