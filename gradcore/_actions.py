@@ -40,6 +40,11 @@ def changes_for(finding: Finding, healthy_before: bool, wanted: Sequence[str]) -
     return [name for name in CHANGES if name in wanted and by_steps]
 
 
+def all_finite(run: Run) -> bool:
+    """Whether there is anything left for a gentler step to train."""
+    return bool(np.isfinite(run.net.parameters.flat).all())
+
+
 def restore(run: Run, healthy: Snapshot) -> str:
     """Parameters, running statistics and optimizer state as they were."""
     healthy.restore(run.net, run.optimizer)

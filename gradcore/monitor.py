@@ -64,13 +64,15 @@ Action = str | Iterable[str] | Callable[[TrainingFinding], Any]
 class _Suspicion:
     """A kind of finding that checks show: since when, and how often in a row.
 
-    loss_before: at the last check without it. harmful: it touches the verdict, or the loss no longer falls.
+    loss_before: at the last check without it. healthy: the net when it was last healthy without it.
+    harmful: it touches the verdict, or the loss no longer falls.
     """
 
     since: int
     healthy_until: int | None
     layers: tuple[int, ...]
     loss_before: float
+    healthy: Snapshot
     harmful: bool = True
     seen: int = 0
     absent_since: list[int] = field(default_factory=list)  # first steps of the checks that no longer showed it
@@ -332,7 +334,7 @@ class Monitor(Callback):
             known = self._suspicions.get(kind)
             if known is None:
                 before = loss if self._checked_until is None else self._checked_loss
-                known = _Suspicion(first_step, self._checked_until, finding.layers, before)
+                known = _Suspicion(first_step, self._checked_until, finding.layers, before, self._healthy)
                 self._suspicions[kind] = known
             known.seen, known.absent_since = known.seen + 1, []
             known.harmful = verdict_of([finding]) != "healthy" or loss >= known.loss_before
@@ -368,7 +370,11 @@ class Monitor(Callback):
             if suspicion is not None and kind in found:
                 suspicion.raised = len(self.findings)
                 self._suspicions[kind] = suspicion
-                self._raise(found[kind], suspicion, report)
+                finding = found[kind]
+                if suspicion.healthy_until is not None:
+                    reach = (self.step - suspicion.healthy.step) * np.log1p(rehearsal.update_ratio)
+                    finding = in_training.brought_about(finding, report.flows[0], suspicion.healthy, run.net, reach)
+                self._raise(finding, suspicion, report)
 
     def _remember(self, subject: Subject, step: int, loss: float, total_norm: float) -> None:
         row = {"step": step, "loss": loss, "total_norm": total_norm, "lr": self._lr}
@@ -381,15 +387,12 @@ class Monitor(Callback):
         if self._broken:
             return
         self._broken, self._group = True, None
-        explained = in_training.explain(self._tape, self._healthy, self.thresholds)
-        if explained is None:
-            step, finding = self.step - 1, _unexplained(self.step - 1)
-        else:
-            replayed, subject, finding = explained
-            step = replayed.step
+        replayed, subject, finding = in_training.explain(self._tape, self._healthy, self.thresholds)
+        step = replayed.step
+        if subject is not None:
             self._remember(subject, step, replayed.loss, replayed.total_norm)
         before = step - 1 if step > 0 else None
-        self._raise(finding, _Suspicion(step, before, finding.layers, math.nan), None)
+        self._raise(finding, _Suspicion(step, before, finding.layers, math.nan, self._healthy), None)
         if error is not None:
             error.add_note(str(self.findings[-1]))
 
@@ -410,30 +413,33 @@ class Monitor(Callback):
         if callable(wanted):
             answer = wanted(raised)
             wanted = () if answer is None else _actions.names(answer, "action: what the function returns")
-        done = self._act(raised, wanted)
+        done = self._act(raised, wanted, suspicion.healthy)
         self.findings[-1] = raised = replace(raised, actions=done)
         if done:
             _progress.warn(str(raised), TrainingWarning)
 
-    def _act(self, finding: TrainingFinding, wanted: tuple[str, ...]) -> tuple[str, ...]:
-        """Does what is wanted and makes sense; what was done, in words."""
+    def _act(self, finding: TrainingFinding, wanted: tuple[str, ...], healthy: Snapshot) -> tuple[str, ...]:
+        """Does what is wanted and makes sense; what was done, in words. healthy: what "restore" goes back to."""
         changes = _actions.changes_for(finding, finding.healthy_until is not None, wanted)
         stop = "stop" in wanted
-        if changes and self._num_actions >= self.max_actions:
+        lost = bool(changes) and "restore" not in changes and not _actions.all_finite(self._running())
+        if changes and (lost or self._num_actions >= self.max_actions):
             changes, stop = [], True
-        done = [self._change(name) for name in changes]
+        done = [self._change(name, healthy) for name in changes]
         if changes:
             self._num_actions += 1
             self._begin_again()
         if stop:
             self.stopped = True
-            done.append("ended the training")
+            why = ", as its weights are no longer finite, which only the action 'restore' undoes" if lost else ""
+            done.append(f"ended the training{why}")
         return tuple(done) if done or not wanted else ("warned",)
 
-    def _change(self, name: str) -> str:
+    def _change(self, name: str, healthy: Snapshot) -> str:
         run = self._running()
         if name == "restore":
-            return _actions.restore(run, self._healthy)
+            self._healthy = healthy
+            return _actions.restore(run, healthy)
         if name == "clip":
             return _actions.clip(run, self._highest_norm, [taken.total_norm for taken in self._tape.taken])
         self._highest_lr = 0.0
@@ -481,12 +487,3 @@ class Monitor(Callback):
             return "<Monitor: nothing watched yet>"
         kinds = ", ".join(f"{finding.kind} since step {finding.since}" for finding in self.findings) or "no findings"
         return f"<Monitor: {self.step} steps, {self._counts['checks']} checks, {kinds}>"
-
-
-def _unexplained(step: int) -> Finding:
-    """For a loop that changes parameters between steps, or a norm alone that overflowed."""
-    text = (
-        f"In step {step}: The loss or the gradient norm is not finite, and the steps since the last check, run again, "
-        "show no layer where that began. A norm can overflow by itself; what a loop changes in between is not replayed."
-    )
-    return Finding("non_finite", "critical", (), "overflow", text, {"step": step})

@@ -148,6 +148,15 @@ def test_the_onset_and_the_end_of_an_explosion():
     assert monitor.report.verdict == "exploding"
 
 
+def test_an_explosion_that_the_steps_brought_about():
+    """Its weights are too large because the learning rate was; in the test above something else scaled them."""
+    net, monitor = deep(activation="tanh"), gc.Monitor(4, action=())
+    fit(net, gc.optim.SGD(net, lr=lambda step: 0.01 * 1.2 ** max(step - 20, 0)), monitor, epochs=4)
+    finding = next(f for f in monitor.findings if f.kind == "exploding" and "training has multiplied" in f.explanation)
+    assert finding.cause == "learning_rate" and finding.healthy_until >= 20
+    assert finding.evidence["weight_growth"] > 2
+
+
 def test_units_that_die_at_a_step():
     def kill(net):
         net.parameters["dense3.bias"][:46] = -100.0

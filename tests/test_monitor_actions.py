@@ -104,6 +104,29 @@ def deep_times(factor):
     return {name: factor * values if name.endswith("weight") else values for name, values in net.parameters.items()}
 
 
+def test_rows_out_of_scale_are_named():
+    net, monitor, x = deep(), gc.Monitor(8, action="stop"), X.copy()
+    x[40 * BATCH % len(X) + 3] *= 1e9
+    with pytest.warns(gc.TrainingWarning, match="input scale"):
+        net.fit(x, LABELS, epochs=3, batch_size=BATCH, optimizer=gc.optim.SGD(net, lr=0.05), callbacks=[monitor],
+                shuffle=False, progress=False)  # fmt: skip
+    finding = monitor.findings[-1]
+    assert finding.cause == "input_scale" and "The inputs of step 0 have" in finding.explanation
+    assert finding.evidence["input_rms"] == pytest.approx(np.sqrt(np.mean(x[:BATCH].astype("f8") ** 2)), rel=1e-6)
+
+
+def test_what_the_training_did_not_do_is_not_blamed_on_it():
+    def spoil(net):
+        net.parameters["dense6.weight"][0, 0] = np.nan
+
+    net, monitor = deep(activation="tanh"), gc.Monitor(8, action="stop")
+    with pytest.warns(gc.TrainingWarning, match="such as a callback"):
+        fit(net, gc.optim.SGD(net, lr=0.01), At(step30=spoil), monitor)
+    finding = monitor.findings[-1]
+    assert (finding.kind, finding.cause, finding.since) == ("non_finite", None, 30)
+    assert finding.evidence["same_bits"] is False
+
+
 def test_the_tape_starts_anew_before_it_grows_too_large(monkeypatch):
     monkeypatch.setattr(gradcore.monitor, "_TAPE_BYTES", 10_000)
     net, monitor = deep(), gc.Monitor(1000, action=())
@@ -159,6 +182,29 @@ def test_clip_takes_the_norms_of_the_last_healthy_check():
     healthy = history["total_norm"][history["step"] < 30]
     assert 0.5 * healthy.min() < monitor.report.conditions["clip_norm"] < 4 * healthy.max()
     assert np.isfinite(watched.losses[-1])
+
+
+def test_restore_goes_back_to_before_the_onset():
+    """Units that die leave the verdict healthy: a check that shows them is no state to go back to."""
+
+    def kill(net):
+        net.parameters["dense3.bias"][:46] = -100.0
+
+    net, monitor = deep(), gc.Monitor(8, action="restore")
+    with pytest.warns(gc.TrainingWarning, match="dead units"):
+        fit(net, gc.optim.SGD(net, lr=0.01), At(step40=kill), monitor, epochs=5)
+    finding = next(f for f in monitor.findings if f.kind == "dead_units")
+    step = int(finding.actions[0].rsplit(maxsplit=1)[1])
+    assert finding.actions[0].startswith("put back") and step <= 40 <= finding.since < finding.raised
+    assert net.parameters["dense3.bias"].min() > -100
+
+
+def test_what_is_not_finite_is_not_trained_on():
+    net, monitor = deep(), gc.Monitor(10, action=("clip", "lower_lr"))
+    with pytest.warns(gc.TrainingWarning, match="only the action 'restore'"):
+        history = fit(net, gc.optim.SGD(net, lr=runaway), monitor)
+    assert history.stopped_by == "Monitor" and len(monitor.findings) == 1
+    assert monitor.report.conditions["clip_norm"] is None
 
 
 def test_gradients_that_clipping_refuses():

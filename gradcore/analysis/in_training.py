@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,10 @@ from .judge import judge
 from .measure import Case, Rehearsal, harmless, mean_square, summarize
 from .report import Finding, Report
 from .subject import Subject, Thresholds
+
+if TYPE_CHECKING:
+    from ..flow import GradientFlow
+    from ..mlp import MLP
 
 # Batches of a confirming analysis, as `analyze` takes by default.
 _CONFIRMING_BATCHES = 8
@@ -117,7 +121,7 @@ def confirm(run: Run, recent: Sequence[Rows], rehearsal: Rehearsal, limits: Thre
 # ---- numbers that are not finite ----
 
 
-def explain(tape: Tape, healthy: Snapshot, limits: Thresholds) -> tuple[ReplayedStep, Subject, Finding] | None:
+def explain(tape: Tape, healthy: Snapshot, limits: Thresholds) -> tuple[ReplayedStep, Subject | None, Finding]:
     """The first step since the tape's snapshot in which a value left the finite range.
 
     Args:
@@ -126,9 +130,15 @@ def explain(tape: Tape, healthy: Snapshot, limits: Thresholds) -> tuple[Replayed
         limits: of the judgement.
 
     Returns:
-        (the step, run again; what was judged; the finding), or None where the replay shows nothing.
+        (the step, run again; what was judged; the finding). Where the replay shows nothing broken it is the last
+        step, and None was judged.
     """
+    replayed = None
+    scale, scaled_step = 0.0, tape.base.step
     for replayed in tape.replay():
+        inputs = math.sqrt(mean_square(tape.run.batch(replayed._rows)[0]))
+        if inputs > scale:
+            scale, scaled_step = inputs, replayed.step
         passed = _finite_pass(replayed)
         if passed and np.isfinite(replayed._net.parameters.flat).all():
             continue
@@ -142,8 +152,32 @@ def explain(tape: Tape, healthy: Snapshot, limits: Thresholds) -> tuple[Replayed
         finding = next((entry for entry in judge(subject)[1] if entry.kind == "non_finite"), None)
         if finding is None:
             continue
-        return replayed, subject, _in_training(finding, replayed, healthy)
-    return None
+        evidence = {**finding.evidence, "step": replayed.step, "same_bits": replayed.same_bits}
+        text = f"In step {replayed.step}: {finding.explanation}"
+        finding = replace(finding, explanation=text, evidence=evidence)
+        finding = brought_about(finding, replayed.flow, healthy, replayed._net)
+        if finding.cause == "learning_rate" and scale > limits.input_scale:
+            text = f"{finding.explanation} {wording.input_of_step(scaled_step, scale)}"
+            evidence = {**finding.evidence, "input_rms": scale}
+            finding = replace(finding, cause="input_scale", explanation=text, evidence=evidence)
+        return replayed, subject, finding
+    if replayed is None:
+        raise ValueError("tape: expected at least one step")
+    return replayed, None, _unexplained(replayed)
+
+
+def _unexplained(last: ReplayedStep) -> Finding:
+    """For a norm alone that overflowed, or something that the training's own steps did not do."""
+    text = f"In step {last.step}: The loss or the gradient norm is not finite, "
+    evidence = {"step": last.step, "same_bits": last.same_bits}
+    if last.same_bits:
+        text += "but every number in the net is: the norm itself overflowed."
+        return Finding("non_finite", "critical", (), "overflow", text, evidence)
+    text += (
+        "but the steps since the last check, run again, stay finite: something between them has changed the net, its "
+        "optimizer or the data, such as a callback, or assignments in the loop."
+    )
+    return Finding("non_finite", "critical", (), None, text, evidence)
 
 
 def _finite_pass(replayed: ReplayedStep) -> bool:
@@ -153,18 +187,27 @@ def _finite_pass(replayed: ReplayedStep) -> bool:
 
 
 @harmless
-def _in_training(finding: Finding, replayed: ReplayedStep, healthy: Snapshot) -> Finding:
-    """The finding with its step; weights that training has made too large are the steps' doing."""
-    growth = replayed.flow.weight_norm / healthy.weight_norms(replayed._net)
+def brought_about(
+    finding: Finding, flow: GradientFlow, healthy: Snapshot, net: MLP, reach: float | np.ndarray = math.inf
+) -> Finding:
+    """The finding, with its cause where weights that are too large are the training's doing.
+
+    Args:
+        finding: what was found now. flow: a recorded pass of `net` now.
+        healthy: the net before the finding's onset.
+        reach: logarithm of the growth that the steps since can have brought about, of all or of each layer.
+    """
+    growth = flow.weight_norm / healthy.weight_norms(net)
+    growth = np.where(np.log(growth) <= reach, growth, 1.0)  # more than that was done by something else
     layer = int(np.nanargmax(np.where(np.isfinite(growth), growth, -1.0)))
     largest = float(growth[layer])
-    evidence = {**finding.evidence, "step": replayed.step, "weight_growth": largest, "same_bits": replayed.same_bits}
-    text = f"In step {replayed.step}: {finding.explanation}"
+    finding = replace(finding, evidence={**finding.evidence, "weight_growth": largest})
     grown = 2.0 * math.log(largest) > causes.LARGE_EXCESS if largest > 0.0 else False
-    if grown and finding.cause in ("weight_scale", "overflow", "learning_rate"):
-        text += " " + wording.grown_weights(layer, largest, healthy.step)
-        return replace(finding, cause="learning_rate", explanation=text, evidence=evidence)
-    return replace(finding, explanation=text, evidence=evidence)
+    by_weights = finding.cause in ("weight_scale", "overflow")
+    if not grown or not (by_weights or (finding.kind == "non_finite" and finding.cause == "learning_rate")):
+        return finding
+    text = f"{finding.explanation} {wording.grown_weights(layer, largest, healthy.step)}"
+    return replace(finding, cause="learning_rate", explanation=text)
 
 
 # ---- history ----

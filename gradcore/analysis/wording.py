@@ -9,7 +9,16 @@ import numpy as np
 
 from ..init import CRITICAL_GAIN_SQUARED
 from . import mean_field as theory
-from .causes import critical_variance, hidden_factors, of_vanishing, signal_dies, steepest_layer, target_scale
+from .causes import (
+    LARGE_EXCESS,
+    critical_variance,
+    hidden_factors,
+    of_vanishing,
+    signal_dies,
+    steepest_layer,
+    target_scale,
+    weight_excess,
+)
 from .subject import Subject
 
 
@@ -54,6 +63,8 @@ def location_sentence(subject: Subject) -> str:
     layer, share = steepest_layer(subject)
     if subject.depth < 6 or not share > 0.5:
         return ""
+    if share > 1.0:
+        return f"It happens between layers {layer + 1} and {layer}; the other layers together take some of it back."
     return f"{100 * share:.0f} % of the change happens between layers {layer + 1} and {layer}."
 
 
@@ -131,7 +142,11 @@ def _critical(subject: Subject) -> str:
         best[name] = max(best.get(name, 0.0), critical_variance(name, float(biases[layer])))
     values = ", ".join(f"{best[name]:.3g} for {name}" for name in sorted(best))
     beside = any(best[name] > 1.01 * CRITICAL_GAIN_SQUARED[name] for name in best)
-    return f"a weight variance of {values} over fan_in " + ("beside these biases" if beside else '(init="auto")')
+    if beside:
+        return f"a weight variance of {values} over fan_in beside these biases"
+    redrawn = subject.measurement.config["init"] == "auto" and abs(weight_excess(subject)) > LARGE_EXCESS
+    drawn = 'which init="auto" draws: these weights were changed since' if redrawn else 'init="auto"'
+    return f"a weight variance of {values} over fan_in ({drawn})"
 
 
 def _largest_slope(names: list[str]) -> float:
@@ -187,6 +202,14 @@ def grown_weights(layer: int, growth: float, step: int) -> str:
     return (
         f"Since step {step} training has multiplied the weights of layer {layer} by {factor(growth)}: its steps are "
         "too large. Lower the learning rate, or clip the gradients."
+    )
+
+
+def input_of_step(step: int, rms: float) -> str:
+    """Which rows of a training are far too large, and so make its steps too large."""
+    return (
+        f"The inputs of step {step} have a root mean square of {factor(rms)}: they scale its gradients, and so "
+        "its size. Standardize the inputs, and look for rows that are out of scale."
     )
 
 

@@ -1,0 +1,44 @@
+"""Sentences of findings that a reader would stumble over if they were said without looking."""
+
+import numpy as np
+import pytest
+
+import gradcore as gc
+from gradcore.analysis import Thresholds, causes, wording
+from gradcore.analysis.analyze import examine, make_case, measure_and_rehearse
+from monitored import LABELS, X
+
+
+def cause_of(net):
+    return gc.analyze(net, X, LABELS).findings[0]
+
+
+def subject_of(net):
+    case = make_case(net, X, LABELS, "cross_entropy", None, 32, 8, 0)
+    measurement, asleep = measure_and_rehearse(case, Thresholds(), None)
+    return examine(case, measurement, Thresholds(), asleep)
+
+
+def test_a_net_is_not_sent_back_to_the_weights_it_was_made_with():
+    """The head of the report says `init auto`; what the net has now is something else, and that is said."""
+    net = gc.MLP([20] + [64] * 19 + [5])
+    for layer in range(20):
+        net.parameters[f"dense{layer}.weight"][...] *= 0.4
+    changed, drawn = cause_of(net), cause_of(gc.MLP([20] + [64] * 19 + [5], init="glorot_normal"))
+    assert changed.cause == drawn.cause == "weight_scale"
+    assert 'over fan_in (which init="auto" draws: these weights were changed since)' in changed.explanation
+    assert 'over fan_in (init="auto")' in drawn.explanation
+
+
+@pytest.mark.parametrize(("others", "sentence"), [(1.0, "% of the change happens"), (0.8, "take some of it back")])
+def test_no_more_than_all_of_a_change_happens_at_one_place(others, sentence):
+    """Where the rest goes the other way, its share is above 100 %."""
+    net = gc.MLP([20] + [64] * 9 + [5], activation="identity")
+    for layer in range(1, 9):
+        net.parameters[f"dense{layer}.weight"][...] *= 30.0 if layer == 5 else others
+    subject = subject_of(net)
+    layer, share = causes.steepest_layer(subject)
+    assert layer == 4 and (share > 1) == (others < 1)
+    assert sentence in wording.location_sentence(subject)
+    assert "between layers 5 and 4" in wording.location_sentence(subject)
+    assert np.isfinite(share)
