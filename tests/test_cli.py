@@ -100,6 +100,7 @@ def test_own_table(capsys, csv):
         ([], "required: --data, --widths"),
         (["--data", "digits", "--widths", "64,x,10"], "expected widths such as 64,100x30,10, got '64,x,10'"),
         (["--data", "digits", "--widths", "64"], "at least an input and an output width"),
+        (["--data", "digits", "--widths", "64,9x999999999,10"], "expected at most 100000 layers"),
         (["--data", "digits", "--widths", "64,0x3,10"], "expected widths such as"),
         (["--data", "digits", "--widths", "60,10"], "digits has 64 features and its target needs 10 outputs"),
         (["--data", "digits", "--widths", "64,5,10", "--target", "x"], "--target names a column of a CSV"),

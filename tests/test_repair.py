@@ -105,3 +105,28 @@ def test_arguments_are_checked():
         gc.repair("net", X, LABELS)
     with pytest.raises(TypeError, match="stepz"):
         gc.repair(sick_net(), X, LABELS, stepz=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"steps": 0}, ValueError),
+        ({"steps": 2.5}, TypeError),
+        ({"seeds": 1}, ValueError),
+        ({"limit": -1}, ValueError),
+        ({"limit": "a"}, TypeError),
+        ({"pairs": -1}, ValueError),
+        ({"seconds": -1}, ValueError),
+        ({"seconds": math.nan}, ValueError),
+        ({"verify": "no"}, TypeError),
+        ({"progress": True}, TypeError),
+    ],
+    ids=str,
+)
+def test_options_of_trials_are_checked_before_anything_is_measured(options, error):
+    """Also where the net turns out healthy, and no trial is needed."""
+    message = f"^{next(iter(options))}: expected "
+    with pytest.raises(error, match=message):
+        gc.analyze(sick_net(), X, LABELS).remedies(**options)
+    with pytest.raises(error, match=message):
+        gc.repair(gc.MLP([X.shape[1], 8, int(LABELS.max()) + 1]), X, LABELS, **options)

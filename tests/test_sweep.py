@@ -323,6 +323,7 @@ def test_progress(capsys):
         ({"init": "auto", "weight_var": 1.0}, {}, ValueError, "expected init or weight_var, got both"),
         ({"weight_var": [1.0, -1.0]}, {}, ValueError, "grid['weight_var']: expected a finite number > 0, got -1.0"),
         ({"bias_var": -0.1}, {}, ValueError, "grid['bias_var']: expected a finite number >= 0"),
+        ({"depth": range(1, 2000), "width": range(1, 2000)}, {}, ValueError, "grid: expected at most 1000000 nets"),
         ({"residual": "yes"}, {}, TypeError, "grid['residual']: expected True or False"),
         ({}, {"loss": "mse"}, ValueError, "x, target: expected both or, for loss 'cross_entropy', none of them"),
         ({}, {"x": np.ones((4, 2))}, ValueError, "x, target: expected both"),

@@ -65,6 +65,7 @@ def analyze(
         ValueError, TypeError: naming the argument.
     """
     start = time.perf_counter()
+    _check.callback(progress, "progress")
     case = make_case(net, x, target, loss, optimizer, batch_size, batches, seed)
     limits = thresholds or Thresholds()
     _check.instance(limits, "thresholds", Thresholds, "a gradcore.analysis.Thresholds or None")

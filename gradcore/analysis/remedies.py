@@ -17,6 +17,7 @@ from dataclasses import replace
 from itertools import combinations, pairwise
 from typing import Any
 
+from .. import _check
 from .._runtime import get_num_threads
 from .candidates import Candidate, combined, propose
 from .measure import Case, Progress
@@ -52,6 +53,9 @@ def find_remedies(
         seconds: start no further candidate after this time.
         progress: called with (done, total, name of one that is being tried), by the calling thread.
 
+    Raises:
+        ValueError, TypeError: naming the argument.
+
     Returns:
         Those that helped, by the lower end of their effect; then those that did not; then those not tried.
         A change that needs a lower learning rate than the given optimizer's, or standardized data, has to be
@@ -59,6 +63,8 @@ def find_remedies(
         top, and does not count as helping where that diverged.
         An interrupt (KeyboardInterrupt) ends the trials and gives what is there.
     """
+    check_trials(verify=verify, steps=steps, seeds=seeds, limit=limit, pairs=pairs, seconds=seconds)
+    _check.callback(progress, "progress")
     limits = Thresholds(**report.conditions["thresholds"])
     candidates = propose(report, case, limits)[:limit]
     if not verify or not candidates:
@@ -71,6 +77,29 @@ def find_remedies(
         with suppress(KeyboardInterrupt):
             search.run()
     return [each.remedy for each in _ranked(search.done)] + [remedy_of(each, case) for each in search.untried]
+
+
+def check_trials(
+    *,
+    verify: bool = True,
+    steps: int | None = None,
+    seeds: int = 3,
+    limit: int = 8,
+    pairs: int = 1,
+    seconds: float | None = None,
+) -> None:
+    """Looks at the options of `find_remedies` before anything is measured.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+    _check.flag(verify, "verify")
+    if steps is not None:
+        _check.integer(steps, "steps", 1)
+    for value, name, lowest in ((seeds, "seeds", 2), (limit, "limit", 0), (pairs, "pairs", 0)):
+        _check.integer(value, name, lowest)
+    if seconds is not None:
+        _check.number(seconds, "seconds", "a number >= 0 or None", lambda given: given >= 0)
 
 
 class _Search:

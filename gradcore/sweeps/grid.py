@@ -18,6 +18,9 @@ from ..mlp import MLP
 Array = _check.Array
 Row = dict[str, Any]
 
+# Points that a list of dictionaries may hold: about 1 GB of memory, and hours of measuring.
+_MOST_POINTS = 1_000_000
+
 # Biases draw from a stream of their own, so that weights do not depend on whether there are biases.
 _BIAS_STREAM = 2
 
@@ -76,6 +79,9 @@ def checked_axes(grid: Mapping[str, Any]) -> dict[str, list[Any]]:
         axes[name] = values
     if "weight_var" in grid:
         axes["init"] = [None]
+    count = math.prod(len(values) for values in axes.values())
+    if count > _MOST_POINTS:
+        raise ValueError(f"grid: expected at most {_MOST_POINTS} nets, got {count}")
     return axes
 
 
