@@ -142,6 +142,7 @@ gradcore_status gradcore_diagnosis_judge(gradcore_diagnosis *diagnosis, const gr
     const gradcore_optimizer_config plain{sizeof plain, GRADCORE_SGD, 0, 0.01, 0, 0, 0, 0, 0, 1e-8};
     const gradcore_optimizer_config &config = optimizer ? const_cast<gradcore_optimizer *>(optimizer)->config() : plain;
     evidence.has_optimizer = optimizer != nullptr;
+    evidence.trained = optimizer && gradcore_optimizer_get_step(optimizer) > 0;
     evidence.kind = config.kind, evidence.lr = config.lr, evidence.eps = config.eps;
     judge(evidence, &diagnosis->judgement);
     return give("judgement", as_struct(*diagnosis), judgement, kFirstJudgement);

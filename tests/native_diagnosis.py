@@ -84,6 +84,9 @@ def diagnose(case):
             c_api.call("diagnosis_judge", diagnosis, None, judgement)
         else:
             with _optimizer(net, case.optimizer) as optimizer:
+                set_step = c_api.library().gradcore_optimizer_set_step
+                set_step.argtypes, set_step.restype = (ctypes.c_void_p, ctypes.c_int64), None
+                set_step(optimizer, case.optimizer.step_count)
                 c_api.call("diagnosis_judge", diagnosis, optimizer, judgement)
         return _name("verdict", judgement.verdict), judgement, _findings(diagnosis, judgement.num_findings)
 

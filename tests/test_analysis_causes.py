@@ -160,12 +160,102 @@ def test_blocks_without_a_skip_connection_count_in_a_residual_net():
 
 
 def test_batch_norm_is_measured_at_the_batch_size_it_trains_with(rng):
-    """Twenty rows make one batch of twenty: quarters of it would grow by (B - 2) / (B - 3) and more, another net."""
+    """Twenty rows make one batch of twenty: quarters of it would grow by (B - 2) / (B - 3) and more, another net.
+
+    Smaller batches are drawn from all rows, as a training draws them: four, where only two were disjoint.
+    """
     x, target = rng.standard_normal((20, 6)).astype("f4"), rng.standard_normal((20, 1)).astype("f4")
-    for batch_size, batches in ((200, 1), (20, 1), (8, 2)):
+    for batch_size, batches in ((200, 1), (20, 1), (8, 4)):
         net = gc.MLP([6, *[64] * 12, 1], normalization="batch")
         report = gc.analyze(net, x, target, loss="mse", batch_size=batch_size)
         assert report.conditions["batch_size"] == min(batch_size, 20) and len(report.flows) == batches
         assert np.isfinite(report.slope.systematic_low) and str(report)
     plain = gc.analyze(gc.MLP([6, *[64] * 12, 1]), x, target, loss="mse", batch_size=200)
     assert len(plain.flows) == 4
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "options", "verdict", "cause"),
+    [
+        # A tenth below the scale at which softplus stays level: mean field at that scale tells.
+        (80, 32, {"activation": "softplus", "init": "he_normal"}, "vanishing", "weight_scale"),
+        # GELU dies out just below its critical scale; at this depth a little more carries it.
+        (64, 40, {"activation": "gelu_tanh", "init": "he_normal"}, "vanishing", "weight_scale"),
+        # No scale that is not too large levels a sigmoid.
+        (15, 64, {"activation": "sigmoid", "init": "auto"}, "vanishing", "activation_slope"),
+        # After layer norm hard_tanh grows by E[phi'^2] / E[phi^2] = 1.32 a layer.
+        (60, 48, {"activation": "hard_tanh", "normalization": "layer"}, "exploding", "activation_slope"),
+        # Twelve units lose 4 / 24 by directions and ln(1 - 2 / 12) by what layer norm takes out, a layer.
+        (60, 12, {"activation": "relu", "normalization": "layer"}, "vanishing", "narrow_layer"),
+    ],
+)
+def test_the_cause_is_what_theory_expects_to_take_the_slope_away(layers, width, options, verdict, cause):
+    net, x, target, how = net_on("digits", layers, width, **options)
+    report = gc.analyze(net, x, target, **how)
+    assert (report.verdict, first(report).cause) == (verdict, cause), report
+
+
+def test_mean_field_of_the_weights_there_are_is_what_is_measured():
+    """(M.1), (M.2), (P.1) and (P.2) beside wide nets, with and without normalization and skip connections."""
+    for options in ({}, {"normalization": "layer"}, {"normalization": "rms", "residual": True}, {"residual": True}):
+        net, x, target, how = net_on("digits", 12, 400, activation="softplus", **options)
+        limits = Thresholds()
+        case = make_case(net, x, target, how["loss"], None, 128, 4, 0)
+        subject = examine(case, measure_and_rehearse(case, limits, None)[0], limits)
+        expected = causes.slope_of_random(subject.measurement, subject.measurement.weight_var, np.zeros(13))
+        assert expected == pytest.approx(subject.slope.value, abs=0.1), options
+
+
+def test_layers_of_different_activations_count_alike():
+    """Half of the layers lose ln 2, the others next to nothing: the slope makes the whole change over depth."""
+    x, target, outputs, loss = data("digits")
+    net = gc.MLP([x.shape[1], *[64] * 40, outputs], activation=["relu", "tanh"] * 20, init="lecun_normal")
+    report = gc.analyze(net, x, target, loss=loss)
+    norms = [record.delta_norm for record in report.layers]
+    assert report.slope.value == pytest.approx(2 * np.log(norms[0] / norms[-2]) / 39, rel=0.02)
+    assert report.verdict == "vanishing"
+
+
+def test_a_branch_without_a_gradient_does_not_hide_the_slope_of_the_others():
+    """Dead branches change nothing, without any noise: they must not outweigh the layers that grow."""
+    net, x, target, how = net_on("digits", 40, 48, residual=True)
+    for layer in range(10, 14):
+        net.parameters[f"dense{layer}.bias"][...] = -1e9
+    report = gc.analyze(net, x, target, **how)
+    assert report.verdict == "exploding" and np.isfinite(report.slope.systematic)
+
+
+def test_a_net_that_has_taken_steps_has_no_luck():
+    """What a fresh narrow net shows may be the draw's doing; a training goes on with the net that it has."""
+    net, x, target, how = net_on("digits", 20, 12)
+    fresh = gc.analyze(net, x, target, optimizer=gc.optim.SGD(net, lr=1e-6), **how).slope
+    optimizer = gc.optim.SGD(net, lr=1e-6)
+    net.train_step(x[:32], target[:32], optimizer, loss=how["loss"])
+    trained = gc.analyze(net, x, target, optimizer=optimizer, **how).slope
+    assert fresh.random and fresh.systematic != pytest.approx(fresh.value, rel=0.01)
+    assert not trained.random and trained.systematic == pytest.approx(trained.value) == pytest.approx(
+        fresh.value, rel=0.01
+    )
+
+
+def test_weights_turned_by_steps_are_the_learning_rates_doing():
+    """After rms norm random weights of any size keep the gradient; one direction that all of them share does not."""
+    net, x, target, how = net_on("digits", 40, 48, activation="tanh", normalization="rms")
+    optimizer = gc.optim.SGD(net, lr=1e-6)
+    net.train_step(x[:32], target[:32], optimizer, loss=how["loss"])
+    signs = np.where(np.arange(48) % 2, 1.0, -1.0)
+    for layer in range(1, 40):
+        net.parameters[f"dense{layer}.weight"][...] += 0.05 * np.outer(signs, signs)
+    report = gc.analyze(net, x, target, optimizer=optimizer, **how)
+    assert report.verdict == "vanishing" and first(report).cause == "learning_rate", report
+    assert "steps of the training have turned them" in first(report).explanation
+
+
+def test_zero_weights_are_the_cause_before_the_units_they_silence():
+    for activation in ("tanh", "relu"):
+        net, x, target, how = net_on("digits", 4, 16, activation=activation)
+        for layer in range(net.depth):
+            net.parameters[f"dense{layer}.weight"][...] = 0.0
+        report = gc.analyze(net, x, target, **how)
+        assert (report.verdict, first(report).cause) == ("vanishing", "weight_scale")
+        assert "All weights of layers 0-4 are zero" in first(report).explanation

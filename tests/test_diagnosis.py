@@ -9,6 +9,7 @@ import gradcore as gc
 import native
 import zoo
 from native_diagnosis import diagnose
+from zoo_data import net_on
 
 pytest.importorskip("sklearn")
 
@@ -73,3 +74,26 @@ def test_steps_with_and_without_skip_connections_weigh_the_same():
     got = [judgement.slope, judgement.slope_low, judgement.systematic_high, judgement.width_error]
     wanted = [getattr(report.slope, name) for name in ("value", "low", "systematic_high", "width_error")]
     np.testing.assert_allclose(got, wanted, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "steps", "options"),
+    [
+        (80, 32, 0, {"activation": "softplus", "init": "he_normal"}),
+        (60, 48, 0, {"activation": "hard_tanh", "normalization": "layer"}),
+        (60, 12, 0, {"activation": "relu", "normalization": "layer"}),
+        (40, 24, 1, {"activation": "softplus", "normalization": "rms"}),
+        (30, 24, 1, {"activation": "gelu", "residual": True}),
+        (20, 12, 1, {"activation": "relu"}),
+    ],
+)
+def test_causes_and_slopes_by_theory_are_those_of_analyze(layers, width, steps, options):
+    net, x, target, how = net_on("digits", layers, width, **options)
+    optimizer = gc.optim.SGD(net, lr=1e-5)
+    for _ in range(steps):
+        net.train_step(x[:64], target[:64], optimizer, loss=how["loss"])
+    report = gc.analyze(net, x, target, optimizer=optimizer, **how)
+    verdict, judgement, findings = diagnose(report._case)
+    assert verdict == report.verdict and kept(findings) == kept(report.findings)
+    got, wanted = [judgement.slope, judgement.systematic], [report.slope.value, report.slope.systematic]
+    np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-9)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "init/initialize.hpp"
 
@@ -16,7 +17,6 @@ constexpr double kSaturatedSlope = 0.25;  // of the mean squared derivative that
 constexpr double kLargeExcess = 1.5;      // of a weight variance over the critical one: no matter of chance or scheme
 constexpr double kMildGrowth = 1.2;       // a layer of squared gradients, that good designs show too
 constexpr double kLargeInput = 0x1p40;    // whose square alone uses up a third of float32's exponents
-constexpr index kNarrow = 24;             // units up to which (M.6) of ReLU is beyond 20 % a layer
 constexpr double kTiny = 1e-300;
 
 template <class Term>
@@ -69,95 +69,87 @@ double slope_shortfall(const Evidence &evidence) noexcept {
   });
 }
 
-template <class Test>
-bool every_activation(const Evidence &evidence, Test test) noexcept {
-  for (const LayerSpec &layer : evidence.net->layers)
-    if (layer.hidden && !test(layer.activation)) return false;
-  return true;
-}
+struct Scales {
+  double weight_var, bias_var;
+};
+Scales of_size(const LayerEvidence &layer) noexcept { return {layer.weight_var, layer.bias_var}; }
 
-// Whether weights of the activation's own scale can keep the gradient level. A sigmoid's cannot: even its largest
-// slope, 1/4, squared and times its gain^2, is below 1.
-bool can_be_level(const Evidence &evidence) noexcept {
-  return every_activation(evidence, [&](int activation) {
-    return critical_gain_squared(activation) * std::pow(largest_slope(evidence.derivative, activation), 2) >= 1.0;
-  });
-}
-
-double finite_or_zero(double value) noexcept { return std::isfinite(value) ? value : 0.0; }
-
-// Whether weights and normalization take more from |delta|^2 than the activations do.
-bool weights_shrink_more(const Evidence &evidence) noexcept {
-  double weights = 0, activation = 0;
-  for (std::size_t l = 0; int(l) < evidence.depth() - 2; l++) {
-    const LayerEvidence &layer = evidence.layers[l], &above = evidence.layers[l + 1];
-    weights += finite_or_zero(std::log(layer.grad_output / above.delta));
-    weights += finite_or_zero(std::log(layer.delta / layer.grad_preact));
-    activation += finite_or_zero(std::log(layer.grad_preact / layer.grad_output));
+// The slope over the hidden layers that wide layers of random weights and biases would have on these inputs: (M.1),
+// (M.2), (P.1) and (P.2) of gradcore/analysis/mean_field.py and predict.py. Batch norm keeps a gradient from vanishing,
+// (M.4), whatever the weights: 0 stands for all of that.
+template <class ScalesOf>
+double slope_of_random(const Evidence &evidence, ScalesOf scales_of) {
+  const int hidden = evidence.depth() - 1, normalization = evidence.net->layers[0].normalization;
+  if (normalization == GRADCORE_NORM_BATCH || hidden < 2) return 0;
+  std::vector<double> local(static_cast<std::size_t>(hidden));
+  double square = evidence.input_square;
+  for (std::size_t l = 0; l < local.size(); l++) {
+    const LayerSpec &spec = *evidence.layers[l].spec;
+    const Scales scales = scales_of(evidence.layers[l]);
+    const double whole = scales.weight_var * square + scales.bias_var, q = normalization ? 1.0 : whole;
+    const double slope = moments(evidence.derivative, spec.activation, q).square;
+    local[l] = std::log(std::max(normalization ? slope / std::max(whole, kTiny) : slope, kTiny));
+    square = moments(evidence.activation, spec.activation, q).square + (spec.residual ? square : 0.0);
   }
-  return weights < activation;
+  double stream = 0;
+  for (std::size_t l = local.size() - 1; l-- > 0;) {
+    const LayerEvidence &above = evidence.layers[l + 1];
+    const double branch = std::log(std::max(scales_of(above).weight_var, kTiny)) + local[l + 1] + stream;
+    const double larger = std::max(branch, stream);
+    stream = above.spec->residual ? larger + std::log(std::exp(branch - larger) + std::exp(stream - larger)) : branch;
+  }
+  return (stream + (evidence.net->any_residual ? 0.0 : local.front() - local.back())) / (hidden - 1);
 }
 
-// Whether pre-activations shrink over depth by as much as gradients may. GELU and its kin have a slope of 1/2 at 0,
-// less than anywhere beside it: a signal that shrinks makes the slope smaller, and shrinks faster.
-bool signal_dies(const Evidence &evidence) noexcept {
-  if (evidence.net->layers[0].normalization || evidence.depth() < 3) return false;
-  const double first = evidence.layers[0].preact_square;
-  return evidence.layers[std::size_t(evidence.depth()) - 2].preact_square * limits::kNormRatio * limits::kNormRatio <
-         first;
+// What a layer takes from ln |delta|^2 on the typical draw because it is narrow: the drift of random directions, and of
+// n directions those that a normalization over units takes out of the gradient, its mean's and its scale's.
+double width_loss(const Evidence &evidence, const Slope &slope) noexcept {
+  const int normalization = evidence.net->layers[0].normalization;
+  const double taken = normalization == GRADCORE_NORM_LAYER ? 2.0 : normalization == GRADCORE_NORM_RMS ? 1.0 : 0.0;
+  return slope.drift + mean_over(0, evidence.depth() - 1, [&](std::size_t l) {
+           return std::log(std::max(1 - taken / double(evidence.layers[l].spec->out), kTiny));
+         });
 }
 
-// Where a normalization over units has taken the scale of the weights away: what is left is (M.5) of the activation,
-// and the share of the weights in the variance beside the biases. Both are exact for wide layers; what neither
-// explains is the width's doing.
-int cause_of_vanishing_normalized(const Evidence &evidence, double slope) noexcept {
-  const int hidden = evidence.depth() - 1;
-  const double growth = mean_over(0, hidden, [&](std::size_t l) {
-    const int activation = evidence.net->layers[l].activation;
-    return std::log(moments(evidence.derivative, activation, 1).square /
-                    moments(evidence.activation, activation, 1).square);
+// Whether random weights of some scale that is not too large itself, without biases, take the fall away. The slope
+// grows with the scale, so it is level at some scale below one where it does not fall.
+bool can_be_levelled(const Evidence &evidence, const Slope &slope) {
+  const double left = slope_of_random(evidence, [](const LayerEvidence &layer) {
+    return Scales{kLargeExcess * critical_gain_squared(layer.spec->activation), 0.0};
   });
-  if (growth < kMainShare * slope) return GRADCORE_CAUSE_ACTIVATION_SLOPE;
-  const double share = mean_over(1, hidden, [&](std::size_t l) {
-    const LayerEvidence &layer = evidence.layers[l];
-    return std::log(std::max(1 - layer.bias_var / std::max(layer.preact_square, kTiny), kTiny));
-  });
-  if (share < kMainShare * slope) return GRADCORE_CAUSE_WEIGHT_SCALE;
-  for (int l = 0; l < hidden; l++)
-    if (evidence.net->layers[std::size_t(l)].out <= kNarrow) return GRADCORE_CAUSE_NARROW_LAYER;
-  return GRADCORE_CAUSE_DEPTH;
+  return left > std::max(-slope.band, kMainShare * slope.typical());
+}
+
+bool mostly_masked(const Evidence &evidence) noexcept {
+  for (const LayerSpec &layer : evidence.net->layers)
+    if (layer.hidden && layer.activation != GRADCORE_RELU && layer.activation != GRADCORE_LEAKY_RELU) return false;
+  return true;
 }
 
 }  // namespace
 
-int cause_of_vanishing(const Evidence &evidence, const Slope &slope) noexcept {
-  const bool natural = can_be_level(evidence);
-  if (slope_shortfall(evidence) < std::log(kSaturatedSlope)) {
-    const bool masked = every_activation(
-        evidence, [](int activation) { return activation == GRADCORE_RELU || activation == GRADCORE_LEAKY_RELU; });
-    return masked ? GRADCORE_CAUSE_DEAD_UNITS : GRADCORE_CAUSE_SATURATING_ACTIVATION;
-  }
-  if (evidence.net->layers[0].row_norm()) return cause_of_vanishing_normalized(evidence, slope.systematic);
-  const double excess = evidence.net->layers[0].normalization ? 0.0 : weight_excess(evidence);
-  if (natural && excess < kMainShare * slope.systematic) return GRADCORE_CAUSE_WEIGHT_SCALE;
-  // Weights too small leave pre-activations below the unit variance that critical ones keep: the slope that the
-  // activation loses by that is their doing, too.
-  const bool faint = excess < 0 && evidence.layers[std::size_t(evidence.depth()) - 2].preact_square < 1;
-  if (natural && (faint || signal_dies(evidence)) &&
-      std::min(excess, 0.0) + slope_shortfall(evidence) < kMainShare * slope.systematic)
-    return GRADCORE_CAUSE_WEIGHT_SCALE;
-  if (natural && -slope.systematic <= std::log(kMildGrowth)) return GRADCORE_CAUSE_DEPTH;
-  return weights_shrink_more(evidence) ? GRADCORE_CAUSE_WEIGHT_SCALE : GRADCORE_CAUSE_ACTIVATION_SLOPE;
+int cause_of_vanishing(const Evidence &evidence, const Slope &slope) {
+  const double whole = slope.typical(), narrow = width_loss(evidence, slope);
+  if (narrow < kMainShare * whole) return GRADCORE_CAUSE_NARROW_LAYER;
+  if (slope_shortfall(evidence) < std::log(kSaturatedSlope))
+    return mostly_masked(evidence) ? GRADCORE_CAUSE_DEAD_UNITS : GRADCORE_CAUSE_SATURATING_ACTIVATION;
+  // Random weights of this size would do better: steps have turned them.
+  if (!slope.random && slope_of_random(evidence, of_size) + narrow > kMainShare * whole)
+    return GRADCORE_CAUSE_LEARNING_RATE;
+  if (can_be_levelled(evidence, slope)) return GRADCORE_CAUSE_WEIGHT_SCALE;
+  return -whole <= std::log(kMildGrowth) ? GRADCORE_CAUSE_DEPTH : GRADCORE_CAUSE_ACTIVATION_SLOPE;
 }
 
-int cause_of_exploding(const Evidence &evidence, const Slope &slope) noexcept {
+int cause_of_exploding(const Evidence &evidence, const Slope &slope) {
   const int normalization = evidence.net->layers[0].normalization;
+  const bool steep = slope.systematic > std::log(kMildGrowth);
   if (normalization == GRADCORE_NORM_BATCH) return GRADCORE_CAUSE_BATCH_NORM;
-  if (normalization) return GRADCORE_CAUSE_DEPTH;
+  if (normalization)
+    return steep && slope_of_random(evidence, of_size) > kMainShare * slope.systematic ? GRADCORE_CAUSE_ACTIVATION_SLOPE
+                                                                                       : GRADCORE_CAUSE_DEPTH;
   const double excess = weight_excess(evidence);
-  const bool weights = evidence.net->any_residual
-                           ? excess > std::log(kLargeExcess)
-                           : excess > kMainShare * slope.systematic || slope.systematic > std::log(kMildGrowth);
+  const bool weights =
+      evidence.net->any_residual ? excess > std::log(kLargeExcess) : excess > kMainShare * slope.systematic || steep;
   return weights ? GRADCORE_CAUSE_WEIGHT_SCALE : GRADCORE_CAUSE_DEPTH;
 }
 

@@ -6,8 +6,9 @@
 
 namespace gradcore {
 
-int cause_of_vanishing(const Evidence &evidence, const Slope &slope) noexcept;
-int cause_of_exploding(const Evidence &evidence, const Slope &slope) noexcept;
+// These may throw std::bad_alloc.
+int cause_of_vanishing(const Evidence &evidence, const Slope &slope);
+int cause_of_exploding(const Evidence &evidence, const Slope &slope);
 int cause_of_overflow(const Evidence &evidence) noexcept;
 int cause_of_saturation(const Evidence &evidence, int layer) noexcept;
 

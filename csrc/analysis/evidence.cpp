@@ -60,14 +60,13 @@ double kurtosis(const Evidence &evidence, const LayerEvidence &layer) noexcept {
   return std::min(moments(evidence.derivative, layer.spec->activation, q).kurtosis(), 50.0);
 }
 
-// What leads from the layer above to this one: its gain for random directions, |W|_F^2 / out_features and the skip's
-// share, and (M.6) of gradcore/analysis/mean_field.py, which a skip connection dilutes.
+// What leads from the layer above to this one: its gain for random directions, |W|_F^2 / out_features, and (M.6) of
+// gradcore/analysis/mean_field.py, which a skip connection dilutes.
 void set_step(const Evidence &evidence, const LayerEvidence &above, LayerEvidence *layer) noexcept {
-  const double width = double(layer->spec->out), branch = above.weight * above.weight / double(above.spec->out);
-  const double skip = above.grad_output / above.delta;
-  layer->expected_gain = above.spec->residual ? branch + skip * skip : branch;
-  double share = above.spec->residual ? branch / layer->expected_gain : 1.0;
-  if (std::isnan(share)) share = 0;
+  const double width = double(layer->spec->out), entering = above.delta / above.grad_output;
+  layer->weight_gain = above.weight * above.weight / double(above.spec->out);
+  layer->branch_gain = layer->weight_gain * entering * entering;
+  const double share = above.spec->residual ? layer->branch_gain / (layer->branch_gain + 1) : 1.0;
   const double kappa = kurtosis(evidence, *layer), mixed = 4 * share * (1 - share) / width;
   layer->width_noise = share * share * (3 * kappa - 1) / width + mixed;
   layer->alignment = share * share * 2 * kappa / width + mixed;

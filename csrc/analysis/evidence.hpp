@@ -25,7 +25,8 @@ struct LayerEvidence {
   double weight_var, bias_var;    // fan_in * mean(W^2) and mean(b^2) of the net as it stands
   double mean_gradient;           // |mean of dL/dW over the passes|
   double preact_square;           // mean square of z that random weights of the measured size make
-  double expected_gain;           // |dL/dh_l|^2 / |delta_{l+1}|^2 for random directions; the last layer has none
+  double weight_gain;             // |dL/dh_l|^2 per unit of |delta_{l+1}|^2 for random directions, without a skip
+  double branch_gain;             // the same per unit of |dL/dh_{l+1}|^2, of which a skip passes on 1 beside it
   double width_noise, alignment;  // variance of ln |delta_l|^2 - ln |delta_{l+1}|^2, and alignment's part of it
   bool usable;                    // whether that difference is finite in every pass
   bool finite;                    // its parameters
@@ -45,6 +46,7 @@ struct Evidence {
   bool has_optimizer = false;
   int kind = GRADCORE_SGD;
   double lr = 0.01, eps = 1e-8;
+  bool trained = false;  // it has taken steps on this net
 
   int depth() const noexcept { return int(layers.size()); }
   int passes() const noexcept { return int(losses.size()); }

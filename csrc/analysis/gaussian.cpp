@@ -81,15 +81,4 @@ Moments moments(Elementwise function, int activation, double q) noexcept {
   return sum;
 }
 
-double largest_slope(Elementwise derivative, int activation) noexcept {
-  double largest = 0;
-  for (int i = -2000; i <= 2000; i++) {
-    const double x = i / 250.0;
-    double slope = 0;
-    derivative(activation, 1, &x, &slope);
-    largest = std::max(largest, std::fabs(slope));
-  }
-  return largest;
-}
-
 }  // namespace gradcore

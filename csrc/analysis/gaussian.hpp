@@ -17,9 +17,6 @@ struct Moments {
 // By panels of Gauss-Legendre quadrature, to about 1e-13 relative. NaN where q is.
 Moments moments(Elementwise function, int activation, double q) noexcept;
 
-// max |act'|, on a grid fine enough for four digits.
-double largest_slope(Elementwise derivative, int activation) noexcept;
-
 }  // namespace gradcore
 
 #endif

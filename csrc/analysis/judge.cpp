@@ -48,7 +48,8 @@ class Judge {
   void vanishing();
   void exploding();
   void slope_finding(int kind, bool harm, int cause, int first, int count, const char *why);
-  bool luck();
+  void luck();
+  void undecided();
   void small_steps();
   void dead_units();
   index dead_by_chance(index width) const noexcept;
@@ -222,12 +223,12 @@ void Judge::why_silent(int first, int count) {
   }
   int cause = GRADCORE_CAUSE_SATURATING_ACTIVATION, where = to_.layers[std::size_t(first)];
   const char *why = "the derivative of the activation is exactly zero for every row";
-  if (dead >= 0) {
-    cause = layers_[std::size_t(dead)].spec->out <= kNarrow ? GRADCORE_CAUSE_NARROW_LAYER : GRADCORE_CAUSE_DEAD_UNITS;
-    why = "all of its units output zero for every row", where = dead;
-  } else if (zero >= 0) {
+  if (zero >= 0) {
     cause = GRADCORE_CAUSE_WEIGHT_SCALE;
     why = "all of its weights are zero, and training cannot move them", where = zero;
+  } else if (dead >= 0) {
+    cause = layers_[std::size_t(dead)].spec->out <= kNarrow ? GRADCORE_CAUSE_NARROW_LAYER : GRADCORE_CAUSE_DEAD_UNITS;
+    why = "all of its units output zero for every row", where = dead;
   } else if (smallest < (evidence_.single() ? 1e-30 : 1e-290)) {
     cause = GRADCORE_CAUSE_PRECISION;
     why = "the gradient has shrunk until there are no smaller numbers";
@@ -241,16 +242,20 @@ void Judge::why_silent(int first, int count) {
 
 // ---- gradients that shrink or grow over depth ----
 
-// The systematic slope must lie beyond the band with its whole interval, and what was measured, luck included, must
-// lie there too.
+// What was measured must lie beyond the band by more than the noise of batches, and so must the typical draw, or it was
+// luck. Where gradients vanish all rows come to point the same way, and narrow layers lose the drift besides; where
+// they grow rows go apart, and the mean over many directions has none.
 bool Judge::gradient_slope() {
-  if (slope_.systematic_high < -slope_.band && slope_.value < -slope_.band) return vanishing(), true;
-  if (slope_.systematic_low > slope_.band && slope_.value > slope_.band) return exploding(), true;
-  return luck();
+  const double outside = std::fabs(slope_.value) - slope_.band;
+  if (!(outside > 0)) return false;
+  if (!(outside > slope_.batch_half)) return undecided(), true;
+  if (slope_.value < 0 && slope_.typical() < -slope_.band) return vanishing(), true;
+  if (slope_.value > 0 && slope_.systematic > slope_.band) return exploding(), true;
+  return luck(), true;
 }
 
 void Judge::slope_finding(int kind, bool harm, int cause, int first, int count, const char *why) {
-  const double ends = 0.5 * std::fabs(slope_.systematic) * slope_.steps;
+  const double ends = 0.5 * std::max(-slope_.typical(), slope_.systematic) * slope_.steps;
   const bool critical = absolute_ || ends > 2 * std::log(limits::kNormRatio);
   if (count == 0) count = collect(1, [](const LayerEvidence &, int) { return true; });
   add_from(
@@ -261,7 +266,7 @@ void Judge::slope_finding(int kind, bool harm, int cause, int first, int count, 
       cause, count,
       "On its way to the input the gradient %s: |%s|^2 is multiplied by %.3g a layer (slope %+.3g +- %.2g; healthy "
       "at this depth: within +-%.2g). %s.%s",
-      slope_.systematic < 0 ? "shrinks" : "grows", evidence_.net->any_residual ? "dL/dh" : "delta",
+      slope_.value < 0 ? "shrinks" : "grows", evidence_.net->any_residual ? "dL/dh" : "delta",
       std::exp(slope_.systematic), slope_.systematic, 0.5 * (slope_.systematic_high - slope_.systematic_low),
       slope_.band, why, harm ? "" : " No layer's learning is lost by that under this optimizer.");
 }
@@ -272,7 +277,9 @@ void Judge::vanishing() {
   for (int l = 0; l < depth_ - 1; l++) largest = std::max(largest, evidence_.travelling(l));
   const int weak = collect(
       depth_ - 1, [&](const LayerEvidence &, int l) { return evidence_.travelling(l) * limits::kNormRatio < largest; });
-  const char *why = cause == GRADCORE_CAUSE_WEIGHT_SCALE ? "The weights are too small for the activation"
+  const char *why = cause == GRADCORE_CAUSE_WEIGHT_SCALE    ? "The scale of the weights does not suit the activation"
+                    : cause == GRADCORE_CAUSE_NARROW_LAYER  ? "The layers are so narrow that chance takes it away"
+                    : cause == GRADCORE_CAUSE_LEARNING_RATE ? "Steps have turned the weights; random ones would keep it"
                     : cause == GRADCORE_CAUSE_ACTIVATION_SLOPE
                         ? "The activation passes on too little even where it is not saturated"
                     : cause == GRADCORE_CAUSE_SATURATING_ACTIVATION ? "The units are saturated"
@@ -289,8 +296,10 @@ void Judge::exploding() {
   const char *why = cause == GRADCORE_CAUSE_BATCH_NORM
                         ? "Batch norm keeps the forward signal in range and makes the backward one grow"
                     : cause == GRADCORE_CAUSE_WEIGHT_SCALE ? "The weights are too large for the activation"
-                    : evidence_.net->any_residual          ? "Every skip connection adds its branch to the stream"
-                                                           : "Each layer adds only a little; there are too many layers";
+                    : cause == GRADCORE_CAUSE_ACTIVATION_SLOPE
+                        ? "After the normalization the activation's slope is large beside its output"
+                    : evidence_.net->any_residual ? "Every skip connection adds its branch to the stream"
+                                                  : "Each layer adds only a little; there are too many layers";
   slope_finding(GRADCORE_FINDING_EXPLODING, harms_when_exploding(), cause, first, strong, why);
 }
 
@@ -337,32 +346,29 @@ bool Judge::harms_when_exploding() noexcept {
   return harm || weakest <= 0 || strongest / weakest > limits::kNormRatio || strongest > limits::kLargestUpdate;
 }
 
-// A profile that leaves the band although the design does not: the luck of narrow layers. It counts against the
-// design where the typical fall at this width, half the summed noise, is itself beyond the band.
-bool Judge::luck() {
-  const double half = half_interval(slope_.batch_error, evidence_.passes());
-  const bool below = slope_.value + half<-slope_.band, above = slope_.value - half> slope_.band;
-  if (!below && !above) return false;
-  double drift = 0;
-  for (int l = 0; l + 2 < depth_; l++) drift += 0.5 * layers_[std::size_t(l)].width_noise;
-  const bool narrow = below && drift > 2 * std::log(limits::kNormRatio);
-  const int kind = below ? GRADCORE_FINDING_VANISHING : GRADCORE_FINDING_EXPLODING;
-  const int first_layer = collect(1, [](const LayerEvidence &, int) { return true; });
-  if (!narrow && !(std::fabs(slope_.systematic) <= slope_.band)) {
-    add(kind, GRADCORE_INFO, below ? cause_of_vanishing(evidence_, slope_) : cause_of_exploding(evidence_, slope_),
-        first_layer,
-        "A slope of %+.3g a layer leaves the band of +-%.2g, but not beyond doubt: its interval reaches from %+.2g to "
-        "%+.2g. More batches would decide.",
-        slope_.systematic, slope_.band, slope_.systematic_low, slope_.systematic_high);
-    return true;
-  }
-  add(kind, narrow ? GRADCORE_WARNING : GRADCORE_INFO, GRADCORE_CAUSE_NARROW_LAYER, first_layer,
-      "The profile leaves the band: a slope of %+.2g a layer, of which the sizes of weights and derivatives make "
-      "%+.2g; "
-      "the rest is chance. Layers this narrow lose a factor of %.3g in |delta|^2 on the typical draw: %s.",
-      slope_.value, slope_.systematic, std::exp(drift),
-      narrow ? "too narrow for this depth" : "another seed will differ");
-  return true;
+// A profile that leaves the band although the typical draw of the design does not.
+void Judge::luck() {
+  add(slope_.value < 0 ? GRADCORE_FINDING_VANISHING : GRADCORE_FINDING_EXPLODING, GRADCORE_INFO,
+      GRADCORE_CAUSE_NARROW_LAYER,
+      collect(
+          1, [](const LayerEvidence &, int) { return true; }),
+      "In this draw of the weights the profile leaves the band: a slope of %+.2g a layer, of which the sizes of "
+      "weights "
+      "and derivatives make %+.2g; the rest is chance, which makes %+.2g on the typical draw of layers this narrow: "
+      "another seed will differ.",
+      slope_.value, slope_.systematic, slope_.drift);
+}
+
+// A profile that leaves the band by less than the noise of batches.
+void Judge::undecided() {
+  const bool shrinks = slope_.value < 0;
+  add(shrinks ? GRADCORE_FINDING_VANISHING : GRADCORE_FINDING_EXPLODING, GRADCORE_INFO,
+      shrinks ? cause_of_vanishing(evidence_, slope_) : cause_of_exploding(evidence_, slope_),
+      collect(1, [](const LayerEvidence &, int) { return true; }),
+      "The profile leaves the band, but not beyond the noise of batches: a slope of %+.2g a layer with an interval "
+      "from "
+      "%+.2g to %+.2g, where +-%.2g is healthy. More batches would decide.",
+      slope_.value, slope_.value - slope_.batch_half, slope_.value + slope_.batch_half, slope_.band);
 }
 
 // ---- units, step sizes, data, number formats ----

@@ -13,6 +13,10 @@ struct Slope {
   double batch_error, width_error;                     // standard errors
   double band;                                         // healthy within +-band
   int steps;                                           // hidden layers that it runs through
+  double drift;                                        // what width takes beside it on the typical draw
+  bool random;                                         // whether the weights are, so that another draw matters
+  double batch_half;                                   // half of the interval of value that batches alone make
+  double typical() const noexcept { return random ? systematic + drift : systematic; }
 };
 
 // Half width of the 95 % interval of a mean of `count` values with this standard error; 0 for a single one.

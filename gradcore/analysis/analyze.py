@@ -131,6 +131,7 @@ def make_case(
         batch_size=batch_size,
         rows=measuring.batch_rows(len(rows), batch_size, batches, seed, keep_size=net.normalization == "batch"),
         seed=seed,
+        trained=optimizer is not None and optimizer.step_count > 0,
     )
 
 
@@ -198,7 +199,7 @@ def examine(case: Case, measurement: Measurement, limits: Thresholds, asleep: tu
         case=case,
         measurement=measurement,
         records=measuring.layer_records(case, measurement),
-        slope=estimate(measurement, limits.norm_ratio),
+        slope=estimate(measurement, limits.norm_ratio, trained=case.trained),
         limits=limits,
         asleep=asleep,
     )

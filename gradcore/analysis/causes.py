@@ -13,7 +13,7 @@ import numpy as np
 
 from ..init import CRITICAL_GAIN_SQUARED
 from . import mean_field as theory
-from .measure import skip_connections
+from .measure import Measurement, skip_connections
 from .subject import Subject
 
 # Weight variance (times fan_in) beyond which pre-activations of unit inputs have a deviation of 2 and more,
@@ -25,8 +25,7 @@ _MAIN_SHARE = 0.5
 _SATURATED_SLOPE = 0.25
 # Weights this much larger (in variance) than critical are no matter of chance or of a choice of scheme.
 LARGE_EXCESS = math.log(1.5)
-# Units up to which wide-layer formulas are off by a factor: (M.6) is 5 / 24 a layer for ReLU, beyond 20 %.
-NARROW = 24
+_TINY = 1e-300  # stands for 0 under a logarithm
 # Growth a layer of squared gradients (20 %) that good designs show too: SELU 7 %, tanh at unit variance 18 %.
 _MILD_SLOPE = math.log(1.2)
 
@@ -100,33 +99,66 @@ def can_be_level(activation: str) -> bool:
     return CRITICAL_GAIN_SQUARED[activation] * theory.largest_derivative(activation) ** 2 >= 1.0
 
 
+def slope_of_random(measurement: Measurement, weight_var: np.ndarray, bias_var: np.ndarray) -> float:
+    """The slope over the hidden layers that wide layers of random weights and biases would have on these inputs.
+
+    (M.1) and (M.2) of mean_field layer by layer, (P.1) and (P.2) of predict with a normalization and skip connections.
+    Batch norm keeps a gradient from vanishing, (M.4), whatever the weights: 0 stands for all of that.
+    """
+    names, normalization = measurement.config["activation"], measurement.config["normalization"]
+    hidden, skips = measurement.depth - 1, skip_connections(measurement.config)
+    if normalization == "batch" or hidden < 2:
+        return 0.0
+    square, local = measurement.input_square, np.zeros(hidden)
+    for layer, name in enumerate(names):
+        whole = float(weight_var[layer] * square + bias_var[layer])
+        q, divisor = (whole, 1.0) if normalization is None else (1.0, whole)
+        local[layer] = theory.derivative_moment(name, q) / max(divisor, _TINY)
+        square = theory.activation_square(name, q) + (square if skips[layer] else 0.0)
+    local, weights = np.log(np.maximum(local, _TINY)), np.log(np.maximum(weight_var, _TINY))
+    stream, total = 0.0, 0.0 if skips.any() else float(local[0] - local[-1])
+    for layer in range(hidden - 2, -1, -1):
+        branch = float(weights[layer + 1] + local[layer + 1]) + stream
+        stream = float(np.logaddexp(branch, stream)) if skips[layer + 1] else branch
+    return (stream + total) / (hidden - 1)
+
+
+def width_loss(subject: Subject) -> float:
+    """What a layer takes from ln |delta|^2 on the typical draw because it is narrow, mean over the layers; at most 0.
+
+    The drift of random directions, and of n directions those that a normalization over units takes out of the gradient:
+    its mean's and its scale's.
+    """
+    taken = {"layer": 2.0, "rms": 1.0}.get(subject.measurement.config["normalization"], 0.0)
+    widths = np.array(subject.measurement.config["widths"][1:-1], dtype=np.float64)
+    return subject.slope.drift + float(np.mean(np.log(np.maximum(1.0 - taken / widths, _TINY))))
+
+
+def can_be_levelled(subject: Subject, excess: float = LARGE_EXCESS) -> bool:
+    """Whether random weights of a scale up to exp(excess) times the critical one, without biases, take the fall away.
+
+    The slope grows with the scale, so it is level at some scale below one where it does not fall. That need not be the
+    critical one: nothing keeps GELU and its kin level for ever, and how much carries them depends on the depth.
+    """
+    gains = [CRITICAL_GAIN_SQUARED[name] for name in subject.measurement.config["activation"]]
+    weight_var = math.exp(excess) * np.array([*gains, 1.0])
+    left = slope_of_random(subject.measurement, weight_var, np.zeros_like(weight_var))
+    return left > max(subject.slope.band_low, _MAIN_SHARE * subject.slope.typical)
+
+
 def of_vanishing(subject: Subject) -> str:
-    """The cause of a negative slope."""
-    slope = subject.slope.systematic
-    names = subject.measurement.config["activation"]
-    natural = all(can_be_level(name) for name in names)
+    """The cause of a negative slope: the first that explains most of it."""
+    measurement, slope, narrow = subject.measurement, subject.slope.typical, width_loss(subject)
+    if narrow < _MAIN_SHARE * slope:
+        return "narrow_layer"
     if slope_shortfall(subject) < math.log(_SATURATED_SLOPE):
         return "dead_units" if _mostly_masked(subject) else "saturating_activation"
-    if subject.measurement.config["normalization"] in ("layer", "rms"):
-        return _of_vanishing_normalized(subject)
-    excess = weight_excess(subject) if subject.measurement.config["normalization"] is None else 0.0
-    if natural and excess < _MAIN_SHARE * slope:
+    fresh = slope_of_random(measurement, measurement.weight_var, measurement.bias_var) + narrow
+    if not subject.slope.random and fresh > _MAIN_SHARE * slope:
+        return "learning_rate"  # random weights of this size would do better: steps have turned them
+    if can_be_levelled(subject):
         return "weight_scale"
-    # Weights too small leave pre-activations below the unit variance that critical ones keep: the slope that the
-    # activation loses by that is their doing, too.
-    faint = excess < 0.0 and float(subject.measurement.preact_square()[-2]) < 1.0
-    if (
-        natural
-        and (faint or signal_dies(subject))
-        and min(excess, 0.0) + slope_shortfall(subject) < _MAIN_SHARE * slope
-    ):
-        return "weight_scale"
-    if natural and -slope <= _MILD_SLOPE:
-        return "depth"
-    factors = hidden_factors(subject)
-    weights = factors["weight_scale"] + factors["alignment"] + factors["normalization"]
-    activation = factors["mask"] + factors["active_slope"] + factors["coupling"]
-    return "weight_scale" if weights < activation else "activation_slope"
+    return "depth" if -slope <= _MILD_SLOPE else "activation_slope"
 
 
 def signal_dies(subject: Subject) -> bool:
@@ -139,28 +171,6 @@ def signal_dies(subject: Subject) -> bool:
         return False
     squares = subject.measurement.preact_square()[:-1]
     return bool(squares[-1] * subject.limits.norm_ratio**2 < squares[0])
-
-
-def _of_vanishing_normalized(subject: Subject) -> str:
-    """The cause where a normalization over units has taken the scale of the weights away.
-
-    What is left is (M.5) of the activation, and the share that the weights have in the variance beside the biases;
-    what neither explains is the width's doing, since both are exact for wide layers.
-    """
-    slope, measurement = subject.slope.systematic, subject.measurement
-    growth = np.log([theory.layer_norm_growth(name) for name in measurement.config["activation"]])
-    if float(growth.mean()) < _MAIN_SHARE * slope:
-        return "activation_slope"
-    if _weights_share_log(subject) < _MAIN_SHARE * slope:
-        return "weight_scale"
-    return "depth" if min(measurement.config["widths"][1:-1]) > NARROW else "narrow_layer"
-
-
-def _weights_share_log(subject: Subject) -> float:
-    """Mean of ln(share that W x has in the variance of the pre-activations, beside the biases)."""
-    biases = subject.measurement.bias_var[1:-1]
-    whole = subject.measurement.preact_square()[1:-1]
-    return float(np.mean(np.log(np.maximum(1.0 - biases / np.maximum(whole, 1e-300), 1e-300)))) if len(whole) else 0.0
 
 
 def _mostly_masked(subject: Subject) -> bool:
@@ -176,8 +186,13 @@ def of_exploding(subject: Subject) -> str:
     if normalization is None and not skip_connections(subject.measurement.config).any():
         if weight_excess(subject) > _MAIN_SHARE * slope or slope > _MILD_SLOPE:
             return "weight_scale"
-    elif normalization is None and weight_excess(subject) > LARGE_EXCESS:
-        return "weight_scale"
+    elif normalization is None:
+        if weight_excess(subject) > LARGE_EXCESS:
+            return "weight_scale"
+    elif slope > _MILD_SLOPE and _MAIN_SHARE * slope < slope_of_random(
+        subject.measurement, subject.measurement.weight_var, subject.measurement.bias_var
+    ):
+        return "activation_slope"
     return "depth"
 
 

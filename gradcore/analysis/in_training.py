@@ -87,7 +87,7 @@ def _case(run: Run, net: Any, rows: Sequence[Rows]) -> Case:
     size = len(batches[0][0])
     x, target = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     numbers = tuple(np.arange(index * size, (index + 1) * size) for index in range(len(batches)))
-    return Case(net, x, target, run.loss, run.optimizer, run.optimizer.lr, size, numbers, seed=0)
+    return Case(net, x, target, run.loss, run.optimizer, run.optimizer.lr, size, numbers, seed=0, trained=True)
 
 
 def confirm(run: Run, recent: Sequence[Rows], rehearsal: Rehearsal, limits: Thresholds, seed: int) -> Report:

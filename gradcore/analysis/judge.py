@@ -16,7 +16,6 @@ import numpy as np
 from . import causes, checks, wording
 from .measure import harmless, skip_connections
 from .report import SEVERITIES, VERDICTS, Finding, Slope
-from .slope import step_noise, student_95
 from .subject import LARGEST, Subject
 
 _VERDICT_OF_KIND = {
@@ -171,6 +170,12 @@ def _silent_branches(layers: tuple[int, ...]) -> Finding:
 
 def _why_silent(subject: Subject, silent: tuple[int, ...]) -> tuple[str, str, dict[str, Any]]:
     measurement = subject.measurement
+    zero = np.flatnonzero(measurement.weight_var == 0.0)
+    if zero.size:
+        text = (
+            f"All weights of {wording.layers(zero.tolist())} are zero, and training cannot move them: draw them anew."
+        )
+        return "weight_scale", text, {"layer": int(zero[-1])}
     dead = np.flatnonzero(measurement.stack("dead_share").min(axis=0)[:-1] == 1.0)
     if dead.size:
         layer = int(dead[0])  # it silences the ones above as well
@@ -180,10 +185,6 @@ def _why_silent(subject: Subject, silent: tuple[int, ...]) -> tuple[str, str, di
         if cause == "narrow_layer":
             text += f" With {width} ReLU units the chance of that is 2^-{width} a layer for random weights."
         return cause, text, {"dead_layer": layer, "width": width}
-    if np.any(measurement.weight_var == 0.0):
-        layer = int(np.flatnonzero(measurement.weight_var == 0.0)[-1])
-        text = f"All weights of layer {layer} are zero, and training cannot move them."
-        return "weight_scale", text, {"layer": layer}
     smallest = float(subject.profile_norms[subject.profile_norms > 0.0].min(initial=np.inf))
     if smallest < _NEAR_UNDERFLOW[subject.dtype]:
         text = f"The gradient has shrunk to {smallest:.1g}, then to zero: {subject.dtype} has no smaller numbers."
@@ -203,20 +204,27 @@ _NEAR_UNDERFLOW = {"float32": 1e-30, "float64": 1e-290}
 
 
 def gradient_slope(subject: Subject) -> list[Finding]:
-    """vanishing or exploding, or nothing.
-
-    The systematic slope must lie beyond the band with its whole interval, and what was measured, luck
-    included, must lie there too.
-    """
-    side = beyond_band(subject.slope)
-    return [_vanishing(subject)] if side < 0 else [_exploding(subject)] if side > 0 else _luck(subject)
+    """vanishing or exploding, or nothing."""
+    slope = subject.slope
+    side = beyond_band(slope)
+    if side:
+        return [_vanishing(subject)] if side < 0 else [_exploding(subject)]
+    outside = max(slope.band_low - slope.value, slope.value - slope.band_high)
+    if not outside > 0.0:
+        return []
+    return [_luck(subject) if outside > slope.batch_half else _undecided(subject)]
 
 
 def beyond_band(slope: Slope) -> int:
-    """-1 where a slope lies below its healthy band beyond doubt, 1 where above, else 0."""
-    if slope.systematic_high < slope.band_low and slope.value < slope.band_low:
+    """-1 where a slope lies below its healthy band, 1 where above, else 0.
+
+    What was measured must lie there beyond the noise of batches, and so must the typical draw, or it was luck. Where
+    gradients vanish all rows come to point the same way, and narrow layers lose the `drift` besides; where they grow
+    rows go apart (Schoenholz et al. 2017: chi < 1 and chi > 1), and the mean over many directions has none.
+    """
+    if slope.value + slope.batch_half < slope.band_low and slope.typical < slope.band_low:
         return -1
-    return int(slope.systematic_low > slope.band_high and slope.value > slope.band_high)
+    return int(slope.value - slope.batch_half > slope.band_high and slope.systematic > slope.band_high)
 
 
 def _vanishing(subject: Subject) -> Finding:
@@ -271,7 +279,8 @@ _ABSOLUTE = ("update_lost", "below_eps", "steps_to_learn", "steps_to_tell_inputs
 
 def _severity(subject: Subject, lost: dict[str, float]) -> str:
     """critical once the weaker layers get norm_ratio^2 less than the others, or nothing at all."""
-    total = abs(subject.slope.systematic) * subject.slope.steps
+    slope = subject.slope
+    total = max(-slope.typical, slope.systematic) * slope.steps
     ends = math.exp(min(0.5 * total, 700.0))
     absolute = any(name in lost for name in _ABSOLUTE)
     return "critical" if absolute or ends > subject.limits.norm_ratio**2 else "warning"
@@ -346,42 +355,28 @@ def losses_of_exploding(subject: Subject) -> dict[str, float]:
     return lost
 
 
-def _luck(subject: Subject) -> list[Finding]:
-    """A profile that leaves the band although the design does not: the luck of narrow layers.
-
-    It counts against the design where the typical fall at this width, half the summed noise, is itself
-    beyond the band; below that another seed would most likely be fine.
-    """
-    slope, flows = subject.slope, subject.measurement.flows
-    half = slope.batch_error * student_95(len(flows) - 1) if len(flows) > 1 else 0.0
-    below, above = slope.value + half < slope.band_low, slope.value - half > slope.band_high
-    if not below and not above:
-        return []
-    drift = 0.5 * float(step_noise(subject.measurement)[0].sum())
-    narrow = below and drift > 2.0 * math.log(subject.limits.norm_ratio)
-    if not narrow and not slope.band_low <= slope.systematic <= slope.band_high:
-        return [_undecided(subject, below=below)]
-    typical = f"Layers this narrow lose a factor of {wording.factor(math.exp(drift))} in |delta|^2 on the typical draw"
-    if narrow:
-        text = f"{wording.slope_sentence(subject)} {typical}, though not on average: too narrow for this depth."
-    else:
-        text = (
-            f"In this draw of the weights the profile leaves the band: a slope of {slope.value:+.2g} a layer, of which "
-            f"the sizes of weights and derivatives make {slope.systematic:+.2g}; the rest is chance. {typical}: "
-            "another seed will differ."
-        )
-    evidence = {"slope": slope.value, "systematic": slope.systematic, "typical_fall_log": drift}
-    kind = "vanishing" if below else "exploding"
-    return [Finding(kind, "warning" if narrow else "info", (0,), "narrow_layer", text, evidence)]
-
-
-def _undecided(subject: Subject, *, below: bool) -> Finding:
-    """A slope beyond the band with an interval that reaches into it."""
+def _luck(subject: Subject) -> Finding:
+    """A profile that leaves the band although the typical draw of the design does not."""
     slope = subject.slope
     text = (
-        f"{wording.slope_sentence(subject)} It leaves the band, but not beyond doubt: its interval reaches from "
-        f"{slope.systematic_low:+.2g} to {slope.systematic_high:+.2g}. More batches would decide."
+        f"In this draw of the weights the profile leaves the band: a slope of {slope.value:+.2g} a layer, of which "
+        f"the sizes of weights and derivatives make {slope.systematic:+.2g}; the rest is chance, which makes "
+        f"{slope.drift:+.2g} on the typical draw of layers this narrow: another seed will differ."
     )
-    evidence = {"slope": slope.systematic, "slope_low": slope.systematic_low, "slope_high": slope.systematic_high}
-    cause = causes.of_vanishing(subject) if below else causes.of_exploding(subject)
-    return Finding("vanishing" if below else "exploding", "info", (0,), cause, text, evidence)
+    evidence = {"slope": slope.value, "systematic": slope.systematic, "drift": slope.drift}
+    return Finding("vanishing" if slope.value < 0.0 else "exploding", "info", (0,), "narrow_layer", text, evidence)
+
+
+def _undecided(subject: Subject) -> Finding:
+    """A profile that leaves the band by less than the noise of batches."""
+    slope = subject.slope
+    low, high = slope.value - slope.batch_half, slope.value + slope.batch_half
+    text = (
+        f"The profile leaves the band, but not beyond the noise of batches: a slope of {slope.value:+.2g} a layer with "
+        f"an interval from {low:+.2g} to {high:+.2g}, where +-{slope.band_high:.2g} is healthy. More batches would "
+        "decide."
+    )
+    evidence = {"slope": slope.value, "slope_low": low, "slope_high": high}
+    shrinks = slope.value < 0.0
+    cause = causes.of_vanishing(subject) if shrinks else causes.of_exploding(subject)
+    return Finding("vanishing" if shrinks else "exploding", "info", (0,), cause, text, evidence)

@@ -56,6 +56,7 @@ class Case:
 
     optimizer: an Optimizer of the user's net, or None to judge for plain SGD at lr.
     rows: the index arrays of the batches. training: "lr" or "clip_norm" to train with instead.
+    trained: whether the optimizer has taken steps on this net.
     """
 
     net: Any
@@ -68,6 +69,7 @@ class Case:
     rows: tuple[Floats, ...]
     seed: int
     training: Mapping[str, float] = field(default_factory=dict)
+    trained: bool = False
 
     def batch(self, index: int) -> tuple[Floats, Floats]:
         """Inputs and targets of one batch, cycling through them."""
@@ -104,17 +106,19 @@ class Case:
 def batch_rows(
     num_rows: int, batch_size: int, batches: int, seed: int, *, keep_size: bool = False
 ) -> tuple[Floats, ...]:
-    """Disjoint random batches; smaller or fewer ones where the data does not hold as many.
+    """Random batches, disjoint where the data holds four; else smaller ones, or with keep_size ones that share rows.
 
-    The two-batch-size estimate of the signal needs independent batches, so none shares a row. At least
-    four are kept as long as each then has two rows, but with keep_size: batch norm makes another net of smaller ones.
+    Each is an independent sample of the data. Batch norm makes another net of smaller ones, so for it each batch is
+    drawn from all rows, as a training does; one batch where it takes all of them.
     """
-    if keep_size:
-        batch_size = min(batch_size, num_rows)
-    elif num_rows < batch_size * min(batches, 4):
-        batch_size = max(num_rows // min(batches, 4), min(2, num_rows))
+    rng, fewest = np.random.default_rng(seed), min(batches, 4)
+    if keep_size and num_rows < batch_size * fewest:
+        size, count = min(batch_size, num_rows), fewest if batch_size < num_rows else 1
+        return tuple(np.sort(rng.permutation(num_rows)[:size]) for _ in range(count))
+    if num_rows < batch_size * fewest:
+        batch_size = max(num_rows // fewest, min(2, num_rows))
     count = max(1, min(batches, num_rows // batch_size))
-    order = np.random.default_rng(seed).permutation(num_rows)
+    order = rng.permutation(num_rows)
     return tuple(np.sort(order[index * batch_size : (index + 1) * batch_size]) for index in range(count))
 
 

@@ -52,11 +52,11 @@ def _rewriting_steps(case: Case) -> float:
 
 def _outlook(subject: Subject, steps: int, progress: Progress | None) -> Outlook:
     case, net = subject.case, subject.case.net.copy()
-    optimizer = case.optimizer_for(net, keep_state=True)
+    optimizer = case.optimizer_for(net, keep_state=case.trained)
     losses = _train(case, net, optimizer, steps, progress)
     if not np.isfinite(losses).all():
         return Outlook(losses, None, math.nan)
-    slope = estimate(measuring.measure(case, net), subject.limits.norm_ratio)
+    slope = estimate(measuring.measure(case, net), subject.limits.norm_ratio, trained=True)
     return Outlook(losses, slope, difference(net, case.x[case.rows[0]]))
 
 

@@ -173,6 +173,9 @@ class Slope(Record):
     value, low, high: estimate from the measured deltas and its confidence interval, which holds both the
         batch noise (batch_error) and the noise that finite width alone makes (width_error).
     systematic, systematic_low, systematic_high: the part that a redraw of the weights would not change.
+    drift: what layers of this width lose beside it on the typical draw of random weights, at most 0.
+    random: whether the weights are, so that systematic is free of this draw's luck; else it is all of value.
+    batch_half: half of the interval of value that batch noise alone makes; 0 with a single batch.
     band_low, band_high: healthy slopes at this depth. steps: layers the slope is carried over.
     total: value * steps, the whole change of ln |delta|^2. confidence: level of the intervals.
     """
@@ -188,7 +191,15 @@ class Slope(Record):
     band_low: float
     band_high: float
     steps: int
+    drift: float = 0.0
+    random: bool = False
+    batch_half: float = 0.0
     confidence: float = 0.95
+
+    @property
+    def typical(self) -> float:
+        """What a shrinking profile does on the typical draw; what it does here where weights are not random."""
+        return self.systematic + self.drift if self.random else self.systematic
 
     @property
     def total(self) -> float:

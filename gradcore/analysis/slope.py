@@ -1,21 +1,20 @@
 """The slope of ln |delta|^2 over depth, with an error bar that knows what finite width does.
 
-Between neighbouring layers ln |delta|^2 changes by d_l, whose noise is independent from layer to layer
-(weights of different layers are drawn independently): along depth the profile is a random walk, so a
-line fitted by least squares to the profile itself would be far too sure of its slope. For a walk with
-step variances v_l the best linear unbiased estimate (generalized least squares) is the weighted mean of
-the increments,
+Between neighbouring layers ln |delta|^2 changes by d_l, whose noise v_l, (M.6) in mean_field, is independent from layer
+to layer (weights of different layers are drawn independently): along depth the profile is a random walk, so a line
+fitted by least squares to the profile itself would be far too sure of its slope. The change over the whole depth is
+what counts, whatever kinds of layers it comes from, and the slope is its share of one step,
 
-    slope = sum(d_l / v_l) / sum(1 / v_l),     width_error^2 = 1 / sum(1 / v_l)          (S.1)
+    slope = sum(d_l) / steps,     width_error^2 = sum(v_l) / steps^2                      (S.1)
 
-with v_l of (M.6) in mean_field. Batch noise is the spread of (S.1) over batches. Steps past a skip connection and
-steps without one have slopes of their own, and (S.1) holds within each kind; the slope is the mean of the two by the
-number of their steps, so that it still makes the whole change over depth.
+Batch noise is the spread of (S.1) over batches.
 
-Most of v_l is luck of one draw of weights: how W_{l+1} happens to be turned towards delta_{l+1}. It is
-measured too ("alignment", see GainFactors). Where its sum is what random directions give, the slope
-without it is reported as `systematic`: what another seed of the same design would show, and the part a
-remedy can act on. Where it is not (trained or structured weights), all of the slope is systematic.
+Most of v_l is luck of one draw of weights: how W_{l+1} happens to be turned towards delta_{l+1}. It is measured too
+("alignment", see GainFactors). Where its sum is what random directions give, the slope without it is reported as
+`systematic`: what another seed of the same design would show, and the part a remedy can act on. The logarithm of a
+factor of mean 1 and variance a_l is typically -a_l / 2: narrow layers lose that much on most draws, the `drift`. Where
+alignment is not random (structured weights), or the net has taken steps, so that it is this net and no other draw that
+goes on learning, all of the slope is systematic.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ import math
 import numpy as np
 
 from . import mean_field as theory
-from .measure import Measurement, expected_weight_gain, skip_connections
+from .measure import Measurement, skip_connections
 from .report import Slope
 
 # Two-sided 95 % points of Student's t, by degrees of freedom; 1.96 in the limit.
@@ -71,34 +70,42 @@ def _kurtosis(measurement: Measurement, layer: int) -> float:
     return min(theory.kurtosis(measurement.config["activation"][layer], float(np.clip(q, 1e-6, 1e6))), 50.0)
 
 
+def _weight_gain(measurement: Measurement) -> np.ndarray:
+    """|dL/dh_l|^2 per unit of |delta_{l+1}|^2 for random directions, without a skip connection, [depth - 2]."""
+    out_features = np.array(measurement.config["widths"][2:-1], dtype=np.float64)
+    return np.asarray(measurement.rms("weight_norm")[1:-1] ** 2 / out_features)
+
+
+def _branch_gain(measurement: Measurement) -> np.ndarray:
+    """The same per unit of |dL/dh_{l+1}|^2, of which a skip connection passes on 1 beside it."""
+    entering = measurement.rms("delta_norm") / measurement.rms("grad_output_norm")
+    return np.asarray(_weight_gain(measurement) * entering[1:-1] ** 2)
+
+
 def _branch_share(measurement: Measurement) -> np.ndarray:
     """Share of the branch in |dL/dh_l|^2 for l = 0 .. depth - 3; 1 without a skip connection."""
-    expected = expected_weight_gain(measurement)[:-1]
-    skips = skip_connections(measurement.config)[1:-1]
-    out_features = np.array(measurement.config["widths"][2:-1], dtype=np.float64)
-    branch = measurement.rms("weight_norm")[1:-1] ** 2 / out_features
-    return np.where(skips, np.nan_to_num(branch / expected), 1.0)
+    branch, skips = _branch_gain(measurement), skip_connections(measurement.config)[1:-1]
+    return np.where(skips, branch / (branch + 1.0), 1.0)
 
 
 def _systematic_steps(measurement: Measurement) -> np.ndarray:
     """The increments without alignment: what the sizes of weights, derivatives and norms make, [depth - 2]."""
-    rms = measurement.rms
-    weights = np.log(expected_weight_gain(measurement)[:-1])
-    if skip_connections(measurement.config).any():
-        above = 2.0 * np.log(rms("delta_norm")[1:-1] / rms("grad_output_norm")[1:-1])
-        return np.asarray(weights + above)
+    rms, skips = measurement.rms, skip_connections(measurement.config)
+    if skips.any():
+        return np.asarray(np.log(_branch_gain(measurement) + skips[1:-1]))
     slopes = np.log(measurement.mean("mean_squared_derivative")[:-2])
     norms = 2.0 * np.log(rms("delta_norm")[:-2] / rms("grad_preact_norm")[:-2])
-    return np.asarray(weights + slopes + norms)
+    return np.asarray(np.log(_weight_gain(measurement)) + slopes + norms)
 
 
-def estimate(measurement: Measurement, norm_ratio: float) -> Slope:
+def estimate(measurement: Measurement, norm_ratio: float, *, trained: bool = False) -> Slope:
     """The slope of a measured net.
 
     Args:
         measurement: of at least one batch.
         norm_ratio: largest healthy ratio of gradient norms between the two ends (`judge.Thresholds`); it
             sets the band.
+        trained: whether the net is known to have taken steps, so that no part of its slope is luck.
     """
     lines = profile(measurement)
     increments = lines[:, :-1] - lines[:, 1:]
@@ -108,16 +115,23 @@ def estimate(measurement: Measurement, norm_ratio: float) -> Slope:
     band = 2.0 * math.log(norm_ratio) / max(steps, 1)
     if not usable.any():
         nan = math.nan
-        return Slope(nan, nan, nan, nan, nan, nan, nan, nan, -band, band, steps)
-    # Branches that start at zero add no noise; the floor keeps their weight finite.
-    noise, alignment_noise = (np.maximum(values[usable], 1e-9) for values in step_noise(measurement))
-    increments, systematic = increments[:, usable], _systematic_steps(measurement)[usable]
-    weights = _weights(noise, skip_connections(measurement.config)[1:-1][usable])
-    per_batch = increments @ weights
-    value = float(per_batch.mean())
-    width_error = float(np.sqrt(np.sum(weights**2 * noise)))
-    half = math.hypot(half_interval(per_batch), GAUSS_95 * width_error)
-    low, high = _systematic_interval(increments.mean(axis=0), systematic, noise, alignment_noise, weights, half)
+        return Slope(nan, nan, nan, nan, nan, nan, nan, nan, -band, band, steps, nan, False, nan)
+    noise, alignment_noise = (values[usable] for values in step_noise(measurement))
+    per_batch = increments[:, usable].mean(axis=1)
+    value, error = float(per_batch.mean()), half_interval(per_batch)
+    width_error = math.sqrt(noise.sum()) / len(noise)
+    half = math.hypot(error, GAUSS_95 * width_error)
+    drift = -0.5 * float(alignment_noise.mean())
+    without = float(_systematic_steps(measurement)[usable].mean())
+    exact = trained or measurement.config["normalization"] == "batch"
+    random = not exact and _is_random(value - without, drift, alignment_noise)
+    low, high = value - half, value + half
+    if exact:
+        low, high = value - error, value + error
+    elif random:
+        # What is left of the noise: mask counts and weight sizes; the batch noise of a mean derivative is small.
+        rest = GAUSS_95 * math.sqrt(max(float(np.sum(noise - alignment_noise)), 0.0)) / len(noise)
+        low, high = without - rest, without + rest
     return Slope(
         value=value,
         low=value - half,
@@ -130,16 +144,16 @@ def estimate(measurement: Measurement, norm_ratio: float) -> Slope:
         band_low=-band,
         band_high=band,
         steps=steps,
+        drift=drift,
+        random=random,
+        batch_half=error,
     )
 
 
-def _weights(noise: np.ndarray, skips: np.ndarray) -> np.ndarray:
-    """Weights of (S.1) within the steps with and those without a skip connection; each kind has its share of 1."""
-    weights = 1.0 / noise
-    for kind in (skips, ~skips):
-        if kind.any():
-            weights[kind] *= kind.mean() / weights[kind].sum()
-    return weights
+def _is_random(luck: float, drift: float, alignment_noise: np.ndarray) -> bool:
+    """Whether alignment changed the slope by no more than random directions do."""
+    spread = math.sqrt(float(alignment_noise.sum())) / len(alignment_noise)
+    return drift - RANDOM_WITHIN * spread <= luck <= RANDOM_WITHIN * spread
 
 
 def error_of_mean(values: np.ndarray) -> float:
@@ -150,25 +164,3 @@ def error_of_mean(values: np.ndarray) -> float:
 def half_interval(values: np.ndarray) -> float:
     """Half width of the 95 % interval of their mean; 0 for a single one, which tells nothing of it."""
     return error_of_mean(values) * student_95(len(values) - 1) if len(values) > 1 else 0.0
-
-
-def _systematic_interval(
-    increments: np.ndarray,
-    systematic: np.ndarray,
-    noise: np.ndarray,
-    alignment_noise: np.ndarray,
-    weights: np.ndarray,
-    half: float,
-) -> tuple[float, float]:
-    """95 % interval of the slope without alignment, or of the whole slope where alignment is not random."""
-    value = float(increments @ weights)
-    without = float(systematic @ weights)
-    if not math.isfinite(without):
-        return value - half, value + half
-    drift = -0.5 * float(alignment_noise @ weights)  # typical value of the logarithm of a mean-one factor
-    spread = math.sqrt(float(np.sum(weights**2 * alignment_noise)))
-    if not drift - RANDOM_WITHIN * spread <= value - without <= RANDOM_WITHIN * spread:
-        return value - half, value + half
-    # What is left of the noise: mask counts and weight sizes; the batch noise of a mean derivative is small.
-    rest = GAUSS_95 * math.sqrt(max(float(np.sum(weights**2 * (noise - alignment_noise))), 0.0))
-    return without - rest, without + rest

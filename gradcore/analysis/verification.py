@@ -258,6 +258,7 @@ class Verification:
             target=contestant.target,
             rows=self.case.rows[:_MEASURED_BATCHES],
             training=contestant.candidate.training,
+            trained=self.case.trained and contestant.candidate.keeps_net,
         )
         measurement = measuring.measure(case, case.net.copy())
         if np.isfinite(measurement.losses).all():

@@ -11,6 +11,7 @@ from ..init import CRITICAL_GAIN_SQUARED
 from . import mean_field as theory
 from .causes import (
     LARGE_EXCESS,
+    can_be_levelled,
     critical_variance,
     hidden_factors,
     of_vanishing,
@@ -47,14 +48,16 @@ def slope_sentence(subject: Subject) -> str:
     """What the profile does, with its error bar and the band."""
     slope = subject.slope
     what = "dL/dh" if subject.measurement.config["residual"] else "delta"
-    verb = "shrinks" if slope.systematic < 0.0 else "grows"
+    verb = "shrinks" if slope.value < 0.0 else "grows"
     half = 0.5 * (slope.systematic_high - slope.systematic_low)
+    drift = f", and {slope.drift:+.2g} by the width" if slope.typical < slope.band_low <= slope.systematic else ""
     norms = subject.profile_norms
     ends = norms[0] / norms[-2] if norms[-2] > 0.0 else math.nan
     return (
         f"On its way to the input the gradient {verb}: |{what}|^2 is multiplied by "
-        f"{factor(math.exp(slope.systematic))} a layer (slope {slope.systematic:+.3g} +- {half:.2g}; healthy at this "
-        f"depth: within +-{slope.band_high:.2g}). Its norm at layer 0 is {factor(ends)} of that at the last hidden one."
+        f"{factor(math.exp(slope.systematic))} a layer (slope {slope.systematic:+.3g} +- {half:.2g}{drift}; healthy at "
+        f"this depth: within +-{slope.band_high:.2g}). Its norm at layer 0 is {factor(ends)} of that at the last "
+        "hidden one."
     )
 
 
@@ -76,17 +79,21 @@ def vanishing_cause(subject: Subject, cause: str) -> str:
     slope = factors["mask"] * factors["active_slope"]
     if cause == "weight_scale":
         dies = " The signal itself dies out on its way to the output." if signal_dies(subject) else ""
+        small = weight_excess(subject) < 0.0
+        scale = "The weights are too small" if small else "Their scale makes these weights unfit"
+        enough = "would balance it" if can_be_levelled(subject, 0.0) else "is not quite enough at this depth"
         return (
-            f"The weights are too small for {name}: they multiply |delta|^2 by {factor(factors['weight_scale'])} a "
-            f"layer and the activation's derivative by {factor(slope)}; {_critical(subject)} would balance it.{dies}"
+            f"{scale} for {name}: they multiply |delta|^2 by "
+            f"{factor(factors['weight_scale'])} a layer and the activation's derivative by {factor(slope)}; "
+            f"{_critical(subject)} {enough}.{dies}"
         )
-    if cause == "activation_slope" and subject.measurement.config["normalization"] in ("layer", "rms"):
-        growth = math.exp(float(np.mean([math.log(theory.layer_norm_growth(name)) for name in names])))
-        norm = subject.measurement.config["normalization"]
+    if cause == "learning_rate":
         return (
-            f"After {norm} norm the scale of the weights has no effect, and {name} alone "
-            f"multiplies |delta|^2 by {factor(growth)} a layer: its squared slope beside the size of its output."
+            "Random weights of this size would keep the gradient: the steps of the training have turned them, and "
+            "smaller ones would not have."
         )
+    if cause == "activation_slope" and subject.measurement.config["normalization"]:
+        return _normalized(subject, names)
     if cause == "narrow_layer":
         return (
             "Wide layers of this design would keep the gradient; these are so narrow that what chance makes of their "
@@ -108,6 +115,15 @@ def vanishing_cause(subject: Subject, cause: str) -> str:
     return "Each layer loses only a little, as this design does at its best; there are too many layers."
 
 
+def _normalized(subject: Subject, names: list[str]) -> str:
+    growth = math.exp(float(np.mean([math.log(theory.layer_norm_growth(name)) for name in names])))
+    return (
+        f"After {subject.measurement.config['normalization']} norm the scale of the weights has no effect, and "
+        f"{' and '.join(names)} alone multiplies |delta|^2 by {factor(growth)} a layer: its squared slope beside the "
+        "size of its output."
+    )
+
+
 def exploding_cause(subject: Subject, cause: str) -> str:
     """Why a gradient grows."""
     factors = {name: math.exp(value) for name, value in hidden_factors(subject).items()}
@@ -125,6 +141,8 @@ def exploding_cause(subject: Subject, cause: str) -> str:
             f"{factor(factors['weight_scale'] * factors['alignment'])} a layer, the activation's derivative by "
             f"{factor(factors['mask'] * factors['active_slope'])}; {_critical(subject)} would balance it."
         )
+    if cause == "activation_slope":
+        return _normalized(subject, names)
     if subject.measurement.config["residual"]:
         return (
             "Every skip connection adds its branch to the stream, and the sum grows from layer to layer: "

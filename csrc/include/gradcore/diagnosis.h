@@ -70,7 +70,8 @@ typedef enum gradcore_cause {
 
 /* The slope is the growth of ln |delta|^2 (with skip connections: of ln |dL/dh|^2) a layer towards the input, with
  * 95 % intervals; NaN with fewer than two hidden layers. `systematic` leaves out the luck of this draw of random
- * weights: a net vanishes or explodes where its whole interval is outside of +-band, and learning is lost by that. */
+ * weights; after steps of the given optimizer nothing is luck. A net vanishes or explodes where the slope is outside of
+ * +-band beyond the noise of batches, the typical draw's is there too, and learning is lost by that. */
 typedef struct gradcore_judgement {
   size_t size;     /* sizeof(gradcore_judgement) of the caller */
   int32_t verdict; /* gradcore_verdict */
