@@ -31,9 +31,9 @@
 //               float32        float64                    float32        float64
 //   leaky_relu  0.9 | 0.2      0.7 | 0.2      gelu        3.8 | 3.7      3.5 | 3.3
 //   elu         0.9 | 1.0      1.2 | 1.0      gelu_tanh   1.7 | 3.9      1.7 | 3.1
-//   selu        1.9 | 1.8      1.6 | 1.6      silu        1.7 | 3.1      1.6 | 2.7
-//   softplus    2.0 | 1.9      2.0 | 1.8      mish        3.5 | 3.9      2.9 | 3.8
-//   tanh        1.7 | 3.0      2.0 | 3.0      sigmoid     1.9 | 2.9      1.8 | 2.8
+//   selu        1.9 | 1.8      1.6 | 1.6      silu        1.7 | 3.1      1.7 | 2.9
+//   softplus    2.0 | 1.9      2.2 | 1.9      mish        3.5 | 3.9      2.9 | 3.8
+//   tanh        1.8 | 3.0      2.2 | 3.4      sigmoid     1.9 | 2.9      1.9 | 3.0
 //   identity, relu and hard_tanh are exact. gelu', gelu_tanh', silu' and mish' cross zero where no
 //   floating-point number lies (-0.75, -0.75, -1.28, -1.19); within 1 of it they are right to these
 //   numbers of ULPs of 1/4, not of themselves.
@@ -51,32 +51,41 @@ struct ValueGrad {
   Vec<T> value, grad;
 };
 
+// Every activation is taken in two steps, parts = begin(x) and both(x, parts): on several vectors at a time, first the
+// one, then the other. A CPU looks ahead some 128 operations, which of whole functions are not enough to hide the
+// latencies of their chains.
+template <class T>
+struct InOneStep {
+  struct Parts {};
+  GRADCORE_INLINE Parts begin(Vec<T>) { return {}; }
+};
+
 // ---- piecewise linear ----
 
 template <class T>
-struct Identity {
-  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) { return {x, splat<T>(1)}; }
+struct Identity : InOneStep<T> {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x, typename InOneStep<T>::Parts) { return {x, splat<T>(1)}; }
 };
 
 template <class T>
-struct Relu {
-  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
+struct Relu : InOneStep<T> {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x, typename InOneStep<T>::Parts) {
     const Vec<T> zero{};
     return {select(x <= zero, zero, x), unless_nan<T>(x, select(x > zero, splat<T>(1), zero))};
   }
 };
 
 template <class T>
-struct LeakyRelu {
-  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
+struct LeakyRelu : InOneStep<T> {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x, typename InOneStep<T>::Parts) {
     const Vec<T> slope = splat<T>(T(0.01)), zero{};
     return {select(x > zero, x, x * slope), unless_nan<T>(x, select(x > zero, splat<T>(1), slope))};
   }
 };
 
 template <class T>
-struct HardTanh {
-  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
+struct HardTanh : InOneStep<T> {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x, typename InOneStep<T>::Parts) {
     const Vec<T> one = splat<T>(1), zero{};
     return {max(-one, min(one, x)), unless_nan<T>(x, select(abs<T>(x) < one, one, zero))};
   }
@@ -84,67 +93,75 @@ struct HardTanh {
 
 // ---- one exponential: e = exp(-|x|), or exp(x) where only x < 0 needs it ----
 
+template <class T>
+struct ExpOfMinusAbs {
+  using Parts = Exp<T>;
+  GRADCORE_INLINE Parts begin(Vec<T> x) { return exp_parts<T>(-abs<T>(x)); }
+};
+template <class T>
+struct ExpBelowZero {
+  using Parts = Exp<T>;
+  GRADCORE_INLINE Parts begin(Vec<T> x) { return exp_parts<T>(min(x, Vec<T>{})); }
+};
+
 // Elu: x > 0 ? x : exp(x) - 1.
 template <class T>
-struct Elu {
-  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
-    const Vec<T> zero{};
-    const Exp<T> e = exp_parts<T>(min(x, zero));
-    return {select(x < zero, expm1(e), x), unless_nan<T>(x, value(e))};
+struct Elu : ExpBelowZero<T> {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x, const Exp<T> &e) {
+    return {select(x < Vec<T>{}, -one_minus(e), x), unless_nan<T>(x, value(e))};
   }
 };
 
 // scale * (x > 0 ? x : alpha * (exp(x) - 1)); constants of Klambauer et al. 2017, arXiv:1706.02515.
 template <class T>
-struct Selu {
+struct Selu : ExpBelowZero<T> {
   static constexpr double kScale = 1.0507009873554804934193349852946;
   static constexpr double kScaleAlpha = 1.7580993408473768599402175208123;
   // What T leaves of the exact product of the two constants.
   static constexpr double kScaleAlphaLo = sizeof(T) == 4 ? kScaleAlpha - double(T(kScaleAlpha)) : 1.4153519380084e-17;
 
-  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
-    const Vec<T> zero{};
-    const Exp<T> e = exp_parts<T>(min(x, zero));
-    const Vec<T> below = expm1(e);
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x, const Exp<T> &e) {
+    const Vec<T> zero{}, below = -one_minus(e);
     const Vec<T> value = fused_add(below, splat<T>(T(kScaleAlpha)), below * T(kScaleAlphaLo));
-    const Vec<T> grad = e.shifted * T(kScaleAlpha) * kUnshift<T>;
+    const Vec<T> grad = shifted(e) * T(kScaleAlpha) * kUnshift<T>;
     return {select(x < zero, value, fused_add(x, splat<T>(T(kScale - 1)), x)),
             unless_nan<T>(x, select(x > zero, splat<T>(T(kScale)), grad))};
   }
 };
 
-// With e = exp(-2|x|): tanh|x| = (1 - e) / (1 + e), tanh' = 4 e / (1 + e)^2.
+// With e = exp(-2|x|): h = tanh|x| = (1 - e) / (1 + e), tanh' = 4 e / (1 + e)^2 = e (1 + h)^2.
 template <class T>
 struct Tanh {
-  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
-    const Exp<T> e = exp_parts<T>(-(abs<T>(x) + abs<T>(x)));
-    const Divisor<T> d = one_plus<T>(value(e));
-    return {copy_sign<T>(quotient<T>(expm1(e), Vec<T>{}, d), x), e.shifted * d.inverse * d.inverse * (4 * kUnshift<T>)};
+  using Parts = Exp<T>;
+  GRADCORE_INLINE Parts begin(Vec<T> x) { return exp_parts<T>(-(abs<T>(x) + abs<T>(x))); }
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x, const Exp<T> &parts) {
+    const Vec<T> e = value(parts), n = one_minus(parts), inverse = rough_inverse(e + T(1)), q = n * inverse;
+    const Vec<T> excess = fused_add(q, e, q - n);  // q (1 + e) - n; q is about n / 2 to n, so that q - n is exact
+    const Vec<T> h = fused_add(-excess, inverse, q);
+    return {copy_sign<T>(h, x), e * fused_add(h, h + T(2), splat<T>(1))};
   }
 };
 
 // With e = exp(-|x|): sigmoid = x < 0 ? e / (1 + e) : 1 / (1 + e), sigmoid' = e / (1 + e)^2.
 template <class T>
-struct Sigmoid {
-  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
-    const Exp<T> e = exp_parts<T>(-abs<T>(x));
-    const Vec<T> inverse = one_plus<T>(value(e)).inverse;
-    const Vec<T> below = e.shifted * inverse;
-    return {select(x < Vec<T>{}, below * kUnshift<T>, inverse), below * inverse * kUnshift<T>};
+struct Sigmoid : ExpOfMinusAbs<T> {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x, const Exp<T> &parts) {
+    const Vec<T> e = value(parts), inverse = one_plus<T>(e).inverse, below = e * inverse;
+    return {select(x < Vec<T>{}, below, inverse), below * inverse};
   }
 };
 
 // log(1 + exp(x)) = max(x, 0) + log(1 + e), derivative sigmoid.
 template <class T>
-struct Softplus {
-  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
-    const Exp<T> e = exp_parts<T>(-abs<T>(x));
-    const Vec<T> rest = e.shifted * log1p_rest<T>(value(e));
-    const Vec<T> log1p = e.shifted + rest;
-    const Vec<T> log1p_lo = rest - (log1p - e.shifted);
-    const Vec<T> inverse = one_plus<T>(value(e)).inverse, unshift = splat<T>(kUnshift<T>), zero{};
+struct Softplus : ExpOfMinusAbs<T> {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x, const Exp<T> &parts) {
+    const Vec<T> e = value(parts), shifted_e = shifted(parts);
+    const Vec<T> rest = shifted_e * log1p_rest<T>(e);
+    const Vec<T> log1p = shifted_e + rest;
+    const Vec<T> log1p_lo = rest - (log1p - shifted_e);
+    const Vec<T> inverse = one_plus<T>(e).inverse, unshift = splat<T>(kUnshift<T>), zero{};
     return {fused_add(log1p, unshift, fused_add(log1p_lo, unshift, max(zero, x))),
-            select(x < zero, e.shifted * inverse * kUnshift<T>, inverse)};
+            select(x < zero, e * inverse, inverse)};
   }
 };
 
@@ -163,19 +180,20 @@ GRADCORE_INLINE ValueGrad<T> gate(Vec<T> x, Vec<T> below, Vec<T> slope) {
 //   F(-t) = e / (1 + e)      F(-t) - t F'(t) = (1 + e - t s') e / (1 + e)^2
 template <class T>
 GRADCORE_INLINE ValueGrad<T> sigmoid_gate(Vec<T> x, Vec<T> t, const Exp<T> &e, Pair<T> t_ds) {
-  const Divisor<T> d = one_plus<T>(value(e));
-  const Pair<T> below = exact_product<T>(t, e.shifted);
-  const Vec<T> factor = (splat<T>(1) - t_ds.hi) + (value(e) - t_ds.lo);
-  const Pair<T> slope = exact_product<T>(factor, e.shifted);
+  const Vec<T> unshifted = value(e), shifted_e = shifted(e);
+  const Divisor<T> d = one_plus<T>(unshifted);
+  const Pair<T> below = exact_product<T>(t, shifted_e);
+  const Vec<T> factor = (splat<T>(1) - t_ds.hi) + (unshifted - t_ds.lo);
+  const Pair<T> slope = exact_product<T>(factor, shifted_e);
   return gate<T>(x, quotient<T>(below.hi, below.lo, d), quotient<T>(slope.hi, slope.lo, d) * d.inverse);
 }
 
 // x sigmoid(x): s = x.
 template <class T>
-struct Silu {
-  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
+struct Silu : ExpOfMinusAbs<T> {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x, const Exp<T> &e) {
     const Vec<T> t = min(splat<T>(-MathConstants<T>::kExpMin), abs<T>(x));
-    return sigmoid_gate<T>(x, t, exp_parts<T>(-t), {t, Vec<T>{}});
+    return sigmoid_gate<T>(x, t, e, {t, Vec<T>{}});
   }
 };
 
@@ -190,7 +208,11 @@ struct GeluTanh {
   static constexpr double kBLo = sizeof(T) == 4 ? kB - double(T(kB)) : -6.175149918155315e-19;
   static constexpr T kMax = sizeof(T) == 4 ? T(11.2) : T(22);  // beyond it x exp(-s) rounds to zero
 
-  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
+  struct Parts {
+    Exp<T> e;
+    Pair<T> t_ds;
+  };
+  GRADCORE_INLINE Parts begin(Vec<T> x) {
     const Vec<T> t = min(splat<T>(kMax), abs<T>(x)), b = splat<T>(T(kB));
     const Pair<T> t2 = exact_product<T>(t, t);
     const Pair<T> b_t2 = exact_product<T>(t2.hi, b);
@@ -199,21 +221,24 @@ struct GeluTanh {
     const Vec<T> sum_lo = sum.lo + (b_t2.lo + fused_add(t2.lo, b, constants_lo));
     const Pair<T> product = exact_product<T>(t, sum.hi);
     const Pair<T> s = {product.hi, fused_add(t, sum_lo, product.lo)};
-    const Pair<T> t_ds = {s.hi, fused_add(t + t, b_t2.hi, s.lo)};  // t s' = s + 2 b t^3
-    return sigmoid_gate<T>(x, t, exp_parts<T>(Pair<T>{-s.hi, -s.lo}), t_ds);
+    return {exp_parts<T>(Pair<T>{-s.hi, -s.lo}), {s.hi, fused_add(t + t, b_t2.hi, s.lo)}};  // t s' = s + 2 b t^3
+  }
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x, const Parts &parts) {
+    return sigmoid_gate<T>(x, min(splat<T>(kMax), abs<T>(x)), parts.e, parts.t_ds);
   }
 };
 
-// x Phi(x): F is the normal law, Phi(-t) = exp(-t^2/2) M(t), Phi'(t) = exp(-t^2/2) / sqrt(2 pi).
+// x Phi(x): F is the normal law, Phi(-t) = exp(-t^2/2) M(t), Phi'(t) = exp(-t^2/2) / sqrt(2 pi). In one step: exp and M
+// are chains beside each other.
 template <class T>
-struct Gelu {
-  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
+struct Gelu : InOneStep<T> {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x, typename InOneStep<T>::Parts) {
     const Vec<T> t = min(splat<T>(MathConstants<T>::kMillsMax), abs<T>(x));
     const Pair<T> t2 = exact_product<T>(t, t);
-    const Exp<T> e = exp_parts<T>(Pair<T>{t2.hi * T(-0.5), t2.lo * T(-0.5)});
+    const Vec<T> e = shifted(exp_parts<T>(Pair<T>{t2.hi * T(-0.5), t2.lo * T(-0.5)}));
     const Vec<T> m = mills<T>(t, t2.hi);
-    const Pair<T> te = exact_product<T>(t, e.shifted);
-    const Vec<T> slope = e.shifted * fused_add(t, splat<T>(T(-0.39894228040143267794)), m);
+    const Pair<T> te = exact_product<T>(t, e);
+    const Vec<T> slope = e * fused_add(t, splat<T>(T(-0.39894228040143267794)), m);
     return gate<T>(x, fused_add(te.hi, m, te.lo * m), slope);
   }
 };
@@ -223,12 +248,11 @@ struct Gelu {
 //   x >= 0   n = 1 + 2 e     d = n + 2 e^2   derivative (4 (1 + e) x e^2 / d + n) / d
 // x < 0 leaves its factor e out until the end: it may be subnormal.
 template <class T>
-struct Mish {
-  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x) {
+struct Mish : ExpOfMinusAbs<T> {
+  GRADCORE_INLINE ValueGrad<T> both(Vec<T> x, const Exp<T> &parts) {
     const Vec<T> one = splat<T>(1), two = splat<T>(2), four = splat<T>(4);
     const Vec<T> t = min(splat<T>(-MathConstants<T>::kExpMin), abs<T>(x));
-    const Exp<T> parts = exp_parts<T>(-t);
-    const Vec<T> e = value(parts);
+    const Vec<T> e = value(parts), shifted_e = shifted(parts);
     const auto negative = x < Vec<T>{};
     const Vec<T> n = select(negative, e + two, fused_add(e, two, one));
     // d = p q + c
@@ -238,37 +262,54 @@ struct Mish {
     const Vec<T> cubic = fused_add(e, e + four, two) * e * d.inverse;
     const Vec<T> factor = select(negative, one - t, t * e * e);
     const Vec<T> inner = fused_add(fused_add(e, factor, factor) * four, d.inverse, select(negative, cubic, n));
-    const Pair<T> slope = exact_product<T>(inner, select(negative, parts.shifted, one));
+    const Pair<T> slope = exact_product<T>(inner, select(negative, shifted_e, one));
     const Vec<T> ratio = n * d.inverse, unshift = select(negative, splat<T>(kUnshift<T>), one);
-    return {select(negative, -t * (parts.shifted * ratio), x * ratio) * unshift,
+    return {select(negative, -t * (shifted_e * ratio), x * ratio) * unshift,
             quotient<T>(slope.hi, slope.lo, d) * unshift};
   }
 };
 
 // ---- blocks ----
 
-template <class T, template <class> class Act>
+template <class T>
 struct ForwardRow {
   const T *z;
   T *h;
   template <class Lanes>
-  GRADCORE_INLINE_MEMBER void operator()(index i, Lanes lanes) const {
-    lanes.put(h + i, Act<T>::both(lanes.get(z + i)).value);
+  GRADCORE_INLINE_MEMBER void put(index i, Lanes lanes, const ValueGrad<T> &act) const {
+    lanes.put(h + i, act.value);
   }
 };
 
-template <class T, template <class> class Act>
+template <class T>
 struct ForwardGradRow {
   const T *z;
   T *h, *d;
   template <class Lanes>
-  GRADCORE_INLINE_MEMBER void operator()(index i, Lanes lanes) const {
+  GRADCORE_INLINE_MEMBER void put(index i, Lanes lanes, const ValueGrad<T> &act) const {
     prefetch_to_write(d + i + 8 * kLanes<T>);
-    const ValueGrad<T> act = Act<T>::both(lanes.get(z + i));
     lanes.put(h + i, act.value);
     lanes.put(d + i, act.grad);
   }
 };
+
+template <class T, class Act, class Row>
+GRADCORE_INLINE void activate(index cols, const Row &row) {
+  constexpr int W = kLanes<T>, kAtOnce = 8;
+  index c = 0;
+  while (c + W <= cols) {
+    const index left = (cols - c) / W, count = left < kAtOnce ? left : kAtOnce;
+    typename Act::Parts parts[kAtOnce];
+#pragma GCC unroll 1
+    for (index v = 0; v < count; v++) parts[v] = Act::begin(load(row.z + c + v * W));
+#pragma GCC unroll 1
+    for (index v = 0; v < count; v++, c += W) row.put(c, AllLanes<T>{}, Act::both(load(row.z + c), parts[v]));
+  }
+  if (c == cols) return;
+  const FirstLanes<T> lanes{int(cols - c)};
+  const Vec<T> x = lanes.get(row.z + c);
+  row.put(c, lanes, Act::both(x, Act::begin(x)));
+}
 
 // One long row, with a single end, where no operand has gaps between its rows.
 GRADCORE_INLINE void merge_rows(index &rows, index &cols, bool contiguous) {
@@ -281,8 +322,7 @@ template <class T, template <class> class Act>
 void activation_forward(index rows, index cols, const T *z, index ldz, T *h, index ldh) {
   merge_rows(rows, cols, ldz == cols && ldh == cols);
   for (index r = 0; r < rows; r++) {
-    const ForwardRow<T, Act> row{z + r * ldz, h + r * ldh};
-    for_vectors<T>(cols, row);
+    activate<T, Act<T>>(cols, ForwardRow<T>{z + r * ldz, h + r * ldh});
   }
 }
 
@@ -290,8 +330,7 @@ template <class T, template <class> class Act>
 void activation_forward_grad(index rows, index cols, const T *z, index ldz, T *h, index ldh, T *d, index ldd) {
   merge_rows(rows, cols, ldz == cols && ldh == cols && ldd == cols);
   for (index r = 0; r < rows; r++) {
-    const ForwardGradRow<T, Act> row{z + r * ldz, h + r * ldh, d + r * ldd};
-    for_vectors<T>(cols, row);
+    activate<T, Act<T>>(cols, ForwardGradRow<T>{z + r * ldz, h + r * ldh, d + r * ldd});
   }
 }
 

@@ -143,8 +143,7 @@ struct BinaryCrossEntropy {
   GRADCORE_INLINE ValueGrad<T> both(Vec<T> y, Vec<T> t) {
     const Vec<T> one = splat<T>(1), zero{};
     const Exp<T> parts = exp_parts<T>(-abs<T>(y));
-    const Vec<T> e = value(parts), inverse = one_plus<T>(e).inverse;
-    const Vec<T> below = parts.shifted * inverse * kUnshift<T>;
+    const Vec<T> e = value(parts), inverse = one_plus<T>(e).inverse, below = e * inverse;
     const auto negative = y < zero;
     const Vec<T> sigmoid = select(negative, below, inverse), sigmoid_minus = select(negative, inverse, below);
     return {fused_add(one - t, y, max(-y, zero) + fused_add(e, log1p_rest<T>(e), e)),

@@ -209,12 +209,10 @@ struct MathConstants<double> {
 // subnormal, and round once:
 //   exp(y) = (1 + expm1_r) * scale * 2^-kExpShift,   scale normal for every y            (EXP.1)
 // y below kExpMin, -inf too, gives what kExpMin gives: zero once shifted down. NaN stays NaN.
-// Error of `shifted`: 0.9 ULP.
 template <class T>
 struct Exp {
   Vec<T> expm1_r;  // exp(r) - 1 where y = k ln2 + r, |r| <= ln2/2
   Vec<T> scale;    // 2^(k + kExpShift)
-  Vec<T> shifted;  // exp(y) * 2^kExpShift
 };
 
 // Shifts back: exactly, or with the one rounding of a subnormal result.
@@ -227,10 +225,9 @@ inline constexpr T kExpOffset = MathConstants<T>::kRound + T(MathConstants<T>::k
 
 template <class T>
 GRADCORE_INLINE Exp<T> exp_reduced(Vec<T> r, Vec<T> y_log2e) {
-  const Vec<T> scale = from_bits(to_bits(y_log2e) << VecTraits<T>::kMantissaBits);
   const Vec<T> r2 = r * r;
-  const Vec<T> expm1_r = fused_add(r2, horner_pairs<T>(r, r2, MathConstants<T>::kExp), r);
-  return {expm1_r, scale, fused_add(expm1_r, scale, scale)};
+  return {fused_add(r2, horner_pairs<T>(r, r2, MathConstants<T>::kExp), r),
+          from_bits(to_bits(y_log2e) << VecTraits<T>::kMantissaBits)};
 }
 
 template <class T>
@@ -251,17 +248,24 @@ GRADCORE_INLINE Exp<T> exp_parts(Pair<T> y) {
   return exp_reduced<T>(fused_add(k, splat<T>(-C::kLn2Hi), y.hi) + fused_add(k, splat<T>(-C::kLn2Lo), y.lo), y_log2e);
 }
 
-// exp(y) itself.
+// exp(y) * 2^kExpShift, to 0.9 ULP.
 template <class T>
-GRADCORE_INLINE Vec<T> value(const Exp<T> &e) {
-  return e.shifted * kUnshift<T>;
+GRADCORE_INLINE Vec<T> shifted(const Exp<T> &e) {
+  return fused_add(e.expm1_r, e.scale, e.scale);
 }
 
-// exp(y) - 1, in [-1, 0], to 0.9 ULP; +0 for y = -0.
+// exp(y) itself, to 0.9 ULP.
 template <class T>
-GRADCORE_INLINE Vec<T> expm1(const Exp<T> &e) {
+GRADCORE_INLINE Vec<T> value(const Exp<T> &e) {
   const Vec<T> scale = e.scale * kUnshift<T>;
-  return fused_add(e.expm1_r, scale, scale - T(1));
+  return fused_add(e.expm1_r, scale, scale);
+}
+
+// 1 - exp(y), in [0, 1], to 0.9 ULP.
+template <class T>
+GRADCORE_INLINE Vec<T> one_minus(const Exp<T> &e) {
+  const Vec<T> scale = e.scale * kUnshift<T>;
+  return fused_add(-e.expm1_r, scale, T(1) - scale);
 }
 
 // ---- quotients ----
