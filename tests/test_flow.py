@@ -149,6 +149,26 @@ def test_flow_is_that_of_the_last_recorded_pass():
     assert (case.mlp.flow.delta_norm != first.delta_norm).all()
 
 
+@pytest.mark.parametrize("record", [False, True])
+def test_the_norm_of_the_weights_is_not_that_of_an_earlier_pass(record):
+    """It is kept while the weights stay as they are, but not beyond a step, recorded or not. No view is alive here."""
+    net = Net((6, 9, 4), ("tanh",))
+    used, fresh = (Case(net, "float32", batch_size=12) for _ in range(2))
+    gradients = {"loss": "mse", "record": True}
+    used.mlp.loss_and_gradients(used.x, used.target, **gradients)
+    used.mlp.loss_and_gradients(used.x, used.target, **gradients)
+    for case in (used, fresh):
+        optimizer = gc.optim.SGD(case.mlp, lr=0.5)
+        case.mlp.train_step(case.x, case.target, optimizer, loss="mse", record=record and case is used)
+    for _ in range(2):
+        for case in (used, fresh):
+            case.mlp.loss_and_gradients(case.x, case.target, **gradients)
+        np.testing.assert_array_equal(used.mlp.flow.weight_norm, fresh.mlp.flow.weight_norm)
+    used.mlp.parameters["dense1.weight"][...] *= 2
+    used.mlp.loss_and_gradients(used.x, used.target, **gradients)
+    np.testing.assert_allclose(used.mlp.flow.weight_norm, fresh.mlp.flow.weight_norm * [1, 2], rtol=1e-6)
+
+
 def test_flow_is_frozen():
     case = Case(Net((6, 9, 4), ("tanh",)), "float32", batch_size=12)
     case.mlp.loss_and_gradients(case.x, case.target, loss="mse", record=True)

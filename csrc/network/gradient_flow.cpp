@@ -46,6 +46,7 @@ void GradientFlow<T>::begin(const RowPlan &plan, int threads) {
   const std::size_t depth = std::size_t(net_.depth());
   tile_.assign(depth * std::size_t(num_sums_), TileSums{});
   block_.assign(blocks_.size(), BlockSums{});
+  weight_sumsq_.resize(blocks_.size(), kUnknown);
   const auto grow = [&](auto &per_thread, std::size_t size) {
     if (per_thread.size() < std::size_t(threads) * size) per_thread.resize(std::size_t(threads) * size);
   };
@@ -131,9 +132,14 @@ void GradientFlow<T>::parameter(index block, int rank, const T *parameters, cons
 template <class T>
 void GradientFlow<T>::before_update(index block, const T *parameters) noexcept {
   const ParamBlock &b = blocks_[block];
-  if (b.kind == ParamBlock::weight)
-    block_[block].parameter_sumsq = kernels_.sum_of_squares(1, b.size, parameters + b.offset, b.size);
+  if (b.kind == ParamBlock::weight && weight_sumsq_[block] == kUnknown)
+    weight_sumsq_[block] = kernels_.sum_of_squares(1, b.size, parameters + b.offset, b.size);
   block_[block].update_sumsq = 0;
+}
+
+template <class T>
+void GradientFlow<T>::parameters_changed() noexcept {
+  std::fill(weight_sumsq_.begin(), weight_sumsq_.end(), kUnknown);
 }
 
 template <class T>
@@ -176,7 +182,7 @@ void GradientFlow<T>::finish_layer(int l) noexcept {
 
 template <class T>
 void GradientFlow<T>::finish_parameters(bool updated) noexcept {
-  std::vector<StatsSums>::size_type block = 0;
+  std::size_t block = 0;
   for (int l = 0; l < net_.depth(); l++) {
     gradcore_layer_flow &to = result_[l];
     StatsSums weight{}, bias{};
@@ -186,7 +192,7 @@ void GradientFlow<T>::finish_parameters(bool updated) noexcept {
       if (blocks_[block].kind == ParamBlock::bias) merge_stats(bias, from.gradient);
       if (blocks_[block].kind != ParamBlock::weight) continue;
       merge_stats(weight, from.gradient);
-      parameter_sumsq += from.parameter_sumsq;
+      parameter_sumsq += weight_sumsq_[block];
       update_sumsq += from.update_sumsq;
     }
     to.weight_grad = finish_stats(weight);
@@ -194,6 +200,7 @@ void GradientFlow<T>::finish_parameters(bool updated) noexcept {
     to.weight_norm = std::sqrt(parameter_sumsq);
     to.update_norm = updated ? std::sqrt(update_sumsq) : std::numeric_limits<double>::quiet_NaN();
   }
+  if (updated) parameters_changed();
 }
 
 template class GradientFlow<float>;

@@ -29,6 +29,7 @@ class GradientFlow {
   void delta(int l, const LayerState<T> &layer, const Tile &tile) noexcept;        // dL/dz in delta
   void parameter(index block, int rank, const T *parameters, const T *gradients) noexcept;
   void before_update(index block, const T *parameters) noexcept;  // |W|^2; makes room for update_sumsq
+  void parameters_changed() noexcept;
   double *update_sumsq(index block) noexcept { return &block_[block].update_sumsq; }
 
   // Merges the partial sums into the layers' results. updated: the pass included an optimizer step.
@@ -49,7 +50,7 @@ class GradientFlow {
   };
   struct BlockSums {
     StatsSums gradient;
-    double parameter_sumsq, update_sumsq;
+    double update_sumsq;
   };
   TileSums &sums(int l, const Tile &tile) noexcept { return tile_[l * num_sums_ + tile.id]; }
   index *thread_histogram(int l, int which, int rank) noexcept {
@@ -59,6 +60,7 @@ class GradientFlow {
     return ((index(rank) * net_.depth() + l) * 2 + which) * kBins;
   }
   unsigned char *nonzero_units(int l, int rank) noexcept { return &nonzero_[rank * units_ + first_unit_[l]]; }
+  static constexpr double kUnknown = -1;
   double finite_squares(index rows, index cols, const T *x, index ld) const noexcept;
   void finish_layer(int l) noexcept;
 
@@ -71,6 +73,7 @@ class GradientFlow {
   std::vector<index> first_unit_;
   std::vector<TileSums> tile_;
   std::vector<BlockSums> block_;
+  std::vector<double> weight_sumsq_;     // of each block, or unknown: measured once as long as the parameters stay
   std::vector<index> thread_histogram_;  // added up when asked for
   std::vector<unsigned char> nonzero_;
   std::vector<gradcore_layer_flow> result_;

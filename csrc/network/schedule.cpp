@@ -464,6 +464,7 @@ void Schedule<T>::update_parameters(const PassRequest<T> &request, Phases &phase
   forward_packed_ = true;
   backward_packed_ = packing_pays_;
   read_in_place_ = false;
+  if (!recorder_) flow_.parameters_changed();  // else when it has finished with them
 }
 
 template <class T>

@@ -64,7 +64,10 @@ class Schedule {
   // Norm, clip and update alone, from the gradients as they are.
   PassResult update(const PassRequest<T> &request);
 
-  void parameters_changed() noexcept { forward_packed_ = backward_packed_ = read_in_place_ = false; }
+  void parameters_changed() noexcept {
+    forward_packed_ = backward_packed_ = read_in_place_ = false;
+    flow_.parameters_changed();
+  }
   const GradientFlow<T> &flow() const noexcept { return flow_; }
   index workspace_bytes() const noexcept { return workspace_.bytes(); }
 
