@@ -171,9 +171,8 @@ struct Softplus : ExpOfMinusAbs<T> {
 // s = F(-t) - t F'(t). Takes t F(-t) and s, both shifted as Exp is.
 template <class T>
 GRADCORE_INLINE ValueGrad<T> gate(Vec<T> x, Vec<T> below, Vec<T> slope) {
-  const Vec<T> zero{}, unshift = splat<T>(kUnshift<T>);
-  return {fused_add(below, -unshift, max(zero, x)),
-          select(x < zero, slope * unshift, fused_add(slope, -unshift, splat<T>(1)))};
+  const Vec<T> zero{}, s = slope * kUnshift<T>;
+  return {fused_add(below, splat<T>(-kUnshift<T>), max(zero, x)), select(x < zero, s, T(1) - s)};
 }
 
 // F(x) = 1 / (1 + exp(-s(x))), given e = exp(-s(t)) and t s'(t) as a pair:

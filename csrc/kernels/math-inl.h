@@ -296,6 +296,13 @@ GRADCORE_INLINE Vec<T> quotient(Vec<T> n, Vec<T> n_lo, const Divisor<T> &d) {
   return fused_add(-excess, d.inverse, q);
 }
 
+// n / d with an inverse that may be rough: a relative error of 2^-14 leaves 2^-28.
+template <class T>
+GRADCORE_INLINE Vec<T> quotient(Vec<T> n, Vec<T> d, Vec<T> inverse) {
+  const Vec<T> q = n * inverse;
+  return fused_add(-fused_subtract(q, d, n), inverse, q);
+}
+
 // value + value_lo with its inverse to 0.57 ULP.
 template <class T>
 GRADCORE_INLINE Divisor<T> divisor_of(Vec<T> value, Vec<T> value_lo) {
@@ -342,7 +349,7 @@ GRADCORE_INLINE Vec<T> mills(Vec<T> t, Vec<T> t2) {
   const Vec<T> p = horner_pairs<T>(t, t2, C::kMillsP);
   const Vec<T> rest = fused_add(t, horner_pairs<T>(t, t2, C::kMillsU), p + p);
   const Vec<T> q = fused_add(t + t, p, rest);
-  return quotient<T>(p, Vec<T>{}, {q, Vec<T>{}, rough_inverse(q)});
+  return quotient<T>(p, q, rough_inverse(q));
 }
 
 }  // namespace gradcore::GRADCORE_TARGET
