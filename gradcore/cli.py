@@ -144,7 +144,11 @@ def _add_analyze(commands: Any) -> None:
     _add_design(analyze)
     losses = (*_data.CLASS_LOSSES, *_data.VALUE_LOSSES)
     add("--loss", choices=losses, metavar="NAME", help=f"{', '.join(losses)} (default: by the target)")
-    add("--optimizer", choices=OPTIMIZERS, help="judge for this optimizer (default: plain SGD)")
+    add(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        help="judge for this optimizer (default: plain SGD at a rate that suits the net)",
+    )
     add("--lr", type=float, help="its learning rate (default: 0.1 for sgd, 1e-3 for the others)")
     add("--batch-size", type=_count, default=128, metavar="N", help="rows a batch (default 128)")
     add("--batches", type=_count, default=8, metavar="N", help="batches to measure (default 8)")

@@ -152,6 +152,27 @@ def test_shallow_nets_have_no_slope():
     assert "fewer than two hidden layers" in str(prediction)
 
 
+@pytest.mark.parametrize("rows", [2, 3])
+def test_batch_norm_over_a_few_rows_has_no_theory(rows, tmp_path):
+    """(B - 2) / (B - 3): the mean of 1 / variance of so few rows does not exist."""
+    prediction = gc.predict(WIDTHS, normalization="batch", batch_size=rows)
+    assert not prediction.valid and np.isnan(prediction.slope) and prediction.departs == ()
+    assert f"There is none: the variance of {rows} rows" in str(prediction)
+    prediction.save_html(tmp_path / "page.html")
+    assert gc.predict(WIDTHS, normalization="batch", batch_size=4).valid
+    assert gc.predict(WIDTHS, normalization="layer", batch_size=1).valid
+
+
+def test_batch_norm_over_three_rows_is_said_to_have_no_limit():
+    net = gc.MLP([10] + [32] * 10 + [3], normalization="batch")
+    rng = np.random.default_rng(0)
+    report = gc.analyze(net, rng.standard_normal((120, 10)), rng.integers(0, 3, 120), batch_size=3)
+    finding = next(f for f in report.findings if f.cause == "batch_norm")
+    assert "deviation of 3 rows, which chance brings near to zero, has no limit" in finding.explanation
+    assert "larger batches limit it" in finding.explanation and not report.prediction.valid
+    assert "No mean-field prediction: the variance of 3 rows" in str(report)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -160,6 +181,11 @@ def test_shallow_nets_have_no_slope():
         ({"bias_var": -0.1}, ValueError, "bias_var"),
         ({"input_square": 0.0}, ValueError, "input_square"),
         ({"batch_size": 0}, ValueError, "batch_size"),
+        (
+            {"batch_size": 1, "normalization": "batch"},
+            ValueError,
+            "batch_size, for batch norm: expected a whole number >= 2",
+        ),
         ({"activation": "rleu"}, ValueError, "activation: expected one of"),
         ({"activation": ["relu"]}, ValueError, "activation: expected one name or 30"),
         ({"normalization": "group"}, ValueError, "normalization"),

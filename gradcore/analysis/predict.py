@@ -82,7 +82,7 @@ def predict(
         activation, normalization, residual, init: as `gc.MLP` takes them and with its defaults, for widths.
         weight_var: variance of the weights times fan_in of every layer, instead of the design's own.
         bias_var: variance of the biases, likewise; 0 for widths.
-        batch_size: rows of a batch; it matters to batch norm alone.
+        batch_size: rows of a batch; it matters to batch norm alone, for which there is no theory below four.
         input_square: mean square of the inputs; 1 for standardized ones.
 
     Returns:
@@ -99,6 +99,8 @@ def predict(
     if bias_var is not None:
         biases = np.full(len(biases), _check.non_negative(bias_var, "bias_var"))
         config |= {"bias_var": float(bias_var)}
+    if config["normalization"] == "batch":
+        _check.integer(batch_size, "batch_size, for batch norm", 2)
     return expected_profile(
         config,
         weights,
@@ -156,7 +158,9 @@ def expected_profile(
     low, high = stack.delta_log - band, stack.delta_log + 0.5 * stack.spread + band
     measured = np.full(stack.depth, np.nan) if measured_log is None else np.asarray(measured_log, dtype=np.float64)
     margin = 0.5 + 0.05 * np.abs(stack.delta_log)  # approximations of the theory itself: 5 % of the change
-    departs = np.flatnonzero((measured < low - margin) | (measured > high + margin))
+    limit = _deep_limit(stack)
+    outside = (measured < low - margin) | (measured > high + margin)
+    departs = np.flatnonzero(outside & limit.get("valid", True))
     return Prediction(
         preact_var=stack.q,
         chi=stack.chi,
@@ -168,7 +172,7 @@ def expected_profile(
         correlation=stack.correlation,
         config=dict(config),
         batch_size=batch_size,
-        **_deep_limit(stack),
+        **limit,
     )
 
 
@@ -253,12 +257,12 @@ def _deep_limit(stack: _Stack) -> dict[str, Any]:
     """What the deepest hidden layers would do if they went on for ever."""
     hidden = stack.depth - 1
     if hidden < 2:
-        return {
-            **dict.fromkeys(("q_star", "chi_star", "critical_gain", "slope"), math.nan),
-            **dict.fromkeys(("depth_scale", "trainable_depth", "carried_depth"), math.inf),
-            "valid": False,
-            "note": "fewer than two hidden layers have no depth to carry a slope over",
-        }
+        return _no_theory("fewer than two hidden layers have no depth to carry a slope over")
+    if stack.normalization == "batch" and math.isinf(theory.finite_batch_factor(stack.batch_size)):
+        return _no_theory(
+            f"the variance of {stack.batch_size} rows comes so near to zero by chance that the growth of the gradient "
+            "under batch norm has no mean; four rows a batch are the least"
+        )
     name, weight_var = stack.activations[-1], float(stack.weight_var[hidden - 1])
     slope = float((stack.delta_log[0] - stack.delta_log[hidden - 1]) / (hidden - 1))
     drift = 0.5 * float(stack.spread[0] - stack.spread[hidden - 1]) / (hidden - 1)  # chance, which is no slope
@@ -283,6 +287,15 @@ def _deep_limit(stack: _Stack) -> dict[str, Any]:
         "critical_gain": _critical_gain(stack, name, float(stack.bias_var[hidden - 1])),
         "carried_depth": theory.carried_depth(math.exp(min(slope + drift, 700.0))),
         "slope": slope,
+    }
+
+
+def _no_theory(why: str) -> dict[str, Any]:
+    return {
+        **dict.fromkeys(("q_star", "chi_star", "critical_gain", "slope"), math.nan),
+        **dict.fromkeys(("depth_scale", "trainable_depth", "carried_depth"), math.inf),
+        "valid": False,
+        "note": why,
     }
 
 

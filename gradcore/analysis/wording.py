@@ -129,11 +129,15 @@ def exploding_cause(subject: Subject, cause: str) -> str:
     factors = {name: math.exp(value) for name, value in hidden_factors(subject).items()}
     names = sorted(set(subject.measurement.config["activation"]))
     if cause == "batch_norm":
-        growth = theory.batch_norm_growth(names[0], subject.measurement.batch_size)
+        rows = subject.measurement.batch_size
+        growth = theory.batch_norm_growth(names[0], rows)
+        gives = f"gives {factor(growth)} a layer for {names[0]} at this batch size whatever the weights, so the growth"
+        if math.isinf(growth):
+            gives = f"of {rows} rows, which chance brings near to zero, has no limit to what it gives; the growth"
         return (
             "Batch norm keeps the forward signal in range and makes the backward one grow: dividing by the standard "
-            f"deviation gives {factor(growth)} a layer for {names[0]} at this batch size whatever the weights, so "
-            "the growth compounds with depth. Skip connections stop it; fewer layers limit it."
+            f"deviation {gives} compounds with depth. Skip connections stop it; "
+            f"{'larger batches' if math.isinf(growth) else 'fewer layers'} limit it."
         )
     if cause == "weight_scale":
         return (

@@ -137,6 +137,9 @@ def net_words(config: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, [*parts, config.get("dtype")]))
 
 
+_NO_OPTIMIZER = "plain SGD at a rate that suits it"
+
+
 def conditions_line(report: Report) -> str:
     """One line that says how it was measured and for which optimizer it is judged."""
     conditions = report.conditions
@@ -146,7 +149,7 @@ def conditions_line(report: Report) -> str:
         parts.append(f"{conditions['batches']} batches" + (f" of {rows} rows" if rows else ""))
     parts.append(f"loss {number(report.loss, 3)}")
     # settings that are off say nothing about what was judged
-    optimizer = re.sub(r", \w+=(False|0\.0)\b", "", conditions.get("optimizer") or "plain SGD")
+    optimizer = re.sub(r", \w+=(False|0\.0)\b", "", conditions.get("optimizer") or _NO_OPTIMIZER)
     parts.append(f"judged for {optimizer}")
     return ", ".join(filter(None, parts))
 
