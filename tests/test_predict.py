@@ -164,7 +164,7 @@ def test_batch_norm_over_a_few_rows_has_no_theory(rows, tmp_path):
 
 
 def test_batch_norm_over_three_rows_is_said_to_have_no_limit():
-    net = gc.MLP([10] + [32] * 10 + [3], normalization="batch")
+    net = gc.MLP([10] + [32] * 20 + [3], normalization="batch")
     rng = np.random.default_rng(0)
     report = gc.analyze(net, rng.standard_normal((120, 10)), rng.integers(0, 3, 120), batch_size=3)
     finding = next(f for f in report.findings if f.cause == "batch_norm")
