@@ -160,7 +160,8 @@ def array(value: object, name: str) -> Array:
     Takes NumPy arrays, whatever has `__array__` or the buffer protocol (pandas, memoryview, array.array),
     `__dlpack__` (torch, jax, cupy on the host), and nested sequences of numbers.
     """
-    if not isinstance(value, np.ndarray):
+    if type(value) is not np.ndarray:
+        _unmasked(value, name)
         try:
             value = _as_array(value)
         except Exception as error:
@@ -170,6 +171,13 @@ def array(value: object, name: str) -> Array:
     if value.dtype.kind not in "fiub":
         raise TypeError(f"{name}: expected real numbers, got dtype {value.dtype}")
     return value
+
+
+def _unmasked(value: object, name: str) -> None:
+    """No masked entries: what is under a mask would be computed with."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        masked = int(np.ma.getmaskarray(value).sum())
+        raise ValueError(f"{name}: expected an array without masked entries, got {masked} of {value.size}")
 
 
 def _as_array(value: Any) -> Array:
@@ -241,6 +249,7 @@ def labels(values: Array, name: str, classes: int) -> None:
 
 def writable(value: object, name: str) -> Array:
     """An array that shares the memory of `value`, C-contiguous float32 or float64, to be changed in place."""
+    _unmasked(value, name)
     try:
         values = _shared(value)
     except Exception as error:

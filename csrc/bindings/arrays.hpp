@@ -56,10 +56,13 @@ inline py::ssize_t item_size(int32_t dtype) {
   return dtype == GRADCORE_FLOAT64 ? py::ssize_t{sizeof(double)} : py::ssize_t{sizeof(float)};
 }
 
-// Native byte order, aligned, and of exactly this NumPy type number.
+// Native byte order, aligned, and of exactly this NumPy type number. Subclasses are looked at by the Python layer: a mask
+// says that some entries are none.
 inline bool has_type_number(const py::array &array, int number) {
   const py::dtype type = array.dtype();
-  return type.num() == number && type.byteorder() == '=' &&
+  const bool plain = reinterpret_cast<PyObject *>(Py_TYPE(array.ptr())) ==
+                     reinterpret_cast<PyObject *>(py::detail::npy_api::get().PyArray_Type_);
+  return plain && type.num() == number && type.byteorder() == '=' &&
          (array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
 }
 
