@@ -56,8 +56,8 @@ inline py::ssize_t item_size(int32_t dtype) {
   return dtype == GRADCORE_FLOAT64 ? py::ssize_t{sizeof(double)} : py::ssize_t{sizeof(float)};
 }
 
-// Native byte order, aligned, and of exactly this NumPy type number. Subclasses are looked at by the Python layer: a mask
-// says that some entries are none.
+// Native byte order, aligned, and of exactly this NumPy type number. Subclasses are looked at by the Python layer: a
+// mask says that some entries are none.
 inline bool has_type_number(const py::array &array, int number) {
   const py::dtype type = array.dtype();
   const bool plain = reinterpret_cast<PyObject *>(Py_TYPE(array.ptr())) ==
