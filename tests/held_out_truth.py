@@ -16,10 +16,11 @@ The truth:
 non_finite   a number lies ten times beyond the dtype's range, or a parameter is no number.
 vanishing    the norm falls by more than SICK over depth (mean and two standard errors), and training fails.
 exploding    it grows by more than SICK so, and training fails; or the loss rises DIVERGED-fold within SHORT steps of its
-             own optimizer; or such a step is larger than the weights of some layer, and training fails.
+             own optimizer, or such a step is larger than the weights of some layer, and training fails.
 healthy      its norm changes by less than SOUND, and training learns.
-Anything else is nobody's truth: between SOUND and SICK, a level profile that does not train, a steep one that
-does, one that rises and falls by more than SICK, or falls while steps are too large; a control that does not learn.
+Anything else is nobody's truth: between SOUND and SICK, a level profile that does not train, a steep one or a loss
+thrown up that does, a profile that rises and falls by more than SICK, or falls while steps are too large; a control that
+does not learn.
 
 Causes are found by intervention: what alone brings the profile (or the training) back is a right cause.
 """
@@ -80,7 +81,7 @@ def truth_of(design):
     if peak > largest / 1e4:
         return Truth(None, (), f"at the edge of the range: {peak:.1e}")
     if diverges(design):
-        return Truth("exploding", step_causes(design, log_ratio), "diverges", log_ratio, error)
+        return _diverging(design, log_ratio, error)
     replaced = largest_step(design) > 1.0
     if min(profile.rise, profile.fall) > SICK:
         return Truth(None, (), f"rises and falls: {profile.rise:.1f}, {profile.fall:.1f}", log_ratio, error)
@@ -103,6 +104,14 @@ def truth_of(design):
         lost = profile.least < ROUNDED_AWAY[design.dtype]
         return Truth(verdict, (*causes, "precision") if lost else causes, *evidence)
     return Truth(None, (), ("level, not trained: " if level else "steep, trained: ") + evidence[0], *evidence[1:])
+
+
+def _diverging(design, log_ratio, error):
+    """The truth of a loss that is thrown up: what learns all the same is not sick."""
+    progress = progress_of(design)
+    if progress < FAILS:
+        return Truth("exploding", step_causes(design, log_ratio), "diverges", log_ratio, error, progress)
+    return Truth(None, (), f"thrown up, not failed: progress {progress:.2f}", log_ratio, error, progress)
 
 
 # ---- the profile in float64 ------------------------------------------------------------------

@@ -103,7 +103,7 @@ def test_what_rehearsed_steps_give_away(losses, update, words):
     measurement, _ = measure_and_rehearse(case, Thresholds(), None)
     rehearsal = Rehearsal(1e-3, np.array(losses, float), np.ones(8), np.array([0.1, np.inf, update, 0.1, 0.1]))
     subject = examine(case, replace(measurement, rehearsal=rehearsal), Thresholds())
-    findings = checks.large_steps(subject, explained=False)
+    findings = checks.large_steps(subject, vanishing=False)
     assert [finding.cause for finding in findings] == ["learning_rate"] * bool(words)
     assert not words or words in findings[0].explanation
 

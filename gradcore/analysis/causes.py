@@ -231,18 +231,23 @@ def of_saturation(subject: Subject, layer: int) -> str:
 def of_large_step(subject: Subject, *, scaled_loss: bool) -> str:
     """Why steps are too large where the profile is level: the scale of data or weights, or the learning rate.
 
+    The data is to blame where the steps are fine at its unit scale, as tried by `outlook`, or else by its size.
     scaled_loss: whether the loss began far above that of a constant guess. Weights that are too large show there:
     in a level profile they enlarge the steps by no more than they enlarge the output.
     """
-    scales = {
-        "input_scale": math.sqrt(subject.measurement.input_square),
-        "target_scale": target_scale(subject),
-    }
-    cause = max(scales, key=lambda name: scales[name])
-    if scales[cause] > subject.limits.input_scale:
+    outlook = subject.measurement.outlook
+    scaled = scales_of_data(subject)
+    cause = max(scaled, key=lambda name: scaled[name], default="") if outlook is None else outlook.calmed_by
+    if cause:
         return cause
     plain = subject.measurement.config["normalization"] is None
     return "weight_scale" if plain and scaled_loss and weight_excess(subject) > LARGE_EXCESS else "learning_rate"
+
+
+def scales_of_data(subject: Subject) -> dict[str, float]:
+    """Root mean squares of inputs and targets that are far above one, by the cause that they are."""
+    scales = {"input_scale": math.sqrt(subject.measurement.input_square), "target_scale": target_scale(subject)}
+    return {name: scale for name, scale in scales.items() if scale > subject.limits.input_scale}
 
 
 def target_scale(subject: Subject) -> float:

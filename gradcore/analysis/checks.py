@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from . import causes, wording
-from .measure import Case, Outlook
+from .measure import Case
 from .report import Finding, LayerRecord
 from .slope import GAUSS_95, half_interval
 from .subject import SMALLEST_NORMAL, Subject
@@ -33,54 +34,66 @@ def loss_output(subject: Subject) -> list[Finding]:
 # ---- step sizes ----
 
 
-def large_steps(subject: Subject, *, explained: bool) -> list[Finding]:
-    """Steps that throw the loss up, or that are large and for nothing, as rehearsed on a copy."""
-    rehearsal = subject.measurement.rehearsal
-    if explained or rehearsal is None:
+def large_steps(subject: Subject, *, vanishing: bool) -> list[Finding]:
+    """Steps that throw the loss up, or that are large and for nothing, as tried on copies.
+
+    vanishing: whether the gradient does. Then weights that a step replaces do not count: any step does that where they
+    are too small, and that nothing is learned has its reason.
+    """
+    rehearsal, outlook, limit = subject.measurement.rehearsal, subject.measurement.outlook, subject.limits.diverged
+    doubt = steps_in_doubt(subject)
+    if rehearsal is None or doubt is None or (vanishing and doubt.replacing):
         return []
-    losses, limit = rehearsal.losses, subject.limits.diverged
-    first, peak, guess = float(losses[0]), float(np.max(losses)), no_skill_loss(subject)
-    update = float(np.max(rehearsal.update_ratio, where=np.isfinite(rehearsal.update_ratio), initial=0.0))
-    no_lower, later = _no_lower(losses), float(np.mean(losses[len(losses) // 2 :]))
-    if not peak <= limit * max(first, guess):
-        what = f"within {len(losses)} of them the loss goes from {first:.3g} to {peak:.3g}."
-    elif subject.case.optimizer is None:
+    recovered = outlook is not None and learned(subject, outlook.losses)
+    if doubt.falling and (outlook is None or recovered):
         return []
-    elif update > subject.limits.largest_update and (no_lower or later > limit * guess):
-        what = f"the first changes the weights of a layer by {wording.factor(update)} of their size, so replaces them, "
-        what += f"and in {len(losses)} steps the loss goes from {first:.3g} to {later:.3g}."
-    elif no_lower and first > limit * guess:
-        what = f"the loss is {wording.factor(first / guess)} times that of a constant guess and does not fall."
-    else:
-        return []
+    first, guess = float(rehearsal.losses[0]), no_skill_loss(subject)
     cause = causes.of_large_step(subject, scaled_loss=first > limit * guess)
-    text = f"Steps of {subject.optimizer_name} at lr {rehearsal.lr:g} are too large: {what} "
+    text = f"Steps of {subject.optimizer_name} at lr {rehearsal.lr:g} are too large: {doubt.what} "
     text += f"{wording.input_sentence(subject)} {_LARGE_STEP[cause]}"
-    evidence = {"lr": rehearsal.lr, "first_loss": first, "highest_loss": peak, "largest_update": update}
-    recovered = _recovered(subject)
-    if recovered:
-        text += " " + recovered
+    peak = float(np.max(rehearsal.losses))
+    evidence = {"lr": rehearsal.lr, "first_loss": first, "highest_loss": peak, "largest_update": doubt.update}
+    if outlook is not None and recovered:
+        text += f" Within {len(outlook.losses)} steps the loss comes down again, to "
+        text += f"{wording.factor(_later(outlook.losses))}: these large steps find flatter ground, and the net learns."
     every = tuple(range(subject.depth))
     return [Finding("exploding", "info" if recovered else "critical", every, cause, text, evidence)]
 
 
-def _recovered(subject: Subject) -> str:
-    """A sentence where further steps bring the loss below that of a constant guess, beyond the noise of batches.
+@dataclass(frozen=True)
+class Doubt:
+    """What rehearsed steps do that makes them look too large.
 
-    Such a catapult lifts the loss by no more than about the number n of units in a layer: outputs of size sqrt(n)
-    are what bends the loss enough to end it (Lewkowycz et al. 2020, section 2). Beyond that it has left its ground.
+    update: |dW| / |W|, the largest. replacing: by its size alone, at a loss near that of a constant guess or below.
+    falling: the loss does fall, so that only more steps can tell.
     """
-    rehearsal, outlook = subject.measurement.rehearsal, subject.measurement.outlook
-    if rehearsal is None or outlook is None or not _learned(subject, outlook):
-        return ""
-    units = max(subject.measurement.config["widths"][1:-1], default=1)
-    if float(np.max(rehearsal.losses)) > units * max(float(rehearsal.losses[0]), no_skill_loss(subject)):
-        return ""
-    steps, later = len(outlook.losses), wording.factor(_later(outlook.losses))
-    return (
-        f"Within {steps} steps the loss comes down again, to {later}: these large steps find flatter ground, and the "
-        "net learns."
-    )
+
+    what: str
+    update: float
+    replacing: bool = False
+    falling: bool = False
+
+
+def steps_in_doubt(subject: Subject) -> Doubt | None:
+    """Whether the rehearsed steps look too large, and why."""
+    rehearsal, limit = subject.measurement.rehearsal, subject.limits.diverged
+    if rehearsal is None:
+        return None
+    losses, guess = rehearsal.losses, no_skill_loss(subject)
+    first, peak, later = float(losses[0]), float(np.max(losses)), _later(losses)
+    update = float(np.max(rehearsal.update_ratio, where=np.isfinite(rehearsal.update_ratio), initial=0.0))
+    if not peak <= limit * max(first, guess):
+        what = f"within {len(losses)} of them the loss goes from {first:.3g} to {peak:.3g}."
+        return Doubt(what, update)
+    if update > subject.limits.largest_update:
+        what = f"the first changes the weights of a layer by {wording.factor(update)} of their size, so replaces them, "
+        what += f"and in {len(losses)} steps the loss goes from {first:.3g} to {later:.3g}."
+        quiet = later <= limit * guess
+        return Doubt(what, update, replacing=quiet, falling=quiet and not _no_lower(losses))
+    if subject.case.optimizer is not None and _no_lower(losses) and first > limit * guess > 0.0:
+        what = f"the loss is {wording.factor(first / guess)} times that of a constant guess and does not fall."
+        return Doubt(what, update)
+    return None
 
 
 def _later(losses: np.ndarray) -> float:
@@ -88,15 +101,15 @@ def _later(losses: np.ndarray) -> float:
     return float(np.mean(losses[len(losses) // 2 :]))
 
 
-def _learned(subject: Subject, outlook: Outlook) -> bool:
-    """Whether the later steps of an outlook do better than a constant guess, beyond the noise of batches.
+def learned(subject: Subject, losses: np.ndarray) -> bool:
+    """Whether the second half of some steps' losses is below that of a constant guess, beyond the noise of batches.
 
     The guess itself scores on N rows within about 1 / sqrt(N) of its loss.
     """
-    later, guess = outlook.losses[len(outlook.losses) // 2 :], no_skill_loss(subject)
+    later, guess = losses[len(losses) // 2 :], no_skill_loss(subject)
     rows = len(later) * min(subject.case.batch_size, len(subject.case.x))
     noise = max(half_interval(later), GAUSS_95 * guess / math.sqrt(rows))
-    return outlook.slope is not None and float(later.mean()) + noise < guess
+    return bool(np.isfinite(losses).all()) and float(later.mean()) + noise < guess
 
 
 def scale_to_unlearn(subject: Subject, *, explained: bool) -> list[Finding]:
@@ -108,12 +121,12 @@ def scale_to_unlearn(subject: Subject, *, explained: bool) -> list[Finding]:
     if explained or not cause or outlook is None:
         return []
     first, guess, later = subject.measurement.loss, no_skill_loss(subject), _later(outlook.losses)
-    text = f"The loss of {wording.factor(first)} is {wording.factor(first / guess)} times that of a constant guess. "
+    text = f"The loss of {wording.factor(first)} is far above that of a constant guess, {wording.factor(guess)}. "
     text += f"{_SCALE_TO_UNLEARN[cause]} {wording.input_sentence(subject)} "
     text += f"{len(outlook.losses)} steps of {subject.optimizer_name} at lr {subject.lr:g} take the loss to "
     text += f"{wording.factor(later)}, "
     loud = not later < subject.limits.diverged * guess
-    if _learned(subject, outlook):
+    if learned(subject, outlook.losses):
         severity, text = "info", text + "so it can live with that."
     elif cause == "weight_scale" and not loud:
         severity, text = "info", text + "which undoes most of that scale."

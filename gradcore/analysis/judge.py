@@ -56,8 +56,8 @@ def _findings(subject: Subject) -> list[Finding]:
     if subject.loss_is_zero:
         return [_nothing_left(subject), *checks.unscaled_input(subject)]
     travelling = [*zero_gradient(subject), *gradient_slope(subject)]
-    exploding = any(finding.kind == "exploding" and finding.severity != "info" for finding in travelling)
-    large = checks.large_steps(subject, explained=exploding)
+    found = verdict_of(travelling)
+    large = [] if found == "exploding" else checks.large_steps(subject, vanishing=found == "vanishing")
     return [
         *travelling,
         *large,

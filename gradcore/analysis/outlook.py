@@ -10,11 +10,12 @@ what it can make good, or the net has lost what tells its inputs apart (`judge.s
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from . import checks
+from . import causes, checks
 from . import measure as measuring
 from .judge import beyond_band, rescaled
 from .measure import Case, Outlook, Progress, harmless
@@ -22,7 +23,7 @@ from .propagation import difference
 from .slope import estimate
 from .subject import Subject
 
-# Steps after which a rate that finds flatter ground has found it: eight times those that were rehearsed.
+# Steps after which a rate that finds flatter ground has found it, or is on its way: eight times those rehearsed.
 RECOVERY_STEPS = 8 * measuring.REHEARSAL_STEPS
 # Steps at most: a smaller rate, which would need more to write the weights anew, is left undecided.
 MOST_STEPS = 1000
@@ -34,12 +35,25 @@ def look_ahead(subject: Subject, progress: Progress | None = None) -> Outlook | 
     case = subject.case
     if case.optimizer is None:
         return None
-    steps = 0
-    if checks.large_steps(subject, explained=False):
-        steps = RECOVERY_STEPS
-    elif (rescaled(subject) and beyond_band(subject.slope) < 0) or checks.error_of_scale(subject):
+    if checks.steps_in_doubt(subject) is not None:
+        return _outlook(subject, RECOVERY_STEPS, progress, patient=True, calmed_by=_calmed_by(subject))
+    if (rescaled(subject) and beyond_band(subject.slope) < 0) or checks.error_of_scale(subject):
         steps = math.ceil(_rewriting_steps(case))
-    return _outlook(subject, steps, progress) if 0 < steps <= MOST_STEPS else None
+        return _outlook(subject, steps, progress) if 0 < steps <= MOST_STEPS else None
+    return None
+
+
+def _calmed_by(subject: Subject) -> str:
+    """Which of the data's scales alone makes the steps too large: they are rehearsed with it divided out."""
+    for cause, scale in causes.scales_of_data(subject).items():
+        name = {"input_scale": "x", "target_scale": "target"}[cause]
+        values = getattr(subject.case, name)
+        case = replace(subject.case, **{name: (values / scale).astype(values.dtype)})
+        rehearsal = measuring.rehearse(case, case.net.copy())
+        trial = replace(subject, case=case, measurement=replace(subject.measurement, rehearsal=rehearsal))
+        if checks.steps_in_doubt(trial) is None:
+            return cause
+    return ""
 
 
 def _rewriting_steps(case: Case) -> float:
@@ -50,19 +64,31 @@ def _rewriting_steps(case: Case) -> float:
     return float(np.median(sizes)) / case.step_size
 
 
-def _outlook(subject: Subject, steps: int, progress: Progress | None) -> Outlook:
+def _outlook(
+    subject: Subject, steps: int, progress: Progress | None, *, patient: bool = False, calmed_by: str = ""
+) -> Outlook:
+    """patient: as many steps again, time after time, while the loss comes down and the net has not learned."""
     case, net = subject.case, subject.case.net.copy()
     optimizer = case.optimizer_for(net, keep_state=case.trained)
-    losses = _train(case, net, optimizer, steps, progress)
-    if not np.isfinite(losses).all():
-        return Outlook(losses, None, math.nan)
-    slope = estimate(measuring.measure(case, net), subject.limits.norm_ratio, trained=True)
-    return Outlook(losses, slope, difference(net, case.x[case.rows[0]]))
-
-
-def _train(case: Case, net: Any, optimizer: Any, steps: int, progress: Progress | None) -> np.ndarray:
-    """Losses of steps on random batches; ends with the first that is not finite."""
     rng = np.random.default_rng((case.seed, 3))
+    losses = _train(case, net, optimizer, rng, steps, progress)
+    while patient and 2 * len(losses) <= MOST_STEPS and _comes_down(losses) and not checks.learned(subject, losses):
+        losses = np.concatenate((losses, _train(case, net, optimizer, rng, len(losses), progress)))
+    if not np.isfinite(losses).all():
+        return Outlook(losses, None, math.nan, calmed_by)
+    slope = estimate(measuring.measure(case, net), subject.limits.norm_ratio, trained=True)
+    return Outlook(losses, slope, difference(net, case.x[case.rows[0]]), calmed_by)
+
+
+def _comes_down(losses: np.ndarray) -> bool:
+    half = len(losses) // 2
+    return bool(np.isfinite(losses).all()) and float(losses[half:].mean()) < float(losses[:half].mean())
+
+
+def _train(
+    case: Case, net: Any, optimizer: Any, rng: np.random.Generator, steps: int, progress: Progress | None
+) -> np.ndarray:
+    """Losses of steps on random batches; ends with the first that is not finite."""
     losses: list[float] = []
     for done in range(steps):
         if progress is not None:
