@@ -12,7 +12,7 @@ from gradcore.analysis.measure import Outlook, Rehearsal
 from gradcore.analysis.propagation import difference
 from zoo_data import net_on
 
-pytest.importorskip("sklearn")
+load_digits = pytest.importorskip("sklearn.datasets").load_digits
 
 
 def first(report):
@@ -149,6 +149,20 @@ def test_data_is_to_blame_where_steps_on_scaled_data_are_fine(rate, cause):
     net, x, target, how = net_on("digits", 4, 48, activation="relu")
     report = gc.analyze(net, 100.0 * x, target, optimizer=gc.optim.SGD(net, lr=rate), **how)
     assert report.verdict == "exploding" and first(report).cause == cause
+
+
+@pytest.mark.parametrize(("activation", "rate", "verdict"), [
+    ("tanh", {"lr": 1.0}, "exploding"),  # 17 after seven steps, 50 after twenty
+    ("relu", {"lr": 0.5, "momentum": 0.99}, "exploding"),
+    ("tanh", {"lr": 0.3}, "healthy"),
+    ("relu", {"lr": 0.3}, "healthy"),
+])  # fmt: skip
+def test_a_rate_that_diverges_later_than_it_was_rehearsed_is_found(activation, rate, verdict):
+    pixels, labels = load_digits(return_X_y=True)
+    net = gc.MLP([64, 128, 128, 128, 128, 10], activation=activation)
+    report = gc.analyze(net, pixels / 8.0 - 1.0, labels, optimizer=gc.optim.SGD(net, **rate))
+    assert report.verdict == verdict
+    assert verdict == "healthy" or first(report).cause == "learning_rate"
 
 
 def test_steps_that_replace_weights_are_judged_by_what_more_of_them_learn():

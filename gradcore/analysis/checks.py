@@ -47,6 +47,8 @@ def large_steps(subject: Subject, *, vanishing: bool) -> list[Finding]:
     recovered = outlook is not None and learned(subject, outlook.losses)
     if doubt.falling and (outlook is None or recovered):
         return []
+    if doubt.rising and (vanishing or outlook is None or not diverged(subject, outlook.losses)):
+        return []
     first, guess = float(rehearsal.losses[0]), no_skill_loss(subject)
     cause = causes.of_large_step(subject, scaled_loss=first > limit * guess)
     text = f"Steps of {subject.optimizer_name} at lr {rehearsal.lr:g} are too large: {doubt.what} "
@@ -65,13 +67,14 @@ class Doubt:
     """What rehearsed steps do that makes them look too large.
 
     update: |dW| / |W|, the largest. replacing: by its size alone, at a loss near that of a constant guess or below.
-    falling: the loss does fall, so that only more steps can tell.
+    falling: the loss does fall, so that only more steps can tell. rising: it rises, but not far: the same.
     """
 
     what: str
     update: float
     replacing: bool = False
     falling: bool = False
+    rising: bool = False
 
 
 def steps_in_doubt(subject: Subject) -> Doubt | None:
@@ -93,6 +96,11 @@ def steps_in_doubt(subject: Subject) -> Doubt | None:
     if subject.case.optimizer is not None and _no_lower(losses) and first > limit * guess > 0.0:
         what = f"the loss is {wording.factor(first / guess)} times that of a constant guess and does not fall."
         return Doubt(what, update)
+    base = max(subject.measurement.loss, guess)
+    noise = _noise_of_loss(subject, base, len(losses) - len(losses) // 2)
+    if subject.case.optimizer is not None and _no_lower(losses) and later > base + noise:
+        what = f"in {len(losses)} of them the loss goes from {first:.3g} to {later:.3g}, and so on with more."
+        return Doubt(what, update, rising=True)
     return None
 
 
@@ -102,14 +110,20 @@ def _later(losses: np.ndarray) -> float:
 
 
 def learned(subject: Subject, losses: np.ndarray) -> bool:
-    """Whether the second half of some steps' losses is below that of a constant guess, beyond the noise of batches.
-
-    The guess itself scores on N rows within about 1 / sqrt(N) of its loss.
-    """
+    """Whether the second half of some steps' losses is below that of a constant guess, beyond the noise of batches."""
     later, guess = losses[len(losses) // 2 :], no_skill_loss(subject)
-    rows = len(later) * min(subject.case.batch_size, len(subject.case.x))
-    noise = max(half_interval(later), GAUSS_95 * guess / math.sqrt(rows))
+    noise = max(half_interval(later), _noise_of_loss(subject, guess, len(later)))
     return bool(np.isfinite(losses).all()) and float(later.mean()) + noise < guess
+
+
+def diverged(subject: Subject, losses: np.ndarray) -> bool:
+    """Whether it is far above both the loss that the net began with and that of a constant guess."""
+    return not _later(losses) <= subject.limits.diverged * max(subject.measurement.loss, no_skill_loss(subject))
+
+
+def _noise_of_loss(subject: Subject, loss: float, steps: int) -> float:
+    """Half width of the 95 % interval of a loss over some batches: on N rows within about 1 / sqrt(N) of it."""
+    return GAUSS_95 * loss / math.sqrt(steps * min(subject.case.batch_size, len(subject.case.x)))
 
 
 def scale_to_unlearn(subject: Subject, *, explained: bool) -> list[Finding]:
