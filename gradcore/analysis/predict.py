@@ -5,6 +5,11 @@ its output h_l. Per unit of delta_{l+1}, with f the share of random signs (see m
 
     G_l     = weight_var_{l+1} |delta_{l+1}|^2   (+ G_{l+1} where block l + 1 has a skip connection)   (P.1)
     delta_l = G_l E[phi'^2] / Var z_l  (the variance only with normalization)                          (P.2)
+
+(P.1) takes the gradient for independent of the weights it passes. Around activations with a mean, skip connections
+without normalization make it depend on them: the stream and the gradient turn towards each other (for ReLU, G.h is the
+same in all layers), and gradients grow faster than this, at 30 residual ReLU layers of 128 units by a factor of e^27 in
+place of e^20.
 """
 
 from __future__ import annotations
