@@ -99,7 +99,7 @@ def steps_in_doubt(subject: Subject) -> Doubt | None:
     base = max(subject.measurement.loss, guess)
     noise = _noise_of_loss(subject, base, len(losses) - len(losses) // 2)
     if subject.case.optimizer is not None and _no_lower(losses) and later > base + noise:
-        what = f"in {len(losses)} of them the loss goes from {first:.3g} to {later:.3g}, and so on with more."
+        what = f"in {len(losses)} of them the loss goes from {first:.3g} to {later:.3g}, and stays up with more."
         return Doubt(what, update, rising=True)
     return None
 
