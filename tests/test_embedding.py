@@ -250,7 +250,7 @@ def check_control_loop(out):
 def test_readme_program(compile_program, tmp_path):
     source = tmp_path / "program.c"
     source.write_text(re.search(r"```c\n(.*?)```", (native.ROOT / "README.md").read_text(), re.DOTALL)[1])
-    loss, *outputs = map(float, re.findall(r"[\d.]+(?:e-\d+)?", native.run(compile_program(source))))
+    loss, *outputs = map(float, re.findall(r"[\d.]+(?:e[+-]\d+)?", native.run(compile_program(source))))
     assert loss < 1e-3
     assert np.round(outputs).tolist() == [0, 1, 1, 0]
 
