@@ -52,8 +52,8 @@ struct ValueGrad {
 };
 
 // Every activation is taken in two steps, parts = begin(x) and both(x, parts): on several vectors at a time, first the
-// one, then the other. A CPU looks ahead some 128 operations, which of whole functions are not enough to hide the
-// latencies of their chains.
+// one, then the other: of whole functions too few fit into what a CPU looks ahead to hide the latencies of their chains
+// (bench/README.md, Activations).
 template <class T>
 struct InOneStep {
   struct Parts {};

@@ -63,8 +63,7 @@ def find_remedies(
         top, and does not count as helping where that diverged.
         An interrupt (KeyboardInterrupt) ends the trials and gives what is there.
     """
-    check_trials(verify=verify, steps=steps, seeds=seeds, limit=limit, pairs=pairs, seconds=seconds)
-    _check.callback(progress, "progress")
+    check_trials(verify=verify, steps=steps, seeds=seeds, limit=limit, pairs=pairs, seconds=seconds, progress=progress)
     limits = Thresholds(**report.conditions["thresholds"])
     candidates = propose(report, case, limits)[:limit]
     if not verify or not candidates:
@@ -81,12 +80,13 @@ def find_remedies(
 
 def check_trials(
     *,
-    verify: bool = True,
-    steps: int | None = None,
-    seeds: int = 3,
-    limit: int = 8,
-    pairs: int = 1,
-    seconds: float | None = None,
+    verify: bool,
+    steps: int | None,
+    seeds: int,
+    limit: int,
+    pairs: int,
+    seconds: float | None,
+    progress: Progress | None,
 ) -> None:
     """Looks at the options of `find_remedies` before anything is measured.
 
@@ -100,6 +100,7 @@ def check_trials(
         _check.integer(value, name, lowest)
     if seconds is not None:
         _check.number(seconds, "seconds", "a number >= 0 or None", lambda given: given >= 0)
+    _check.callback(progress, "progress")
 
 
 class _Search:

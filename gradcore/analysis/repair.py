@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from .. import _check
 from .analyze import analyze, make_case, measure_and_rehearse, report_of
 from .measure import Progress
-from .remedies import check_trials
+from .remedies import check_trials, find_remedies
 from .report import Record, Remedy, Report
 from .subject import Thresholds
 
@@ -110,7 +110,7 @@ def repair(
         ValueError, TypeError: naming the argument.
     """
     rounds = _check.integer(rounds, "rounds", 1)
-    check_trials(**trials)
+    check_trials(**((find_remedies.__kwdefaults__ or {}) | trials))
     settings: dict[str, Any] = {"loss": loss, "batch_size": batch_size, "batches": batches, "seed": seed}
     before = analyze(net, x, target, optimizer=optimizer, thresholds=thresholds, progress=progress, **settings)
     found = Repair(net.copy(), None, before.verdict == "healthy", before, before)
