@@ -353,9 +353,8 @@ void Judge::luck() {
       collect(
           1, [](const LayerEvidence &, int) { return true; }),
       "In this draw of the weights the profile leaves the band: a slope of %+.2g a layer, of which the sizes of "
-      "weights "
-      "and derivatives make %+.2g; the rest is chance, which makes %+.2g on the typical draw of layers this narrow: "
-      "another seed will differ.",
+      "weights and derivatives make %+.2g; the rest is chance, which makes %+.2g on the typical draw of layers this "
+      "narrow: another seed will differ.",
       slope_.value, slope_.systematic, slope_.drift);
 }
 

@@ -19,9 +19,9 @@
 namespace gradcore::GRADCORE_TARGET {
 
 // Nonzero |x| up to kFlushed rounds to zero (half the smallest subnormal: the tie goes to the even
-// zero), and |x| above kInRange to infinity or NaN: fp16, bf16, fp8 e4m3, fp8 e5m2 (OCP). The limit
-// lies in the middle between the largest value and its successor; that tie goes up, but in e4m3 to
-// 448, which is even. kInRange is the last number of T that stays.
+// zero), and |x| above kOverflowTie to infinity or NaN: fp16, bf16, fp8 e4m3, fp8 e5m2 (OCP). That limit
+// lies in the middle between the largest value and its successor; the tie goes up (kTieOverflows), but in
+// e4m3 to 448, which is even.
 inline constexpr int kFormats = 4, kFp16 = 0, kBf16 = 1, kE4m3 = 2, kE5m2 = 3;
 inline constexpr double kFlushed[kFormats] = {0x1p-25, 0x1p-134, 0x1p-10, 0x1p-17};
 inline constexpr double kOverflowTie[kFormats] = {65520.0, 0x1.ffp127, 464.0, 61440.0};
