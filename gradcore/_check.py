@@ -6,6 +6,7 @@ when the bindings could not take them as they were.
 
 from __future__ import annotations
 
+import importlib
 import math
 import numbers
 from collections.abc import Callable, Iterable
@@ -106,6 +107,15 @@ def instance(value: object, name: str, kind: type, expected: str) -> None:
     """An object of this type."""
     if not isinstance(value, kind):
         raise TypeError(f"{name}: expected {expected}, got {described(value)}")
+
+
+def optional(module: str, extra: str, what: str) -> Any:
+    """An optional module, imported only now, or else how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError:
+        package = module.partition(".")[0]
+        raise ModuleNotFoundError(f"{what} need {package}: pip install 'gradcore[{extra}]'") from None
 
 
 # ---- architectures -------------------------------------------------------------------------------------

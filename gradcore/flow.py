@@ -118,15 +118,14 @@ class GradientFlow:
 
     def to_dataframe(self) -> pandas.DataFrame:
         """One row a layer, one column a measurement (histograms left out). Needs pandas."""
-        import pandas
-
+        pd = _check.optional("pandas", "dataframe", "data frames")
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         per_layer = {
             name: value
             for name, value in values.items()
             if isinstance(value, np.ndarray) and value.shape == (self.num_layers,) and name != "exponents"
         }
-        return pandas.DataFrame(per_layer, index=pandas.RangeIndex(self.num_layers, name="layer"))
+        return pd.DataFrame(per_layer, index=pd.RangeIndex(self.num_layers, name="layer"))
 
     def __str__(self) -> str:
         lines = [f"gradient flow: {self.num_layers} layers, batch of {self.batch_size}, {self.dtype}"]

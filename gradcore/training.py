@@ -69,9 +69,8 @@ class History:
 
     def to_dataframe(self) -> pandas.DataFrame:
         """One row an epoch. Needs pandas."""
-        import pandas
-
-        return pandas.DataFrame(self.epochs)
+        pd = _check.optional("pandas", "dataframe", "data frames")
+        return pd.DataFrame(self.epochs)
 
 
 Rows = Any  # an index array or a slice of the run's data, or the pair (x, target) itself

@@ -1,6 +1,7 @@
 """net.flow: every recorded number against the reference, and the exact underflow and overflow shares."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -279,6 +280,14 @@ def test_exports():
         assert np.all(np.asarray(exported[field]) == getattr(flow, field)), field
     text = str(flow)
     assert len([line for line in text.splitlines() if line.strip()]) >= case.net.depth + 1
+
+
+def test_dataframe_without_pandas_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    case = Case(Net((6, 9, 4), ("tanh",)), "float32", batch_size=12)
+    case.mlp.loss_and_gradients(case.x, case.target, loss="mse", record=True)
+    with pytest.raises(ModuleNotFoundError, match=r"data frames need pandas: pip install 'gradcore\[dataframe\]'"):
+        case.mlp.flow.to_dataframe()
 
 
 def test_dataframe():

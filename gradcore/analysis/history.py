@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import _check
 from .report import Finding, Record, Report
 
 if TYPE_CHECKING:
@@ -96,11 +97,10 @@ class TrainingReport(Record):
 
     def to_dataframe(self) -> Any:
         """One row a check and layer, as a pandas DataFrame (pandas must be installed)."""
-        import pandas
-
+        pd = _check.optional("pandas", "dataframe", "data frames")
         steps, layers = self.history["delta_norm"].shape
         columns = {"step": np.repeat(self.history["step"], layers), "layer": np.tile(np.arange(layers), steps)}
-        return pandas.DataFrame(columns | {name: self.history[name].ravel() for name in PROFILES})
+        return pd.DataFrame(columns | {name: self.history[name].ravel() for name in PROFILES})
 
     def plot(self) -> Any:
         """A matplotlib Figure: loss, and the profiles as heat maps of layer and step (matplotlib must be installed)."""

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from .. import _check
+
 VERDICTS = ("healthy", "vanishing", "exploding", "non_finite")  # from best to worst
 SEVERITIES = ("info", "warning", "critical")
 KINDS = (
@@ -445,9 +447,8 @@ class Report(Record):
 
     def to_dataframe(self) -> Any:
         """One row a layer, as a pandas DataFrame (pandas must be installed)."""
-        import pandas
-
-        return pandas.DataFrame(self.rows()).set_index("index")
+        pd = _check.optional("pandas", "dataframe", "data frames")
+        return pd.DataFrame(self.rows()).set_index("index")
 
     def rows(self) -> list[dict[str, Any]]:
         """The layers as flat dicts of numbers: factors and underflow shares get columns of their own."""

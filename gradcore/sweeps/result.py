@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import _check
 from ..mlp import MLP
 from .file import SweepFile, encode
 from .grid import AXES, Row, build, key, points
@@ -109,9 +110,8 @@ class SweepResult:
 
     def to_dataframe(self) -> pandas.DataFrame:
         """One row a net. Needs pandas."""
-        import pandas
-
-        return pandas.DataFrame(self.rows)
+        pd = _check.optional("pandas", "dataframe", "data frames")
+        return pd.DataFrame(self.rows)
 
     def plot(self) -> Any:
         """A matplotlib Figure: heat maps of the gain, with the critical line where theory has one."""
