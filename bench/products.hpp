@@ -36,8 +36,11 @@ void tiles(Suite<T> &suite) {
     for (int rows = 1; rows <= k.tile_rows[vectors - 1]; rows++) {
       const Array<T> a(rows * lda), b(depth * cols);
       Array<T> c(rows * cols);
-      const GemmTile<T> tile{depth,     a.data(),       lda,     1,       b.data(), cols, c.data(), cols,
-                             int(cols), TileInit::zero, nullptr, b.data()};
+      GemmTile<T> tile{};
+      tile.depth = tile.run = depth;
+      tile.a = a.data(), tile.a_row = lda, tile.a_step = 1;
+      tile.b = tile.ahead = b.data(), tile.b_step = cols;
+      tile.c = c.data(), tile.c_row = cols, tile.cols = int(cols);
       suite.add(
           shape("gemm_tile", {rows, vectors}), {double(rows * cols), 2.0 * double(rows * cols * depth)},
           [&] {

@@ -48,7 +48,8 @@ void gemm_tile(const GemmTile<T> &tile) {
 
   const T *a = tile.a, *b = tile.b, *ahead = tile.ahead;
   const index a_row = tile.a_row, a_step = tile.a_step, b_step = tile.b_step;
-  for (index k = 0; k < tile.depth; k++, a += a_step, b += b_step, ahead += b_step) {
+  index run = tile.run;
+  for (index k = tile.depth; k > 0; k--, a += a_step, b += b_step, ahead += b_step) {
     if (Rows > 1) prefetch(ahead);
     Vec<T> bk[Vectors];
 #pragma GCC unroll 4
@@ -58,6 +59,10 @@ void gemm_tile(const GemmTile<T> &tile) {
       const Vec<T> aik = splat<T>(a[i * a_row]);
 #pragma GCC unroll 4
       for (int v = 0; v < Vectors; v++) acc[i][v] = fma(aik, bk[v], acc[i][v]);
+    }
+    if (__builtin_expect(--run == 0, 0)) {
+      a += tile.jump, b += tile.jump, ahead += tile.jump;
+      run = tile.run;
     }
   }
 

@@ -30,12 +30,13 @@ struct GemmTile {
   index a_row, a_step;
   const T *b;  // B[k, j] = b[k * b_step + j], readable up to full vectors
   index b_step;
-  T *c;  // C[i, j] = c[i * c_row + j]
+  index run, jump;  // after each `run` steps of k, A and B go on `jump` elements farther
+  T *c;             // C[i, j] = c[i * c_row + j]
   index c_row;
   int cols;  // columns of C that are written (exact), <= vectors * lanes
   TileInit init;
   const T *bias;  // read with TileInit::bias, readable up to full vectors
-  // What will be needed next: one cache line at ahead + k * b_step is fetched at each k; b when there is nothing.
+  // What will be needed next: one cache line is fetched at each k, as far apart as b's rows; b when there is nothing.
   const T *ahead;
 };
 

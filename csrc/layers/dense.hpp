@@ -5,6 +5,8 @@
 #ifndef GRADCORE_LAYERS_DENSE_HPP
 #define GRADCORE_LAYERS_DENSE_HPP
 
+#include <algorithm>
+
 #include "network/workspace.hpp"
 #include "ops/gemm.hpp"
 
@@ -30,15 +32,18 @@ void dense_backward_input(const KernelSet<T> &kernels, const LayerState<T> &laye
 // Rows [out_begin, out_end) of dW, over the rows of a chunk. grad_weight is the whole gradient.
 template <class T>
 void dense_backward_weight(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &chunk, index out_begin,
-                           index out_end, T *grad_weight, bool accumulate) noexcept {
+                           index out_end, T *grad_weight, bool accumulate, const Pieces &pieces) noexcept {
   gemm_params(kernels, chunk.count, layer.spec->in, out_begin, out_end, layer.delta.rows(chunk), layer.delta.ld,
-              layer.x.rows(chunk), layer.x.ld, grad_weight, accumulate);
+              layer.x.rows(chunk), layer.x.ld, grad_weight, accumulate, pieces);
 }
 
 template <class T>
 void dense_backward_bias(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &chunk, T *grad_bias,
-                         bool accumulate) noexcept {
-  kernels.column_sum(chunk.count, layer.spec->out, layer.delta.rows(chunk), layer.delta.ld, accumulate, grad_bias);
+                         bool accumulate, const Pieces &pieces) noexcept {
+  for (index r = 0; r < chunk.count; r += pieces.rows)
+    kernels.column_sum(std::min(pieces.rows, chunk.count - r), layer.spec->out,
+                       pieces.row(layer.delta.rows(chunk), layer.delta.ld, r), layer.delta.ld, accumulate || r > 0,
+                       grad_bias);
 }
 
 }  // namespace gradcore

@@ -72,9 +72,10 @@ PassResult Schedule<T>::run(const PassRequest<T> &request) {
   plan_ =
       training ? plan_rows(net_, request.rows, request.kind != PassKind::gradient) : plan_inference(net_, request.rows);
   // Backward finds what forward saved only in the layout of forward.
-  const int slots = has_forward(request.kind) ? most_threads() : workspace_.threads();
+  const bool forward = has_forward(request.kind);
+  const int slots = forward ? most_threads() : workspace_.shape().threads;
   const int threads = std::min(slots, threads_for_pass(request));
-  workspace_.prepare({plan_, slots, training, request.record});
+  workspace_.prepare({plan_, slots, forward ? threads : workspace_.shape().team, training, request.record});
   recorder_ = nullptr;
   if (request.record) {
     flow_.begin(plan_, threads);
@@ -135,7 +136,7 @@ void Schedule<T>::run_thread(const PassRequest<T> &request, const Team &team) no
 template <class T>
 void Schedule<T>::run_shared_chunks(const PassRequest<T> &request, Phases &phases) noexcept {
   for (index c = 0; c < plan_.num_chunks(); c++) {
-    const Chunk chunk{chunk_tile(c, 0, 0, phases.team.rank), gradients_, c > 0, c + 1 == plan_.num_chunks()};
+    const Chunk chunk{chunk_tile(c, 0, 0, 0, phases.team.rank), gradients_, c > 0, c + 1 == plan_.num_chunks()};
     if (c > 0) phases.team.meet();  // all have read the last chunk's deltas
     run_chunk(request, chunk, phases);
     if (!has_backward(request.kind)) continue;
@@ -163,7 +164,7 @@ template <class T>
 void Schedule<T>::run_group(const PassRequest<T> &request, index group, int rank) noexcept {
   const index chunks = plan_.num_chunks(), first = chunks * group / plan_.groups;
   for (index c = first; c < chunks * (group + 1) / plan_.groups; c++) {
-    const Chunk chunk{chunk_tile(c, group * plan_.max_tiles(), rank * plan_.chunk_rows, rank),
+    const Chunk chunk{chunk_tile(c, group * plan_.max_tiles(), rank * plan_.chunk_rows, rank, rank),
                       workspace_.group_gradients + group * net_.flat_size, c > first, false};
     for (const Stage &stage : programs_[int(request.kind)])
       run_spans(stage, request, chunk.tile, {0, plan_.tiles_of(chunk.tile.count)});
@@ -229,16 +230,21 @@ void Schedule<T>::fill_early(const PassRequest<T> &request, const Stage &stage, 
   phases.run_blocks(l, end, size / phases.team.size, [&](index block) { fill_gradient(request, block, chunk); });
 }
 
-// A share of a chunk's tiles, span by span.
+// A share of a chunk's tiles, span by span. The rows of a span lie in one piece.
 template <class T>
 void Schedule<T>::run_spans(const Stage &stage, const PassRequest<T> &request, const Tile &chunk,
                             const Share &tiles) noexcept {
-  const index count = tiles.end - tiles.begin, spans = (count + plan_.span_tiles - 1) / plan_.span_tiles;
-  for (index s = 0; s < spans; s++) {
-    const index begin = tiles.begin + count * s / spans, end = tiles.begin + count * (s + 1) / spans;
-    const index row = begin * plan_.tile_rows, rows = std::min(end * plan_.tile_rows, chunk.count) - row;
-    const Tile span{chunk.id + begin, chunk.first + row, chunk.batch_row + row, rows, chunk.rank};
-    for (const Step &step : stage.steps) run_step(step, request, span);
+  const index per_piece = workspace_.piece_tiles();
+  for (index first = tiles.begin, last; first < tiles.end; first = last) {
+    last = std::min(tiles.end, (first / per_piece + 1) * per_piece);
+    const index count = last - first, spans = (count + plan_.span_tiles - 1) / plan_.span_tiles;
+    for (index s = 0; s < spans; s++) {
+      const index begin = first + count * s / spans, end = first + count * (s + 1) / spans;
+      const index row = begin * plan_.tile_rows, rows = std::min(end * plan_.tile_rows, chunk.count) - row;
+      const Tile span{chunk.id + begin, chunk.first + row, chunk.piece + begin / per_piece, chunk.batch_row + row, rows,
+                      chunk.rank};
+      for (const Step &step : stage.steps) run_step(step, request, span);
+    }
   }
 }
 
@@ -286,7 +292,7 @@ template <class T>
 template <class F>
 void Schedule<T>::for_tiles(const Tile &span, F &&f) const noexcept {
   for (index row = 0; row < span.count; row += plan_.tile_rows)
-    f(Tile{span.id + row / plan_.tile_rows, span.first + row, span.batch_row + row,
+    f(Tile{span.id + row / plan_.tile_rows, span.first + row, span.piece, span.batch_row + row,
            std::min(plan_.tile_rows, span.count - row), span.rank, row});
 }
 
@@ -396,9 +402,11 @@ void Schedule<T>::add_gradient(const ParamBlock &b, const Chunk &chunk) noexcept
   switch (b.kind) {
     case ParamBlock::weight:
       return dense_backward_weight(kernels_, layer, chunk.tile, b.out_begin, b.out_end,
-                                   chunk.gradients + net_.parameters[layer.spec->weight].offset, chunk.accumulate);
+                                   chunk.gradients + net_.parameters[layer.spec->weight].offset, chunk.accumulate,
+                                   workspace_.pieces());
     case ParamBlock::bias:
-      return dense_backward_bias(kernels_, layer, chunk.tile, chunk.gradients + b.offset, chunk.accumulate);
+      return dense_backward_bias(kernels_, layer, chunk.tile, chunk.gradients + b.offset, chunk.accumulate,
+                                 workspace_.pieces());
     case ParamBlock::norm_weight:
     case ParamBlock::norm_bias:
       return add_norm_gradient(b, chunk);

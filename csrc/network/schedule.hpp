@@ -105,9 +105,9 @@ class Schedule {
   void add_gradient(const ParamBlock &block, const Chunk &chunk) noexcept;
   void add_norm_gradient(const ParamBlock &block, const Chunk &chunk) noexcept;
   void measure_gradient(const PassRequest<T> &request, index block, int rank) noexcept;
-  Tile chunk_tile(index chunk, index id, index first, int rank) const noexcept {
+  Tile chunk_tile(index chunk, index id, index first, index piece, int rank) const noexcept {
     const index row = chunk * plan_.chunk_rows, left = plan_.rows - row;
-    return {id, first, row, left < plan_.chunk_rows ? left : plan_.chunk_rows, rank};
+    return {id, first, piece, row, left < plan_.chunk_rows ? left : plan_.chunk_rows, rank};
   }
   void update_parameters(const PassRequest<T> &request, Phases &phases) noexcept;
   double total_norm() const noexcept;

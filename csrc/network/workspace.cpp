@@ -55,17 +55,16 @@ class Arena {
     used_ += (std::size_t(count) * sizeof(T) + kCacheLine - 1) / kCacheLine * kCacheLine;
     return reinterpret_cast<T *>(piece);
   }
-  // One row for each of `rows`.
+  // One row for each of `rows`, in so many pieces.
   template <class T>
-  Matrix<T> matrix(index rows, index cols) noexcept {
-    const index ld = row_stride<T>(cols);
-    return {take<T>(rows * ld), ld, 0};
+  Matrix<T> matrix(index rows, index pieces, index ld) noexcept {
+    return {take<T>(rows * ld + (pieces - 1) * kPieceGap<T>), ld, 0};
   }
   // A span for each thread.
   template <class T>
-  Matrix<T> scratch(index span_rows, index cols, int threads) noexcept {
-    const index ld = row_stride<T>(cols);
-    return {take<T>(threads * span_rows * ld), ld, span_rows * ld};
+  Matrix<T> scratch(index span_rows, int threads, index ld) noexcept {
+    const index stride = span_rows * ld + kPieceGap<T>;
+    return {take<T>(threads * stride), ld, stride};
   }
   std::size_t used() const noexcept { return used_; }
 
@@ -120,18 +119,18 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
   const RowPlan &plan = shape.plan;
   const index chunk = plan.chunk_rows * (plan.shares_chunks() ? 1 : shape.threads),
               span = plan.span_tiles * plan.tile_rows;
-  const index width = net_.max_width();
+  const auto rows = [&](index cols) { return arena.matrix<T>(chunk, shape.pieces(), row_stride<T>(cols)); };
+  const auto scratch = [&](index cols) { return arena.scratch<T>(span, shape.threads, row_stride<T>(cols)); };
   // Inference needs the input and the output of one layer at a time.
   Matrix<T> alternate[2];
   if (!shape.training)
-    for (Matrix<T> &m : alternate) m = arena.scratch<T>(span, width, shape.threads);
+    for (Matrix<T> &m : alternate) m = scratch(net_.max_width());
   // With residual connections dL/dh outlives a layer's step, and all spans take a step before the next.
   Matrix<T> grad_out;
-  if (shape.training)
-    grad_out = net_.any_residual ? arena.matrix<T>(chunk, width) : arena.scratch<T>(span, width, shape.threads);
+  if (shape.training) grad_out = net_.any_residual ? rows(net_.max_width()) : scratch(net_.max_width());
 
   group_gradients = arena.take<T>(plan.shares_chunks() ? 0 : plan.groups * net_.flat_size);
-  Matrix<T> x = shape.training ? arena.matrix<T>(chunk, net_.in_features()) : alternate[0];
+  Matrix<T> x = shape.training ? rows(net_.in_features()) : alternate[0];
   for (int l = 0; l < net_.depth(); l++) {
     LayerState<T> &layer = layers[l];
     const LayerSpec &spec = *layer.spec;
@@ -140,9 +139,9 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
     layer.saves_derivative = shape.training && spec.activation != GRADCORE_IDENTITY &&
                              (!spec.slope_from_output() || (shape.record && spec.activation != GRADCORE_RELU));
     if (shape.training) {
-      layer.delta = arena.matrix<T>(chunk, spec.out);
-      layer.h = spec.hidden ? arena.matrix<T>(chunk, spec.out) : layer.delta;
-      layer.z = spec.normalization ? arena.matrix<T>(chunk, spec.out) : layer.h;
+      layer.delta = rows(spec.out);
+      layer.h = spec.hidden ? rows(spec.out) : layer.delta;
+      layer.z = spec.normalization ? rows(spec.out) : layer.h;
     } else {
       layer.h = layer.z = alternate[(l + 1) % 2];
     }
@@ -152,8 +151,8 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
       *vector = arena.take<T>(columns);
     if (spec.row_norm())
       for (Matrix<T> *numbers : {&layer.row_mean, &layer.row_inv_std})
-        *numbers = shape.training ? Matrix<T>{arena.take<T>(chunk), 1, 0}
-                                  : Matrix<T>{arena.take<T>(span * shape.threads), 1, span};
+        *numbers =
+            shape.training ? arena.matrix<T>(chunk, shape.pieces(), 1) : arena.scratch<T>(span, shape.threads, 1);
     layer.partial_ld = row_stride<T>(spec.out);
     const bool needs_partials = spec.normalization && shape.training;
     layer.partials = arena.take<T>(needs_partials ? plan.num_sums() * layer.kPartials * layer.partial_ld : 0);

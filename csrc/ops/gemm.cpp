@@ -1,5 +1,7 @@
 #include "ops/gemm.hpp"
 
+#include <algorithm>
+
 namespace gradcore {
 
 namespace {
@@ -84,18 +86,18 @@ void gemm(const KernelSet<T> &set, index rows, index depth, index cols, const T 
     const index block = depth - k < kDepthBlock ? depth - k : kDepthBlock;
     for (index panel = 0; panel < split.num_panels(); panel++) {
       const index begin = split.begin(panel), step = b.ld ? b.ld : split.vectors(panel) * set.lanes;
-      GemmTile<T> tile{block,
-                       a + k,
-                       lda,
-                       1,
-                       b.data + (b.ld ? begin : depth * begin) + k * step,
-                       step,
-                       c + begin,
-                       ldc,
-                       split.cols(panel),
-                       k == 0 ? init : TileInit::accumulate,
-                       bias ? bias + begin : nullptr,
-                       nullptr};
+      GemmTile<T> tile{};
+      tile.depth = tile.run = block;
+      tile.a = a + k;
+      tile.a_row = lda;
+      tile.a_step = 1;
+      tile.b = b.data + (b.ld ? begin : depth * begin) + k * step;
+      tile.b_step = step;
+      tile.c = c + begin;
+      tile.c_row = ldc;
+      tile.cols = split.cols(panel);
+      tile.init = k == 0 ? init : TileInit::accumulate;
+      tile.bias = bias ? bias + begin : nullptr;
       run_panel(set, rows, split.vectors(panel), tile, {});  // panels are contiguous: the hardware fetches ahead
     }
   }
@@ -103,32 +105,36 @@ void gemm(const KernelSet<T> &set, index rows, index depth, index cols, const T 
 
 template <class T>
 void gemm_params(const KernelSet<T> &set, index rows, index in, index out_begin, index out_end, const T *delta,
-                 index ldd, const T *x, index ldx, T *dw, bool accumulate) noexcept {
+                 index ldd, const T *x, index ldx, T *dw, bool accumulate, const Pieces &pieces) noexcept {
   const PanelSplit split(in, set.lanes, set.params_vectors);
-  // x's rows lie far apart, and the hardware does not foresee where the next panel begins (b1024 w1024: 1.05 times).
-  const auto next_of = [&](index r, index panel) -> NextPanel<T> {
-    if (panel + 1 == split.num_panels()) r += kParamsDepthBlock, panel = -1;
-    if (r >= rows) return {};
-    const index bytes = split.vectors(panel + 1) * set.lanes * index(sizeof(T));
-    return {x + r * ldx + split.begin(panel + 1), bytes / kCacheLine};
-  };
-  for (index r = 0; r < rows; r += kParamsDepthBlock) {
-    const index block = rows - r < kParamsDepthBlock ? rows - r : kParamsDepthBlock;
+  const index short_pieces = kParamsDepthBlock / pieces.rows;  // in a block; 0: it ends with a piece at the latest
+  for (index r = 0, block; r < rows; r += block) {
+    block = short_pieces ? short_pieces * pieces.rows : std::min(kParamsDepthBlock, pieces.rows - r % pieces.rows);
+    block = std::min(block, rows - r);
     for (index panel = 0; panel < split.num_panels(); panel++) {
       const index begin = split.begin(panel);
-      GemmTile<T> tile{block,
-                       delta + r * ldd + out_begin,
-                       1,
-                       ldd,
-                       x + r * ldx + begin,
-                       ldx,
-                       dw + out_begin * in + begin,
-                       in,
-                       split.cols(panel),
-                       r == 0 && !accumulate ? TileInit::zero : TileInit::accumulate,
-                       nullptr,
-                       nullptr};
-      run_panel(set, out_end - out_begin, split.vectors(panel), tile, next_of(r, panel));
+      GemmTile<T> tile{};
+      tile.depth = block;
+      tile.a = pieces.row(delta, ldd, r) + out_begin;
+      tile.a_row = 1;
+      tile.a_step = ldd;
+      tile.b = pieces.row(x, ldx, r) + begin;
+      tile.b_step = ldx;
+      tile.run = std::min(block, pieces.rows);
+      tile.jump = pieces.gap;
+      tile.c = dw + out_begin * in + begin;
+      tile.c_row = in;
+      tile.cols = split.cols(panel);
+      tile.init = r == 0 && !accumulate ? TileInit::zero : TileInit::accumulate;
+      // x's rows lie far apart, and the hardware does not foresee where the next panel begins (b1024 w1024: 1.05
+      // times).
+      const bool last = panel + 1 == split.num_panels();
+      const index next_row = last ? r + block : r, next_panel = last ? 0 : panel + 1;
+      NextPanel<T> next;
+      if (next_row < rows)
+        next = {pieces.row(x, ldx, next_row) + split.begin(next_panel),
+                split.vectors(next_panel) * set.lanes * index(sizeof(T)) / kCacheLine};
+      run_panel(set, out_end - out_begin, split.vectors(panel), tile, next);
     }
   }
 }
@@ -142,7 +148,7 @@ void gemm_params(const KernelSet<T> &set, index rows, index in, index out_begin,
   template void gemm<T>(const KernelSet<T> &, index, index, index, const T *, index, const RightMatrix<T> &, T *,    \
                         index, TileInit, const T *) noexcept;                                                        \
   template void gemm_params<T>(const KernelSet<T> &, index, index, index, index, const T *, index, const T *, index, \
-                               T *, bool) noexcept;
+                               T *, bool, const Pieces &) noexcept;
 GRADCORE_INSTANTIATE(float)
 GRADCORE_INSTANTIATE(double)
 #undef GRADCORE_INSTANTIATE

@@ -53,11 +53,21 @@ template <class T>
 void gemm(const KernelSet<T> &set, index rows, index depth, index cols, const T *a, index lda, const RightMatrix<T> &b,
           T *c, index ldc, TileInit init, const T *bias) noexcept;
 
+// Rows may lie in memory in pieces of so many, with `gap` elements between them beyond the row stride.
+struct Pieces {
+  index rows = index(1) << 62, gap = 0;
+
+  template <class T>
+  T *row(T *data, index ld, index r) const noexcept {
+    return data + r * ld + r / rows * gap;
+  }
+};
+
 // dw[o, i] (+)= sum_r delta[r, o] * x[r, i] for o in [out_begin, out_end), all i < in, r ascending.
-// x is padded. dw has row stride `in`; `accumulate` adds to what it holds.
+// Both lie in the same pieces; x is padded. dw has row stride `in`; `accumulate` adds to what it holds.
 template <class T>
 void gemm_params(const KernelSet<T> &set, index rows, index in, index out_begin, index out_end, const T *delta,
-                 index ldd, const T *x, index ldx, T *dw, bool accumulate) noexcept;
+                 index ldd, const T *x, index ldx, T *dw, bool accumulate, const Pieces &pieces = {}) noexcept;
 
 }  // namespace gradcore
 

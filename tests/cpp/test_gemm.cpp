@@ -92,8 +92,13 @@ void test_tile(const KernelSet<T> &k, int rows, int vectors, index depth) {
     for (const TileInit init : kInits) {
       Matrix<T> c = rng.matrix<T>({rows, cols, 3, 1}, 1);
       const Matrix<T> before = c;
-      k.gemm_tile[rows - 1][vectors - 1](
-          {depth, a.data(), a.ld(), 1, b.data(), b.ld(), c.data(), c.ld(), int(cols), init, bias.data(), b.data()});
+      GemmTile<T> tile{};
+      tile.depth = tile.run = depth;
+      tile.a = a.data(), tile.a_row = a.ld(), tile.a_step = 1;
+      tile.b = tile.ahead = b.data(), tile.b_step = b.ld();
+      tile.c = c.data(), tile.c_row = c.ld(), tile.cols = int(cols);
+      tile.init = init, tile.bias = bias.data();
+      k.gemm_tile[rows - 1][vectors - 1](tile);
       check_product(c, depth, a, b, [&](index i, index j) { return start_of(init, bias, before, i, j); });
     }
   }
@@ -264,6 +269,30 @@ void check_params_splits(const ParamsProduct<T> &product, bool accumulate, const
   }
 }
 
+// The rows of m in pieces, NaN between them.
+template <class T>
+std::vector<T> spread(const Matrix<T> &m, const Pieces &pieces) {
+  const index vector = index(kMaxVectorBytes / sizeof(T));
+  std::vector<T> to(std::size_t(m.rows() * (m.ld() + pieces.gap) + vector), std::numeric_limits<T>::quiet_NaN());
+  for (index r = 0; r < m.rows(); r++) std::copy_n(m.data() + r * m.ld(), m.ld(), pieces.row(to.data(), m.ld(), r));
+  return to;
+}
+
+template <class T>
+void check_params_pieces(const ParamsProduct<T> &product, bool accumulate, const Matrix<T> &before,
+                         const Matrix<T> &dw) {
+  const index n = product.x.rows();
+  for (const index rows : {index(1), index(3), index(16), n / 2, n - 1}) {
+    if (rows <= 0 || rows >= n) continue;
+    const Pieces pieces{rows, 7};
+    const std::vector<T> delta = spread(product.delta, pieces), x = spread(product.x, pieces);
+    Matrix<T> in_pieces = before;
+    gemm_params(product.kernels, n, dw.cols(), 0, dw.rows(), delta.data(), product.delta.ld(), x.data(), product.x.ld(),
+                in_pieces.data(), accumulate, pieces);
+    CHECK(same_bits(in_pieces, dw));
+  }
+}
+
 template <class T>
 void test_gemm_params() {
   for_each_shape<T>("gemm_params", [](const KernelSet<T> &k, const Shape &s, index gap) {
@@ -277,6 +306,7 @@ void test_gemm_params() {
           dw, s.depth, [&](index o, index r) { return product.delta(r, o); }, product.x,
           [&](index o, index i) { return accumulate ? double(before(o, i)) : 0.0; });
       check_params_splits(product, accumulate, before, dw);
+      check_params_pieces(product, accumulate, before, dw);
     }
   });
 }
