@@ -40,7 +40,7 @@ void tiles(Suite<T> &suite) {
       tile.depth = tile.run = depth;
       tile.a = a.data(), tile.a_row = lda, tile.a_step = 1;
       tile.b = tile.ahead = b.data(), tile.b_step = cols;
-      tile.c = c.data(), tile.c_row = cols, tile.cols = int(cols);
+      tile.c = tile.written = c.data(), tile.c_row = tile.written_row = cols, tile.cols = int(cols);
       suite.add(
           shape("gemm_tile", {rows, vectors}), {double(rows * cols), 2.0 * double(rows * cols * depth)},
           [&] {

@@ -41,7 +41,7 @@ void gemm_tile(const GemmTile<T> &tile) {
 #pragma GCC unroll 8
       for (int i = 0; i < Rows; i++) {
         acc[i][v] = start;
-        if (Rows > 1) prefetch_to_write(tile.c + i * tile.c_row + v * W);
+        if (Rows > 1) prefetch_to_write(tile.written + i * tile.written_row + v * W);
       }
     }
   }

@@ -36,6 +36,8 @@ struct GemmTile {
   int cols;  // columns of C that are written (exact), <= vectors * lanes
   TileInit init;
   const T *bias;  // read with TileInit::bias, readable up to full vectors
+  T *written;     // rows of `cols` elements that will be written: C's, or others where C is in cache
+  index written_row;
   // What will be needed next: one cache line is fetched at each k, as far apart as b's rows; b when there is nothing.
   const T *ahead;
 };

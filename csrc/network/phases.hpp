@@ -58,18 +58,23 @@ class Phases {
     tasks_ += count + team.size;  // every thread has asked once in vain
   }
 
-  // work(block) for the blocks of layers [first, end) that this thread claims, until their sizes add up to `share`.
+  // work(block, layer) for the blocks of layers [first, end) that this thread claims, until their sizes add up to
+  // `share`; `layer` is that of the weight which is likely to follow, or -1.
   // Its own come first, the same at every call: their parameters, gradients and optimizer state are in its cache.
   template <class F>
   void run_blocks(int first, int end, index share, F &&work) noexcept {
     const index begin_at = end < int(claims_.layer_end_.size()) ? claims_.layer_end_[end] : 0;
     const index end_at = claims_.layer_end_[first];
     for (const bool own : {true, false}) {
-      for (index k = 0; k < end_at - begin_at && share > 0; k++) {
-        const index block = claims_.order_[own ? begin_at + k : end_at - 1 - k];
+      const index count = end_at - begin_at;
+      const auto at = [&](index k) { return claims_.order_[own ? begin_at + k : end_at - 1 - k]; };
+      for (index k = 0; k < count && share > 0; k++) {
+        const index block = at(k);
         if (own != (owner(block) == team.rank)) continue;
         if (claims_.last_claim_[block].exchange(phase_, std::memory_order_relaxed) == phase_) continue;
-        work(block);
+        index next = k + 1;
+        while (next < count && claims_.blocks_[at(next)].kind != ParamBlock::weight) next++;
+        work(block, next < count ? claims_.blocks_[at(next)].layer : -1);
         share -= claims_.blocks_[block].size;
       }
     }

@@ -111,7 +111,7 @@ PassResult Schedule<T>::update(const PassRequest<T> &request) {
   run_team(threads_for(work, index(blocks_.size())), [&](const Team &team) {
     Phases phases(claims_, team);
     // Of the flow only the update is new: the gradients were measured by the pass that made them.
-    phases.finish_blocks([&](index block) {
+    phases.finish_blocks([&](index block, int) {
       block_sumsq_[block] =
           kernels_.sum_of_squares(1, blocks_[block].size, gradients_ + blocks_[block].offset, blocks_[block].size);
       if (recorder_) recorder_->before_update(block, parameters_);
@@ -141,7 +141,7 @@ void Schedule<T>::run_shared_chunks(const PassRequest<T> &request, Phases &phase
     run_chunk(request, chunk, phases);
     if (!has_backward(request.kind)) continue;
     phases.team.meet();
-    phases.finish_blocks([&](index block) { fill_gradient(request, block, chunk); });
+    phases.finish_blocks([&](index block, int next) { fill_gradient(request, block, next, chunk); });
   }
 }
 
@@ -151,7 +151,7 @@ void Schedule<T>::run_groups(const PassRequest<T> &request, Phases &phases) noex
   const int rank = phases.team.rank;
   phases.run(plan_.groups, [&](index group) { run_group(request, group, rank); });
   phases.team.meet();
-  phases.finish_blocks([&](index block) {
+  phases.finish_blocks([&](index block, int) {
     const ParamBlock &b = blocks_[block];
     kernels_.column_sum(plan_.groups, b.size, workspace_.group_gradients + b.offset, net_.flat_size, false,
                         gradients_ + b.offset);
@@ -168,7 +168,7 @@ void Schedule<T>::run_group(const PassRequest<T> &request, index group, int rank
                       workspace_.group_gradients + group * net_.flat_size, c > first, false};
     for (const Stage &stage : programs_[int(request.kind)])
       run_spans(stage, request, chunk.tile, {0, plan_.tiles_of(chunk.tile.count)});
-    for (const ParamBlock &block : blocks_) add_gradient(block, chunk);
+    for (const ParamBlock &block : blocks_) add_gradient(block, -1, chunk);
   }
 }
 
@@ -227,7 +227,8 @@ void Schedule<T>::fill_early(const PassRequest<T> &request, const Stage &stage, 
   const int l = stage.final_delta, end = std::min(net_.depth(), l + int(plan_.fill_layers));
   index size = 0;
   for (int of = l; of < end; of++) size += net_.layers[of].in * net_.layers[of].out;
-  phases.run_blocks(l, end, size / phases.team.size, [&](index block) { fill_gradient(request, block, chunk); });
+  phases.run_blocks(l, end, size / phases.team.size,
+                    [&](index block, int next) { fill_gradient(request, block, next, chunk); });
 }
 
 // A share of a chunk's tiles, span by span. The rows of a span lie in one piece.
@@ -306,7 +307,7 @@ void Schedule<T>::load_input(const PassRequest<T> &request, const Tile &span) no
 template <class T>
 void Schedule<T>::forward_dense(int l, const Tile &span, bool training) noexcept {
   const LayerState<T> &layer = workspace_.layers[l];
-  dense_forward(kernels_, layer, span);
+  dense_forward(kernels_, layer, span, l + 1 < net_.depth() ? workspace_.layers[l + 1].forward_panels : nullptr);
   if (training && layer.spec->batch_norm())
     for_tiles(span, [&](const Tile &tile) { batch_norm_moments(kernels_, layer, tile); });
 }
@@ -357,7 +358,11 @@ void Schedule<T>::backward_hidden(int l, const Tile &span) noexcept {
   const LayerSpec &spec = *layer.spec;
   const bool apart = layer.saves_derivative || spec.residual || above.spec->residual;
   const Matrix<T> &grad = apart ? layer.grad_out : layer.delta;
-  dense_backward_input(kernels_, above, span, backward_from_panels_, grad.rows(span), grad.ld, above.spec->residual);
+  // The product's result is in cache if it goes to scratch; `delta` may not be.
+  const Following<T> following{l > 0 && backward_from_panels_ ? layer.backward_panels : nullptr,
+                               apart ? layer.delta.rows(span) : nullptr, layer.delta.ld};
+  dense_backward_input(kernels_, above, span, backward_from_panels_, grad.rows(span), grad.ld, above.spec->residual,
+                       following);
   for_tiles(span, [&](const Tile &tile) {
     if (recorder_) recorder_->grad_output(l, tile, grad.rows(tile), grad.ld);
     activation_backward(kernels_, layer, tile, grad.rows(tile), grad.ld);
@@ -391,19 +396,23 @@ void Schedule<T>::store_grad_input(const PassRequest<T> &request, const Tile &sp
 
 // The share of one chunk in the gradient of one block; with the last one, its norm and statistics.
 template <class T>
-void Schedule<T>::fill_gradient(const PassRequest<T> &request, index block, const Chunk &chunk) noexcept {
-  add_gradient(blocks_[block], chunk);
+void Schedule<T>::fill_gradient(const PassRequest<T> &request, index block, int next_layer,
+                                const Chunk &chunk) noexcept {
+  add_gradient(blocks_[block], next_layer, chunk);
   if (chunk.is_last) measure_gradient(request, block, chunk.tile.rank);
 }
 
 template <class T>
-void Schedule<T>::add_gradient(const ParamBlock &b, const Chunk &chunk) noexcept {
+void Schedule<T>::add_gradient(const ParamBlock &b, int next_layer, const Chunk &chunk) noexcept {
   const LayerState<T> &layer = workspace_.layers[b.layer];
   switch (b.kind) {
-    case ParamBlock::weight:
+    case ParamBlock::weight: {
+      const bool stays = next_layer < 0 || next_layer == b.layer;
       return dense_backward_weight(kernels_, layer, chunk.tile, b.out_begin, b.out_end,
                                    chunk.gradients + net_.parameters[layer.spec->weight].offset, chunk.accumulate,
-                                   workspace_.pieces());
+                                   workspace_.pieces(),
+                                   stays ? nullptr : workspace_.layers[next_layer].x.rows(chunk.tile));
+    }
     case ParamBlock::bias:
       return dense_backward_bias(kernels_, layer, chunk.tile, chunk.gradients + b.offset, chunk.accumulate,
                                  workspace_.pieces());
@@ -458,7 +467,7 @@ void Schedule<T>::update_parameters(const PassRequest<T> &request, Phases &phase
   typename Optimizer<T>::Clip clip;
   if (clips) clip.coef = std::min(1.0, request.clip_norm / (norm + 1e-6));
   clip.value = request.clip_value;
-  phases.finish_blocks([&](index i) {
+  phases.finish_blocks([&](index i, int) {
     const ParamBlock &block = blocks_[i];
     request.optimizer->update(kernels_, block, parameters_, gradients_, clip,
                               recorder_ ? recorder_->update_sumsq(i) : nullptr);

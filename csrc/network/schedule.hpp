@@ -101,8 +101,8 @@ class Schedule {
   void store_grad_input(const PassRequest<T> &request, const Tile &span) noexcept;
   void merge(const Stage &stage, const Team &team) noexcept;
   void fill_early(const PassRequest<T> &request, const Stage &stage, const Chunk &chunk, Phases &phases) noexcept;
-  void fill_gradient(const PassRequest<T> &request, index block, const Chunk &chunk) noexcept;
-  void add_gradient(const ParamBlock &block, const Chunk &chunk) noexcept;
+  void fill_gradient(const PassRequest<T> &request, index block, int next_layer, const Chunk &chunk) noexcept;
+  void add_gradient(const ParamBlock &block, int next_layer, const Chunk &chunk) noexcept;
   void add_norm_gradient(const ParamBlock &block, const Chunk &chunk) noexcept;
   void measure_gradient(const PassRequest<T> &request, index block, int rank) noexcept;
   Tile chunk_tile(index chunk, index id, index first, index piece, int rank) const noexcept {

@@ -20,6 +20,13 @@ struct NextPanel {
   index lines = 0;
 };
 
+// Of rows that begin at `row`, the columns of a panel; with a null row nothing.
+template <class T>
+NextPanel<T> panel_of(const T *row, const PanelSplit &split, index panel, int lanes) noexcept {
+  if (!row) return {};
+  return {row + split.begin(panel), split.vectors(panel) * lanes * index(sizeof(T)) / kCacheLine};
+}
+
 // Runs a column of tiles, rows [0, rows), over one panel; each of the first few tiles fetches one column of lines of
 // the next. `tile` is complete but for rows. Heights are as even as possible: 32 rows as 6 + 6 + 5 + 5 + 5 + 5, where
 // 6 + ... + 6 + 2 would end in a tile of two rows that has not enough sums in flight.
@@ -33,6 +40,7 @@ void run_panel(const KernelSet<T> &set, index rows, int vectors, GemmTile<T> til
     set.gemm_tile[step - 1][vectors - 1](tile);
     tile.a += step * tile.a_row;
     tile.c += step * tile.c_row;
+    tile.written += step * tile.written_row;
   }
 }
 
@@ -80,7 +88,7 @@ void pack_backward(const KernelSet<T> &set, index in, index out, const T *weight
 
 template <class T>
 void gemm(const KernelSet<T> &set, index rows, index depth, index cols, const T *a, index lda, const RightMatrix<T> &b,
-          T *c, index ldc, TileInit init, const T *bias) noexcept {
+          T *c, index ldc, TileInit init, const T *bias, const Following<T> &following) noexcept {
   const PanelSplit split(cols, set.lanes, set.tile_vectors);
   for (index k = 0; k < depth; k += kDepthBlock) {
     const index block = depth - k < kDepthBlock ? depth - k : kDepthBlock;
@@ -95,17 +103,23 @@ void gemm(const KernelSet<T> &set, index rows, index depth, index cols, const T 
       tile.b_step = step;
       tile.c = c + begin;
       tile.c_row = ldc;
+      tile.written = (following.written ? following.written : c) + begin;
+      tile.written_row = following.written ? following.written_ld : ldc;
       tile.cols = split.cols(panel);
       tile.init = k == 0 ? init : TileInit::accumulate;
       tile.bias = bias ? bias + begin : nullptr;
-      run_panel(set, rows, split.vectors(panel), tile, {});  // panels are contiguous: the hardware fetches ahead
+      // The hardware fetches the next panel, which this one runs into, but does not know where the next layer's are.
+      const bool last = panel + 1 == split.num_panels() && k + block == depth;
+      run_panel(set, rows, split.vectors(panel), tile,
+                last ? panel_of(following.b, split, 0, set.lanes) : NextPanel<T>{});
     }
   }
 }
 
 template <class T>
 void gemm_params(const KernelSet<T> &set, index rows, index in, index out_begin, index out_end, const T *delta,
-                 index ldd, const T *x, index ldx, T *dw, bool accumulate, const Pieces &pieces) noexcept {
+                 index ldd, const T *x, index ldx, T *dw, bool accumulate, const Pieces &pieces,
+                 const T *next_x) noexcept {
   const PanelSplit split(in, set.lanes, set.params_vectors);
   const index short_pieces = kParamsDepthBlock / pieces.rows;  // in a block; 0: it ends with a piece at the latest
   for (index r = 0, block; r < rows; r += block) {
@@ -124,16 +138,17 @@ void gemm_params(const KernelSet<T> &set, index rows, index in, index out_begin,
       tile.jump = pieces.gap;
       tile.c = dw + out_begin * in + begin;
       tile.c_row = in;
+      tile.written = tile.c;
+      tile.written_row = in;
       tile.cols = split.cols(panel);
       tile.init = r == 0 && !accumulate ? TileInit::zero : TileInit::accumulate;
       // x's rows lie far apart, and the hardware does not foresee where the next panel begins (b1024 w1024: 1.05
       // times).
-      const bool last = panel + 1 == split.num_panels();
-      const index next_row = last ? r + block : r, next_panel = last ? 0 : panel + 1;
-      NextPanel<T> next;
-      if (next_row < rows)
-        next = {pieces.row(x, ldx, next_row) + split.begin(next_panel),
-                split.vectors(next_panel) * set.lanes * index(sizeof(T)) / kCacheLine};
+      NextPanel<T> next = panel_of(next_x, split, 0, set.lanes);
+      if (panel + 1 < split.num_panels())
+        next = panel_of(tile.b - begin, split, panel + 1, set.lanes);
+      else if (r + block < rows)
+        next = panel_of(pieces.row(x, ldx, r + block), split, 0, set.lanes);
       run_panel(set, out_end - out_begin, split.vectors(panel), tile, next);
     }
   }
@@ -146,9 +161,9 @@ void gemm_params(const KernelSet<T> &set, index rows, index in, index out_begin,
   template void pack_backward<T>(const KernelSet<T> &, index, index, const T *, index, index, index, T *,            \
                                  bool) noexcept;                                                                     \
   template void gemm<T>(const KernelSet<T> &, index, index, index, const T *, index, const RightMatrix<T> &, T *,    \
-                        index, TileInit, const T *) noexcept;                                                        \
+                        index, TileInit, const T *, const Following<T> &) noexcept;                                  \
   template void gemm_params<T>(const KernelSet<T> &, index, index, index, index, const T *, index, const T *, index, \
-                               T *, bool, const Pieces &) noexcept;
+                               T *, bool, const Pieces &, const T *) noexcept;
 GRADCORE_INSTANTIATE(float)
 GRADCORE_INSTANTIATE(double)
 #undef GRADCORE_INSTANTIATE

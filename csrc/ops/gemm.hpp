@@ -47,11 +47,19 @@ struct RightMatrix {
   index ld = 0;  // 0: panels
 };
 
+// What follows a product, fetched while it runs.
+template <class T>
+struct Following {
+  const T *b = nullptr;  // panels of the same width
+  T *written = nullptr;  // rows as those of c; c's, unless given
+  index written_ld = 0;
+};
+
 // c [rows, cols] = init + a [rows, depth] * B, the same to the bit for both kinds of B. c may be padded: only `cols`
 // columns are written.
 template <class T>
 void gemm(const KernelSet<T> &set, index rows, index depth, index cols, const T *a, index lda, const RightMatrix<T> &b,
-          T *c, index ldc, TileInit init, const T *bias) noexcept;
+          T *c, index ldc, TileInit init, const T *bias, const Following<T> &following = {}) noexcept;
 
 // Rows may lie in memory in pieces of so many, with `gap` elements between them beyond the row stride.
 struct Pieces {
@@ -64,10 +72,12 @@ struct Pieces {
 };
 
 // dw[o, i] (+)= sum_r delta[r, o] * x[r, i] for o in [out_begin, out_end), all i < in, r ascending.
-// Both lie in the same pieces; x is padded. dw has row stride `in`; `accumulate` adds to what it holds.
+// Both lie in the same pieces; x is padded. next_x: that of the weight gradient that follows. dw has row stride `in`;
+// `accumulate` adds to what it holds.
 template <class T>
 void gemm_params(const KernelSet<T> &set, index rows, index in, index out_begin, index out_end, const T *delta,
-                 index ldd, const T *x, index ldx, T *dw, bool accumulate, const Pieces &pieces = {}) noexcept;
+                 index ldd, const T *x, index ldx, T *dw, bool accumulate, const Pieces &pieces = {},
+                 const T *next_x = nullptr) noexcept;
 
 }  // namespace gradcore
 

@@ -96,7 +96,7 @@ void test_tile(const KernelSet<T> &k, int rows, int vectors, index depth) {
       tile.depth = tile.run = depth;
       tile.a = a.data(), tile.a_row = a.ld(), tile.a_step = 1;
       tile.b = tile.ahead = b.data(), tile.b_step = b.ld();
-      tile.c = c.data(), tile.c_row = c.ld(), tile.cols = int(cols);
+      tile.c = tile.written = c.data(), tile.c_row = tile.written_row = c.ld(), tile.cols = int(cols);
       tile.init = init, tile.bias = bias.data();
       k.gemm_tile[rows - 1][vectors - 1](tile);
       check_product(c, depth, a, b, [&](index i, index j) { return start_of(init, bias, before, i, j); });
