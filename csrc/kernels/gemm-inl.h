@@ -48,8 +48,9 @@ void gemm_tile(const GemmTile<T> &tile) {
 
   const T *a = tile.a, *b = tile.b, *ahead = tile.ahead;
   const index a_row = tile.a_row, a_step = tile.a_step, b_step = tile.b_step;
-  index run = tile.run;
-  for (index k = tile.depth; k > 0; k--, a += a_step, b += b_step, ahead += b_step) {
+  // One counter, down to the end of a piece, which is rarely reached: pieces cost the inner loop nothing.
+  index left = tile.depth, run = left < tile.run ? left : tile.run;
+  while (run > 0) {
     if (Rows > 1) prefetch(ahead);
     Vec<T> bk[Vectors];
 #pragma GCC unroll 4
@@ -60,10 +61,11 @@ void gemm_tile(const GemmTile<T> &tile) {
 #pragma GCC unroll 4
       for (int v = 0; v < Vectors; v++) acc[i][v] = fma(aik, bk[v], acc[i][v]);
     }
-    if (__builtin_expect(--run == 0, 0)) {
-      a += tile.jump, b += tile.jump, ahead += tile.jump;
-      run = tile.run;
-    }
+    a += a_step, b += b_step, ahead += b_step;
+    if (__builtin_expect(--run != 0, 1)) continue;
+    left -= tile.run;
+    a += tile.jump, b += tile.jump, ahead += tile.jump;
+    run = left < tile.run ? left : tile.run;
   }
 
 #pragma GCC unroll 8
