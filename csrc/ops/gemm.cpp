@@ -13,30 +13,19 @@ constexpr index kDepthBlock = 1024;
 constexpr index kParamsDepthBlock = 256;
 constexpr index kCacheLine = 64;
 
-// The panel that follows, to be fetched: its first element, and how many cache lines one of its rows takes.
-template <class T>
-struct NextPanel {
-  const T *data = nullptr;
-  index lines = 0;
-};
-
-// Of rows that begin at `row`, the columns of a panel; with a null row nothing.
-template <class T>
-NextPanel<T> panel_of(const T *row, const PanelSplit &split, index panel, int lanes) noexcept {
-  if (!row) return {};
-  return {row + split.begin(panel), split.vectors(panel) * lanes * index(sizeof(T)) / kCacheLine};
-}
-
 // Runs a column of tiles, rows [0, rows), over one panel; each of the first few tiles fetches one column of lines of
-// the next. `tile` is complete but for rows. Heights are as even as possible: 32 rows as 6 + 6 + 5 + 5 + 5 + 5, where
-// 6 + ... + 6 + 2 would end in a tile of two rows that has not enough sums in flight.
+// the panel that follows, if any, as wide as this one: the hardware stops where a page ends and does not know where the
+// next layer's weights or the next columns of x begin (b256 w256 and b1024 w1024: 1.01 and 1.05 times as fast). `tile`
+// is complete but for rows. Heights are as even as possible: 32 rows as 6 + 6 + 5 + 5 + 5 + 5, where 6 + ... + 6 + 2
+// would end in a tile of two rows that has not enough sums in flight.
 template <class T>
-void run_panel(const KernelSet<T> &set, index rows, int vectors, GemmTile<T> tile, NextPanel<T> next) noexcept {
+void run_panel(const KernelSet<T> &set, index rows, int vectors, GemmTile<T> tile, const T *next) noexcept {
   const index tallest = set.tile_rows[vectors - 1], count = (rows + tallest - 1) / tallest;
   const index height = rows / count, taller = rows % count;
+  const index line = kCacheLine / index(sizeof(T)), next_lines = next ? vectors * set.lanes / line : 0;
   for (index i = 0; i < count; i++) {
     const index step = i < taller ? height + 1 : height;
-    tile.ahead = i < next.lines ? next.data + i * (kCacheLine / index(sizeof(T))) : tile.b;
+    tile.ahead = i < next_lines ? next + i * line : tile.b;
     set.gemm_tile[step - 1][vectors - 1](tile);
     tile.a += step * tile.a_row;
     tile.c += step * tile.c_row;
@@ -92,15 +81,19 @@ void gemm(const KernelSet<T> &set, index rows, index depth, index cols, const T 
   const PanelSplit split(cols, set.lanes, set.tile_vectors);
   for (index k = 0; k < depth; k += kDepthBlock) {
     const index block = depth - k < kDepthBlock ? depth - k : kDepthBlock;
+    const auto step_of = [&](index panel) { return b.ld ? b.ld : split.vectors(panel) * set.lanes; };
+    const auto start_of = [&](index panel) {
+      return b.data + (b.ld ? 1 : depth) * split.begin(panel) + k * step_of(panel);
+    };
     for (index panel = 0; panel < split.num_panels(); panel++) {
-      const index begin = split.begin(panel), step = b.ld ? b.ld : split.vectors(panel) * set.lanes;
+      const index begin = split.begin(panel);
       GemmTile<T> tile{};
       tile.depth = tile.run = block;
       tile.a = a + k;
       tile.a_row = lda;
       tile.a_step = 1;
-      tile.b = b.data + (b.ld ? begin : depth * begin) + k * step;
-      tile.b_step = step;
+      tile.b = start_of(panel);
+      tile.b_step = step_of(panel);
       tile.c = c + begin;
       tile.c_row = ldc;
       tile.written = (following.written ? following.written : c) + begin;
@@ -108,10 +101,9 @@ void gemm(const KernelSet<T> &set, index rows, index depth, index cols, const T 
       tile.cols = split.cols(panel);
       tile.init = k == 0 ? init : TileInit::accumulate;
       tile.bias = bias ? bias + begin : nullptr;
-      // The hardware fetches the next panel, which this one runs into, but does not know where the next layer's are.
-      const bool last = panel + 1 == split.num_panels() && k + block == depth;
-      run_panel(set, rows, split.vectors(panel), tile,
-                last ? panel_of(following.b, split, 0, set.lanes) : NextPanel<T>{});
+      const bool last = panel + 1 == split.num_panels();
+      const T *next = !last ? start_of(panel + 1) : k + block == depth ? following.b : nullptr;
+      run_panel(set, rows, split.vectors(panel), tile, next);
     }
   }
 }
@@ -142,13 +134,11 @@ void gemm_params(const KernelSet<T> &set, index rows, index in, index out_begin,
       tile.written_row = in;
       tile.cols = split.cols(panel);
       tile.init = r == 0 && !accumulate ? TileInit::zero : TileInit::accumulate;
-      // x's rows lie far apart, and the hardware does not foresee where the next panel begins (b1024 w1024: 1.05
-      // times).
-      NextPanel<T> next = panel_of(next_x, split, 0, set.lanes);
+      const T *next = next_x;
       if (panel + 1 < split.num_panels())
-        next = panel_of(tile.b - begin, split, panel + 1, set.lanes);
+        next = tile.b + split.begin(panel + 1) - begin;
       else if (r + block < rows)
-        next = panel_of(pieces.row(x, ldx, r + block), split, 0, set.lanes);
+        next = pieces.row(x, ldx, r + block);
       run_panel(set, out_end - out_begin, split.vectors(panel), tile, next);
     }
   }
