@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "ops/reduce.hpp"
@@ -75,18 +76,14 @@ template <class T>
 void GradientFlow<T>::activation(int l, const LayerState<T> &layer, const Tile &tile) noexcept {
   TileSums &to = sums(l, tile);
   const LayerSpec &spec = *layer.spec;
-  index zeros = 0;
-  kernels_.column_nonzero(tile.count, spec.out, layer.h.rows(tile), layer.h.ld, nonzero_units(l, tile.rank), &zeros);
-  to.act_zeros += zeros;
-  if (spec.activation == GRADCORE_RELU) {  // 0 where h is 0, else 1
-    to.derivative_sumsq += double(tile.count * spec.out - zeros);
-    to.saturated += zeros;
-  } else if (layer.saves_derivative)
+  unsigned char *nonzero = nonzero_units(l, tile.rank);
+  // Most units are known to live after a tile or two; and without a residual connection the zeros are output's.
+  if (spec.residual || std::memchr(nonzero, 0, std::size_t(spec.out)))
+    kernels_.column_nonzero(tile.count, spec.out, layer.h.rows(tile), layer.h.ld, nonzero, &to.act_zeros);
+  if (layer.saves_derivative)
     kernels_.derivative_stats(tile.count, spec.out, layer.delta.rows(tile), layer.delta.ld,
                               T(kSaturatedShare * kMaxDerivative[spec.activation]), &to.derivative_sumsq,
                               &to.saturated);
-  else
-    to.derivative_sumsq += double(tile.count) * double(spec.out);  // identity
 }
 
 template <class T>
@@ -170,14 +167,28 @@ void GradientFlow<T>::finish_layer(int l) noexcept {
   // Where nothing stands between two points of the chain, the later norm is the earlier one.
   to.grad_preact_norm = spec.normalization ? std::sqrt(total.grad_preact_sumsq) : to.delta.norm;
   to.grad_output_norm = spec.hidden ? std::sqrt(total.grad_output_sumsq) : to.delta.norm;
-  to.mean_squared_derivative = spec.hidden ? total.derivative_sumsq / double(to.activation.count) : 1.0;
-  to.saturated = total.saturated;
-  to.act_zeros = spec.hidden ? total.act_zeros : to.activation.zeros;
+  to.act_zeros = spec.residual ? total.act_zeros : to.activation.zeros;
+  finish_derivative(l, total);
   for (index c = 0; spec.hidden && c < spec.out; c++) {
     bool alive = false;
     for (int rank = 0; rank < threads_; rank++) alive |= nonzero_units(l, rank)[c] != 0;
     to.dead_units += !alive;
   }
+}
+
+template <class T>
+void GradientFlow<T>::finish_derivative(int l, const TileSums &total) noexcept {
+  gradcore_layer_flow &to = result_[l];
+  const int activation = net_.layers[l].hidden ? net_.layers[l].activation : GRADCORE_IDENTITY;
+  const double count = double(to.activation.count);
+  double sumsq = total.derivative_sumsq;
+  to.saturated = total.saturated;
+  if (activation == GRADCORE_IDENTITY) sumsq = count;
+  if (activation == GRADCORE_RELU) {  // 0 where h is 0, else 1
+    to.saturated = to.act_zeros;
+    sumsq = count - double(to.act_zeros);
+  }
+  to.mean_squared_derivative = sumsq / count;
 }
 
 template <class T>

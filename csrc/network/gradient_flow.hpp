@@ -63,6 +63,7 @@ class GradientFlow {
   static constexpr double kUnknown = -1;
   double finite_squares(index rows, index cols, const T *x, index ld) const noexcept;
   void finish_layer(int l) noexcept;
+  void finish_derivative(int l, const TileSums &total) noexcept;
 
   const Architecture &net_;
   const KernelSet<T> &kernels_;
