@@ -12,6 +12,9 @@ constexpr index kDepthBlock = 1024;
 // Rows of x and delta taken per block of a weight gradient: x's panel (64 columns) takes 64 kB.
 constexpr index kParamsDepthBlock = 256;
 constexpr index kCacheLine = 64;
+// A panel of weights that fits the first-level cache stays there for its tiles: fetching the next one would take its
+// place (AVX2, b256 w256: 0.99 of the speed).
+constexpr index kFirstLevel = 32 << 10;
 
 // Runs a column of tiles, rows [0, rows), over one panel; each of the first few tiles fetches one column of lines of
 // the panel that follows, if any, as wide as this one: the hardware stops where a page ends and does not know where the
@@ -101,8 +104,8 @@ void gemm(const KernelSet<T> &set, index rows, index depth, index cols, const T 
       tile.cols = split.cols(panel);
       tile.init = k == 0 ? init : TileInit::accumulate;
       tile.bias = bias ? bias + begin : nullptr;
-      const bool last = panel + 1 == split.num_panels();
-      const T *next = !last ? start_of(panel + 1) : k + block == depth ? following.b : nullptr;
+      const bool last = panel + 1 == split.num_panels(), fits = block * tile.b_step * index(sizeof(T)) <= kFirstLevel;
+      const T *next = !last ? fits ? nullptr : start_of(panel + 1) : k + block == depth ? following.b : nullptr;
       run_panel(set, rows, split.vectors(panel), tile, next);
     }
   }
