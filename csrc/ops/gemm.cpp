@@ -104,8 +104,11 @@ void gemm(const KernelSet<T> &set, index rows, index depth, index cols, const T 
       tile.cols = split.cols(panel);
       tile.init = k == 0 ? init : TileInit::accumulate;
       tile.bias = bias ? bias + begin : nullptr;
-      const bool last = panel + 1 == split.num_panels(), fits = block * tile.b_step * index(sizeof(T)) <= kFirstLevel;
-      const T *next = !last ? fits ? nullptr : start_of(panel + 1) : k + block == depth ? following.b : nullptr;
+      const T *next = nullptr;
+      if (panel + 1 == split.num_panels())
+        next = k + block == depth ? following.b : nullptr;
+      else if (block * tile.b_step * index(sizeof(T)) > kFirstLevel)
+        next = start_of(panel + 1);
       run_panel(set, rows, split.vectors(panel), tile, next);
     }
   }
