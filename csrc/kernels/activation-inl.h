@@ -295,26 +295,19 @@ struct ForwardGradRow {
 template <class T, class Act, class Row>
 GRADCORE_INLINE void activate(index cols, const Row &row) {
   constexpr int W = kLanes<T>, kAtOnce = 8;
-  for (index c = 0; c < cols;) {
-    const index full = (cols - c) / W, count = full < kAtOnce ? full : kAtOnce;
+  index c = 0;
+  while (c + W <= cols) {
+    const index left = (cols - c) / W, count = left < kAtOnce ? left : kAtOnce;
     typename Act::Parts parts[kAtOnce];
 #pragma GCC unroll 1
     for (index v = 0; v < count; v++) parts[v] = Act::begin(load(row.z + c + v * W));
-    // The end of the row joins the last vectors: alone it would take its whole chain's time.
-    const int rest = count < kAtOnce ? int(cols - c - count * W) : 0;
-    const FirstLanes<T> lanes{rest};
-    Vec<T> last{};
-    typename Act::Parts last_parts{};
-    if (rest > 0) {
-      last = lanes.get(row.z + c + count * W);
-      last_parts = Act::begin(last);
-    }
 #pragma GCC unroll 1
     for (index v = 0; v < count; v++, c += W) row.put(c, AllLanes<T>{}, Act::both(load(row.z + c), parts[v]));
-    if (rest == 0) continue;
-    row.put(c, lanes, Act::both(last, last_parts));
-    break;
   }
+  if (c == cols) return;
+  const FirstLanes<T> lanes{int(cols - c)};
+  const Vec<T> x = lanes.get(row.z + c);
+  row.put(c, lanes, Act::both(x, Act::begin(x)));
 }
 
 // One long row, with a single end, where no operand has gaps between its rows.
