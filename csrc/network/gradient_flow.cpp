@@ -77,7 +77,8 @@ void GradientFlow<T>::activation(int l, const LayerState<T> &layer, const Tile &
   TileSums &to = sums(l, tile);
   const LayerSpec &spec = *layer.spec;
   unsigned char *nonzero = nonzero_units(l, tile.rank);
-  // Most units are known to live after a tile or two; and without a residual connection the zeros are output's.
+  // Zeros are counted for residual connections alone: without one h is output's, whose statistics count them. Most
+  // units are known to live after a tile or two.
   if (spec.residual || std::memchr(nonzero, 0, std::size_t(spec.out)))
     kernels_.column_nonzero(tile.count, spec.out, layer.h.rows(tile), layer.h.ld, nonzero, &to.act_zeros);
   if (layer.saves_derivative)

@@ -119,7 +119,7 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
   const RowPlan &plan = shape.plan;
   const index chunk = plan.chunk_rows * (plan.shares_chunks() ? 1 : shape.threads),
               span = plan.span_tiles * plan.tile_rows;
-  const auto rows = [&](index cols) { return arena.matrix<T>(chunk, shape.pieces(), row_stride<T>(cols)); };
+  const auto rows = [&](index cols) { return arena.matrix<T>(chunk, shape.num_pieces(), row_stride<T>(cols)); };
   const auto scratch = [&](index cols) { return arena.scratch<T>(span, shape.threads, row_stride<T>(cols)); };
   // Inference needs the input and the output of one layer at a time.
   Matrix<T> alternate[2];
@@ -152,7 +152,7 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
     if (spec.row_norm())
       for (Matrix<T> *numbers : {&layer.row_mean, &layer.row_inv_std})
         *numbers =
-            shape.training ? arena.matrix<T>(chunk, shape.pieces(), 1) : arena.scratch<T>(span, shape.threads, 1);
+            shape.training ? arena.matrix<T>(chunk, shape.num_pieces(), 1) : arena.scratch<T>(span, shape.threads, 1);
     layer.partial_ld = row_stride<T>(spec.out);
     const bool needs_partials = spec.normalization && shape.training;
     layer.partials = arena.take<T>(needs_partials ? plan.num_sums() * layer.kPartials * layer.partial_ld : 0);

@@ -92,7 +92,7 @@ struct WorkspaceShape {
   bool training, record;
 
   // Of the rows: one for each thread, as far as their shares are even.
-  index pieces() const noexcept { return plan.shares_chunks() ? std::gcd(plan.max_tiles(), index(team)) : threads; }
+  index num_pieces() const noexcept { return plan.shares_chunks() ? std::gcd(plan.max_tiles(), index(team)) : threads; }
 
   bool operator==(const WorkspaceShape &other) const noexcept {
     return plan.rows == other.plan.rows && plan.chunk_rows == other.plan.chunk_rows &&
@@ -117,7 +117,7 @@ class Workspace {
   // How the rows of a chunk lie.
   Pieces pieces() const noexcept { return {piece_tiles() * shape_.plan.tile_rows, kPieceGap<T>}; }
   index piece_tiles() const noexcept {
-    return shape_.plan.max_tiles() / (shape_.plan.shares_chunks() ? shape_.pieces() : 1);
+    return shape_.plan.max_tiles() / (shape_.plan.shares_chunks() ? shape_.num_pieces() : 1);
   }
   const WorkspaceShape &shape() const noexcept { return shape_; }
   index bytes() const noexcept { return index(packed_.bytes() + rows_.bytes()); }
