@@ -6,8 +6,8 @@
 
 Timed is the gradient of a relu net, every size once a round. A pair of neighbours n, n + 1 is a cliff when, in the
 median over the rounds,
-    the larger one takes longer by more than the padding explains (rise): products are padded to full vectors, so
-        that n columns cost as much as the next multiple of the vector, and rows by nothing at all; or
+    the larger one takes longer by more than the padding explains (rise): products are padded to full vectors (to half
+        vectors with AVX-512), so that n columns cost as much as their next multiple, and rows by nothing at all; or
     the larger one is faster than the smaller one (fall): whoever has n would gain by adding a row or column of zeros.
 "More" is beyond TOLERANCE, and beyond what the pair itself varies by from round to round.
 """
@@ -29,11 +29,11 @@ from limits import Limits
 
 DEPTH, ROWS, WIDTH, CLASSES = 8, 64, 64, 10  # of the net; rows of the width sweep, width of the row sweep
 TOLERANCE = 0.10
-VECTOR_BYTES = {"avx512": 64, "avx2": 32, "baseline": 16, "neon": 16}
+PADDED_BYTES = {"avx512": 32, "avx2": 32, "baseline": 16, "neon": 16}  # columns of a product come in multiples of this
 
 
-def lanes(dtype: str) -> int:
-    return VECTOR_BYTES[gc.cpu_info()["target"]] // np.dtype(dtype).itemsize
+def padding_unit(dtype: str) -> int:
+    return PADDED_BYTES[gc.cpu_info()["target"]] // np.dtype(dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ def gradient_of(width: int, rows: int, dtype: str) -> Callable[[], float]:
 
 
 def sweeps(last: int, dtype: str) -> Iterator[Sweep]:
-    vector = lanes(dtype)
+    unit = padding_unit(dtype)
 
     def work(rows: int, width: int, columns: int) -> float:
         return 2.0 * rows * width * columns * (3 * DEPTH - 1)
 
     def padded(width: int) -> int:
-        return -(-width // vector) * vector
+        return -(-width // unit) * unit
 
     yield Sweep(
         f"width, {ROWS} rows",

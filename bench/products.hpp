@@ -27,31 +27,36 @@ inline std::string shape(const char *name, std::initializer_list<index> sizes) {
 // ---- products ----
 
 template <class T>
+void tile_of(Suite<T> &suite, int rows, int vectors, index cols) {
+  const KernelSet<T> &k = suite.kernels;
+  const index depth = 256, width = vectors * k.lanes, lda = row_stride<T>(depth);
+  const Array<T> a(rows * lda), b(depth * width);
+  Array<T> c(rows * cols);
+  GemmTile<T> tile{};
+  tile.depth = tile.run = depth;
+  tile.a = a.data(), tile.a_row = lda, tile.a_step = 1;
+  tile.b = tile.ahead = b.data(), tile.b_step = width;
+  tile.c = tile.written = c.data(), tile.c_row = tile.written_row = cols, tile.cols = int(cols);
+  suite.add(
+      shape("gemm_tile", {rows, cols}), {double(rows * cols), 2.0 * double(rows * cols * depth)},
+      [&] {
+        return error_of(c.data(), c.size(), [&](index i) {
+          double sum = 0;
+          for (index d = 0; d < depth; d++) sum += double(a[i / cols * lda + d]) * double(b[d * width + i % cols]);
+          return sum;
+        });
+      },
+      [&] { k.gemm_tile[rows - 1][vectors - 1](tile); });
+}
+
+template <class T>
 void tiles(Suite<T> &suite) {
   const KernelSet<T> &k = suite.kernels;
-  suite.section("register tiles, rows x vectors, depth 256");
-  const index depth = 256;
+  suite.section("register tiles, rows x columns, depth 256; the tallest with half of the last vector too");
   for (int vectors = 1; vectors <= k.tile_vectors; vectors++) {
-    const index cols = vectors * k.lanes, lda = row_stride<T>(depth);
-    for (int rows = 1; rows <= k.tile_rows[vectors - 1]; rows++) {
-      const Array<T> a(rows * lda), b(depth * cols);
-      Array<T> c(rows * cols);
-      GemmTile<T> tile{};
-      tile.depth = tile.run = depth;
-      tile.a = a.data(), tile.a_row = lda, tile.a_step = 1;
-      tile.b = tile.ahead = b.data(), tile.b_step = cols;
-      tile.c = tile.written = c.data(), tile.c_row = tile.written_row = cols, tile.cols = int(cols);
-      suite.add(
-          shape("gemm_tile", {rows, vectors}), {double(rows * cols), 2.0 * double(rows * cols * depth)},
-          [&] {
-            return error_of(c.data(), c.size(), [&](index i) {
-              double sum = 0;
-              for (index d = 0; d < depth; d++) sum += double(a[i / cols * lda + d]) * double(b[d * cols + i % cols]);
-              return sum;
-            });
-          },
-          [&] { k.gemm_tile[rows - 1][vectors - 1](tile); });
-    }
+    const int cols = vectors * k.lanes, tallest = k.tile_rows[vectors - 1];
+    for (int rows = 1; rows <= tallest; rows++) tile_of(suite, rows, vectors, cols);
+    if (k.lanes > 1) tile_of(suite, tallest, vectors, cols - k.lanes / 2);
   }
 }
 

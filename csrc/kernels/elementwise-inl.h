@@ -204,8 +204,7 @@ struct AdamRule {
 // acc += squares of the lanes, in double: updates of 1e-25 must not square to zero.
 GRADCORE_INLINE void add_squares(Vec<double> v, Vec<double> &acc) { acc = fma(v, v, acc); }
 GRADCORE_INLINE void add_squares(Vec<float> v, Vec<double> &acc) {
-  using Half = float __attribute__((vector_size(GRADCORE_VECTOR_BYTES / 2)));
-  Half half[2];
+  HalfVec<float> half[2];
   __builtin_memcpy(half, &v, sizeof v);
   add_squares(__builtin_convertvector(half[0], Vec<double>), acc);
   add_squares(__builtin_convertvector(half[1], Vec<double>), acc);

@@ -21,8 +21,7 @@ GRADCORE_INLINE Vec<T> beyond_end(FirstLanes<T> lanes, Vec<T> v, T other) {
 
 GRADCORE_INLINE void add_wide(Vec<double> v, Vec<double> &sum) { sum += v; }
 GRADCORE_INLINE void add_wide(Vec<float> v, Vec<double> &sum) {
-  using Half = float __attribute__((vector_size(GRADCORE_VECTOR_BYTES / 2)));
-  Half half[2];
+  HalfVec<float> half[2];
   __builtin_memcpy(half, &v, sizeof(v));
   sum += __builtin_convertvector(half[0], Vec<double>) + __builtin_convertvector(half[1], Vec<double>);
 }

@@ -59,6 +59,36 @@ using IVec = typename VecTraits<T>::I;
 template <class T>
 inline constexpr int kLanes = GRADCORE_VECTOR_BYTES / int(sizeof(T));
 
+// Vectors of fewer lanes. Written out in types: GCC ignores a vector_size that depends on a template's argument.
+template <class T, int kCount>
+struct Part;
+template <class T>
+struct Part<T, 1> {
+  using V = T;
+};
+#define GRADCORE_PART(T, kCount)                                  \
+  template <>                                                     \
+  struct Part<T, kCount> {                                        \
+    using V = T __attribute__((vector_size(kCount * sizeof(T)))); \
+  }
+GRADCORE_PART(float, 2);
+GRADCORE_PART(float, 4);
+GRADCORE_PART(float, 8);
+GRADCORE_PART(float, 16);
+GRADCORE_PART(double, 2);
+GRADCORE_PART(double, 4);
+GRADCORE_PART(double, 8);
+GRADCORE_PART(int32_t, 2);
+GRADCORE_PART(int32_t, 4);
+GRADCORE_PART(int32_t, 8);
+GRADCORE_PART(int32_t, 16);
+GRADCORE_PART(int64_t, 2);
+GRADCORE_PART(int64_t, 4);
+GRADCORE_PART(int64_t, 8);
+#undef GRADCORE_PART
+template <class T>
+using HalfVec = typename Part<T, kLanes<T> / 2>::V;
+
 // ---- making and moving ----
 
 template <class T>
@@ -78,6 +108,21 @@ template <class T>
 GRADCORE_INLINE void store(T *p, Vec<T> v) {
   *reinterpret_cast<typename VecTraits<T>::U *>(p) = v;
 }
+
+#if GRADCORE_VECTOR_BYTES == 64
+// Half vectors: with 256 bits a half takes as long as the whole.
+GRADCORE_INLINE HalfVec<float> load_half(const float *p) { return HalfVec<float>(_mm256_loadu_ps(p)); }
+GRADCORE_INLINE HalfVec<double> load_half(const double *p) { return HalfVec<double>(_mm256_loadu_pd(p)); }
+GRADCORE_INLINE HalfVec<float> lower_half(Vec<float> v) { return HalfVec<float>(_mm512_castps512_ps256(__m512(v))); }
+GRADCORE_INLINE HalfVec<double> lower_half(Vec<double> v) {
+  return HalfVec<double>(_mm512_castpd512_pd256(__m512d(v)));
+}
+// The upper half is left as it comes.
+GRADCORE_INLINE Vec<float> with_lower_half(HalfVec<float> v) { return Vec<float>(_mm512_castps256_ps512(__m256(v))); }
+GRADCORE_INLINE Vec<double> with_lower_half(HalfVec<double> v) {
+  return Vec<double>(_mm512_castpd256_pd512(__m256d(v)));
+}
+#endif
 
 // To memory, past the caches, where the CPU can. p is a multiple of a vector; stream_fence before others read.
 #if defined(__x86_64__)
@@ -332,34 +377,6 @@ GRADCORE_INLINE V sqrt(V v) {
 // ---- across lanes ----
 
 // Halves are combined down to one lane: a tree whose shape depends on the number of lanes only.
-// Written out in types: GCC ignores a vector_size that depends on a template's argument.
-template <class T, int kCount>
-struct Part;
-template <class T>
-struct Part<T, 1> {
-  using V = T;
-};
-#define GRADCORE_PART(T, kCount)                                  \
-  template <>                                                     \
-  struct Part<T, kCount> {                                        \
-    using V = T __attribute__((vector_size(kCount * sizeof(T)))); \
-  }
-GRADCORE_PART(float, 2);
-GRADCORE_PART(float, 4);
-GRADCORE_PART(float, 8);
-GRADCORE_PART(float, 16);
-GRADCORE_PART(double, 2);
-GRADCORE_PART(double, 4);
-GRADCORE_PART(double, 8);
-GRADCORE_PART(int32_t, 2);
-GRADCORE_PART(int32_t, 4);
-GRADCORE_PART(int32_t, 8);
-GRADCORE_PART(int32_t, 16);
-GRADCORE_PART(int64_t, 2);
-GRADCORE_PART(int64_t, 4);
-GRADCORE_PART(int64_t, 8);
-#undef GRADCORE_PART
-
 struct Sum {
   template <class V>
   static inline __attribute__((always_inline)) V of(V a, V b) {
