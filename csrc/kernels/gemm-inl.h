@@ -10,7 +10,7 @@
 // A weight gradient reads both operands where they lie: with 16 registers it takes 6 x 2, so that x's panel
 // and the lines of delta that the tile touches fit the first-level cache together (Zen 3: 1.1 times 4 x 3).
 // The lines that will be written next, C's or others, are fetched while a tile sums, so that stores do not wait (for
-// one row alone that costs more than it saves); and one line of what follows at each step of k.
+// one row alone that costs more than it saves); and one or two lines of what follows at each step of k.
 // Where at most half of the last vector's columns exist, AVX-512 takes half a vector: Zen 4 works on 512 bits in two
 // steps, so that 100 columns cost 104 lanes and not 112 (b128 w100 d50: 1.05 times as fast; width 50: 1.13).
 // All three products of a dense layer are this one kernel, told apart by strides alone:
@@ -47,6 +47,7 @@ GRADCORE_INLINE void sum_tile(const GemmTile<T> &tile) {
   typename Last::V last_acc[Rows];
   const int tail = tile.cols - kWhole * W;  // valid lanes of the last vector, 1..W
   const bool ends_whole = !kHalf && tail == W;
+  constexpr bool kTwoLines = Vectors * sizeof(Vec<T>) >= 2 * kCacheLine;
 
   if (tile.init == TileInit::accumulate) {
 #pragma GCC unroll 8
@@ -72,12 +73,13 @@ GRADCORE_INLINE void sum_tile(const GemmTile<T> &tile) {
   }
 
   const T *a = tile.a, *b = tile.b, *ahead = tile.ahead;
-  const index a_row = tile.a_row, a_step = tile.a_step, b_step = tile.b_step;
+  const index a_row = tile.a_row, a_step = tile.a_step, b_step = tile.b_step, more = tile.ahead_more;
   // Two counters: with one, down to the end of a piece, GCC keeps a sum of the baseline's tile in memory (0.86 of the
   // speed).
   index run = tile.run;
   for (index k = tile.depth; k > 0; k--, a += a_step, b += b_step, ahead += b_step) {
     if (Rows > 1) prefetch(ahead);
+    if (Rows > 1 && kTwoLines) prefetch(ahead + more);
     Vec<T> bk[kFirst];
 #pragma GCC unroll 4
     for (int v = 0; v < kWhole; v++) bk[v] = load(b + v * W);

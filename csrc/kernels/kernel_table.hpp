@@ -38,8 +38,10 @@ struct GemmTile {
   const T *bias;  // read with TileInit::bias, readable up to full vectors
   T *written;     // rows of `cols` elements that will be written: C's, or others where C is in cache
   index written_row;
-  // What will be needed next: one cache line is fetched at each k, as far apart as b's rows; b when there is nothing.
+  // What will be needed next: at each k one cache line is fetched, and where a tile is two wide or more the one
+  // `ahead_more` elements on, as far apart as b's rows. b and 0 when there is nothing.
   const T *ahead;
+  index ahead_more;
 };
 
 template <class T>
@@ -47,6 +49,7 @@ using GemmTileKernel = void (*)(const GemmTile<T> &tile);
 
 // Of any target.
 inline constexpr std::size_t kMaxVectorBytes = 64;
+inline constexpr std::size_t kCacheLine = 64;  // bytes
 
 // The largest tile of any target; tables are [rows - 1][vectors - 1], null beyond the target's own.
 inline constexpr int kMaxTileRows = 8;

@@ -13,7 +13,6 @@ namespace gradcore {
 
 namespace {
 
-constexpr std::size_t kCacheLine = 64;
 constexpr std::size_t kHugePage = std::size_t(2) << 20;
 
 // Row strides are an odd number of cache lines: a power of two would map every row of a column
