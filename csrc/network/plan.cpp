@@ -8,7 +8,7 @@ namespace gradcore {
 
 namespace {
 
-constexpr index kLeastTileRows = 16;
+constexpr index kLeastTileRows = 16;  // of a tile that is not cut
 constexpr index kMostTileRows = 64;
 constexpr index kLeastTiles = 8;        // of a chunk with enough rows
 constexpr double kChunkBytes = 2e6;     // a chunk's activations and deltas: about the L2 caches of two cores
@@ -29,9 +29,9 @@ index divide_up(index value, index by) noexcept { return (value + by - 1) / by; 
 
 // A power of two of tiles, all but the last of one size: threads get even shares.
 index tile_rows(index rows) noexcept {
-  index tiles = kLeastTiles;
-  while (tiles * kMostTileRows < rows) tiles *= 2;
-  return std::max(kLeastTileRows, divide_up(rows, tiles));
+  index tiles = 1;
+  while (tiles * (tiles < kLeastTiles ? kLeastTileRows : kMostTileRows) < rows) tiles *= 2;
+  return divide_up(rows, tiles);
 }
 
 double element_size(const Architecture &net) noexcept { return net.dtype == GRADCORE_FLOAT32 ? 4 : 8; }

@@ -47,10 +47,11 @@ template <class T>
 int Schedule<T>::threads_for_pass(const PassRequest<T> &request) const noexcept {
   const double passes = request.kind == PassKind::gradient ? 3 : has_backward(request.kind) ? 2 : 1;
   const double flops = passes * net_.forward_flops_per_row() * double(request.rows);
-  // Weight gradients are cut by parameters, so that a backward pass has work for more threads than tiles.
-  const index blocks = has_backward(request.kind) ? index(blocks_.size()) : 0;
-  const index pieces = plan_.shares_chunks() ? std::max(plan_.max_tiles(), blocks) : plan_.groups;
-  return threads_for(flops, pieces);
+  const int by_rows = threads_for(flops, plan_.shares_chunks() ? plan_.max_tiles() : plan_.groups);
+  if (!has_backward(request.kind) || !plan_.shares_chunks()) return by_rows;
+  // Weight gradients are cut by parameters: a third of the work has use for more threads than there are tiles. These
+  // fetch all that they need from other cores, which takes as much work again to be worth it (bench/README.md).
+  return std::max(by_rows, threads_for(flops / 6, index(blocks_.size())));
 }
 
 // Whether the products with deltas take W from panels or where it lies, which takes 1.02 times as long. Few rows do not
