@@ -97,6 +97,15 @@ GRADCORE_INLINE void sum_tile(const GemmTile<T> &tile) {
     }
   }
 
+  if (tile.init == TileInit::multiply) {
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; i++) {
+      const T *c = tile.c + i * tile.c_row, *last = c + kWhole * W;
+#pragma GCC unroll 4
+      for (int v = 0; v < kWhole; v++) acc[i][v] *= load(c + v * W);
+      last_acc[i] *= Last::of(ends_whole ? load(last) : load_partial(last, tail));
+    }
+  }
 #pragma GCC unroll 8
   for (int i = 0; i < Rows; i++) {
     T *c = tile.c + i * tile.c_row, *last = c + kWhole * W;

@@ -21,7 +21,7 @@ using index = std::int64_t;
 
 // One product tile: C[i, j] = init + sum_k A[i, k] * B[k, j], k ascending, one accumulator a sum,
 // so that the bits of C do not depend on how a matrix was cut into tiles.
-enum class TileInit : int { zero, bias, accumulate };  // 0, bias[j], C[i, j]
+enum class TileInit : int { zero, bias, accumulate, multiply };  // 0, bias[j], C[i, j]; or C[i, j] *= the sum from 0
 
 template <class T>
 struct GemmTile {

@@ -21,14 +21,13 @@ void dense_forward(const KernelSet<T> &kernels, const LayerState<T> &layer, cons
        layer.bias ? TileInit::bias : TileInit::zero, layer.bias, {next_panels});
 }
 
-// grad_input (+)= delta W, from W's panels or from W itself.
+// grad_input = what `init` makes of delta W, from W's panels or from W itself.
 template <class T>
 void dense_backward_input(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &tile, bool from_panels,
-                          T *grad_input, index ld, bool accumulate, const Following<T> &following = {}) noexcept {
+                          T *grad_input, index ld, TileInit init, const Following<T> &following = {}) noexcept {
   const RightMatrix<T> panels{layer.backward_panels}, weight{layer.weight, layer.spec->in};
   gemm(kernels, tile.count, layer.spec->out, layer.spec->in, layer.delta.rows(tile), layer.delta.ld,
-       from_panels ? panels : weight, grad_input, ld, accumulate ? TileInit::accumulate : TileInit::zero,
-       static_cast<const T *>(nullptr), following);
+       from_panels ? panels : weight, grad_input, ld, init, static_cast<const T *>(nullptr), following);
 }
 
 // Rows [out_begin, out_end) of dW, over the rows of a chunk. grad_weight is the whole gradient.

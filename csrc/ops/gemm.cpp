@@ -6,9 +6,6 @@ namespace gradcore {
 
 namespace {
 
-// Depth of a block: a panel of 64 float columns then takes 256 kB, within the L2 cache, from where
-// full tiles run at peak (bench/bench_kernels.cpp); deeper panels would come from beyond.
-constexpr index kDepthBlock = 1024;
 // Rows of x and delta taken per block of a weight gradient: x's panel (64 columns) takes 64 kB.
 constexpr index kParamsDepthBlock = 256;
 // A panel of weights that fits the first-level cache stays there for its tiles: fetching the next one would take its

@@ -55,8 +55,12 @@ struct Following {
   index written_ld = 0;
 };
 
+// Depth of a block: a panel of 64 float columns then takes 256 kB, within the L2 cache, from where
+// full tiles run at peak (bench/bench_kernels.cpp); deeper panels would come from beyond.
+inline constexpr index kDepthBlock = 1024;
+
 // c [rows, cols] = init + a [rows, depth] * B, the same to the bit for both kinds of B. c may be padded: only `cols`
-// columns are written.
+// columns are written. TileInit::multiply takes one block of depth.
 template <class T>
 void gemm(const KernelSet<T> &set, index rows, index depth, index cols, const T *a, index lda, const RightMatrix<T> &b,
           T *c, index ldc, TileInit init, const T *bias, const Following<T> &following = {}) noexcept;

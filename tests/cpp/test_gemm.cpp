@@ -11,7 +11,7 @@ namespace {
 
 Random rng;
 
-constexpr TileInit kInits[] = {TileInit::zero, TileInit::bias, TileInit::accumulate};
+constexpr TileInit kInits[] = {TileInit::zero, TileInit::bias, TileInit::accumulate, TileInit::multiply};
 
 struct Shape {
   index rows, depth, cols;
@@ -57,19 +57,26 @@ void for_each_shape(const char *name, Body &&body) {
   });
 }
 
-// c[i, j] = start(i, j) + sum_k a(i, k) b(k, j), within tolerances.dense.
-template <class T, class A, class B, class Start>
-void check_product(const Matrix<T> &c, index depth, A &&a, B &&b, Start &&start) {
+// What a sum starts from, and what it is multiplied by.
+struct Ends {
+  double start, factor;
+};
+
+// c[i, j] = factor(i, j) (start(i, j) + sum_k a(i, k) b(k, j)), within tolerances.dense.
+template <class T, class A, class B, class F>
+void check_product(const Matrix<T> &c, index depth, A &&a, B &&b, F &&ends_of) {
   bool close = true;
   for (index i = 0; i < c.rows(); i++) {
     for (index j = 0; j < c.cols(); j++) {
-      double sum = double(start(i, j)), magnitude = std::abs(sum);
+      const Ends ends = ends_of(i, j);
+      double sum = ends.start, magnitude = std::abs(sum);
       for (index k = 0; k < depth; k++) {
         const double term = double(a(i, k)) * double(b(k, j));
         sum += term;
         magnitude += std::abs(term);
       }
-      close &= near(double(c(i, j)), sum, double(depth + 2) * 2 * kRoundoff<T> * magnitude);
+      const double tolerance = double(depth + 2) * 2 * kRoundoff<T> * magnitude;
+      close &= near(double(c(i, j)), ends.factor * sum, std::abs(ends.factor) * tolerance);
     }
   }
   CHECK(close);
@@ -77,8 +84,19 @@ void check_product(const Matrix<T> &c, index depth, A &&a, B &&b, Start &&start)
 }
 
 template <class T>
-double start_of(TileInit init, const Matrix<T> &bias, const Matrix<T> &before, index i, index j) {
-  return init == TileInit::zero ? 0 : init == TileInit::bias ? double(bias[j]) : double(before(i, j));
+Ends ends_of(TileInit init, const Matrix<T> &bias, const Matrix<T> &before, index i, index j) {
+  const double c = double(before(i, j));
+  switch (init) {
+    case TileInit::zero:
+      return {0, 1};
+    case TileInit::bias:
+      return {double(bias[j]), 1};
+    case TileInit::accumulate:
+      return {c, 1};
+    case TileInit::multiply:
+      return {0, c};
+  }
+  return {};
 }
 
 // ---- the register tile: every height, width and tail ----
@@ -99,7 +117,7 @@ void test_tile(const KernelSet<T> &k, int rows, int vectors, index depth) {
       tile.c = tile.written = c.data(), tile.c_row = tile.written_row = c.ld(), tile.cols = int(cols);
       tile.init = init, tile.bias = bias.data();
       k.gemm_tile[rows - 1][vectors - 1](tile);
-      check_product(c, depth, a, b, [&](index i, index j) { return start_of(init, bias, before, i, j); });
+      check_product(c, depth, a, b, [&](index i, index j) { return ends_of(init, bias, before, i, j); });
     }
   }
 }
@@ -219,12 +237,13 @@ void test_gemm(bool forward) {
     const Product<T> product{k, s, rng.matrix<T>({s.rows, s.depth, gap, 1}, 1), pack(k, forward, s, weight),
                              rng.vector<T>(s.cols, 1)};
     for (const TileInit init : kInits) {
+      if (init == TileInit::multiply && s.depth > kDepthBlock) continue;
       const Matrix<T> before = rng.matrix<T>({s.rows, s.cols, gap, 1}, 1);
       Matrix<T> c = before;
       product.run(0, s.rows, init, c);
       check_product(
           c, s.depth, product.a, [&](index d, index j) { return forward ? weight(j, d) : weight(d, j); },
-          [&](index i, index j) { return start_of(init, product.bias, before, i, j); });
+          [&](index i, index j) { return ends_of(init, product.bias, before, i, j); });
       check_row_splits(product, init, before, c);
       if (forward) continue;
       Matrix<T> in_place = before;
@@ -304,7 +323,7 @@ void test_gemm_params() {
       product.run(0, s.depth, 0, s.rows, accumulate, dw);
       check_product(
           dw, s.depth, [&](index o, index r) { return product.delta(r, o); }, product.x,
-          [&](index o, index i) { return accumulate ? double(before(o, i)) : 0.0; });
+          [&](index o, index i) { return Ends{accumulate ? double(before(o, i)) : 0.0, 1.0}; });
       check_params_splits(product, accumulate, before, dw);
       check_params_pieces(product, accumulate, before, dw);
     }
