@@ -68,16 +68,26 @@ struct RowExp {
   }
 };
 
+// log(sums[0]) + ... + log(sums[count - 1]).
+GRADCORE_INLINE double sum_of_logs(Vec<double> sums, int count) {
+  return reduce_add<double>(log_above_one<double>(select(first_lanes<double>(count), sums, splat<double>(1))));
+}
+
 template <class T>
 double cross_entropy_labels(index rows, index cols, const T *y, index ldy, const index *labels, T scale, T *grad,
                             index ldg) {
+  constexpr int kSums = kLanes<double>;
   double loss = 0;
+  Vec<double> sums{};
   for (index r = 0; r < rows; r++, y += ldy) {
     const T m = row_max(cols, y), at_label = y[labels[r]];
     RowExp<T> exps{y, grad, splat<T>(m), {}};
     for_vectors<T>(cols, exps);
     const double sum = reduce_add<double>(exps.sum);
-    loss += log_above_one<double>(splat<double>(sum))[0] + (double(m) - double(at_label));
+    loss += double(m) - double(at_label);
+    // The logarithms of several rows at once: one of them takes as long.
+    sums[r % kSums] = sum;
+    if (r % kSums == kSums - 1 || r + 1 == rows) loss += sum_of_logs(sums, int(r % kSums) + 1);
     if (!grad) continue;
     const double e_label = double(grad[labels[r]]);
     const ScaleArray<T> normalize{splat<T>(T(double(scale) / sum)), grad};
