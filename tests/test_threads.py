@@ -156,6 +156,27 @@ def test_default_is_the_cpus_of_this_process(run_python):
     assert run_python(code, GRADCORE_NUM_THREADS="", OMP_NUM_THREADS="") == "1"
 
 
+WORKERS_MAY_RUN_ON = """
+import os
+cpus = set(sorted(os.sched_getaffinity(0))[:{}])
+os.sched_setaffinity(0, cpus)
+import numpy as np
+import gradcore as gc
+tasks = lambda: set(os.listdir("/proc/self/task"))
+before = tasks()
+gc.set_num_threads(4)
+gc.MLP([100, 100, 10]).loss_and_gradients(np.ones((256, 100), "f"), np.zeros(256, int))
+workers = tasks() - before
+print(len(workers), all(os.sched_getaffinity(int(task)) == cpus for task in workers | before))
+"""
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_workers_may_run_wherever_the_process_may(cpus, run_python):
+    """They leave their maker's CPU as they start, and nothing of that remains."""
+    assert run_python(WORKERS_MAY_RUN_ON.format(cpus)) == "3 True"
+
+
 def test_set_num_threads_wins_over_the_environment(run_python):
     code = "import gradcore as gc; gc.set_num_threads(4); print(gc.get_num_threads())"
     assert run_python(code, GRADCORE_NUM_THREADS="3") == "4"
