@@ -19,7 +19,7 @@ constexpr index kFirstLevel = 32 << 10;
 // times). `tile` is complete but for rows. Heights are as even as possible: 32 rows as 6 + 6 + 5 + 5 + 5 + 5, where 6 +
 // ... + 6 + 2 would end in a tile of two rows that has not enough sums in flight; four are enough.
 template <class T>
-void run_panel(const KernelSet<T> &set, index rows, int vectors, GemmTile<T> tile, const T *next) noexcept {
+void run_panel(const KernelSet<T> &set, index rows, int vectors, GemmTile<T> &tile, const T *next) noexcept {
   constexpr index kEnoughRows = 4;
   const index line = index(kCacheLine / sizeof(T)), next_lines = next ? vectors * set.lanes / line : 0;
   const index tallest = set.tile_rows[vectors - 1], least = (rows + tallest - 1) / tallest;
