@@ -16,6 +16,8 @@ NETS = {
     "odd": (Net((37, 129, 65, 10), ("tanh", "silu"), "layer", residual=True), 301),
     "wide": (Net((64, 300, 300, 10), ("relu", "relu"), "rms", residual=True), 257),
     "batch norm": (Net((33, 70, 70, 70, 5), ("relu", "gelu", "tanh"), "batch", residual=True), 190),
+    "few rows": (Net((70,) * 12 + (3,), ("tanh",) * 11), 5),
+    "few rows, batch norm": (Net((64,) * 9 + (3,), ("tanh", "relu") * 4, "batch"), 13),
     "deep": (Net((32,) * 30 + (3,), ("tanh",) * 29, "batch"), 96),
     "linear": (Net((500, 10), ()), 333),
     "many rows": (Net((20, 40, 40, 10), ("gelu", "tanh"), "layer", residual=True), 1111),

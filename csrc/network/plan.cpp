@@ -8,9 +8,13 @@ namespace gradcore {
 
 namespace {
 
-constexpr index kLeastTileRows = 16;  // of a tile that is not cut
-constexpr index kMostTileRows = 64;
-constexpr index kLeastTiles = 8;        // of a chunk with enough rows
+// A tile of more rows is cut in two: a whole chunk for a second thread, which serves 5 to 16 rows (1.1 to 1.8 times as
+// fast; with two tiles in place of one statistics cost one thread 4 % more); few tiles for further threads; many
+// because of the caches.
+constexpr index kUncutRows = 4;
+constexpr index kFewTilesRows = 16;
+constexpr index kManyTilesRows = 64;
+constexpr index kManyTiles = 8;
 constexpr double kChunkBytes = 2e6;     // a chunk's activations and deltas: about the L2 caches of two cores
 constexpr index kMinChunkRows = 256;    // fewer rows, and reading and writing dW costs more than its products
 constexpr double kSpanBytes = 256e3;    // input and output of a layer for a span: a part of the L2 cache
@@ -30,7 +34,8 @@ index divide_up(index value, index by) noexcept { return (value + by - 1) / by; 
 // A power of two of tiles, all but the last of one size: threads get even shares.
 index tile_rows(index rows) noexcept {
   index tiles = 1;
-  while (tiles * (tiles < kLeastTiles ? kLeastTileRows : kMostTileRows) < rows) tiles *= 2;
+  const auto most = [&] { return tiles == 1 ? kUncutRows : tiles < kManyTiles ? kFewTilesRows : kManyTilesRows; };
+  while (tiles * most() < rows) tiles *= 2;
   return divide_up(rows, tiles);
 }
 
@@ -110,7 +115,7 @@ RowPlan plan_rows(const Architecture &net, index rows, bool whole_batch) noexcep
   const double row_bytes = bytes_per_row(net);
   const bool may_cut = !whole_batch && !net.any_batch_norm;
   if (const index chunk = may_cut ? group_chunk_rows(net, rows, row_bytes) : 0) {
-    const index tile = divide_up(chunk, divide_up(chunk, kMostTileRows));
+    const index tile = divide_up(chunk, divide_up(chunk, kManyTilesRows));
     return {rows, chunk, tile, span_tiles(net, chunk, tile), net.depth(), kGroups};
   }
   index chunk = rows;
