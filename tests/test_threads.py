@@ -18,6 +18,7 @@ NETS = {
     "batch norm": (Net((33, 70, 70, 70, 5), ("relu", "gelu", "tanh"), "batch", residual=True), 190),
     "few rows": (Net((70,) * 12 + (3,), ("tanh",) * 11), 5),
     "few rows, batch norm": (Net((64,) * 9 + (3,), ("tanh", "relu") * 4, "batch"), 13),
+    "few rows, wide": (Net((300, 300, 300, 10), ("relu", "gelu"), "batch", residual=True), 40),
     "deep": (Net((32,) * 30 + (3,), ("tanh",) * 29, "batch"), 96),
     "linear": (Net((500, 10), ()), 333),
     "many rows": (Net((20, 40, 40, 10), ("gelu", "tanh"), "layer", residual=True), 1111),

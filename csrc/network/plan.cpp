@@ -8,13 +8,12 @@ namespace gradcore {
 
 namespace {
 
-// A tile of more rows is cut in two: a whole chunk for a second thread, which serves 5 to 16 rows (1.1 to 1.8 times as
-// fast; with two tiles in place of one statistics cost one thread 4 % more); few tiles for further threads; many
-// because of the caches.
+// A tile of more rows is cut in two. A whole chunk: for a second thread, which serves 5 to 16 rows (1.1 to 1.8 times as
+// fast; with two tiles in place of one statistics cost one thread 4 % more). Few tiles: for further threads, as long as
+// they are large enough for what is done tile by tile, kFewTilesElements of a layer. Many: because of the caches.
 constexpr index kUncutRows = 4;
-constexpr index kFewTilesRows = 16;
-constexpr index kManyTilesRows = 64;
-constexpr index kManyTiles = 8;
+constexpr index kFewTilesElements = 1024, kFewTilesLeastRows = 8, kFewTilesMostRows = 16;
+constexpr index kManyTiles = 8, kManyTilesRows = 64;
 constexpr double kChunkBytes = 2e6;     // a chunk's activations and deltas: about the L2 caches of two cores
 constexpr index kMinChunkRows = 256;    // fewer rows, and reading and writing dW costs more than its products
 constexpr double kSpanBytes = 256e3;    // input and output of a layer for a span: a part of the L2 cache
@@ -32,9 +31,13 @@ index round_up(index value, index unit) noexcept { return (value + unit - 1) / u
 index divide_up(index value, index by) noexcept { return (value + by - 1) / by; }
 
 // A power of two of tiles, all but the last of one size: threads get even shares.
-index tile_rows(index rows) noexcept {
+index tile_rows(const Architecture &net, index rows) noexcept {
   index tiles = 1;
-  const auto most = [&] { return tiles == 1 ? kUncutRows : tiles < kManyTiles ? kFewTilesRows : kManyTilesRows; };
+  const auto most = [&] {
+    if (tiles == 1) return kUncutRows;
+    if (tiles >= kManyTiles) return kManyTilesRows;
+    return std::clamp(kFewTilesElements / net.max_width(), kFewTilesLeastRows, kFewTilesMostRows);
+  };
   while (tiles * most() < rows) tiles *= 2;
   return divide_up(rows, tiles);
 }
@@ -124,13 +127,13 @@ RowPlan plan_rows(const Architecture &net, index rows, bool whole_batch) noexcep
     const index most = std::max({kMinChunkRows, net.max_width(), index(kChunkBytes / row_bytes)});
     chunk = divide_up(rows, divide_up(rows, most));
   }
-  const index tile = tile_rows(chunk);
+  const index tile = tile_rows(net, chunk);
   chunk = std::min(rows, round_up(chunk, tile));
   return {rows, chunk, tile, span_tiles(net, chunk, tile), fill_layers(net, row_bytes * double(chunk))};
 }
 
 RowPlan plan_inference(const Architecture &net, index rows) noexcept {
-  const index tile = tile_rows(rows);
+  const index tile = tile_rows(net, rows);
   return {rows, rows, tile, span_tiles(net, rows, tile), 1};
 }
 
