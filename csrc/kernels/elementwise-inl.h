@@ -88,6 +88,12 @@ void map_block(index rows, index cols, const T *x, index ldx, T *y, index ldy) {
   }
 }
 
+template <class T>
+void fetch_to_write(index rows, index cols, const T *x, index ldx) {
+  for (index r = 0; r < rows; r++)
+    for (index c = 0; c < cols; c += index(kCacheLine / sizeof(T))) prefetch_to_write(x + r * ldx + c);
+}
+
 // ---- x = f(x) on an array ----
 
 template <class T>
@@ -246,6 +252,7 @@ constexpr void fill_elementwise(KernelSet<T> &set) {
   set.add = map_block<T, CombineRow<T, Add>>;
   set.multiply = map_block<T, CombineRow<T, Multiply>>;
   set.copy = map_block<T, CopyRow<T>>;
+  set.fetch_to_write = fetch_to_write<T>;
   set.scale = scale_array<T>;
   set.clamp = clamp_array<T>;
   set.update[GRADCORE_SGD] = update_range<T, SgdRule<T>>;

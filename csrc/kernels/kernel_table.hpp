@@ -141,6 +141,7 @@ struct KernelSet {
   void (*add)(index rows, index cols, const T *x, index ldx, T *y, index ldy);       // y += x
   void (*multiply)(index rows, index cols, const T *x, index ldx, T *y, index ldy);  // y *= x
   void (*copy)(index rows, index cols, const T *x, index ldx, T *y, index ldy);      // y = x
+  void (*fetch_to_write)(index rows, index cols, const T *x, index ldx);             // takes its lines from other cores
   void (*scale)(index n, T factor, T *x);                                            // x *= factor
   void (*clamp)(index n, T bound, T *x);                                             // to [-bound, bound]; NaN stays
   void (*update[GRADCORE_NUM_OPTIMIZERS])(const UpdateArgs<T> &args);

@@ -19,11 +19,6 @@ bool has_backward(PassKind kind) noexcept { return kind == PassKind::gradient ||
 
 constexpr double kCachedParameters = 4e6;  // bytes; with all that belongs to them six times as much
 
-// The contiguous share of `count` things that one of a team takes.
-Share share_of(index count, const Team &team) noexcept {
-  return {count * team.rank / team.size, count * (team.rank + 1) / team.size};
-}
-
 }  // namespace
 
 template <class T>
@@ -308,6 +303,7 @@ void Schedule<T>::load_input(const PassRequest<T> &request, const Tile &span) no
 template <class T>
 void Schedule<T>::forward_dense(int l, const Tile &span, bool training) noexcept {
   const LayerState<T> &layer = workspace_.layers[l];
+  if (training && workspace_.shape().team > 1) activation_take_lines(kernels_, layer, span);
   dense_forward(kernels_, layer, span, l + 1 < net_.depth() ? workspace_.layers[l + 1].forward_panels : nullptr);
   if (training && layer.spec->batch_norm())
     for_tiles(span, [&](const Tile &tile) { batch_norm_moments(kernels_, layer, tile); });

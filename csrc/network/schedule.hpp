@@ -52,6 +52,10 @@ struct PassResult {
 struct Share {
   index begin, end;
 };
+// The contiguous share of `count` things that one of a team takes.
+inline Share share_of(index count, const Team &team) noexcept {
+  return {count * team.rank / team.size, count * (team.rank + 1) / team.size};
+}
 
 template <class T>
 class Schedule {
