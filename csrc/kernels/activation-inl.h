@@ -292,18 +292,38 @@ struct ForwardGradRow {
   }
 };
 
+// Of the vectors of a row, `left` elements before its end: where kEnds, one may be a partial one.
+template <bool kEnds, class T>
+GRADCORE_INLINE Vec<T> load_before_end(const T *p, index left) {
+  return !kEnds || left >= kLanes<T> ? load(p) : load_partial(p, int(left));
+}
+template <bool kEnds, class T, class Row>
+GRADCORE_INLINE void put_before_end(const Row &row, index i, index left, const ValueGrad<T> &act) {
+  if (!kEnds || left >= kLanes<T>)
+    row.put(i, AllLanes<T>{}, act);
+  else
+    row.put(i, FirstLanes<T>{int(left)}, act);
+}
+
 template <class T, class Act, class Row>
 GRADCORE_INLINE void activate(index cols, const Row &row) {
   constexpr int W = kLanes<T>, kAtOnce = 8;
+  // Without AVX2 an activation is so long that it stands there once, for ends of rows too (25 kB less).
+  constexpr bool kEnds = GRADCORE_VECTOR_BYTES == 16;
   index c = 0;
-  while (c + W <= cols) {
-    const index left = (cols - c) / W, count = left < kAtOnce ? left : kAtOnce;
+  while (kEnds ? c < cols : c + W <= cols) {
+    const index left = (cols - c + (kEnds ? W - 1 : 0)) / W, count = left < kAtOnce ? left : kAtOnce;
     typename Act::Parts parts[kAtOnce];
 #pragma GCC unroll 1
-    for (index v = 0; v < count; v++) parts[v] = Act::begin(load(row.z + c + v * W));
+    for (index v = 0; v < count; v++)
+      parts[v] = Act::begin(load_before_end<kEnds>(row.z + c + v * W, cols - c - v * W));
 #pragma GCC unroll 1
-    for (index v = 0; v < count; v++, c += W) row.put(c, AllLanes<T>{}, Act::both(load(row.z + c), parts[v]));
+    for (index v = 0; v < count; v++, c += W) {
+      const Vec<T> x = load_before_end<kEnds>(row.z + c, cols - c);
+      put_before_end<kEnds>(row, c, cols - c, Act::both(x, parts[v]));
+    }
   }
+  if constexpr (kEnds) return;
   if (c == cols) return;
   const FirstLanes<T> lanes{int(cols - c)};
   const Vec<T> x = lanes.get(row.z + c);
