@@ -73,7 +73,7 @@ def test_every_loss(loss, out_features, target, dtype):
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("batch_size", [2, 3, 8, 64, 65, 131, 300])
+@pytest.mark.parametrize("batch_size", [2, 3, 5, 8, 13, 40, 64, 65, 131, 300])
 def test_every_way_to_cut_a_batch(batch_size, normalization, dtype):
     net = Net((70, 33, 129, 64, 10), ("silu", "tanh", "elu"), normalization)
     assert_case(Case(net, dtype, batch_size, loss="cross_entropy"))
@@ -132,6 +132,7 @@ def test_weight_gradients_on_the_way_back(net, batch_size, dtype):
         Net((1, 1, 1), ("tanh",)),
         Net((300, 2), ()),
         Net((3, 257, 4), ("gelu",)),
+        Net((7, 20, 1030, 3), ("tanh", "gelu")),  # more columns than a product takes at once, which then adds up
         Net((17, 1, 17), ("sigmoid",), "layer"),
         Net((8,) * 41, ("tanh",) * 39, "batch", residual=True),
         Net((6, 7, 7, 8, 8, 2), ("relu", "gelu", "identity", "mish"), residual=True, bias=False),
@@ -215,9 +216,12 @@ def test_gradients_are_overwritten_not_accumulated(dtype):
     assert_same_bits(case.mlp.gradients, first)
 
 
+@pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_recording_changes_nothing_else(normalization, dtype):
-    case = Case(Net((5, 40, 40, 3), ("relu", "gelu"), normalization, residual=True), dtype, batch_size=70)
+def test_recording_changes_nothing_else(normalization, residual, dtype):
+    """Unrecorded, a product multiplies with the derivative of tanh or gelu, unless a skip connection needs dL/dh."""
+    net = Net((5, 40, 40, 40, 3), ("relu", "gelu", "tanh"), normalization, residual=residual)
+    case = Case(net, dtype, batch_size=70)
     loss = case.mlp.loss_and_gradients(case.x, case.target, loss="mse")
     plain = copies(case.mlp.gradients)
     assert case.mlp.loss_and_gradients(case.x, case.target, loss="mse", record=True) == loss
