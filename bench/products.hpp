@@ -56,7 +56,7 @@ void tiles(Suite<T> &suite) {
   for (int vectors = 1; vectors <= k.tile_vectors; vectors++) {
     const int cols = vectors * k.lanes, tallest = k.tile_rows[vectors - 1];
     for (int rows = 1; rows <= tallest; rows++) tile_of(suite, rows, vectors, cols);
-    if (k.lanes > 1) tile_of(suite, tallest, vectors, cols - k.lanes / 2);
+    tile_of(suite, tallest, vectors, cols - k.lanes / 2);
   }
 }
 

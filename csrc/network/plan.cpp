@@ -11,6 +11,7 @@ namespace {
 // A tile of more rows is cut in two. A whole chunk: for a second thread, which serves 5 to 16 rows (1.1 to 1.8 times as
 // fast; with two tiles in place of one statistics cost one thread 4 % more). Few tiles: for further threads, as long as
 // they are large enough for what is done tile by tile, kFewTilesElements of a layer. Many: because of the caches.
+// (bench/README.md, Sizes without a cliff)
 constexpr index kUncutRows = 4;
 constexpr index kFewTilesElements = 1024, kFewTilesLeastRows = 8, kFewTilesMostRows = 16;
 constexpr index kManyTiles = 8, kManyTilesRows = 64;

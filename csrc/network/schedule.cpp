@@ -303,7 +303,8 @@ void Schedule<T>::load_input(const PassRequest<T> &request, const Tile &span) no
 template <class T>
 void Schedule<T>::forward_dense(int l, const Tile &span, bool training) noexcept {
   const LayerState<T> &layer = workspace_.layers[l];
-  if (training && workspace_.shape().team > 1) activation_take_lines(kernels_, layer, span);
+  const bool shared = plan_.shares_chunks() && workspace_.shape().team > 1;
+  if (training && shared) activation_take_lines(kernels_, layer, span);
   dense_forward(kernels_, layer, span, l + 1 < net_.depth() ? workspace_.layers[l + 1].forward_panels : nullptr);
   if (training && layer.spec->batch_norm())
     for_tiles(span, [&](const Tile &tile) { batch_norm_moments(kernels_, layer, tile); });
