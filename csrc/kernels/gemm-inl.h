@@ -12,8 +12,8 @@
 // The lines that will be written next, C's or others, are fetched while a tile sums, so that stores do not wait (for
 // one row alone that costs more than it saves); and one or two lines of what follows at each step of k.
 // Where at most half of the last vector's columns exist, AVX-512 takes half a vector: Zen 4 works on 512 bits in two
-// steps, so that 100 columns cost 104 lanes and not 112 (b128 w100 d50: 1.05 times as fast; width 50: 1.13;
-// bench/README.md). All three products of a dense layer are this one kernel, told apart by strides alone:
+// steps, so that 100 columns cost 104 lanes and not 112 (bench/README.md: b128 w100 d50 1.05 times as fast, w50 1.13).
+// All three products of a dense layer are this one kernel, told apart by strides alone:
 //   forward        A = input        [n, in]        B = weight^T in panels   a_row = ld, a_step = 1
 //   backward_data  A = delta        [n, out]       B = weight in panels     a_row = ld, a_step = 1
 //   backward_params A = delta^T     [out, n]       B = input [n, in]        a_row = 1,  a_step = ld
