@@ -84,6 +84,7 @@ const char *gradcore_target_name(int32_t index) {
 }
 int32_t gradcore_target_supported(int32_t index) { return target_supported(index); }
 const char *gradcore_target(void) { return current_target().name; }
+int32_t gradcore_has_bfloat16_products(void) { return has_bfloat16_products(); }
 gradcore_status gradcore_set_target(const char *name) {
   if (!name) return null_argument("name");
   if (!set_target(name))

@@ -147,7 +147,7 @@ def activations(value: object, num_hidden: int) -> list[str]:
 
 
 def dtype_name(value: object) -> str:
-    """'float32' or 'float64', given as a name, a NumPy dtype or a scalar type."""
+    """'float32', 'float64' or 'bfloat16', given as a name, a NumPy dtype or a scalar type."""
     try:
         name = np.dtype(value).name if value is not None else None  # type: ignore[call-overload]
     except TypeError:

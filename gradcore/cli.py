@@ -464,6 +464,7 @@ def run_info(arguments: argparse.Namespace) -> int:
     forced = " (GRADCORE_TARGET)" if os.environ.get("GRADCORE_TARGET") else ""
     print(f"gradcore  {info['version']} (ABI {info['abi']})")
     print(f"target    {info['target']}{forced}, of {', '.join(info['supported'])}{rest}")
+    print(f"bfloat16  {'products of the CPU' if info['bfloat16_products'] else 'products of rounded float32'}")
     print(f"threads   {info['num_threads']}, from {info['threads_from']}")
     print(f"NumPy     {info['numpy']}, Python {info['python']}")
     return OK

@@ -26,6 +26,7 @@ cdef extern from "gradcore/gradcore.h" nogil:
     ctypedef enum gradcore_dtype:
         GRADCORE_FLOAT32
         GRADCORE_FLOAT64
+        GRADCORE_BFLOAT16
 
     ctypedef enum gradcore_activation:
         GRADCORE_IDENTITY

@@ -56,7 +56,7 @@ struct Evidence {
   double rows() const noexcept { return double(flows[0].activation.count / net->layers[0].out); }
   double mean_loss() const noexcept;
   bool adaptive() const noexcept { return kind != GRADCORE_SGD; }
-  bool single() const noexcept { return net->dtype == GRADCORE_FLOAT32; }
+  bool single() const noexcept { return net->dtype != GRADCORE_FLOAT64; }
   double unit_roundoff() const noexcept { return single() ? 0x1p-24 : 0x1p-53; }
   double largest() const noexcept { return single() ? 0x1.fffffep127 : 0x1.fffffffffffffp1023; }
   double smallest_normal() const noexcept { return single() ? 0x1p-126 : 0x1p-1022; }

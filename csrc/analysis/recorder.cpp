@@ -38,7 +38,7 @@ void Recorder::add(const gradcore_layer_flow *flows, const void *gradients, cons
 }
 
 double Recorder::element(const void *values, index i) const noexcept {
-  return net_.dtype == GRADCORE_FLOAT32 ? double(static_cast<const float *>(values)[i])
+  return net_.dtype != GRADCORE_FLOAT64 ? double(static_cast<const float *>(values)[i])
                                         : static_cast<const double *>(values)[i];
 }
 

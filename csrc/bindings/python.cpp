@@ -359,13 +359,14 @@ void bind_library(py::module_ &m) {
   m.attr("ACTIVATIONS") = names(GRADCORE_NUM_ACTIVATIONS, gradcore_activation_name);
   m.attr("LOSSES") = names(GRADCORE_NUM_LOSSES, gradcore_loss_name);
   m.attr("INITIALIZERS") = names(GRADCORE_NUM_INITIALIZERS, gradcore_initializer_name);
-  m.attr("DTYPES") = py::make_tuple("float32", "float64");
+  m.attr("DTYPES") = py::make_tuple("float32", "float64", "bfloat16");
   m.attr("NORMALIZATIONS") = py::make_tuple(py::none(), "batch", "layer", "rms");
   m.attr("OPTIMIZERS") = py::make_tuple("sgd", "rmsprop", "adam", "adamw");
   m.def("version", &gradcore_version);
   m.def("abi_version", &gradcore_abi_version);
   m.def("critical_gain_squared", &gradcore_critical_gain_squared);
   m.def("targets", [] { return names(gradcore_num_targets(), gradcore_target_name); });
+  m.def("has_bfloat16_products", [] { return gradcore_has_bfloat16_products() != 0; });
   m.def("target_supported", [](int32_t index) { return gradcore_target_supported(index) != 0; });
   m.def("target", &gradcore_target);
   m.def("set_target", [](const char *name) { check(gradcore_set_target(name)); });

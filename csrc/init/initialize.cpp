@@ -195,7 +195,7 @@ void initialize(Network &net, int initializer, const std::vector<uint32_t> &seed
     weights.emplace_back(std::size_t(layer.in * layer.out));
     draw(initializer, layer, random, weights.back().data());
   }
-  if (architecture.dtype == GRADCORE_FLOAT32)
+  if (architecture.dtype != GRADCORE_FLOAT64)
     store(architecture, weights, static_cast<float *>(net.parameters()));
   else
     store(architecture, weights, static_cast<double *>(net.parameters()));

@@ -21,7 +21,7 @@ struct Dtype {
   const char *name, *tag;
   index bytes;
 };
-constexpr Dtype kDtypes[] = {{"float32", "F32", 4}, {"float64", "F64", 8}};
+constexpr Dtype kDtypes[] = {{"float32", "F32", 4}, {"float64", "F64", 8}, {"bfloat16", "F32", 4}};
 
 // Under which a file's own text stands in the metadata.
 constexpr const char *kNetKey = "gradcore", *kOptimizerKey = "gradcore_optimizer";
@@ -260,7 +260,7 @@ gradcore_status read_member(json::Reader &reader, int member, Described *to) {
     case 5:
       return reader.boolean(&to->bias);
     case 6:
-      return choice(reader, "dtype", 2, [](int32_t i) { return kDtypes[i].name; }, &to->dtype);
+      return choice(reader, "dtype", 3, [](int32_t i) { return kDtypes[i].name; }, &to->dtype);
     case 7:
       return reader.string(&to->origin.init);
     default:

@@ -5,6 +5,7 @@
 #include "kernels/elementwise-inl.h"
 #include "kernels/activation-inl.h"
 #include "kernels/gemm-inl.h"
+#include "kernels/bfloat16-inl.h"
 #include "kernels/loss-inl.h"
 #include "kernels/normalize-inl.h"
 #include "kernels/reduce-inl.h"
@@ -17,7 +18,7 @@ template <class T>
 constexpr KernelSet<T> make_kernel_set() {
   KernelSet<T> set{};
   set.lanes = kLanes<T>;
-  fill_gemm(set);
+  fill_products(set);
   fill_activation(set);
   fill_loss(set);
   fill_normalize(set);
@@ -32,6 +33,7 @@ constexpr KernelSet<T> make_kernel_set() {
 
 extern const KernelTable kTable;
 // constexpr: nothing of a wide target may run at load on a CPU that lacks it.
-constexpr KernelTable kTable = {GRADCORE_STRING(GRADCORE_TARGET), make_kernel_set<float>(), make_kernel_set<double>()};
+constexpr KernelTable kTable = {GRADCORE_STRING(GRADCORE_TARGET), make_kernel_set<float>(), make_kernel_set<double>(),
+                                rounded_products()};
 
 }  // namespace gradcore::GRADCORE_TARGET

@@ -1,4 +1,6 @@
 // CPU -> kernel table. The only place that asks the CPU what it is.
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -28,6 +30,16 @@ bool cpu_supports(int i) noexcept {
   return i == 0;
 }
 
+// Not where it is as slow as float's: Intel's cores issue one in the time of two float products.
+bool multiplies_bfloat16_pairs([[maybe_unused]] const KernelTable &table) noexcept {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  return &table == &avx512::kTable && __builtin_cpu_is("amd") && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 const KernelTable *find(const char *name) noexcept {
   for (int i = 0; i < kNumTargets; i++)
     if (std::strcmp(kTargets[i]->name, name) == 0 && cpu_supports(i)) return kTargets[i];
@@ -55,6 +67,25 @@ const KernelTable &current_target() noexcept {
   const KernelTable *table = chosen.load(std::memory_order_acquire);
   if (!table) chosen.store(table = choose(), std::memory_order_release);
   return *table;
+}
+
+bool has_bfloat16_products() noexcept { return multiplies_bfloat16_pairs(current_target()); }
+
+const KernelSet<float> &bfloat16_kernels() noexcept {
+  static const std::array<KernelSet<float>, kNumTargets> sets = [] {
+    std::array<KernelSet<float>, kNumTargets> all{};
+    for (int i = 0; i < kNumTargets; i++) {
+      all[i] = kTargets[i]->f32;
+      ProductKernels<float> &products = all[i];
+      products = kTargets[i]->bf16;
+#if defined(__x86_64__)
+      if (multiplies_bfloat16_pairs(*kTargets[i])) products = avx512_bf16::kProducts;
+#endif
+    }
+    return all;
+  }();
+  const KernelTable &table = current_target();
+  return sets[std::find(kTargets, kTargets + kNumTargets, &table) - kTargets];
 }
 
 bool set_target(const char *name) noexcept {

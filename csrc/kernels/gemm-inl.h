@@ -45,7 +45,19 @@ GRADCORE_INLINE Vec<T> load_last(const T *p, int lanes, bool whole) {
   return GRADCORE_VECTOR_BYTES < 64 && whole ? load(p) : load_partial(p, lanes);
 }
 
-template <class T, int Rows, int Vectors, bool kHalf>
+// Operands that hold one term of a sum in each element; those with two are in pairs-inl.h.
+template <class T>
+struct SingleTerms {
+  static constexpr bool kHalves = GRADCORE_VECTOR_BYTES == 64;
+  static constexpr int kMostRows = kMaxTileRows;
+  GRADCORE_INLINE Vec<T> splat(T a) { return GRADCORE_TARGET::splat<T>(a); }
+  template <class V>
+  GRADCORE_INLINE V add(V a, V b, V sum) {
+    return fma(a, b, sum);
+  }
+};
+
+template <class T, class Terms, int Rows, int Vectors, bool kHalf>
 GRADCORE_INLINE void sum_tile(const GemmTile<T> &tile) {
   using Last = LastVector<T, kHalf>;
   constexpr int W = kLanes<T>, kWhole = Vectors - 1, kFirst = kWhole > 0 ? kWhole : 1;
@@ -92,10 +104,10 @@ GRADCORE_INLINE void sum_tile(const GemmTile<T> &tile) {
     const typename Last::V last_b = Last::load(b + kWhole * W);
 #pragma GCC unroll 8
     for (int i = 0; i < Rows; i++) {
-      const Vec<T> aik = splat<T>(a[i * a_row]);
+      const Vec<T> aik = Terms::splat(a[i * a_row]);
 #pragma GCC unroll 4
-      for (int v = 0; v < kWhole; v++) acc[i][v] = fma(aik, bk[v], acc[i][v]);
-      last_acc[i] = fma(Last::of(aik), last_b, last_acc[i]);
+      for (int v = 0; v < kWhole; v++) acc[i][v] = Terms::add(aik, bk[v], acc[i][v]);
+      last_acc[i] = Terms::add(Last::of(aik), last_b, last_acc[i]);
     }
     if (__builtin_expect(--run == 0, 0)) {
       a += tile.jump, b += tile.jump, ahead += tile.jump;
@@ -124,14 +136,13 @@ GRADCORE_INLINE void sum_tile(const GemmTile<T> &tile) {
   }
 }
 
-template <class T, int Rows, int Vectors>
+template <class T, class Terms, int Rows, int Vectors>
 void gemm_tile(const GemmTile<T> &tile) {
   constexpr int W = kLanes<T>;
-  constexpr bool kHalves = GRADCORE_VECTOR_BYTES == 64;
-  if (kHalves && 2 * (tile.cols - (Vectors - 1) * W) <= W)
-    sum_tile<T, Rows, Vectors, kHalves>(tile);
+  if (Terms::kHalves && 2 * (tile.cols - (Vectors - 1) * W) <= W)
+    sum_tile<T, Terms, Rows, Vectors, Terms::kHalves>(tile);
   else
-    sum_tile<T, Rows, Vectors, false>(tile);
+    sum_tile<T, Terms, Rows, Vectors, false>(tile);
 }
 
 template <class T, bool kStream>
@@ -219,28 +230,30 @@ void pack_transposed(index depth, index cols, const T *src, index ld, index widt
 }
 
 // As many accumulators as leave registers for B and the broadcast of A: 24 of 32, 12 of 16.
-constexpr int tile_rows(int vectors) {
-  return GRADCORE_ACCUMULATORS / vectors < kMaxTileRows ? GRADCORE_ACCUMULATORS / vectors : kMaxTileRows;
+constexpr int tile_rows(int vectors, int most) {
+  return GRADCORE_ACCUMULATORS / vectors < most ? GRADCORE_ACCUMULATORS / vectors : most;
 }
 
-template <class T, int Vectors, int Rows>
-constexpr void fill_gemm_tiles(KernelSet<T> &set) {
-  set.gemm_tile[Rows - 1][Vectors - 1] = gemm_tile<T, Rows, Vectors>;
-  if constexpr (Rows > 1) fill_gemm_tiles<T, Vectors, Rows - 1>(set);
+template <class T, class Terms, int Vectors, int Rows>
+constexpr void fill_gemm_tiles(ProductKernels<T> &set) {
+  set.gemm_tile[Rows - 1][Vectors - 1] = gemm_tile<T, Terms, Rows, Vectors>;
+  if constexpr (Rows > 1) fill_gemm_tiles<T, Terms, Vectors, Rows - 1>(set);
 }
 
-template <class T, int Vectors>
-constexpr void fill_gemm_vectors(KernelSet<T> &set) {
-  set.tile_rows[Vectors - 1] = tile_rows(Vectors);
-  fill_gemm_tiles<T, Vectors, tile_rows(Vectors)>(set);
-  if constexpr (Vectors > 1) fill_gemm_vectors<T, Vectors - 1>(set);
+template <class T, class Terms, int Vectors = GRADCORE_TILE_VECTORS>
+constexpr void fill_gemm(ProductKernels<T> &set) {
+  constexpr int kRows = tile_rows(Vectors, Terms::kMostRows);
+  set.tile_vectors = GRADCORE_TILE_VECTORS;
+  set.params_vectors = GRADCORE_PARAMS_VECTORS;
+  set.tile_rows[Vectors - 1] = kRows;
+  fill_gemm_tiles<T, Terms, Vectors, kRows>(set);
+  if constexpr (Vectors > 1) fill_gemm<T, Terms, Vectors - 1>(set);
 }
 
 template <class T>
-constexpr void fill_gemm(KernelSet<T> &set) {
-  set.tile_vectors = GRADCORE_TILE_VECTORS;
-  set.params_vectors = GRADCORE_PARAMS_VECTORS;
-  fill_gemm_vectors<T, GRADCORE_TILE_VECTORS>(set);
+constexpr void fill_products(ProductKernels<T> &set) {
+  fill_gemm<T, SingleTerms<T>>(set);
+  set.terms = 1;
   set.pack_rows = pack_rows<T>;
   set.pack_transposed = pack_transposed<T>;
 }

@@ -80,20 +80,34 @@ struct StatsSums {
   index flushed[4], overflowed[4];  // as gradcore_array_stats; derived counts are final
 };
 
+// Products take their operands in elements that hold `terms` neighbouring terms of a sum: 1, or 2 with bfloat16 on CPUs
+// that multiply pairs of them; T is then 32 bits in which nobody else sees a number. A missing last term is zero.
 template <class T>
-struct KernelSet {
-  int lanes;                       // elements of a vector
+struct ProductKernels {
   int tile_vectors;                // columns of the widest GEMM tile, in vectors
   int params_vectors;              // the same for a weight gradient, whose panels are not packed
   int tile_rows[kMaxTileVectors];  // rows of the tallest tile of each width
+  int terms;                       // of a sum in an element
 
-  // ---- products (gemm-inl.h)
+  // (gemm-inl.h, bfloat16-inl.h)
   GemmTileKernel<T> gemm_tile[kMaxTileRows][kMaxTileVectors];
-  // panel[k * width + j] = j < cols ? src[j * ld + k] : 0 for k < depth, j < width. width is padded.
+  // panel[k * width + j] = j < cols ? src[j * ld + k] : 0 for k < depth, j < width. width is padded. Of pairs,
+  // panel[k / 2 * width + j] holds k and k + 1.
   // past_caches: to memory; then panel is a multiple of a vector.
   void (*pack_transposed)(index depth, index cols, const T *src, index ld, index width, T *panel, bool past_caches);
-  // panel[k * width + j] = j < cols ? src[k * ld + j] : 0.
+  // panel[k * width + j] = j < cols ? src[k * ld + j] : 0, in the same way.
   void (*pack_rows)(index depth, index cols, const T *src, index ld, index width, T *panel, bool past_caches);
+  // A block as an operand, rounded to bfloat16: its terms along rows, to [rows, cols / terms], or along columns,
+  // to [rows / terms, cols], rounded up. Null where products take blocks as they are.
+  void (*round_rows)(index rows, index cols, const T *x, index ldx, T *to, index ldto);
+  void (*round_columns)(index rows, index cols, const T *x, index ldx, T *to, index ldto);
+
+  index elements(index num_terms) const noexcept { return (num_terms + terms - 1) / terms; }
+};
+
+template <class T>
+struct KernelSet : ProductKernels<T> {
+  int lanes;  // elements of a vector
 
   // ---- activations (activation-inl.h); indexed by gradcore_activation. Exact. Output may be input.
   void (*activation_forward[GRADCORE_NUM_ACTIVATIONS])(index rows, index cols, const T *z, index ldz, T *h, index ldh);
@@ -167,6 +181,7 @@ struct KernelTable {
   const char *name;
   KernelSet<float> f32;
   KernelSet<double> f64;
+  ProductKernels<float> bf16;  // operands rounded to bfloat16, for the products of f32
 
   template <class T>
   const KernelSet<T> &set() const;
@@ -191,6 +206,9 @@ extern const KernelTable kTable;
 namespace avx512 {
 extern const KernelTable kTable;
 }
+namespace avx512_bf16 {
+extern const ProductKernels<float> kProducts;  // by pairs
+}
 #else
 namespace neon {
 extern const KernelTable kTable;
@@ -203,6 +221,9 @@ const KernelTable &target(int i) noexcept;
 bool target_supported(int i) noexcept;         // by this CPU
 const KernelTable &current_target() noexcept;  // the best supported one, GRADCORE_TARGET, or set_target's
 bool set_target(const char *name) noexcept;    // false: unknown or unsupported
+// Those of the current target for float, with products of operands rounded to bfloat16.
+const KernelSet<float> &bfloat16_kernels() noexcept;
+bool has_bfloat16_products() noexcept;  // the CPU's own: twice as fast as float's
 
 }  // namespace gradcore
 

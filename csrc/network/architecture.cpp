@@ -43,7 +43,7 @@ double Architecture::forward_flops_per_row() const noexcept {
 Architecture make_architecture(const gradcore_net_config &config) {
   Architecture net;
   net.dtype = gradcore_dtype(config.dtype);
-  const index alignment = net.dtype == GRADCORE_FLOAT32 ? 16 : 8;
+  const index alignment = index(kCacheLine) / net.element_size();
   Layout parameters(net.parameters, net.flat_size, alignment);
   Layout buffers(net.buffers, net.flat_buffer_size, alignment);
   const int depth = config.num_widths - 1;

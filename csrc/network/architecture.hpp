@@ -48,6 +48,7 @@ struct Architecture {
   bool any_batch_norm = false, any_residual = false;
 
   int depth() const noexcept { return int(layers.size()); }
+  index element_size() const noexcept { return dtype == GRADCORE_FLOAT64 ? 8 : 4; }  // of all arrays, bytes
   index in_features() const noexcept { return layers.front().in; }
   index out_features() const noexcept { return layers.back().out; }
   index max_width() const noexcept;  // of any layer's input or output

@@ -86,8 +86,9 @@ gradcore_status Network::check_config(const gradcore_net_config *config) noexcep
                 config->normalization);
   for (const auto &[name, value] : {std::pair("residual", config->residual), std::pair("bias", config->bias)})
     if (value != 0 && value != 1) return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected 0 or 1, got %d", name, value);
-  if (config->dtype != GRADCORE_FLOAT32 && config->dtype != GRADCORE_FLOAT64)
-    return fail(GRADCORE_INVALID_ARGUMENT, "dtype: expected 0 (float32) or 1 (float64), got %d", config->dtype);
+  if (config->dtype < GRADCORE_FLOAT32 || config->dtype > GRADCORE_BFLOAT16)
+    return fail(GRADCORE_INVALID_ARGUMENT, "dtype: expected 0 (float32), 1 (float64) or 2 (bfloat16), got %d",
+                config->dtype);
   return GRADCORE_OK;
 }
 
@@ -124,7 +125,7 @@ Network::Network(const gradcore_net_config &config)
       normalization_(config.normalization),
       residual_(config.residual),
       bias_(config.bias) {
-  const std::size_t element = net_.dtype == GRADCORE_FLOAT32 ? 4 : 8;
+  const std::size_t element = std::size_t(net_.element_size());
   parameters_.reserve(std::size_t(net_.flat_size) * element + kMaxVectorBytes);  // products read full vectors
   gradients_.reserve(std::size_t(net_.flat_size) * element);
   buffers_.reserve(std::size_t(net_.flat_buffer_size) * element);
@@ -140,10 +141,10 @@ Network::Network(const gradcore_net_config &config)
     }
     schedule = std::make_unique<Schedule<T>>(net_, kernels, values, static_cast<T *>(gradients_.data()), statistics);
   };
-  if (net_.dtype == GRADCORE_FLOAT32)
-    build(f32_, current_target().f32);
-  else
+  if (net_.dtype == GRADCORE_FLOAT64)
     build(f64_, current_target().f64);
+  else
+    build(f32_, net_.dtype == GRADCORE_BFLOAT16 ? bfloat16_kernels() : current_target().f32);
 }
 
 gradcore_net_config Network::config() const noexcept {
@@ -384,10 +385,10 @@ void Network::flow_histogram(int layer, int which, index *histogram) const noexc
 
 NetOptimizer::NetOptimizer(Network &net, const gradcore_optimizer_config &config) : net(net) {
   const Architecture &architecture = net.architecture();
-  if (architecture.dtype == GRADCORE_FLOAT32)
-    f32 = std::make_unique<Optimizer<float>>(config, architecture.flat_size);
-  else
+  if (architecture.dtype == GRADCORE_FLOAT64)
     f64 = std::make_unique<Optimizer<double>>(config, architecture.flat_size);
+  else
+    f32 = std::make_unique<Optimizer<float>>(config, architecture.flat_size);
 }
 gradcore_optimizer_config &NetOptimizer::config() noexcept { return f32 ? f32->config : f64->config; }
 index &NetOptimizer::step() noexcept { return f32 ? f32->step : f64->step; }

@@ -31,6 +31,13 @@ constexpr double kFillBytes = 1100e3;  // inputs and deltas that wait for their 
 index round_up(index value, index unit) noexcept { return (value + unit - 1) / unit * unit; }
 index divide_up(index value, index by) noexcept { return (value + by - 1) / by; }
 
+// Of an activation or a delta: with the rounded copy that weight gradients take.
+double element_bytes(const Architecture &net) noexcept {
+  return double(net.element_size()) + (net.dtype == GRADCORE_BFLOAT16 ? 2 : 0);
+}
+// Rows that are the two terms of an element of a weight gradient's operands lie in one tile.
+index row_unit(const Architecture &net) noexcept { return net.dtype == GRADCORE_BFLOAT16 ? 2 : 1; }
+
 // A power of two of tiles, all but the last of one size: threads get even shares.
 index tile_rows(const Architecture &net, index rows) noexcept {
   index tiles = 1;
@@ -40,20 +47,18 @@ index tile_rows(const Architecture &net, index rows) noexcept {
     return std::clamp(kFewTilesElements / net.max_width(), kFewTilesLeastRows, kFewTilesMostRows);
   };
   while (tiles * most() < rows) tiles *= 2;
-  return divide_up(rows, tiles);
+  return round_up(divide_up(rows, tiles), row_unit(net));
 }
-
-double element_size(const Architecture &net) noexcept { return net.dtype == GRADCORE_FLOAT32 ? 4 : 8; }
 
 // Of what a backward pass needs: input, outputs, deltas, and what a normalization reads.
 double bytes_per_row(const Architecture &net) noexcept {
   index elements = net.in_features();
   for (const LayerSpec &layer : net.layers) elements += (layer.normalization ? 3 : 2) * layer.out;
-  return element_size(net) * double(elements);
+  return element_bytes(net) * double(elements);
 }
 
 index span_tiles(const Architecture &net, index rows, index tile) noexcept {
-  const double row_bytes = 2 * element_size(net) * double(net.max_width());
+  const double row_bytes = 2 * element_bytes(net) * double(net.max_width());
   return divide_up(std::min(rows, std::max(kLeastSpanRows, index(kSpanBytes / row_bytes))), tile);
 }
 
@@ -65,11 +70,11 @@ index fill_layers(const Architecture &net, double chunk_bytes) noexcept {
 
 // Rows of a chunk where groups take them, as many chunks each; 0 where all threads share them.
 index group_chunk_rows(const Architecture &net, index rows, double row_bytes) noexcept {
-  if (element_size(net) * double(net.flat_size) > kGroupParameters) return 0;
+  if (double(net.element_size()) * double(net.flat_size) > kGroupParameters) return 0;
   const index least = std::max(kLeastGroupRows, net.max_width());
   const index most_chunks = rows / least / kGroups * kGroups;
   const index chunks = round_up(divide_up(rows, std::max<index>(1, index(kGroupBytes / row_bytes))), kGroups);
-  return most_chunks == 0 ? 0 : divide_up(rows, std::min(chunks, most_chunks));
+  return most_chunks == 0 ? 0 : round_up(divide_up(rows, std::min(chunks, most_chunks)), row_unit(net));
 }
 
 class ProgramBuilder {
@@ -119,7 +124,7 @@ RowPlan plan_rows(const Architecture &net, index rows, bool whole_batch) noexcep
   const double row_bytes = bytes_per_row(net);
   const bool may_cut = !whole_batch && !net.any_batch_norm;
   if (const index chunk = may_cut ? group_chunk_rows(net, rows, row_bytes) : 0) {
-    const index tile = divide_up(chunk, divide_up(chunk, kManyTilesRows));
+    const index tile = round_up(divide_up(chunk, divide_up(chunk, kManyTilesRows)), row_unit(net));
     return {rows, chunk, tile, span_tiles(net, chunk, tile), net.depth(), kGroups};
   }
   index chunk = rows;

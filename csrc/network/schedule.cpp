@@ -56,7 +56,7 @@ int Schedule<T>::threads_for_pass(const PassRequest<T> &request) const noexcept 
 template <class T>
 void Schedule<T>::choose_panels(const PassRequest<T> &request, int threads) noexcept {
   constexpr index kManyRows = 64;
-  packing_pays_ = request.rows >= kManyRows || threads > 1;
+  packing_pays_ = request.rows >= kManyRows || threads > 1 || kernels_.round_rows;
   const bool weights_stay = !request.optimizer && read_in_place_;
   backward_from_panels_ = backward_packed_ || packing_pays_ || weights_stay;
   read_in_place_ = !backward_from_panels_;
@@ -305,6 +305,7 @@ void Schedule<T>::forward_dense(int l, const Tile &span, bool training) noexcept
   const LayerState<T> &layer = workspace_.layers[l];
   const bool shared = plan_.shares_chunks() && workspace_.shape().team > 1;
   if (training && shared) activation_take_lines(kernels_, layer, span);
+  if (training) round_terms(kernels_, span, layer.spec->in, layer.x, layer.x_terms);
   dense_forward(kernels_, layer, span, l + 1 < net_.depth() ? workspace_.layers[l + 1].forward_panels : nullptr);
   if (training && layer.spec->batch_norm())
     for_tiles(span, [&](const Tile &tile) { batch_norm_moments(kernels_, layer, tile); });
@@ -338,7 +339,7 @@ void Schedule<T>::compute_loss(const PassRequest<T> &request, const Tile &span) 
                                                request.target.from_row(tile.batch_row), scale,
                                                request.kind == PassKind::gradient ? y : nullptr, layer.z.ld);
   });
-  if (request.kind == PassKind::gradient) record_delta(last, span);
+  if (request.kind == PassKind::gradient) finish_delta(last, span);
 }
 
 template <class T>
@@ -346,6 +347,7 @@ void Schedule<T>::load_grad_output(const PassRequest<T> &request, const Tile &sp
   const LayerState<T> &layer = workspace_.layers[net_.depth() - 1];
   kernels_.copy(span.count, layer.spec->out, request.grad_output.data + span.batch_row * request.grad_output.stride,
                 request.grad_output.stride, layer.delta.rows(span), layer.delta.ld);
+  round_terms(kernels_, span, layer.spec->out, layer.delta, layer.delta_terms);
 }
 
 // dL/dh = delta W of the layer above, plus its own dL/dh where a residual connection leads past it;
@@ -371,17 +373,20 @@ void Schedule<T>::backward_hidden(int l, const Tile &span) noexcept {
     if (spec.row_norm()) layer_norm_backward(kernels_, layer, tile);
     if (recorder_) recorder_->delta(l, layer, tile);
   });
+  if (!spec.batch_norm()) round_terms(kernels_, span, spec.out, layer.delta, layer.delta_terms);
 }
 
 template <class T>
 void Schedule<T>::backward_norm(int l, const Tile &span) noexcept {
   batch_norm_backward(kernels_, workspace_.layers[l], span);
-  record_delta(l, span);
+  finish_delta(l, span);
 }
 
 template <class T>
-void Schedule<T>::record_delta(int l, const Tile &span) noexcept {
-  if (recorder_) for_tiles(span, [&](const Tile &tile) { recorder_->delta(l, workspace_.layers[l], tile); });
+void Schedule<T>::finish_delta(int l, const Tile &span) noexcept {
+  const LayerState<T> &layer = workspace_.layers[l];
+  if (recorder_) for_tiles(span, [&](const Tile &tile) { recorder_->delta(l, layer, tile); });
+  round_terms(kernels_, span, layer.spec->out, layer.delta, layer.delta_terms);
 }
 
 template <class T>
@@ -410,8 +415,8 @@ void Schedule<T>::add_gradient(const ParamBlock &b, int next_layer, const Chunk 
       const bool stays = next_layer < 0 || next_layer == b.layer;
       return dense_backward_weight(kernels_, layer, chunk.tile, b.out_begin, b.out_end,
                                    chunk.gradients + net_.parameters[layer.spec->weight].offset, chunk.accumulate,
-                                   workspace_.pieces(),
-                                   stays ? nullptr : workspace_.layers[next_layer].x.rows(chunk.tile));
+                                   workspace_.pieces(kernels_.terms),
+                                   stays ? nullptr : terms_of(kernels_, workspace_.layers[next_layer].x_terms, chunk.tile));
     }
     case ParamBlock::bias:
       return dense_backward_bias(kernels_, layer, chunk.tile, chunk.gradients + b.offset, chunk.accumulate,

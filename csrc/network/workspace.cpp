@@ -74,7 +74,7 @@ class Arena {
 
 template <class T>
 Workspace<T>::Workspace(const Architecture &net, const KernelSet<T> &kernels, T *parameters, T *buffers)
-    : net_(net), lanes_(kernels.lanes) {
+    : net_(net), kernels_(kernels) {
   const auto parameter = [&](int i) { return i < 0 ? nullptr : parameters + net.parameters[i].offset; };
   const auto buffer = [&](int i) { return i < 0 ? nullptr : buffers + net.buffers[i].offset; };
   for (const LayerSpec &spec : net.layers) {
@@ -124,6 +124,12 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
   Matrix<T> alternate[2];
   if (!shape.training)
     for (Matrix<T> &m : alternate) m = scratch(net_.max_width());
+  const bool rounds = kernels_.round_rows != nullptr;
+  const auto terms = [&](index cols) {
+    return arena.matrix<T>(kernels_.elements(chunk), shape.num_pieces(), row_stride<T>(cols));
+  };
+  Matrix<T> operand;
+  if (rounds) operand = scratch(kernels_.elements(net_.max_width()));
   // With residual connections dL/dh outlives a layer's step, and all spans take a step before the next.
   Matrix<T> grad_out;
   if (shape.training) grad_out = net_.any_residual ? rows(net_.max_width()) : scratch(net_.max_width());
@@ -133,8 +139,9 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
   for (int l = 0; l < net_.depth(); l++) {
     LayerState<T> &layer = layers[l];
     const LayerSpec &spec = *layer.spec;
-    layer.x = x;
+    layer.x = layer.x_terms = x;
     layer.grad_out = grad_out;
+    layer.operand = operand;
     layer.saves_derivative = shape.training && spec.activation != GRADCORE_IDENTITY &&
                              (!spec.slope_from_output() || (shape.record && spec.activation != GRADCORE_RELU));
     if (shape.training) {
@@ -144,6 +151,8 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
     } else {
       layer.h = layer.z = alternate[(l + 1) % 2];
     }
+    layer.delta_terms = layer.delta;
+    if (rounds && shape.training) layer.x_terms = terms(spec.in), layer.delta_terms = terms(spec.out);
     const index columns = spec.batch_norm() ? spec.out : 0;
     for (T **vector : {&layer.mean, &layer.mean_rest, &layer.inv_std, &layer.scale, &layer.shift, &layer.sum_dy,
                        &layer.sum_dy_xhat, &layer.mean_dy, &layer.mean_dy_xhat})

@@ -72,6 +72,10 @@ struct LayerState {
   Matrix<T> grad_out;  // dL/dh, where it cannot be made in delta
   bool saves_derivative;
 
+  // What weight gradients take: x and delta, or their copies by terms, `terms` rows in one.
+  Matrix<T> x_terms, delta_terms;
+  Matrix<T> operand;  // a span of x or delta as the other products take it, where they round it
+
   // Batch norm, [out] each: y = (z - mean) * scale + shift; then the sums of the backward pass over the batch.
   T *mean, *mean_rest, *inv_std, *scale, *shift;
   T *sum_dy, *sum_dy_xhat, *mean_dy, *mean_dy_xhat;
@@ -114,8 +118,8 @@ class Workspace {
   std::vector<double> tile_loss;  // [num_sums]: over the chunks
   T *group_gradients = nullptr;   // [groups, flat_size], where chunks are not shared
 
-  // How the rows of a chunk lie.
-  Pieces pieces() const noexcept { return {piece_tiles() * shape_.plan.tile_rows, kPieceGap<T>}; }
+  // How the rows of a chunk lie; those of x_terms and delta_terms, of which each holds so many.
+  Pieces pieces(int terms = 1) const noexcept { return {piece_tiles() * shape_.plan.tile_rows / terms, kPieceGap<T>}; }
   index piece_tiles() const noexcept {
     return shape_.plan.max_tiles() / (shape_.plan.shares_chunks() ? shape_.num_pieces() : 1);
   }
@@ -126,7 +130,7 @@ class Workspace {
   void place_rows(const WorkspaceShape &shape, class Arena &arena) noexcept;
 
   const Architecture &net_;
-  const index lanes_;
+  const KernelSet<T> &kernels_;
   AlignedBuffer packed_, rows_;
   WorkspaceShape shape_{};
 };

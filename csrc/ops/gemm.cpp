@@ -54,7 +54,7 @@ int PanelSplit::cols(index panel) const noexcept {
 
 template <class T>
 index packed_size(const KernelSet<T> &set, index depth, index cols) noexcept {
-  return depth * PanelSplit(cols, set.lanes, set.tile_vectors).padded_cols();
+  return set.elements(depth) * PanelSplit(cols, set.lanes, set.tile_vectors).padded_cols();
 }
 
 template <class T>
@@ -65,7 +65,7 @@ void pack_forward(const KernelSet<T> &set, index in, index out, const T *weight,
     const index begin = split.begin(panel);
     if (begin >= out_begin && begin < out_end)
       set.pack_transposed(in, split.cols(panel), weight + begin * ld, ld, split.vectors(panel) * set.lanes,
-                          packed + in * begin, past_caches);
+                          packed + set.elements(in) * begin, past_caches);
   }
 }
 
@@ -76,7 +76,7 @@ void pack_backward(const KernelSet<T> &set, index in, index out, const T *weight
   for (index panel = 0; panel < split.num_panels(); panel++) {
     const index begin = split.begin(panel), width = split.vectors(panel) * set.lanes;
     set.pack_rows(out_end - out_begin, split.cols(panel), weight + out_begin * ld + begin, ld, width,
-                  packed + out * begin + out_begin * width, past_caches);
+                  packed + set.elements(out) * begin + set.elements(out_begin) * width, past_caches);
   }
 }
 

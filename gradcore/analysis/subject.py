@@ -84,8 +84,8 @@ class Subject:
 
     @property
     def dtype(self) -> str:
-        """Name of the net's dtype."""
-        return str(self.measurement.config["dtype"])
+        """Name of the dtype of the net's arrays."""
+        return "float64" if self.measurement.config["dtype"] == "float64" else "float32"
 
     @property
     def unit_roundoff(self) -> float:

@@ -36,8 +36,9 @@ FACTORS = {
     "normalization": "normalization",
 }
 
-# Half the relative spacing of numbers: a smaller change of a weight rounds to no change.
-ROUNDING = {"float32": 2.0**-24, "float64": 2.0**-53}
+# Half the relative spacing of a weight of each dtype: a smaller change rounds to no change. Nets that multiply bfloat16
+# keep their weights in float32.
+ROUNDING = {"float32": 2.0**-24, "float64": 2.0**-53, "bfloat16": 2.0**-24}
 
 # Nonzero numbers below 2^exponent round to zero (half the smallest subnormal of the format).
 FLUSH_EXPONENTS = {"fp8 e4m3": -10, "fp8 e5m2": -17, "fp16": -25, "bf16": -134}

@@ -16,7 +16,7 @@
  *   - On any error the arrays of the caller and of the net are as they were before the call,
  *     unless the function's own comment says otherwise.
  *   - Matrices are row-major. A `*_stride` is the distance between rows, counted in elements.
- *   - `dtype` fixes the element type of every `void *` array of a net.
+ *   - `dtype` fixes the element type of every `void *` array of a net: double with GRADCORE_FLOAT64, else float.
  *   - The library never prints, aborts, exits or throws.
  *   - Once a net has seen a batch as large, its passes and steps allocate nothing and take no lock. Where a
  *     call must not wait for other threads either, gradcore_net_set_threads(net, NULL, NULL, 1) keeps it on its own.
@@ -53,7 +53,11 @@ typedef enum gradcore_status {
   GRADCORE_IO_ERROR = 6 /* the system could not read or write a file; errno says why */
 } gradcore_status;
 
-typedef enum gradcore_dtype { GRADCORE_FLOAT32 = 0, GRADCORE_FLOAT64 = 1 } gradcore_dtype;
+typedef enum gradcore_dtype {
+  GRADCORE_FLOAT32 = 0,
+  GRADCORE_FLOAT64 = 1,
+  GRADCORE_BFLOAT16 = 2 /* of nets alone: float arrays; dense products round their operands to bfloat16, sum in float */
+} gradcore_dtype;
 
 typedef enum gradcore_activation {
   GRADCORE_IDENTITY = 0,
@@ -132,6 +136,9 @@ GRADCORE_API const char *gradcore_target_name(int32_t index);
 GRADCORE_API int32_t gradcore_target_supported(int32_t index);
 GRADCORE_API const char *gradcore_target(void);
 GRADCORE_API gradcore_status gradcore_set_target(const char *name);
+/* 1 where products of GRADCORE_BFLOAT16 are the CPU's own, twice as fast as float's; 0 where they are float's, of
+ * rounded operands. */
+GRADCORE_API int32_t gradcore_has_bfloat16_products(void);
 
 /* Threads that a call may use, itself included. Default: GRADCORE_NUM_THREADS, else
  * OMP_NUM_THREADS, else the CPUs this process may run on (affinity and cgroup quota). */

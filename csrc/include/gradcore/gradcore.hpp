@@ -177,6 +177,7 @@ struct NetConfig {
   Normalization normalization = Normalization::none;
   bool residual = false;
   bool bias = true;
+  bool bfloat16 = false;  // of Net<float>: dense products round their operands to bfloat16
 };
 
 inline gradcore_optimizer_config sgd(double lr, double momentum = 0, bool nesterov = false, double weight_decay = 0) {
@@ -231,7 +232,9 @@ class Net {
     c.normalization = static_cast<std::int32_t>(config.normalization);
     c.residual = config.residual;
     c.bias = config.bias;
-    c.dtype = detail::dtype<T>;
+    if (config.bfloat16 && detail::dtype<T> != GRADCORE_FLOAT32)
+      throw Error(GRADCORE_INVALID_ARGUMENT, "bfloat16: expected false for a net of double, got true");
+    c.dtype = config.bfloat16 ? GRADCORE_BFLOAT16 : detail::dtype<T>;
     gradcore_net *net = nullptr;
     detail::check(gradcore_net_create(&c, &net));
     own(net, config.widths.front(), config.widths.back());
@@ -362,10 +365,10 @@ class Net {
     c.size = sizeof c;
     detail::check(gradcore_net_get_config(net, &c));
     own(net, c.widths[0], c.widths[c.num_widths - 1]);
-    if (c.dtype != detail::dtype<T>)
-      throw Error(GRADCORE_INVALID_ARGUMENT, c.dtype == GRADCORE_FLOAT32
-                                                 ? "dtype: expected a net of double, got float"
-                                                 : "dtype: expected a net of float, got double");
+    if ((c.dtype == GRADCORE_FLOAT64) != (detail::dtype<T> == GRADCORE_FLOAT64))
+      throw Error(GRADCORE_INVALID_ARGUMENT, c.dtype == GRADCORE_FLOAT64
+                                                 ? "dtype: expected a net of float, got double"
+                                                 : "dtype: expected a net of double, got float");
   }
   void own(gradcore_net *net, std::int64_t in_features, std::int64_t out_features) {
     net_.reset(net, gradcore_net_destroy);
@@ -483,6 +486,7 @@ inline int num_threads() noexcept { return gradcore_get_num_threads(); }
 inline std::string num_threads_source() { return gradcore_num_threads_source(); }
 inline void set_num_threads(int count) { detail::check(gradcore_set_num_threads(count)); }
 inline std::string target() { return gradcore_target(); }
+inline bool has_bfloat16_products() { return gradcore_has_bfloat16_products() != 0; }
 inline void set_target(const std::string &name) { detail::check(gradcore_set_target(name.c_str())); }
 
 }  // namespace face

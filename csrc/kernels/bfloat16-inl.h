@@ -1,0 +1,44 @@
+// Products of operands rounded to bfloat16 on CPUs without such products: float's, of rounded floats. As fast as
+// float's but for the rounding, and the same numbers as where CPUs multiply pairs of them (pairs-inl.h) but for the
+// order in which a pair's two terms are added and for subnormal numbers, which are zero there.
+
+namespace gradcore::GRADCORE_TARGET {
+
+// To the nearest bfloat16, the upper half of a float, ties to even; infinity beyond its range; NaN stays NaN.
+GRADCORE_INLINE Vec<float> round_to_bfloat16(Vec<float> x) {
+  constexpr int32_t kUpper = ~0xffff, kQuiet = 0x400000;
+  const IVec<float> bits = to_bits(x), odd = shift_right_logical<float>(bits, 16) & 1;
+  // Unsigned: the sum of a NaN, which is not taken, may pass the largest int.
+  using Unsigned = VecTraits<float>::Unsigned;
+  const IVec<float> nearest = IVec<float>(Unsigned(bits) + Unsigned(odd + 0x7fff));
+  return from_bits(select(x == x, nearest, bits | kQuiet) & kUpper);
+}
+
+struct RoundRow {
+  const float *x;
+  float *y;
+  template <class Lanes>
+  GRADCORE_INLINE_MEMBER void operator()(index i, Lanes lanes) const {
+    lanes.put(y + i, round_to_bfloat16(lanes.get(x + i)));
+  }
+};
+
+void pack_rows_rounded(index depth, index cols, const float *src, index ld, index width, float *panel, bool) {
+  pack_rows<float>(depth, cols, src, ld, width, panel, false);
+  map_block<float, RoundRow>(depth, width, panel, width, panel, width);
+}
+void pack_transposed_rounded(index depth, index cols, const float *src, index ld, index width, float *panel, bool) {
+  pack_transposed<float>(depth, cols, src, ld, width, panel, false);
+  map_block<float, RoundRow>(depth, width, panel, width, panel, width);
+}
+
+constexpr ProductKernels<float> rounded_products() {
+  ProductKernels<float> set{};
+  fill_products(set);
+  set.pack_rows = pack_rows_rounded;
+  set.pack_transposed = pack_transposed_rounded;
+  set.round_rows = set.round_columns = map_block<float, RoundRow>;
+  return set;
+}
+
+}  // namespace gradcore::GRADCORE_TARGET
