@@ -14,6 +14,11 @@ def as_float64(arrays, dtype):
     return {name: np.asarray(value, dtype).astype(np.float64) for name, value in arrays.items()}
 
 
+def array_dtype(dtype):
+    """The dtype of a net's arrays."""
+    return np.dtype("float32" if dtype == "bfloat16" else dtype)
+
+
 def build(net, params, dtype, **options):
     """The gc.MLP of this architecture with these parameters."""
     mlp = gc.MLP(
@@ -22,7 +27,7 @@ def build(net, params, dtype, **options):
         normalization=net.normalization,
         residual=net.residual,
         bias=net.bias,
-        dtype=np.dtype(dtype).name,
+        dtype=dtype if dtype == "bfloat16" else np.dtype(dtype).name,
         **options,
     )
     assert {name: value.shape for name, value in mlp.parameters.items()} == net.parameter_shapes()
@@ -36,12 +41,12 @@ class Case:
 
     def __init__(self, net, dtype, batch_size, loss="mse", seed=1, gain=1.5):
         rng = np.random.default_rng(seed)
-        self.net, self.dtype, self.loss = net, np.dtype(dtype), loss
-        self.params = as_float64(reference.random_parameters(net, rng, gain), dtype)
-        self.x = rng.standard_normal((batch_size, net.widths[0])).astype(dtype)
+        self.net, self.dtype, self.loss = net, array_dtype(dtype), loss
+        self.params = as_float64(reference.random_parameters(net, rng, gain), self.dtype)
+        self.x = rng.standard_normal((batch_size, net.widths[0])).astype(self.dtype)
         self.target = random_target(loss, rng, batch_size, net.widths[-1])
         if self.target.dtype.kind == "f":
-            self.target = self.target.astype(dtype)
+            self.target = self.target.astype(self.dtype)
         self.mlp = build(net, self.params, dtype)
 
     def reference(self):

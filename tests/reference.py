@@ -276,6 +276,12 @@ def random_parameters(net, rng, gain=1.5):
     return params
 
 
+def bfloat16(x):
+    """The nearest numbers of eight significant bits, ties to even: float64 with bfloat16's precision, any exponent."""
+    mantissa, exponent = np.frexp(x)
+    return np.ldexp(np.rint(mantissa * 256), exponent - 8)
+
+
 def dense(x, weight, bias=None):
     z = x @ weight.T
     return z if bias is None else z + bias

@@ -45,14 +45,15 @@ def train(name, dtype, steps=2):
     return results | grads | copies(case.mlp.parameters) | copies(case.mlp.buffers) | {"output": case.mlp(case.x)}
 
 
+@pytest.mark.parametrize("compute_dtype", ["float32", "float64", "bfloat16"])
 @pytest.mark.parametrize("name", NETS)
-def test_same_bits_with_any_number_of_threads(name, dtype, num_threads):
+def test_same_bits_with_any_number_of_threads(name, compute_dtype, num_threads):
     num_threads(1)
-    alone = train(name, dtype)
+    alone = train(name, compute_dtype)
     for count in THREADS[1:]:
         num_threads(count)
         assert gc.get_num_threads() == count
-        assert_same_bits(train(name, dtype), alone)
+        assert_same_bits(train(name, compute_dtype), alone)
 
 
 def test_same_bits_with_any_number_of_threads_on_every_target(target, num_threads):

@@ -138,6 +138,10 @@ def optimizer(dtype, steps):
 # A layer's gradients against float64, relative to the norm of all gradients of that layer: the bounds
 # of the project's contract. Rounding alone gives about depth * width * u: 2e-14 and 1e-5 at the sizes used.
 NETWORK = {"float32": 1e-4, "float64": 1e-10}
+# The same for products of operands rounded to bfloat16, against float64 with operands rounded so. Where an operand lies
+# within float32's error of the middle between two bfloat16, one in 2^15, the two may round it to different ones, 2^-8
+# apart; a gradient then differs by that share of this operand's part.
+NETWORK_BFLOAT16 = 2.0**-8
 # Nearest a pre-activation may come to a kink of its activation, relative to the batch's largest:
 # nearer, rounding decides which side of the kink it lies on.
 KINK_MARGIN = {"float32": 1e-5, "float64": 1e-12}
