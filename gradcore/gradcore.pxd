@@ -244,6 +244,7 @@ cdef extern from "gradcore/gradcore.h" nogil:
     int32_t gradcore_target_supported(int32_t index)
     const char *gradcore_target()
     gradcore_status gradcore_set_target(const char *name)
+    int32_t gradcore_has_bfloat16_products()
     int32_t gradcore_get_num_threads()
     const char *gradcore_num_threads_source()
     gradcore_status gradcore_set_num_threads(int32_t num_threads)

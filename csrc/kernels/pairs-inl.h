@@ -36,8 +36,9 @@ GRADCORE_INLINE Vec<float> pairs_along_row(const float *x, index n) {
 GRADCORE_INLINE Vec<float> pairs_along_columns(const float *x, index ld, bool second, index n) {
   const Vec<float> first = load_first(x, n), next = load_first(x + ld, second ? n : 0);
   const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(__m512(next), __m512(first));
-  alignas(64) static constexpr int16_t kInterleaved[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                           8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  alignas(64) static constexpr int16_t kInterleaved[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                           21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                           11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   return Vec<float>(_mm512_castsi512_ps(_mm512_permutexvar_epi16(_mm512_load_si512(kInterleaved), halves)));
 }
 
@@ -53,9 +54,7 @@ void round_columns_to_pairs(index rows, index cols, const float *x, index ldx, f
       store_first(to + r / 2 * ldto + c, pairs_along_columns(x + r * ldx + c, ldx, r + 1 < rows, cols - c), cols - c);
 }
 
-GRADCORE_INLINE void put_pairs(float *p, Vec<float> v, bool past_caches) {
-  past_caches ? stream(p, v) : store(p, v);
-}
+GRADCORE_INLINE void put_pairs(float *p, Vec<float> v, bool past_caches) { past_caches ? stream(p, v) : store(p, v); }
 
 void pack_rows_to_pairs(index depth, index cols, const float *src, index ld, index width, float *panel,
                         bool past_caches) {

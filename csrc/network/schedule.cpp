@@ -49,10 +49,8 @@ int Schedule<T>::threads_for_pass(const PassRequest<T> &request) const noexcept 
   return std::max(by_rows, threads_for(flops / 6, index(blocks_.size())));
 }
 
-// Whether the products with deltas take W from panels or where it lies, which takes 1.02 times as long. Few rows do not
-// pay for a copy of weights that each step changes (steps of one thread, width 64 and 256: 1.1 times as fast without at
-// 1 row, 1.04 and 1.06 at 32; bench/README.md); more threads do not gain, as lines that all of them have read are
-// slower to update.
+// Whether the products with deltas take W from panels or, where it is not rounded, as it lies (1.02 times as long). Few
+// rows do not pay for a copy of weights that each step changes, for one thread (bench/README.md, A step of one row).
 template <class T>
 void Schedule<T>::choose_panels(const PassRequest<T> &request, int threads) noexcept {
   constexpr index kManyRows = 64;
@@ -128,7 +126,7 @@ void Schedule<T>::run_thread(const PassRequest<T> &request, const Team &team) no
   if (request.optimizer) update_parameters(request, phases);
 }
 
-// One chunk after the other; each thread takes a share of its tiles, then of the parameters.
+// Chunk after chunk; each thread takes a share of its tiles, then of the parameters.
 template <class T>
 void Schedule<T>::run_shared_chunks(const PassRequest<T> &request, Phases &phases) noexcept {
   for (index c = 0; c < plan_.num_chunks(); c++) {
@@ -192,8 +190,8 @@ void Schedule<T>::prologue(const PassRequest<T> &request, Phases &phases) noexce
 }
 
 // Strips begin and end where forward panels do (plan_params). Where parameters, gradients, moments and panels do not
-// stay in a cache anyway, writing past it spares reading what is overwritten and taking it from other cores (whole step
-// of b256 w256 d20: 1.02 times as fast, 1.08 where a message between cores takes 0.35 us; bench/README.md).
+// stay in a cache anyway, writing past it spares reading what is overwritten and taking it from other cores (step of
+// b256 w256 d20: 1.02 to 1.08 times as fast).
 template <class T>
 void Schedule<T>::pack(const ParamBlock &strip, bool forward) noexcept {
   const LayerState<T> &layer = workspace_.layers[strip.layer];
@@ -413,10 +411,10 @@ void Schedule<T>::add_gradient(const ParamBlock &b, int next_layer, const Chunk 
   switch (b.kind) {
     case ParamBlock::weight: {
       const bool stays = next_layer < 0 || next_layer == b.layer;
+      const T *next = stays ? nullptr : terms_of(kernels_, workspace_.layers[next_layer].x_terms, chunk.tile);
       return dense_backward_weight(kernels_, layer, chunk.tile, b.out_begin, b.out_end,
                                    chunk.gradients + net_.parameters[layer.spec->weight].offset, chunk.accumulate,
-                                   workspace_.pieces(kernels_.terms),
-                                   stays ? nullptr : terms_of(kernels_, workspace_.layers[next_layer].x_terms, chunk.tile));
+                                   workspace_.pieces(kernels_.terms), next);
     }
     case ParamBlock::bias:
       return dense_backward_bias(kernels_, layer, chunk.tile, chunk.gradients + b.offset, chunk.accumulate,
@@ -458,7 +456,7 @@ double Schedule<T>::total_norm() const noexcept {
   return std::sqrt(sum);
 }
 
-// Follows the measurement of all blocks. Every thread computes the same norm and coefficient.
+// Every thread computes the same norm and coefficient.
 template <class T>
 void Schedule<T>::update_parameters(const PassRequest<T> &request, Phases &phases) noexcept {
   phases.team.meet();

@@ -126,8 +126,8 @@ void test_gemm(bool forward) {
   for_each_set(forward ? "forward" : "backward", [&](const KernelSet<float> &k) {
     index gap = 0;
     for (const Shape &s : shapes(k.lanes)) {
-      const Matrix<float> weight = forward ? rng.matrix<float>({s.cols, s.depth, gap, 1}, 1)
-                                           : rng.matrix<float>({s.depth, s.cols, gap, 1}, 1);
+      const Matrix<float> weight =
+          forward ? rng.matrix<float>({s.cols, s.depth, gap, 1}, 1) : rng.matrix<float>({s.depth, s.cols, gap, 1}, 1);
       const Matrix<float> a = rng.matrix<float>({s.rows, s.depth, gap, 1}, 1), bias = rng.vector<float>(s.cols, 1);
       const std::vector<float> panels = pack(k, forward, s, weight, false);
       const std::vector<float> past_caches = pack(k, forward, s, weight, true);

@@ -89,7 +89,7 @@ static void check_net_configs(void) {
   REFUSED_WITH(normalization, -1);
   REFUSED_WITH(residual, 2);
   REFUSED_WITH(bias, -1);
-  REFUSED_WITH(dtype, 2);
+  REFUSED_WITH(dtype, 3);
   REFUSED_WITH(dtype, -1);
 #undef REFUSED_WITH
   static const int64_t wrong[][4] = {{0, 2, 2, 2}, {2, -1, 2, 2}, {2, 2, 2, INT64_MAX}, {2, 1 << 24, 1 << 24, 2}};
@@ -161,6 +161,7 @@ static void check_library(void) {
   REFUSED(gradcore_set_target(NULL));
   CHECK(gradcore_set_target("") == GRADCORE_INVALID_ARGUMENT);
   CHECK(gradcore_set_target(gradcore_target()) == GRADCORE_OK);
+  CHECK(gradcore_has_bfloat16_products() == 0 || gradcore_has_bfloat16_products() == 1);
   REFUSED(gradcore_set_num_threads(0));
   REFUSED(gradcore_set_num_threads(INT32_MIN));
   CHECK(gradcore_get_num_threads() >= 1);

@@ -54,10 +54,10 @@ gradcore_net *make_net(int64_t hidden, int32_t dtype) {
     CHECK(gradcore_net_parameter(net, i, &tensor) == GRADCORE_OK && tensor.offset < size);
     for (int64_t j = tensor.offset; j < tensor.offset + tensor.rows * tensor.cols; j++) {
       const double value = 0.01 * double(j % 89) - 0.3;
-      if (dtype == GRADCORE_FLOAT32)
-        static_cast<float *>(gradcore_net_parameters(net))[j] = float(value);
-      else
+      if (dtype == GRADCORE_FLOAT64)
         static_cast<double *>(gradcore_net_parameters(net))[j] = value;
+      else
+        static_cast<float *>(gradcore_net_parameters(net))[j] = float(value);
     }
   }
   gradcore_net_parameters_changed(net);
@@ -104,7 +104,7 @@ void check_round_trip(int32_t dtype) {
   CHECK(gradcore_net_load_from_memory(bytes.data(), int64_t(bytes.size()), &loaded) == GRADCORE_OK);
   CHECK(bytes_of(loaded) == bytes);
   CHECK(std::string(gradcore_net_seed(loaded)) == "12345678901234567890123");
-  const std::size_t element = dtype == GRADCORE_FLOAT32 ? 4 : 8;
+  const std::size_t element = dtype == GRADCORE_FLOAT64 ? 8 : 4;
   CHECK(std::memcmp(gradcore_net_parameters(net), gradcore_net_parameters(loaded),
                     std::size_t(gradcore_net_flat_size(net)) * element) == 0);
   gradcore_net_destroy(loaded);
@@ -174,6 +174,7 @@ int main() {
   folder = name;
   check_round_trip(GRADCORE_FLOAT32);
   check_round_trip(GRADCORE_FLOAT64);
+  check_round_trip(GRADCORE_BFLOAT16);
   check_truncations();
   check_failing_system();
   check_paths();

@@ -55,8 +55,8 @@ struct Setting {
 gradcore_net *make_net(const Setting &setting) {
   const int64_t widths[] = {kIn, kHidden, kHidden, kHidden, kOut};
   const int32_t activations[] = {setting.activation, setting.activation, setting.activation};
-  const gradcore_net_config config{sizeof config, widths, 5, activations, setting.normalization, setting.residual, 1,
-                                   setting.dtype};
+  const gradcore_net_config config{sizeof config,         widths,           5, activations,
+                                   setting.normalization, setting.residual, 1, setting.dtype};
   gradcore_net *net = nullptr;
   CHECK(gradcore_net_create(&config, &net) == GRADCORE_OK);
   return net;
@@ -78,7 +78,7 @@ void fill(void *data, int64_t count) {
 }
 
 void fill_any(int32_t dtype, void *data, int64_t count) {
-  dtype == GRADCORE_FLOAT32 ? fill<float>(data, count) : fill<double>(data, count);
+  dtype == GRADCORE_FLOAT64 ? fill<double>(data, count) : fill<float>(data, count);
 }
 
 // The allocations and mutexes of five calls of each kind, after two of each.
@@ -123,10 +123,10 @@ void check_quiet_calls(const Setting &setting, int64_t rows) {
   gradcore_net_destroy(net);
 }
 
-#define CHECK_REFUSED(call)                                                             \
-  do {                                                                                  \
-    CHECK((call) == GRADCORE_INVALID_ARGUMENT || (call) == GRADCORE_INVALID_STATE);     \
-    CHECK(gradcore_last_error()[0] != '\0');                                            \
+#define CHECK_REFUSED(call)                                                         \
+  do {                                                                              \
+    CHECK((call) == GRADCORE_INVALID_ARGUMENT || (call) == GRADCORE_INVALID_STATE); \
+    CHECK(gradcore_last_error()[0] != '\0');                                        \
   } while (0)
 
 void check_null_arguments() {
@@ -199,6 +199,7 @@ int main() {
       {"tanh", GRADCORE_TANH, GRADCORE_NORM_NONE, 0, GRADCORE_FLOAT32},
       {"relu with batch norm", GRADCORE_RELU, GRADCORE_NORM_BATCH, 0, GRADCORE_FLOAT32},
       {"residual gelu with layer norm", GRADCORE_GELU, GRADCORE_NORM_LAYER, 1, GRADCORE_FLOAT64},
+      {"tanh, products of bfloat16", GRADCORE_TANH, GRADCORE_NORM_NONE, 0, GRADCORE_BFLOAT16},
       {"residual relu with batch norm", GRADCORE_RELU, GRADCORE_NORM_BATCH, 1, GRADCORE_FLOAT64},
   };
   for (const int threads : {1, 2, 5}) {

@@ -1,6 +1,7 @@
 // Uses everything of gradcore.hpp, diagnosis.hpp and ops.hpp. Each check compares with the C function below it, or with
 // a property of the result; what steps compute is written to a file, for Python to compare bit for bit.
 //   face DIRECTORY   reads parameters.bin, x.bin [rows, 6], labels.bin; writes result.bin
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdio>
@@ -267,6 +268,28 @@ void files() {
   }
 }
 
+void bfloat16() {
+  gc::NetConfig rounded = config();
+  rounded.bfloat16 = true;
+  check_throws(GRADCORE_INVALID_ARGUMENT, "bfloat16", [&] { gc::Net<double>{rounded}; });
+  gc::Net<float> net(rounded), whole(config());
+  net.initialize(GRADCORE_INIT_AUTO, 3);
+  whole.initialize(GRADCORE_INIT_AUTO, 3);
+  std::array<float, 12> x{};
+  for (std::size_t i = 0; i < x.size(); i++) x[i] = 0.37f * static_cast<float>(i) - 2;
+  std::array<float, 8> output{}, exact{};
+  net.forward({x.data(), 2, 6}, output);
+  whole.forward({x.data(), 2, 6}, exact);
+  float difference = 0;
+  for (std::size_t i = 0; i < output.size(); i++) difference = std::max(difference, std::abs(output[i] - exact[i]));
+  CHECK(difference > 0 && difference < 0.1f);
+  const std::string bytes = net.save_to_memory();
+  CHECK(bytes.find("bfloat16") != std::string::npos);
+  CHECK(gc::Net<float>::load_from_memory(bytes).save_to_memory() == bytes);
+  check_throws(GRADCORE_INVALID_ARGUMENT, "double", [&] { gc::Net<double>::load_from_memory(bytes); });
+  CHECK(gc::has_bfloat16_products() == (gradcore_has_bfloat16_products() != 0));
+}
+
 int main(int argc, char **argv) {
   CHECK(argc == 2);
   CHECK(gc::version() == gradcore_version() && gradcore_abi_version() == GRADCORE_ABI_VERSION);
@@ -278,6 +301,7 @@ int main(int argc, char **argv) {
   tensors_and_ownership();
   errors();
   files();
+  bfloat16();
   diagnosis();
   single_ops<float>();
   single_ops<double>();

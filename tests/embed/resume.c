@@ -50,7 +50,7 @@ int main(int argc, char **argv) {
   int64_t x_size, labels_size;
   char *x = read_file("x.bin", &x_size);
   int64_t *labels = read_file("labels.bin", &labels_size);
-  const int64_t cols = config.widths[0], row_bytes = cols * (config.dtype == GRADCORE_FLOAT32 ? 4 : 8);
+  const int64_t cols = config.widths[0], row_bytes = cols * (config.dtype == GRADCORE_FLOAT64 ? 8 : 4);
   for (int steps = atoi(argv[2]); steps > 0; steps--) {
     const int64_t first = gradcore_optimizer_get_step(optimizer) * BATCH;
     if ((first + BATCH) * row_bytes > x_size) return 2;
