@@ -54,6 +54,22 @@ CASES = (
     *(Case("forward", batch, 256, 20, "relu") for batch in (1, 32, 256, 1024, 4096)),
 )
 
+# Products of bfloat16 (peers.py --dtype bfloat16). The goal set for them: so many times as fast as float32 where layers
+# are so wide.
+BFLOAT16_CASES = (
+    Case("gradient", 32, 64, 10, "tanh"),
+    Case("gradient", 128, 100, 50, "tanh"),
+    Case("gradient", 256, 256, 20, "relu"),
+    Case("gradient", 256, 256, 20, "relu", "batch"),
+    Case("gradient", 512, 512, 8, "relu"),
+    Case("gradient", 1024, 1024, 8, "relu"),
+    Case("gradient", 8192, 128, 8, "gelu"),
+    Case("step", 256, 256, 20, "relu"),
+    Case("step", 1024, 1024, 8, "relu"),
+    *(Case("forward", batch, 1024, 8, "relu") for batch in (1, 32, 1024)),
+)
+BFLOAT16_OVER_FLOAT32, BFLOAT16_WIDTH = 1.7, 512
+
 # Goals that hold for every case.
 MOST_RECORDING = 0.03  # what record=True may add to a gradient
 MOST_BATCH_NORM = 1.08  # time with batch norm over the time without
@@ -64,8 +80,9 @@ FLOAT64_BELOW = 0.05  # what float64's share of its own peak may lack to float32
 def make_data(case: Case, dtype: str = "float32") -> dict[str, np.ndarray]:
     """Weights (variance 1 or 2 over fan_in), zero biases, inputs and labels, from one seed.
 
-    The numbers are those of float32, whatever the dtype of the arrays.
+    The numbers are those of float32, whatever the dtype of the arrays; with bfloat16 these are float32.
     """
+    dtype = "float32" if dtype == "bfloat16" else dtype
     rng = np.random.default_rng(7)
     gain = 2.0 if case.activation in ("relu", "gelu") else 1.0
     data = {

@@ -1,6 +1,7 @@
 // One limit of the machine, measured in some 30 ms on N threads:
 //
 //   peak float32|float64 N     FMA peak: independent multiply-adds in registers, GFLOP/s
+//   peak bfloat16 N            the same of products of pairs, where the CPU has them; else float32's
 //   peak read|update N BYTES   a plain loop that reads an array of BYTES, or reads and writes it, GB/s
 //   peak handoff 2             a message to another core and back, ns: what a meeting costs at least
 //
@@ -68,13 +69,13 @@ double least_seconds(int threads, int rounds, Body &&body) {
   return best;
 }
 
-template <class T>
+template <class T, class Op = MultiplyAdd>
 double fma_gflops(int threads) {
   const long steps = 3000000;  // about 10 ms in float32
   std::vector<double> sink(threads);
-  const double seconds = least_seconds(threads, 3, [&](int t) { sink[t] = fma_chains<T>(steps); });
-  if (sink[0] < 0) std::abort();  // keeps the sums alive
-  return 1e-9 * 2 * kChains * kLanes<T> * double(steps) * threads / seconds;
+  const double seconds = least_seconds(threads, 3, [&](int t) { sink[t] = fma_chains<T, Op>(steps); });
+  if (sink[0] == -0.5) std::abort();  // keeps the sums alive
+  return 1e-9 * 2 * Op::kTerms * kChains * kLanes<T> * double(steps) * threads / seconds;
 }
 
 // Each thread has a contiguous share of the array and passes over it twice a round.
@@ -123,11 +124,12 @@ int main(int argc, char **argv) {
   double limit = 0;
   if (std::strcmp(kind, "float32") == 0) limit = fma_gflops<float>(threads);
   if (std::strcmp(kind, "float64") == 0) limit = fma_gflops<double>(threads);
+  if (std::strcmp(kind, "bfloat16") == 0) limit = fma_gflops<float, MultiplyAddPairs>(threads);
   if (std::strcmp(kind, "read") == 0) limit = bandwidth(threads, bytes, false);
   if (std::strcmp(kind, "update") == 0) limit = bandwidth(threads, bytes, true);
   if (std::strcmp(kind, "handoff") == 0) limit = handoff_ns();
   if (limit == 0) {
-    std::fprintf(stderr, "usage: %s float32|float64|read|update|handoff THREADS [BYTES]\n", argv[0]);
+    std::fprintf(stderr, "usage: %s float32|float64|bfloat16|read|update|handoff THREADS [BYTES]\n", argv[0]);
     return 2;
   }
   std::printf("%.2f\n", limit);

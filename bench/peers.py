@@ -4,6 +4,7 @@
     python bench/peers.py --cases b32w64d10 --peers torch --rounds 9 --json out.json
     python bench/peers.py --threads 1         # on one core, with shares of one core's peak
     python bench/peers.py --dtype float64     # everything in float64
+    python bench/peers.py --dtype bfloat16    # products of bfloat16: gradcore's dtype, PyTorch's autocast, JAX likewise
 
 Each library lives in a process of its own (bench/workers.py). Before anything is timed, its loss and gradient
 norm are checked against float64. Then all take turns, round after round; in the same round gradcore also
@@ -32,6 +33,9 @@ from functools import partial
 from pathlib import Path
 
 from cases import (
+    BFLOAT16_CASES,
+    BFLOAT16_OVER_FLOAT32,
+    BFLOAT16_WIDTH,
     CASES,
     CLIP_CASES,
     FLOAT64_BELOW,
@@ -45,6 +49,8 @@ from limits import Limits
 from runners import NEEDS, Setting, verify
 from workers import Patience, Worker
 
+BESIDE = {"float32": "float64", "bfloat16": "float32"}  # the dtype that is measured beside another
+WITH_PEAK = ("gradcore", "one thread", *BESIDE.values())
 Round = dict[str, float]  # seconds of each label; and limits: "peak ...", "handoff", "read", "update", "roof"
 
 
@@ -62,8 +68,9 @@ def companions(case: Case, own: Setting) -> dict[str, tuple[Case, Setting]]:
         runs["gradient"] = (replace(case, work="gradient"), own)
     if own.threads > 1:
         runs["one thread"] = (case, replace(own, threads=1))
-    if own.dtype != "float64":
-        runs["float64"] = (case, replace(own, dtype="float64"))
+    if own.dtype in BESIDE:
+        beside = BESIDE[own.dtype]
+        runs[beside] = (case, replace(own, dtype=beside))
     return runs
 
 
@@ -81,7 +88,7 @@ def measure_round(
     values: Round = {"handoff": limits.handoff()}
     for label, (_, setting) in runs.items():
         turn = partial(own.ask, "time", label, seconds)
-        if label in ("gradcore", "one thread", "float64"):
+        if label in WITH_PEAK:
             peak = partial(limits.peak, setting.dtype, setting.threads)
             values[label], values[f"peak {label}"] = bracketed(turn, peak)
         else:
@@ -107,7 +114,7 @@ def measure(case: Case, workers: list[Worker], options: argparse.Namespace, limi
         for label, run in runs.items()
         if run[0].normalization == case.normalization
     }
-    verify(case, answers, reference_answer(own, case, options.threads))
+    verify(case, answers, reference_answer(own, case, options.threads), options.dtype)
     if "not normalized" in runs:
         own.ask("prepare", "not normalized", *runs["not normalized"])
     return in_rounds(partial(measure_round, workers, runs, limits=limits), workers, options)
@@ -169,7 +176,7 @@ def percent(value: float) -> str:
 
 def shares(case: Case, rounds: list[Round]) -> dict[str, float]:
     """Of the peak, for each way of running that has one."""
-    labels = [label for label in ("gradcore", "one thread", "float64") if label in rounds[0]]
+    labels = [label for label in WITH_PEAK if label in rounds[0]]
     return {label: median(rounds, lambda r, at=label: case.flops / r[at] * 1e-9 / r[f"peak {at}"]) for label in labels}
 
 
@@ -182,12 +189,17 @@ def values_of(case: Case, rounds: list[Round], rivals: list[str]) -> dict[str, f
         values["recording"] = median(rounds, lambda r: r["recorded"] / r["gradcore"] - 1)
     if "not normalized" in rounds[0]:
         values["batch norm"] = median(rounds, lambda r: r["gradcore"] / r["not normalized"])
+    if "float32" in rounds[0]:
+        values["over float32"] = median(rounds, lambda r: r["float32"] / r["gradcore"])
     if "gradient" in rounds[0]:
         values["update"] = median(rounds, lambda r: 1 - r["gradient"] / r["gradcore"])
     return values
 
 
 def extra_cell(case: Case, values: dict[str, float]) -> str:
+    if "over float32" in values:
+        goal = BFLOAT16_OVER_FLOAT32 if case.width >= BFLOAT16_WIDTH and case.work != "forward" else None
+        return "over float32 " + beside_goal(values["over float32"], goal, True, ratio_text)
     if "batch norm" in values:
         return "batch norm / without " + beside_goal(values["batch norm"], MOST_BATCH_NORM, False, ratio_text)
     if "update" in values:
@@ -195,16 +207,17 @@ def extra_cell(case: Case, values: dict[str, float]) -> str:
     return ""
 
 
-def row(case: Case, rounds: list[Round], values: dict[str, float], rivals: list[str]) -> list[str]:
+def row(case: Case, rounds: list[Round], values: dict[str, float], rivals: list[str], dtype: str) -> list[str]:
     share = values["share gradcore"]
     peaks = [one["peak gradcore"] for one in rounds]
-    goals = {"one thread": share, "float64": share - FLOAT64_BELOW}
+    goals = {"one thread": share, "float64": share - FLOAT64_BELOW, "float32": None}
     return [
         f"{median(rounds, lambda r: r['gradcore'] * 1e3):.4g}",
         beside_goal(share, case.share, True, ratio_text),
         *(
             beside_goal(values[f"share {at}"], goal, True, ratio_text) if f"share {at}" in values else "-"
             for at, goal in goals.items()
+            if at == "one thread" or at == BESIDE.get(dtype, "float64")
         ),
         *(f"{median(rounds, lambda r, at=name: r[at] * 1e3):.4g}" for name in rivals),
         beside_goal(values["ratio"], case.ratio, True, ratio_text) if rivals else "-",
@@ -239,7 +252,8 @@ def clip_row(case: ClipCase, rounds: list[Round], rivals: list[str]) -> list[str
 
 def heading(rivals: list[str], options: argparse.Namespace) -> str:
     own = f"share of peak, {options.dtype}, {options.threads} threads"
-    head = ["case", "gradcore ms", own, "share, one thread", "share, float64", *(f"{name} ms" for name in rivals)]
+    beside = BESIDE.get(options.dtype, "float64")
+    head = ["case", "gradcore ms", own, "share, one thread", f"share, {beside}", *(f"{name} ms" for name in rivals)]
     head += ["best peer / gradcore", "record=True adds", "also", "peak GFLOP/s", "handoff ns"]
     return "| " + " | ".join(head) + " |\n|" + "---|" * len(head)
 
@@ -262,7 +276,7 @@ def run_case(case: Case | ClipCase, workers: list[Worker], options: argparse.Nam
     clips = isinstance(case, ClipCase)
     rounds, undisturbed = (measure_clip if clips else measure)(case, workers, options, limits)
     values = {} if clips else values_of(case, rounds, rivals)
-    cells = clip_row(case, rounds, rivals) if clips else row(case, rounds, values, rivals)
+    cells = clip_row(case, rounds, rivals) if clips else row(case, rounds, values, rivals, options.dtype)
     print("| " + " | ".join([case.name + ("" if undisturbed else " ~"), *cells]) + " |", flush=True)
     return {"name": case.name, "undisturbed": undisturbed, "values": values, "rounds": rounds}
 
@@ -272,7 +286,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="*", help="parts of case names; default: all")
     parser.add_argument("--peers", nargs="*", default=list(NEEDS), choices=list(NEEDS))
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float64", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.1, help="of each turn in a round")
     parser.add_argument("--patience", type=float, default=10, help="seconds a case may spend on rounds to repeat")
@@ -290,7 +304,7 @@ def main() -> None:
         try:
             results = [
                 run_case(case, workers, options, limits)
-                for case in (*CASES, *CLIP_CASES)
+                for case in (BFLOAT16_CASES if options.dtype == "bfloat16" else (*CASES, *CLIP_CASES))
                 if not options.cases or any(part in case.name for part in options.cases)
             ]
         finally:

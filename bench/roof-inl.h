@@ -12,8 +12,27 @@ inline constexpr int kChains = 12;  // latency 4 on 2 units needs 8; 16 register
 inline constexpr int kChains = 24;  // latency 4 on 4 units needs 16
 #endif
 
+// acc * x + y; of pairs of bfloat16, acc + x_1 y_1 + x_2 y_2.
+struct MultiplyAdd {
+  static constexpr int kTerms = 1;
+  template <class V>
+  GRADCORE_INLINE V of(V acc, V x, V y) {
+    return fma(acc, x, y);
+  }
+};
+#if defined(__AVX512BF16__)
+struct MultiplyAddPairs {
+  static constexpr int kTerms = 2;
+  GRADCORE_INLINE Vec<float> of(Vec<float> acc, Vec<float> x, Vec<float> y) {
+    return Vec<float>(_mm512_dpbf16_ps(__m512(acc), (__m512bh)(x), (__m512bh)(y)));
+  }
+};
+#else
+using MultiplyAddPairs = MultiplyAdd;
+#endif
+
 // steps * kChains independent multiply-adds in registers.
-template <class T>
+template <class T, class Op = MultiplyAdd>
 double fma_chains(std::int64_t steps) {
   Vec<T> acc[kChains], x = splat<T>(T(0.999)), y = splat<T>(T(1e-3)), sum{};
   // The compiler must not see that the chains are equal.
@@ -26,7 +45,7 @@ double fma_chains(std::int64_t steps) {
   GRADCORE_OPAQUE(y);
   for (std::int64_t i = 0; i < steps; i++) {
 #pragma GCC unroll 24
-    for (int c = 0; c < kChains; c++) acc[c] = fma(acc[c], x, y);
+    for (int c = 0; c < kChains; c++) acc[c] = Op::of(acc[c], x, y);
   }
 #pragma GCC unroll 24
   for (int c = 0; c < kChains; c++) sum += acc[c];

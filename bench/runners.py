@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -52,8 +54,10 @@ def run_gradcore(case: Case, setting: Setting) -> Runner:
 
 
 def torch_model(case: Case, data: dict[str, np.ndarray], dtype: str):
+    """With bfloat16, a model of float32 for autocast."""
     import torch
 
+    dtype = "float32" if dtype == "bfloat16" else dtype
     activations = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh, "gelu": torch.nn.GELU}
     layers: list[torch.nn.Module] = []
     for layer, (fan_in, fan_out) in enumerate(zip(case.widths, case.widths[1:], strict=False)):
@@ -80,11 +84,15 @@ def run_torch(case: Case, setting: Setting, compiled: bool = False) -> Runner:
     if compiled:
         torch._dynamo.reset()
     forward = torch.compile(model) if compiled else model
+    rounds = setting.dtype == "bfloat16"
+    autocast = partial(torch.autocast, "cpu", torch.bfloat16) if rounds else nullcontext
 
     def gradient() -> torch.Tensor:
         for p in parameters:
             p.grad = None
-        loss = torch.nn.functional.cross_entropy(forward(x), y)
+        with autocast():
+            output = forward(x)
+        loss = torch.nn.functional.cross_entropy(output.float() if rounds else output, y)
         loss.backward()
         return loss
 
@@ -95,7 +103,8 @@ def run_torch(case: Case, setting: Setting, compiled: bool = False) -> Runner:
 
     @torch.no_grad()
     def infer() -> None:
-        forward(x)
+        with autocast():
+            forward(x)
 
     def check() -> tuple[float, float]:
         loss = gradient().item()
@@ -108,20 +117,42 @@ def run_torch_compile(case: Case, setting: Setting) -> Runner:
     return run_torch(case, setting, compiled=True)
 
 
-def jax_functions(case: Case):
+def jax_product_of_bfloat16() -> Callable:
+    """x @ w and its gradients with operands rounded to bfloat16, sums in float32."""
+    import jax
+    import jax.numpy as jnp
+
+    product = partial(jnp.matmul, preferred_element_type=jnp.float32)
+
+    def forward(x, w):
+        x, w = x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
+        return product(x, w), (x, w)
+
+    def backward(saved, grad):
+        x, w = saved
+        grad = grad.astype(jnp.bfloat16)
+        return product(grad, w.T), product(x.T, grad)
+
+    multiply = jax.custom_vjp(lambda x, w: forward(x, w)[0])
+    multiply.defvjp(forward, backward)
+    return multiply
+
+
+def jax_functions(case: Case, dtype: str):
     """(model, loss), both of (params, x, ...)."""
     import jax
     import jax.numpy as jnp
 
+    multiply = jax_product_of_bfloat16() if dtype == "bfloat16" else jnp.matmul
     activation = {"relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": lambda z: jax.nn.gelu(z, approximate=False)}
 
     def model(params, x):
         for p in params[:-1]:
-            x = x @ p["w"] + p["b"]
+            x = multiply(x, p["w"]) + p["b"]
             if case.normalization:
                 x = (x - x.mean(0)) * jax.lax.rsqrt(x.var(0) + 1e-5) * p["g"] + p["s"]
             x = activation[case.activation](x)
-        return x @ params[-1]["w"] + params[-1]["b"]
+        return multiply(x, params[-1]["w"]) + params[-1]["b"]
 
     def loss(params, x, y):
         return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(model(params, x)), y[:, None], 1))
@@ -158,11 +189,11 @@ def run_jax(case: Case, setting: Setting) -> Runner:
     data = make_data(case, setting.dtype)
     x, y = jnp.asarray(data["x"]), jnp.asarray(data["y"])
     params = [
-        {"w": jnp.asarray(data[f"dense{layer}.weight"].T.copy()), "b": jnp.zeros(width, setting.dtype)}
+        {"w": jnp.asarray(data[f"dense{layer}.weight"].T.copy()), "b": jnp.zeros(width, data["x"].dtype)}
         | ({"g": jnp.ones(width), "s": jnp.zeros(width)} if case.normalization and layer < case.depth else {})
         for layer, width in enumerate(case.widths[1:])
     ]
-    model, loss = jax_functions(case)
+    model, loss = jax_functions(case, setting.dtype)
     value_and_grad, update, infer = jax.jit(jax.value_and_grad(loss)), jax_update(loss), jax.jit(model)
     zeros = jax.tree.map(jnp.zeros_like, params)
     state = [params, zeros, zeros, jnp.zeros(())]
@@ -232,12 +263,19 @@ def prepare(library: str, case: Case | ClipCase, setting: Setting) -> Runner:
     return runners[library](case, setting)
 
 
-def verify(case: Case | ClipCase, answers: dict[str, tuple[float, float]], reference: tuple[float, float]) -> None:
-    """Loss and gradient norm of each against gradcore's in float64, to 1e-3 (deep float32 batch norm is rough).
+def verify(
+    case: Case | ClipCase,
+    answers: dict[str, tuple[float, float]],
+    reference: tuple[float, float],
+    dtype: str = "float32",
+) -> None:
+    """Loss and gradient norm of each against gradcore's in float64.
 
-    gradcore's float64 is held to the oracles by tests/.
+    To 1e-3 (deep float32 batch norm is rough), with products of bfloat16 to 5e-2. gradcore's float64 is held to the
+    oracles by tests/, and its bfloat16 to references that round as it does.
     """
+    tolerance = 5e-2 if dtype == "bfloat16" else 1e-3
     for name, answer in answers.items():
         for what, got, expected in zip(("loss", "gradient norm"), answer, reference, strict=True):
-            if not abs(got - expected) <= 1e-3 * abs(expected):
+            if not abs(got - expected) <= tolerance * abs(expected):
                 raise RuntimeError(f"{case.name}: {name} gives a {what} of {got:.8g}, float64 {expected:.8g}")

@@ -39,7 +39,7 @@ class DirectFeedbackMLP(MLP):
     It is the same net with the same initial weights as `MLP(widths, **options)`: forward passes, files
     and `loss_and_gradients` (the true gradient) are those of `MLP`. `train_step`, and with it `fit`, take
     their gradients from `feedback_gradients`. An analysis measures the true gradients; a saved file holds
-    the net without its feedback.
+    the net without its feedback. Of dtype "bfloat16" the feedback gradients are float32's.
 
     Args:
         widths, options: as `MLP`.
