@@ -65,7 +65,7 @@ gradcore_net *make_net(Input &input, std::vector<int64_t> *widths) {
   config.widths = widths->data(), config.num_widths = depth + 1;
   config.activations = activations.data();
   config.normalization = input.choose(4), config.residual = input.choose(2);
-  config.bias = input.choose(2), config.dtype = input.choose(2);
+  config.bias = input.choose(2), config.dtype = input.choose(3);
   gradcore_net *net = nullptr;
   require(gradcore_net_create(&config, &net) == GRADCORE_OK);
   if (const int scheme = input.choose(GRADCORE_NUM_INITIALIZERS + 1)) {

@@ -68,7 +68,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, std::size_t size) {
   Input input(data, size);
   const int64_t widths[] = {2, 3, 2};
   const int32_t activations[] = {GRADCORE_RELU};
-  const int dtype = input.choose(2);
+  const int dtype = input.choose(3);
   const gradcore_net_config config{sizeof config, widths, 3, activations, GRADCORE_NORM_LAYER, 0, 1, dtype};
   const gradcore_optimizer_config rule = optimizer_config(input.choose(2 * GRADCORE_NUM_OPTIMIZERS));
   gradcore_net *net = nullptr;

@@ -25,8 +25,8 @@ class PanelSplit {
   index cols_, lanes_, vectors_, num_panels_, base_, extra_;
 };
 
-// Matrix B [depth, cols] in panels: panel p at offset depth * begin(p), its rows contiguous and
-// padded with zeros to full vectors.
+// Matrix B [depth, cols] in panels, rounded where products are: panel p at offset elements(depth) * begin(p), its rows
+// contiguous and padded with zeros to full vectors.
 template <class T>
 index packed_size(const KernelSet<T> &set, index depth, index cols) noexcept;
 
@@ -60,7 +60,8 @@ struct Following {
 inline constexpr index kDepthBlock = 1024;
 
 // c [rows, cols] = init + a [rows, depth] * B, the same to the bit for both kinds of B. c may be padded: only `cols`
-// columns are written. TileInit::multiply takes one block of depth.
+// columns are written. TileInit::multiply takes one block of depth. Here and below what is summed over is counted in
+// elements of the operands, which may hold two terms each (ProductKernels).
 template <class T>
 void gemm(const KernelSet<T> &set, index rows, index depth, index cols, const T *a, index lda, const RightMatrix<T> &b,
           T *c, index ldc, TileInit init, const T *bias, const Following<T> &following = {}) noexcept;
