@@ -170,11 +170,11 @@ void GradientFlow<T>::finish_layer(int l) noexcept {
   to.grad_output_norm = spec.hidden ? std::sqrt(total.grad_output_sumsq) : to.delta.norm;
   to.act_zeros = spec.residual ? total.act_zeros : to.activation.zeros;
   finish_derivative(l, total);
-  for (index c = 0; spec.hidden && c < spec.out; c++) {
-    bool alive = false;
-    for (int rank = 0; rank < threads_; rank++) alive |= nonzero_units(l, rank)[c] != 0;
-    to.dead_units += !alive;
-  }
+  if (!spec.hidden) return;
+  unsigned char *alive = nonzero_units(l, 0);
+  for (int rank = 1; rank < threads_; rank++)
+    for (index c = 0; c < spec.out; c++) alive[c] |= nonzero_units(l, rank)[c];
+  to.dead_units = std::count(alive, alive + spec.out, 0);
 }
 
 template <class T>
