@@ -7,7 +7,7 @@
 Timed is the gradient of a relu net, every size once a round. A pair of neighbours n, n + 1 is a cliff when, in the
 median over the rounds,
     the larger one takes longer by more than the padding explains (rise): products are padded to full vectors (to half
-        vectors with AVX-512), so that n columns cost as much as their next multiple, and rows by nothing at all; or
+        vectors with AVX-512, but for those of bfloat16), so that n columns cost as much as their next multiple, and rows by nothing at all; or
     the larger one is faster than the smaller one (fall): whoever has n would gain by adding a row or column of zeros.
 "More" is beyond TOLERANCE, and beyond what the pair itself varies by from round to round.
 """
@@ -33,7 +33,9 @@ PADDED_BYTES = {"avx512": 32, "avx2": 32, "baseline": 16, "neon": 16}  # columns
 
 
 def padding_unit(dtype: str) -> int:
-    return PADDED_BYTES[gc.cpu_info()["target"]] // np.dtype(dtype).itemsize
+    if dtype == "bfloat16" and gc.cpu_info()["bfloat16_products"]:
+        return 16  # whole vectors of sums
+    return PADDED_BYTES[gc.cpu_info()["target"]] // (8 if dtype == "float64" else 4)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Sweep:
 def gradient_of(width: int, rows: int, dtype: str) -> Callable[[], float]:
     net = gc.MLP([width] * (DEPTH + 1) + [CLASSES], dtype=dtype)
     rng = np.random.default_rng(width)
-    x, y = rng.normal(size=(rows, width)).astype(dtype), rng.integers(0, CLASSES, rows)
+    x, y = rng.normal(size=(rows, width)).astype(net.dtype), rng.integers(0, CLASSES, rows)
     return lambda: net.loss_and_gradients(x, y)
 
 
@@ -155,7 +157,7 @@ def plot(path: Path, results: dict[str, np.ndarray]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=gc.get_num_threads())
-    parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float64", "bfloat16"])
     parser.add_argument("--last", type=int, default=130)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=0.003, help="of each size in a round")
