@@ -23,6 +23,13 @@ struct RoundRow {
   }
 };
 
+// With one term an element both ways are the same.
+void round_block(index rows, index cols, const float *x, index ldx, float *by_rows, index ld_rows, float *by_columns,
+                 index ld_columns) {
+  if (by_rows) map_block<float, RoundRow>(rows, cols, x, ldx, by_rows, ld_rows);
+  if (by_columns) map_block<float, RoundRow>(rows, cols, x, ldx, by_columns, ld_columns);
+}
+
 void pack_rows_rounded(index depth, index cols, const float *src, index ld, index width, float *panel, bool) {
   pack_rows<float>(depth, cols, src, ld, width, panel, false);
   map_block<float, RoundRow>(depth, width, panel, width, panel, width);
@@ -37,7 +44,7 @@ constexpr ProductKernels<float> rounded_products() {
   fill_products(set);
   set.pack_rows = pack_rows_rounded;
   set.pack_transposed = pack_transposed_rounded;
-  set.round_rows = set.round_columns = map_block<float, RoundRow>;
+  set.round = round_block;
   return set;
 }
 

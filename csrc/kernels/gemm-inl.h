@@ -253,7 +253,6 @@ constexpr void fill_gemm(ProductKernels<T> &set) {
 template <class T>
 constexpr void fill_products(ProductKernels<T> &set) {
   fill_gemm<T, SingleTerms<T>>(set);
-  set.terms = 1;
   set.pack_rows = pack_rows<T>;
   set.pack_transposed = pack_transposed<T>;
 }

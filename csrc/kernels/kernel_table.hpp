@@ -80,14 +80,14 @@ struct StatsSums {
   index flushed[4], overflowed[4];  // as gradcore_array_stats; derived counts are final
 };
 
-// Products take their operands in elements that hold `terms` neighbouring terms of a sum: 1, or 2 with bfloat16 on CPUs
-// that multiply pairs of them; T is then 32 bits in which nobody else sees a number. A missing last term is zero.
+// Products take their operands in elements that hold one term of a sum, or, with bfloat16 on CPUs that multiply pairs of
+// them, two neighbouring ones; T is then 32 bits in which nobody else sees a number. A missing last term is zero.
 template <class T>
 struct ProductKernels {
   int tile_vectors;                // columns of the widest GEMM tile, in vectors
   int params_vectors;              // the same for a weight gradient, whose panels are not packed
   int tile_rows[kMaxTileVectors];  // rows of the tallest tile of each width
-  int terms;                       // of a sum in an element
+  int pairs;                       // 1 where an element holds two terms, else 0
 
   // (gemm-inl.h, bfloat16-inl.h)
   GemmTileKernel<T> gemm_tile[kMaxTileRows][kMaxTileVectors];
@@ -97,12 +97,14 @@ struct ProductKernels {
   void (*pack_transposed)(index depth, index cols, const T *src, index ld, index width, T *panel, bool past_caches);
   // panel[k * width + j] = j < cols ? src[k * ld + j] : 0, in the same way.
   void (*pack_rows)(index depth, index cols, const T *src, index ld, index width, T *panel, bool past_caches);
-  // A block as an operand, rounded to bfloat16: its terms along rows, to [rows, cols / terms], or along columns,
-  // to [rows / terms, cols], rounded up. Null where products take blocks as they are.
-  void (*round_rows)(index rows, index cols, const T *x, index ldx, T *to, index ldto);
-  void (*round_columns)(index rows, index cols, const T *x, index ldx, T *to, index ldto);
+  // A block as an operand, rounded to bfloat16: with its terms along rows, by_rows [rows, elements(cols)], and along
+  // columns, by_columns [elements(rows), cols], unless they are null. Null itself where products take blocks as they
+  // are.
+  void (*round)(index rows, index cols, const T *x, index ldx, T *by_rows, index ld_rows, T *by_columns,
+                index ld_columns);
 
-  index elements(index num_terms) const noexcept { return (num_terms + terms - 1) / terms; }
+  int terms() const noexcept { return 1 + pairs; }  // in an element
+  index elements(index num_terms) const noexcept { return (num_terms + pairs) >> pairs; }
 };
 
 template <class T>

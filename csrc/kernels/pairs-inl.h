@@ -32,35 +32,51 @@ GRADCORE_INLINE Vec<float> pairs_along_row(const float *x, index n) {
   return Vec<float>((__m512)_mm512_cvtne2ps_pbh(__m512(high), __m512(low)));
 }
 
-// Neighbours within n columns: x[j] and x[j + ld], or 0 where there is no second row.
-GRADCORE_INLINE Vec<float> pairs_along_columns(const float *x, index ld, bool second, index n) {
-  const Vec<float> first = load_first(x, n), next = load_first(x + ld, second ? n : 0);
-  const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(__m512(next), __m512(first));
-  alignas(64) static constexpr int16_t kInterleaved[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
-                                                           21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
-                                                           11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  return Vec<float>(_mm512_castsi512_ps(_mm512_permutexvar_epi16(_mm512_load_si512(kInterleaved), halves)));
+// Of two rows of 32 columns each the pairs of rows in the first or the last 16 columns.
+template <int kFirst>
+GRADCORE_INLINE Vec<float> pairs_of_rows(Vec<float> first, Vec<float> second) {
+  const __m512i even = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(__m512i(first), kFirst / 16));
+  const __m512i odd = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(__m512i(second), kFirst / 16));
+  return Vec<float>(_mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
 }
 
-void round_rows_to_pairs(index rows, index cols, const float *x, index ldx, float *to, index ldto) {
-  for (index r = 0; r < rows; r++)
-    for (index c = 0; c < cols; c += 2 * kLanes<float>)
-      store_first(to + r * ldto + c / 2, pairs_along_row(x + r * ldx + c, cols - c), (cols - c + 1) / 2);
-}
-
-void round_columns_to_pairs(index rows, index cols, const float *x, index ldx, float *to, index ldto) {
-  for (index r = 0; r < rows; r += 2)
-    for (index c = 0; c < cols; c += kLanes<float>)
-      store_first(to + r / 2 * ldto + c, pairs_along_columns(x + r * ldx + c, ldx, r + 1 < rows, cols - c), cols - c);
+void round_to_pairs(index rows, index cols, const float *x, index ldx, float *by_rows, index ld_rows, float *by_columns,
+                    index ld_columns) {
+  constexpr int W = kLanes<float>;
+  for (index r = 0; r < rows; r += 2) {
+    const bool second = r + 1 < rows;
+    for (index c = 0; c < cols; c += 2 * W) {
+      const index n = cols - c;
+      const float *row = x + r * ldx + c;
+      const Vec<float> upper = pairs_along_row(row, n), lower = pairs_along_row(row + ldx, second ? n : 0);
+      if (by_rows) {
+        float *to = by_rows + r * ld_rows + c / 2;
+        store_first(to, upper, (n + 1) / 2);
+        if (second) store_first(to + ld_rows, lower, (n + 1) / 2);
+      }
+      if (by_columns) {
+        float *to = by_columns + r / 2 * ld_columns + c;
+        store_first(to, pairs_of_rows<0>(upper, lower), n);
+        store_first(to + W, pairs_of_rows<W>(upper, lower), n - W);
+      }
+    }
+  }
 }
 
 GRADCORE_INLINE void put_pairs(float *p, Vec<float> v, bool past_caches) { past_caches ? stream(p, v) : store(p, v); }
 
 void pack_rows_to_pairs(index depth, index cols, const float *src, index ld, index width, float *panel,
                         bool past_caches) {
-  for (index k = 0; k < depth; k += 2, panel += width)
-    for (index j = 0; j < width; j += kLanes<float>)
-      put_pairs(panel + j, pairs_along_columns(src + k * ld + j, ld, k + 1 < depth, cols - j), past_caches);
+  constexpr int W = kLanes<float>;
+  for (index k = 0; k < depth; k += 2, panel += width) {
+    for (index j = 0; j < width; j += 2 * W) {
+      const float *row = src + k * ld + j;
+      const Vec<float> upper = pairs_along_row(row, cols - j);
+      const Vec<float> lower = pairs_along_row(row + ld, k + 1 < depth ? cols - j : 0);
+      put_pairs(panel + j, pairs_of_rows<0>(upper, lower), past_caches);
+      if (j + W < width) put_pairs(panel + j + W, pairs_of_rows<W>(upper, lower), past_caches);
+    }
+  }
   if (past_caches) stream_fence();
 }
 
@@ -91,11 +107,10 @@ void pack_transposed_to_pairs(index depth, index cols, const float *src, index l
 constexpr ProductKernels<float> pair_products() {
   ProductKernels<float> set{};
   fill_gemm<float, PairTerms>(set);
-  set.terms = 2;
+  set.pairs = 1;
   set.pack_rows = pack_rows_to_pairs;
   set.pack_transposed = pack_transposed_to_pairs;
-  set.round_rows = round_rows_to_pairs;
-  set.round_columns = round_columns_to_pairs;
+  set.round = round_to_pairs;
   return set;
 }
 

@@ -12,43 +12,35 @@
 
 namespace gradcore {
 
-// Where products take rounded operands, `rows` of a span are rounded to the thread's own copy first.
+// The rows of x_columns or delta_columns that are a tile's, which begins with an element (plan.cpp: row_unit).
 template <class T>
-struct Operand {
-  const T *data;
-  index ld;
-
-  Operand(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &span, const Matrix<T> &rows,
-          index cols) noexcept
-      : data(rows.rows(span)), ld(rows.ld) {
-    if (!kernels.round_rows) return;
-    T *copy = layer.operand.rows(span);
-    kernels.round_rows(span.count, cols, data, ld, copy, layer.operand.ld);
-    data = copy, ld = layer.operand.ld;
-  }
-};
-
-// The rows of x_terms or delta_terms that are a tile's, which begins with the first of an element's terms (plan.cpp).
-template <class T>
-T *terms_of(const KernelSet<T> &kernels, const Matrix<T> &matrix, Tile tile) noexcept {
-  tile.first /= kernels.terms;
+T *columns_of(const KernelSet<T> &kernels, const Matrix<T> &matrix, Tile tile) noexcept {
+  tile.first >>= kernels.pairs;
   return matrix.rows(tile);
 }
 
-// A span's rows of x or delta as the weight gradient takes them.
+// Where products round their operands: a tile of x or delta, final now, as they take it.
 template <class T>
-void round_terms(const KernelSet<T> &kernels, const Tile &span, index cols, const Matrix<T> &rows,
-                 const Matrix<T> &terms) noexcept {
-  if (kernels.round_columns)
-    kernels.round_columns(span.count, cols, rows.rows(span), rows.ld, terms_of(kernels, terms, span), terms.ld);
+void round_operand(const KernelSet<T> &kernels, const Tile &tile, index cols, const Matrix<T> &matrix,
+                   const Matrix<T> &by_rows, const Matrix<T> &by_columns) noexcept {
+  if (!kernels.round) return;
+  kernels.round(tile.count, cols, matrix.rows(tile), matrix.ld, by_rows.rows(tile), by_rows.ld,
+                by_columns.data ? columns_of(kernels, by_columns, tile) : nullptr, by_columns.ld);
+}
+template <class T>
+void round_x(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &tile) noexcept {
+  round_operand(kernels, tile, layer.spec->in, layer.x, layer.x_rows, layer.x_columns);
+}
+template <class T>
+void round_delta(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &tile) noexcept {
+  round_operand(kernels, tile, layer.spec->out, layer.delta, layer.delta_rows, layer.delta_columns);
 }
 
 // next_panels: those of the product that follows.
 template <class T>
 void dense_forward(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &span,
                    const T *next_panels) noexcept {
-  const Operand<T> x(kernels, layer, span, layer.x, layer.spec->in);
-  gemm(kernels, span.count, kernels.elements(layer.spec->in), layer.spec->out, x.data, x.ld,
+  gemm(kernels, span.count, kernels.elements(layer.spec->in), layer.spec->out, layer.x_rows.rows(span), layer.x_rows.ld,
        RightMatrix<T>{layer.forward_panels}, layer.z.rows(span), layer.z.ld,
        layer.bias ? TileInit::bias : TileInit::zero, layer.bias, {next_panels});
 }
@@ -58,9 +50,9 @@ template <class T>
 void dense_backward_input(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &span, bool from_panels,
                           T *grad_input, index ld, TileInit init, const Following<T> &following = {}) noexcept {
   const RightMatrix<T> panels{layer.backward_panels}, weight{layer.weight, layer.spec->in};
-  const Operand<T> delta(kernels, layer, span, layer.delta, layer.spec->out);
-  gemm(kernels, span.count, kernels.elements(layer.spec->out), layer.spec->in, delta.data, delta.ld,
-       from_panels ? panels : weight, grad_input, ld, init, static_cast<const T *>(nullptr), following);
+  gemm(kernels, span.count, kernels.elements(layer.spec->out), layer.spec->in, layer.delta_rows.rows(span),
+       layer.delta_rows.ld, from_panels ? panels : weight, grad_input, ld, init, static_cast<const T *>(nullptr),
+       following);
 }
 
 // Rows [out_begin, out_end) of dW, over the rows of a chunk. grad_weight is the whole gradient.
@@ -68,9 +60,9 @@ template <class T>
 void dense_backward_weight(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &chunk, index out_begin,
                            index out_end, T *grad_weight, bool accumulate, const Pieces &pieces,
                            const T *next_x) noexcept {
-  const Matrix<T> &delta = layer.delta_terms, &x = layer.x_terms;
+  const Matrix<T> &delta = layer.delta_columns, &x = layer.x_columns;
   gemm_params(kernels, kernels.elements(chunk.count), layer.spec->in, out_begin, out_end,
-              terms_of(kernels, delta, chunk), delta.ld, terms_of(kernels, x, chunk), x.ld, grad_weight, accumulate,
+              columns_of(kernels, delta, chunk), delta.ld, columns_of(kernels, x, chunk), x.ld, grad_weight, accumulate,
               pieces, next_x);
 }
 

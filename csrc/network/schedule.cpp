@@ -41,7 +41,7 @@ Schedule<T>::Schedule(const Architecture &net, const KernelSet<T> &kernels, T *p
 template <class T>
 int Schedule<T>::threads_for_pass(const PassRequest<T> &request) const noexcept {
   const double passes = request.kind == PassKind::gradient ? 3 : has_backward(request.kind) ? 2 : 1;
-  const double flops = passes * net_.forward_flops_per_row() * double(request.rows) / kernels_.terms;  // by their time
+  const double flops = passes * net_.forward_flops_per_row() * double(request.rows) / kernels_.terms();  // by their time
   const int by_rows = threads_for(flops, plan_.shares_chunks() ? plan_.max_tiles() : plan_.groups);
   if (!has_backward(request.kind) || !plan_.shares_chunks()) return by_rows;
   // Weight gradients are cut by parameters: a third of the work has use for more threads than there are tiles. These
@@ -54,7 +54,7 @@ int Schedule<T>::threads_for_pass(const PassRequest<T> &request) const noexcept 
 template <class T>
 void Schedule<T>::choose_panels(const PassRequest<T> &request, int threads) noexcept {
   constexpr index kManyRows = 64;
-  packing_pays_ = request.rows >= kManyRows || threads > 1 || kernels_.round_rows;
+  packing_pays_ = request.rows >= kManyRows || threads > 1 || kernels_.round;
   const bool weights_stay = !request.optimizer && read_in_place_;
   backward_from_panels_ = backward_packed_ || packing_pays_ || weights_stay;
   read_in_place_ = !backward_from_panels_;
@@ -296,6 +296,7 @@ void Schedule<T>::load_input(const PassRequest<T> &request, const Tile &span) no
   const Matrix<T> &x = workspace_.layers[0].x;
   kernels_.copy(span.count, net_.in_features(), request.input.data + span.batch_row * request.input.stride,
                 request.input.stride, x.rows(span), x.ld);
+  round_x(kernels_, workspace_.layers[0], span);
 }
 
 template <class T>
@@ -303,7 +304,6 @@ void Schedule<T>::forward_dense(int l, const Tile &span, bool training) noexcept
   const LayerState<T> &layer = workspace_.layers[l];
   const bool shared = plan_.shares_chunks() && workspace_.shape().team > 1;
   if (training && shared) activation_take_lines(kernels_, layer, span);
-  if (training) round_terms(kernels_, span, layer.spec->in, layer.x, layer.x_terms);
   dense_forward(kernels_, layer, span, l + 1 < net_.depth() ? workspace_.layers[l + 1].forward_panels : nullptr);
   if (training && layer.spec->batch_norm())
     for_tiles(span, [&](const Tile &tile) { batch_norm_moments(kernels_, layer, tile); });
@@ -322,6 +322,7 @@ void Schedule<T>::finish_hidden(int l, const Tile &span, bool training) noexcept
     if (spec.residual)
       kernels_.add(tile.count, spec.out, layer.x.rows(tile), layer.x.ld, layer.h.rows(tile), layer.h.ld);
     if (record) recorder_->output(l, layer, tile);
+    round_x(kernels_, workspace_.layers[l + 1], tile);
   });
 }
 
@@ -336,8 +337,8 @@ void Schedule<T>::compute_loss(const PassRequest<T> &request, const Tile &span) 
     workspace_.tile_loss[tile.id] += loss_rows(kernels_, request.loss, tile.count, layer.spec->out, y, layer.z.ld,
                                                request.target.from_row(tile.batch_row), scale,
                                                request.kind == PassKind::gradient ? y : nullptr, layer.z.ld);
+    if (request.kind == PassKind::gradient) finish_delta(last, tile);
   });
-  if (request.kind == PassKind::gradient) finish_delta(last, span);
 }
 
 template <class T>
@@ -345,7 +346,7 @@ void Schedule<T>::load_grad_output(const PassRequest<T> &request, const Tile &sp
   const LayerState<T> &layer = workspace_.layers[net_.depth() - 1];
   kernels_.copy(span.count, layer.spec->out, request.grad_output.data + span.batch_row * request.grad_output.stride,
                 request.grad_output.stride, layer.delta.rows(span), layer.delta.ld);
-  round_terms(kernels_, span, layer.spec->out, layer.delta, layer.delta_terms);
+  round_delta(kernels_, layer, span);
 }
 
 // dL/dh = delta W of the layer above, plus its own dL/dh where a residual connection leads past it;
@@ -369,22 +370,20 @@ void Schedule<T>::backward_hidden(int l, const Tile &span) noexcept {
     if (recorder_ && spec.normalization) recorder_->grad_preact(l, layer, tile);
     if (spec.batch_norm()) return batch_norm_sums(kernels_, layer, tile);
     if (spec.row_norm()) layer_norm_backward(kernels_, layer, tile);
-    if (recorder_) recorder_->delta(l, layer, tile);
+    finish_delta(l, tile);
   });
-  if (!spec.batch_norm()) round_terms(kernels_, span, spec.out, layer.delta, layer.delta_terms);
 }
 
 template <class T>
 void Schedule<T>::backward_norm(int l, const Tile &span) noexcept {
   batch_norm_backward(kernels_, workspace_.layers[l], span);
-  finish_delta(l, span);
+  for_tiles(span, [&](const Tile &tile) { finish_delta(l, tile); });
 }
 
 template <class T>
-void Schedule<T>::finish_delta(int l, const Tile &span) noexcept {
-  const LayerState<T> &layer = workspace_.layers[l];
-  if (recorder_) for_tiles(span, [&](const Tile &tile) { recorder_->delta(l, layer, tile); });
-  round_terms(kernels_, span, layer.spec->out, layer.delta, layer.delta_terms);
+void Schedule<T>::finish_delta(int l, const Tile &tile) noexcept {
+  if (recorder_) recorder_->delta(l, workspace_.layers[l], tile);
+  round_delta(kernels_, workspace_.layers[l], tile);
 }
 
 template <class T>
@@ -411,10 +410,10 @@ void Schedule<T>::add_gradient(const ParamBlock &b, int next_layer, const Chunk 
   switch (b.kind) {
     case ParamBlock::weight: {
       const bool stays = next_layer < 0 || next_layer == b.layer;
-      const T *next = stays ? nullptr : terms_of(kernels_, workspace_.layers[next_layer].x_terms, chunk.tile);
+      const T *next = stays ? nullptr : columns_of(kernels_, workspace_.layers[next_layer].x_columns, chunk.tile);
       return dense_backward_weight(kernels_, layer, chunk.tile, b.out_begin, b.out_end,
                                    chunk.gradients + net_.parameters[layer.spec->weight].offset, chunk.accumulate,
-                                   workspace_.pieces(kernels_.terms), next);
+                                   workspace_.pieces(kernels_.pairs), next);
     }
     case ParamBlock::bias:
       return dense_backward_bias(kernels_, layer, chunk.tile, chunk.gradients + b.offset, chunk.accumulate,

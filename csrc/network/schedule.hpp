@@ -101,7 +101,7 @@ class Schedule {
   void load_grad_output(const PassRequest<T> &request, const Tile &span) noexcept;
   void backward_hidden(int l, const Tile &span) noexcept;
   void backward_norm(int l, const Tile &span) noexcept;
-  void finish_delta(int l, const Tile &span) noexcept;
+  void finish_delta(int l, const Tile &tile) noexcept;
   void store_grad_input(const PassRequest<T> &request, const Tile &span) noexcept;
   void merge(const Stage &stage, const Team &team) noexcept;
   void fill_early(const PassRequest<T> &request, const Stage &stage, const Chunk &chunk, Phases &phases) noexcept;

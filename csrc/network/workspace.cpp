@@ -124,12 +124,14 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
   Matrix<T> alternate[2];
   if (!shape.training)
     for (Matrix<T> &m : alternate) m = scratch(net_.max_width());
-  const bool rounds = kernels_.round_rows != nullptr;
-  const auto terms = [&](index cols) {
+  const bool rounds = kernels_.round != nullptr;
+  const auto columns = [&](index cols) {
     return arena.matrix<T>(kernels_.elements(chunk), shape.num_pieces(), row_stride<T>(cols));
   };
-  Matrix<T> operand;
-  if (rounds) operand = scratch(kernels_.elements(net_.max_width()));
+  // h is rounded for the product that follows in the same stage, delta for one of the next: a span, and all rows.
+  Matrix<T> x_rows, delta_rows;
+  if (rounds) x_rows = scratch(kernels_.elements(net_.max_width()));
+  if (rounds && shape.training) delta_rows = rows(kernels_.elements(net_.max_width()));
   // With residual connections dL/dh outlives a layer's step, and all spans take a step before the next.
   Matrix<T> grad_out;
   if (shape.training) grad_out = net_.any_residual ? rows(net_.max_width()) : scratch(net_.max_width());
@@ -139,9 +141,8 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
   for (int l = 0; l < net_.depth(); l++) {
     LayerState<T> &layer = layers[l];
     const LayerSpec &spec = *layer.spec;
-    layer.x = layer.x_terms = x;
+    layer.x = x;
     layer.grad_out = grad_out;
-    layer.operand = operand;
     layer.saves_derivative = shape.training && spec.activation != GRADCORE_IDENTITY &&
                              (!spec.slope_from_output() || (shape.record && spec.activation != GRADCORE_RELU));
     if (shape.training) {
@@ -151,12 +152,14 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
     } else {
       layer.h = layer.z = alternate[(l + 1) % 2];
     }
-    layer.delta_terms = layer.delta;
-    if (rounds && shape.training) layer.x_terms = terms(spec.in), layer.delta_terms = terms(spec.out);
-    const index columns = spec.batch_norm() ? spec.out : 0;
+    layer.x_rows = rounds ? x_rows : layer.x;
+    layer.x_columns = !rounds ? layer.x : shape.training ? columns(spec.in) : Matrix<T>{};
+    layer.delta_rows = rounds ? delta_rows : layer.delta;
+    layer.delta_columns = !rounds ? layer.delta : shape.training ? columns(spec.out) : Matrix<T>{};
+    const index num_columns = spec.batch_norm() ? spec.out : 0;
     for (T **vector : {&layer.mean, &layer.mean_rest, &layer.inv_std, &layer.scale, &layer.shift, &layer.sum_dy,
                        &layer.sum_dy_xhat, &layer.mean_dy, &layer.mean_dy_xhat})
-      *vector = arena.take<T>(columns);
+      *vector = arena.take<T>(num_columns);
     if (spec.row_norm())
       for (Matrix<T> *numbers : {&layer.row_mean, &layer.row_inv_std})
         *numbers =

@@ -72,9 +72,9 @@ struct LayerState {
   Matrix<T> grad_out;  // dL/dh, where it cannot be made in delta
   bool saves_derivative;
 
-  // What weight gradients take: x and delta, or their copies by terms, `terms` rows in one.
-  Matrix<T> x_terms, delta_terms;
-  Matrix<T> operand;  // a span of x or delta as the other products take it, where they round it
+  // x and delta as products take them: by columns for the weight gradient, by rows for the others. Themselves, where
+  // nothing is rounded; else copies, those by columns perhaps with two rows in one, those by rows shared by all layers.
+  Matrix<T> x_rows, delta_rows, x_columns, delta_columns;
 
   // Batch norm, [out] each: y = (z - mean) * scale + shift; then the sums of the backward pass over the batch.
   T *mean, *mean_rest, *inv_std, *scale, *shift;
@@ -118,8 +118,8 @@ class Workspace {
   std::vector<double> tile_loss;  // [num_sums]: over the chunks
   T *group_gradients = nullptr;   // [groups, flat_size], where chunks are not shared
 
-  // How the rows of a chunk lie; those of x_terms and delta_terms, of which each holds so many.
-  Pieces pieces(int terms = 1) const noexcept { return {piece_tiles() * shape_.plan.tile_rows / terms, kPieceGap<T>}; }
+  // How the rows of a chunk lie; with pairs, those of x_columns and delta_columns.
+  Pieces pieces(int pairs = 0) const noexcept { return {piece_tiles() * shape_.plan.tile_rows >> pairs, kPieceGap<T>}; }
   index piece_tiles() const noexcept {
     return shape_.plan.max_tiles() / (shape_.plan.shares_chunks() ? shape_.num_pieces() : 1);
   }

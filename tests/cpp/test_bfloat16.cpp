@@ -32,7 +32,7 @@ float nearest(float x) {
 
 // Term number `term` of an operand's elements, `step` apart.
 float term_of(const KernelSet<float> &k, const float *elements, index step, index term) {
-  if (k.terms == 1) return elements[term * step];
+  if (k.terms() == 1) return elements[term * step];
   const std::uint32_t bits = bits_of(elements[term / 2 * step]);
   return float_of(term % 2 ? bits & 0xffff0000u : bits << 16);
 }
@@ -49,7 +49,7 @@ void for_each_set(const char *name, Body &&body) {
     body(rounded);
     set_target(target(t).name);
     tally().where += " as chosen";
-    CHECK((bfloat16_kernels().terms == 2) == has_bfloat16_products());
+    CHECK((bfloat16_kernels().terms() == 2) == has_bfloat16_products());
     if (has_bfloat16_products()) body(bfloat16_kernels());
   }
   set_target(before);
@@ -68,7 +68,7 @@ std::vector<float> difficult_numbers() {
 // Pairs leave subnormal numbers out; NaN may be another NaN.
 bool is_rounded(const KernelSet<float> &k, float rounded, float x) {
   if (std::isnan(x)) return std::isnan(rounded);
-  if (k.terms == 2 && std::abs(x) < std::numeric_limits<float>::min()) return rounded == 0;
+  if (k.terms() == 2 && std::abs(x) < std::numeric_limits<float>::min()) return rounded == 0;
   return rounded == nearest(x);
 }
 
@@ -80,15 +80,20 @@ void test_rounding() {
         Matrix<float> x = rng.matrix<float>({rows, cols, 3, 1}, 1);
         for (index i = 0; i < x.size(); i += 2) x[i] = numbers[std::size_t(i / 2) % numbers.size()];
         Matrix<float> by_rows(rows, k.elements(cols), 2), by_columns(k.elements(rows), cols, 5);
-        k.round_rows(rows, cols, x.data(), x.ld(), by_rows.data(), by_rows.ld());
-        k.round_columns(rows, cols, x.data(), x.ld(), by_columns.data(), by_columns.ld());
+        k.round(rows, cols, x.data(), x.ld(), by_rows.data(), by_rows.ld(), nullptr, 0);
+        k.round(rows, cols, x.data(), x.ld(), nullptr, 0, by_columns.data(), by_columns.ld());
+        Matrix<float> at_once_by_rows = by_rows, at_once_by_columns = by_columns;
+        k.round(rows, cols, x.data(), x.ld(), at_once_by_rows.data(), by_rows.ld(), at_once_by_columns.data(),
+                by_columns.ld());
+        CHECK(same_bits(at_once_by_rows, by_rows) && same_bits(at_once_by_columns, by_columns));
+        CHECK(at_once_by_rows.intact() && at_once_by_columns.intact());
         bool right = true;
         for (index r = 0; r < rows; r++)
           for (index c = 0; c < cols; c++)
             right &= is_rounded(k, term_of(k, &by_rows(r, 0), 1, c), x(r, c)) &&
                      is_rounded(k, term_of(k, &by_columns(0, c), by_columns.ld(), r), x(r, c));
-        for (index r = 0; r < rows && cols % k.terms; r++) right &= term_of(k, &by_rows(r, 0), 1, cols) == 0;
-        for (index c = 0; c < cols && rows % k.terms; c++)
+        for (index r = 0; r < rows && cols % k.terms(); r++) right &= term_of(k, &by_rows(r, 0), 1, cols) == 0;
+        for (index c = 0; c < cols && rows % k.terms(); c++)
           right &= term_of(k, &by_columns(0, c), by_columns.ld(), rows) == 0;
         CHECK(right);
         CHECK(by_rows.intact() && by_columns.intact());
@@ -133,7 +138,7 @@ void test_gemm(bool forward) {
       const std::vector<float> past_caches = pack(k, forward, s, weight, true);
       CHECK(std::memcmp(panels.data(), past_caches.data(), panels.size() * sizeof(float)) == 0);
       Matrix<float> operand(s.rows, k.elements(s.depth), 1), c(s.rows, s.cols, gap);
-      k.round_rows(s.rows, s.depth, a.data(), a.ld(), operand.data(), operand.ld());
+      k.round(s.rows, s.depth, a.data(), a.ld(), operand.data(), operand.ld(), nullptr, 0);
       gemm(k, s.rows, k.elements(s.depth), s.cols, operand.data(), operand.ld(), RightMatrix<float>{panels.data()},
            c.data(), c.ld(), TileInit::bias, bias.data());
       const Matrix<float> w = rounded(weight);
@@ -151,8 +156,8 @@ void test_gemm_params() {
       const Matrix<float> delta = rng.matrix<float>({s.depth, s.rows, 2, 1}, 1);
       const Matrix<float> x = rng.matrix<float>({s.depth, s.cols, 1, 1}, 1);
       Matrix<float> a(k.elements(s.depth), s.rows, 1), b(k.elements(s.depth), s.cols, 3), dw(s.rows, s.cols);
-      k.round_columns(s.depth, s.rows, delta.data(), delta.ld(), a.data(), a.ld());
-      k.round_columns(s.depth, s.cols, x.data(), x.ld(), b.data(), b.ld());
+      k.round(s.depth, s.rows, delta.data(), delta.ld(), nullptr, 0, a.data(), a.ld());
+      k.round(s.depth, s.cols, x.data(), x.ld(), nullptr, 0, b.data(), b.ld());
       gemm_params(k, k.elements(s.depth), s.cols, 0, s.rows, a.data(), a.ld(), b.data(), b.ld(), dw.data(), false);
       const Matrix<float> d = rounded(delta);
       check_product(
