@@ -80,8 +80,8 @@ struct StatsSums {
   index flushed[4], overflowed[4];  // as gradcore_array_stats; derived counts are final
 };
 
-// Products take their operands in elements that hold one term of a sum, or, with bfloat16 on CPUs that multiply pairs of
-// them, two neighbouring ones; T is then 32 bits in which nobody else sees a number. A missing last term is zero.
+// Products take their operands in elements that hold one term of a sum, or, with bfloat16 on CPUs that multiply pairs
+// of them, two neighbouring ones; T is then 32 bits in which nobody else sees a number. A missing last term is zero.
 template <class T>
 struct ProductKernels {
   int tile_vectors;                // columns of the widest GEMM tile, in vectors

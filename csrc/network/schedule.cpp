@@ -41,7 +41,8 @@ Schedule<T>::Schedule(const Architecture &net, const KernelSet<T> &kernels, T *p
 template <class T>
 int Schedule<T>::threads_for_pass(const PassRequest<T> &request) const noexcept {
   const double passes = request.kind == PassKind::gradient ? 3 : has_backward(request.kind) ? 2 : 1;
-  const double flops = passes * net_.forward_flops_per_row() * double(request.rows) / kernels_.terms();  // by their time
+  const double flops =
+      passes * net_.forward_flops_per_row() * double(request.rows) / kernels_.terms();  // by their time
   const int by_rows = threads_for(flops, plan_.shares_chunks() ? plan_.max_tiles() : plan_.groups);
   if (!has_backward(request.kind) || !plan_.shares_chunks()) return by_rows;
   // Weight gradients are cut by parameters: a third of the work has use for more threads than there are tiles. These
