@@ -7,8 +7,10 @@
 // targets with 32 registers, 4 x 3 with 16. Each step of k takes Vectors loads of B and Rows
 // broadcasts of A for Rows * Vectors FMAs, so that loads never limit full tiles. On Zen 5 with
 // AVX-512 6 x 4 runs at 1.00 of the FMA peak, 4 x 4 and 8 x 3 at 0.97 (bench/bench_kernels.cpp).
-// A weight gradient reads both operands where they lie: with 16 registers it takes 6 x 2, so that x's panel
-// and the lines of delta that the tile touches fit the first-level cache together (Zen 3: 1.1 times 4 x 3).
+// A weight gradient reads both operands where they lie: with 16 registers it takes 6 x 2 and blocks of 128 rows, so that
+// x's panel and the lines of delta that a tile touches fit the first-level cache together (Zen 3: 1.1 times 4 x 3; AVX2
+// on Zen 4: whole gradients 1.03 times those with blocks of 256). Where x's panels are many, delta's columns are copied
+// to lie side by side (w1024: 1.1 times; bench/README.md).
 // The lines that will be written next, C's or others, are fetched while a tile sums, so that stores do not wait (for
 // one row alone that costs more than it saves); and one or two lines of what follows at each step of k.
 // Where at most half of the last vector's columns exist, AVX-512 takes half a vector: Zen 4 works on 512 bits in two
@@ -245,6 +247,8 @@ constexpr void fill_gemm(ProductKernels<T> &set) {
   constexpr int kRows = tile_rows(Vectors, Terms::kMostRows);
   set.tile_vectors = GRADCORE_TILE_VECTORS;
   set.params_vectors = GRADCORE_PARAMS_VECTORS;
+  set.packs_delta = GRADCORE_ACCUMULATORS < 24;
+  set.params_rows = set.packs_delta ? 128 : 256;
   set.tile_rows[Vectors - 1] = kRows;
   fill_gemm_tiles<T, Terms, Vectors, kRows>(set);
   if constexpr (Vectors > 1) fill_gemm<T, Terms, Vectors - 1>(set);

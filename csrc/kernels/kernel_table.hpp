@@ -86,6 +86,8 @@ template <class T>
 struct ProductKernels {
   int tile_vectors;                // columns of the widest GEMM tile, in vectors
   int params_vectors;              // the same for a weight gradient, whose panels are not packed
+  int params_rows;                 // of a block of a weight gradient's operands
+  bool packs_delta;                // a wide layer's weight gradient takes delta from a copy
   int tile_rows[kMaxTileVectors];  // rows of the tallest tile of each width
   int pairs;                       // 1 where an element holds two terms, else 0
 

@@ -63,7 +63,7 @@ void dense_backward_weight(const KernelSet<T> &kernels, const LayerState<T> &lay
   const Matrix<T> &delta = layer.delta_columns, &x = layer.x_columns;
   gemm_params(kernels, kernels.elements(chunk.count), layer.spec->in, out_begin, out_end,
               columns_of(kernels, delta, chunk), delta.ld, columns_of(kernels, x, chunk), x.ld, grad_weight, accumulate,
-              pieces, next_x);
+              pieces, next_x, layer.packed_delta.data ? layer.packed_delta.rows(chunk) : nullptr);
 }
 
 template <class T>

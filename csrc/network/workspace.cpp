@@ -132,6 +132,9 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
   Matrix<T> x_rows, delta_rows;
   if (rounds) x_rows = scratch(kernels_.elements(net_.max_width()));
   if (rounds && shape.training) delta_rows = rows(kernels_.elements(net_.max_width()));
+  Matrix<T> packed_delta;
+  if (shape.training && packs_delta(kernels_, net_.max_width()))
+    packed_delta = arena.scratch<T>(kPackedRows, shape.threads, kPackedColumns);
   // With residual connections dL/dh outlives a layer's step, and all spans take a step before the next.
   Matrix<T> grad_out;
   if (shape.training) grad_out = net_.any_residual ? rows(net_.max_width()) : scratch(net_.max_width());
@@ -143,6 +146,7 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
     const LayerSpec &spec = *layer.spec;
     layer.x = x;
     layer.grad_out = grad_out;
+    layer.packed_delta = packed_delta;
     layer.saves_derivative = shape.training && spec.activation != GRADCORE_IDENTITY &&
                              (!spec.slope_from_output() || (shape.record && spec.activation != GRADCORE_RELU));
     if (shape.training) {

@@ -75,6 +75,7 @@ struct LayerState {
   // x and delta as products take them: by columns for the weight gradient, by rows for the others. Themselves, where
   // nothing is rounded; else copies, those by columns perhaps with two rows in one, those by rows shared by all layers.
   Matrix<T> x_rows, delta_rows, x_columns, delta_columns;
+  Matrix<T> packed_delta;  // a part of it for each thread, shared by all layers; no data where none is packed
 
   // Batch norm, [out] each: y = (z - mean) * scale + shift; then the sums of the backward pass over the batch.
   T *mean, *mean_rest, *inv_std, *scale, *shift;

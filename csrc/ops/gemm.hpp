@@ -76,13 +76,20 @@ struct Pieces {
   }
 };
 
+// Whether a weight gradient of so many inputs packs delta, part by part: its columns then lie side by side, where the
+// lines that a tile touches of both operands would else not fit the first-level cache.
+template <class T>
+bool packs_delta(const KernelSet<T> &set, index in) noexcept;
+inline constexpr index kPackedRows = 256, kPackedColumns = 64;
+
 // dw[o, i] (+)= sum_r delta[r, o] * x[r, i] for o in [out_begin, out_end), all i < in, r ascending.
 // Both lie in the same pieces; x is padded. next_x: that of the weight gradient that follows. dw has row stride `in`;
-// `accumulate` adds to what it holds.
+// `accumulate` adds to what it holds. packed_delta: [kPackedRows, kPackedColumns] to pack in, or null: delta is read
+// where it lies; no bit depends on it.
 template <class T>
 void gemm_params(const KernelSet<T> &set, index rows, index in, index out_begin, index out_end, const T *delta,
                  index ldd, const T *x, index ldx, T *dw, bool accumulate, const Pieces &pieces = {},
-                 const T *next_x = nullptr) noexcept;
+                 const T *next_x = nullptr, T *packed_delta = nullptr) noexcept;
 
 }  // namespace gradcore
 

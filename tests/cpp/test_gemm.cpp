@@ -281,8 +281,37 @@ void test_gemm_params() {
   });
 }
 
+// Delta packed part by part, in pieces or not: the bits of where it lies.
+template <class T>
+void test_packed_delta() {
+  for_each_target<T>("packed delta", [](const KernelSet<T> &k) {
+    const std::string where = tally().where;
+    for (const Shape &s : {Shape{70, 300, 515}, Shape{5, 64, 512}, Shape{130, 600, 513}, Shape{65, 63, 700}}) {
+      tally().where = where + " rows " + std::to_string(s.rows) + " depth " + std::to_string(s.depth);
+      const ParamsProduct<T> product{k, rng.matrix<T>({s.depth, s.rows, 3, 1}, 1),
+                                     rng.matrix<T>({s.depth, s.cols, 1, 1}, 1)};
+      const Matrix<T> before = rng.matrix<T>({s.rows, s.cols, 0, 1}, 1);
+      for (const index rows : {s.depth, index(64), index(100), index(13)}) {
+        const Pieces pieces{rows, 5};
+        const std::vector<T> delta = spread(product.delta, pieces), x = spread(product.x, pieces);
+        const auto run = [&](T *packed_delta, Matrix<T> &dw) {
+          gemm_params(k, s.depth, s.cols, 0, s.rows, delta.data(), product.delta.ld(), x.data(), product.x.ld(),
+                      dw.data(), true, pieces, static_cast<const T *>(nullptr), packed_delta);
+        };
+        Matrix<T> as_it_lies = before, packed = before, room(kPackedRows, kPackedColumns);
+        run(nullptr, as_it_lies);
+        run(room.data(), packed);
+        CHECK(same_bits(packed, as_it_lies) && packed.intact() && room.intact());
+        const bool used = !std::isnan(double(room(0, 0)));
+        CHECK(used == (packs_delta(k, s.cols) && std::min(rows, s.depth) >= 64));
+      }
+    }
+  });
+}
+
 template <class T>
 void test_all() {
+  test_packed_delta<T>();
   test_tiles<T>();
   test_packing<T>();
   test_gemm<T>(true);
