@@ -7,10 +7,9 @@
 // targets with 32 registers, 4 x 3 with 16. Each step of k takes Vectors loads of B and Rows
 // broadcasts of A for Rows * Vectors FMAs, so that loads never limit full tiles. On Zen 5 with
 // AVX-512 6 x 4 runs at 1.00 of the FMA peak, 4 x 4 and 8 x 3 at 0.97 (bench/bench_kernels.cpp).
-// A weight gradient reads both operands where they lie: with 16 registers it takes 6 x 2 and blocks of 128 rows, so that
-// x's panel and the lines of delta that a tile touches fit the first-level cache together (Zen 3: 1.1 times 4 x 3; AVX2
-// on Zen 4: whole gradients 1.03 times those with blocks of 256). Where x's panels are many, delta's columns are copied
-// to lie side by side (w1024: 1.1 times; bench/README.md).
+// A weight gradient reads both operands where they lie: with 16 registers it takes 6 x 2 and blocks of 128 rows, so
+// that x's panel and the lines of delta that a tile touches fit the first-level cache together (Zen 3: 1.1 times 4 x 3;
+// AVX2 on Zen 4: gradients of w256 1.03 times those with blocks of 256). Of wide layers delta is packed (w1024: 1.08).
 // The lines that will be written next, C's or others, are fetched while a tile sums, so that stores do not wait (for
 // one row alone that costs more than it saves); and one or two lines of what follows at each step of k.
 // Where at most half of the last vector's columns exist, AVX-512 takes half a vector: Zen 4 works on 512 bits in two
