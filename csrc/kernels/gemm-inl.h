@@ -212,7 +212,7 @@ GRADCORE_INLINE void pack_transposed_by(index depth, index cols, const T *src, i
 #pragma GCC unroll 16
       for (int i = 0; i < W; i++) {
         const T *row = src + (j + i) * ld + k;
-        rows[i] = j + i >= cols ? Vec<T>{} : left == W ? load(row) : load_partial(row, left);
+        rows[i] = j + i >= cols ? Vec<T>{} : load_last<T>(row, left, left == W);
       }
       transpose_stages<T, W / 2>(rows);
 #pragma GCC unroll 16

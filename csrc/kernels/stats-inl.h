@@ -1,19 +1,19 @@
 // Statistics of a block: sums, counts and exponents of a recorded pass.
 //
-// A chunk is scanned once for its sums, its largest magnitude and its zeros, and once more for the exponents of its
-// elements: each becomes a lane with one bit set, the one of its exponent, in a window of as many exponents as a lane
-// has bits (32 or 64) below the largest, and the bits are counted for all lanes and exponents at once by full adders on
-// vectors ("positional population count": Mula, Kurz, Lemire, Faster population counts using AVX2 instructions, 2018).
-// What is seldom there (exponents further below, numbers beyond a format's range, powers of two just at its end,
-// subnormals) takes further passes, made only when the first shows that there are any.
-// All limits are compared on the bits of |x|, which order as the numbers do: subnormals are told from
-// zeros whatever the thread's floating-point mode.
+// A chunk is scanned once for its sums, its largest magnitude and its zeros, and once more (with 32 registers at once)
+// for the exponents of its elements: each becomes a lane with one bit set, the one of its exponent, in a window of as
+// many exponents as a lane has bits (32 or 64) below the largest, and the bits are counted for all lanes and exponents
+// at once by full adders on vectors ("positional population count": Mula, Kurz, Lemire, Faster population counts using
+// AVX2 instructions, 2018). What is seldom there (exponents further below, numbers beyond a format's range, powers of
+// two just at its end, subnormals) takes further passes, made only when the first shows that there are any. All limits
+// are compared on the bits of |x|, which order as the numbers do: subnormals are told from zeros whatever the thread's
+// floating-point mode.
 //
 // Numerics  counts and max_abs are exact. Sums: partial sums of at most 256 terms a lane in T (double 512), relative
 //           error <= 270 u (530 u) of the sum of absolute terms (float32 typically 1e-7). Where the mean outweighs
 //           the spread, a chunk's sums are taken about its mean, so that the variance keeps its digits.
 //           Chunks whose squares leave float32 are summed in double; double data may overflow.
-// Cost      float32 on a Zen 4 core: 0.10 ns an element, 0.16 with the histogram; AVX2 0.11 and 0.24
+// Cost      float32 on a Zen 4 core: 0.10 ns an element, 0.13 with the histogram; AVX2 0.11 and 0.24
 //           (bench/bench_kernels.cpp: block_stats).
 
 namespace gradcore::GRADCORE_TARGET {
@@ -68,17 +68,6 @@ GRADCORE_INLINE IVec<T> exponent_bit(Vec<T> x, IVec<T> origin) {
   return one_hot(shift_right_logical<T>(to_bits(abs<T>(x)) - origin, VecTraits<T>::kMantissaBits));
 }
 
-// Of four vectors, the last that a row has: `cols` elements are left in it.
-template <class T>
-GRADCORE_INLINE void exponent_bits_at_end(const T *x, index cols, IVec<T> origin, IVec<T> (&bits)[4]) {
-  constexpr int W = kLanes<T>;
-#pragma GCC unroll 4
-  for (int v = 0; v < 4; v++, cols -= W) {
-    bits[v] = IVec<T>{};
-    if (cols > 0) bits[v] = exponent_bit<T>(cols < W ? load_partial(x + v * W, int(cols)) : load(x + v * W), origin);
-  }
-}
-
 // Adds 4 (fours[0] + ... + fours[3]).
 template <class T>
 GRADCORE_INLINE void add_fours(Digits<T> &digits, const IVec<T> (&fours)[4]) {
@@ -106,11 +95,11 @@ GRADCORE_INLINE void add_up(const Digits<T> &digits, int32_t (&counts)[kWindow<T
   }
 }
 
-// counts[k] = elements of the chunk with exponent field first + k.
-template <class T>
-void count_exponents(const Block<T> &chunk, int first, int32_t (&counts)[kWindow<T>]) {
+// counts[k] = bits k of bit_of(vector, its number among four) over all lanes of a chunk. Lanes beyond the ends of rows
+// are zero.
+template <class T, class BitOf>
+GRADCORE_INLINE void count_bits(const Block<T> &chunk, BitOf &&bit_of, int32_t (&counts)[kWindow<T>]) {
   constexpr int W = kLanes<T>;
-  const IVec<T> origin = splat_int<T>(Bits<T>(first) * (Bits<T>(1) << VecTraits<T>::kMantissaBits));
   Digits<T> digits = {};
   IVec<T> fours[4];
   int num_fours = 0;
@@ -119,11 +108,17 @@ void count_exponents(const Block<T> &chunk, int first, int32_t (&counts)[kWindow
   index c = 0;
   for (index left = chunk.rows * ((chunk.cols + 4 * W - 1) / (4 * W)); left > 0; left--) {
     IVec<T> bits[4];
-    if (c + 4 * W <= chunk.cols) {
+    const T *x = row + c;
+    const index cols = chunk.cols - c;
+    if (cols >= 4 * W) {
 #pragma GCC unroll 4
-      for (int v = 0; v < 4; v++) bits[v] = exponent_bit<T>(load(row + c + v * W), origin);
+      for (int v = 0; v < 4; v++) bits[v] = bit_of(load(x + v * W), v);
     } else {
-      exponent_bits_at_end<T>(row + c, chunk.cols - c, origin, bits);
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; v++) {
+        const index n = cols - v * W;
+        bits[v] = n <= 0 ? IVec<T>{} : bit_of(n < W ? load_partial(x + v * W, int(n)) : load(x + v * W), v);
+      }
     }
     const IVec<T> low = add_bits(digits[0], bits[0], bits[1]), high = add_bits(digits[0], bits[2], bits[3]);
     fours[num_fours++] = add_bits(digits[1], low, high);
@@ -136,6 +131,13 @@ void count_exponents(const Block<T> &chunk, int first, int32_t (&counts)[kWindow
     if (c >= chunk.cols) c = 0, row += chunk.ld;
   }
   add_up<T>(digits, counts);
+}
+
+// counts[k] = elements of the chunk with exponent field first + k.
+template <class T>
+void count_exponents(const Block<T> &chunk, int first, int32_t (&counts)[kWindow<T>]) {
+  const IVec<T> origin = splat_int<T>(Bits<T>(first) * (Bits<T>(1) << VecTraits<T>::kMantissaBits));
+  count_bits<T>(chunk, [&](Vec<T> x, int) { return exponent_bit<T>(x, origin); }, counts);
 }
 
 // ---- the first pass ----
@@ -154,18 +156,7 @@ struct StatsScan {
     tally_less(nonzero, IVec<T>{}, bits);
     return bits;
   }
-};
-
-// With a histogram: the exponents tell what the formats flush but for powers of two.
-template <class T>
-struct ScanWithPowers : StatsScan<T> {
-  IVec<T> missing_mantissa = {};  // the most that is missing from a full mantissa: all of it where a power of two is
-
-  template <class Lanes>
-  GRADCORE_INLINE_MEMBER void operator()(const T *x, Lanes lanes, int k) {
-    const IVec<T> bits = this->add(lanes.get(x), k);
-    raise_where_positive(missing_mantissa, ~bits & splat_int<T>(kSmallestNormalBits<T> - 1), bits);
-  }
+  index num_nonzero() const { return add_lanes<T>(nonzero); }
 };
 
 // Without: |x| above what the formats flush.
@@ -180,6 +171,41 @@ struct ScanWithLimits : StatsScan<T> {
     tally_less(above_e5m2, splat_int<T>(bits_of(T(kFlushed[kE5m2]))), bits);
   }
 };
+
+#if GRADCORE_VECTOR_BYTES == 64
+// With a histogram and registers enough, in one pass: bits of the exponents modulo the window, which hold as long as
+// the smallest nonzero element lies within a window of the largest.
+template <class T>
+struct ScanAtOnce {
+  Vec<T> sum[2] = {}, squares[2] = {}, largest = {}, smallest;  // to begin with the largest T
+  index nonzero = 0;
+  decltype(nonzero_lanes(Vec<T>{})) powers = 0;
+
+  GRADCORE_INLINE_MEMBER IVec<T> add(Vec<T> value, int k) {
+    const auto lanes = nonzero_lanes(value);
+    sum[k] += value;
+    squares[k] = fma(value, value, squares[k]);
+    largest = larger_magnitude(largest, value);
+    smallest = smaller_magnitude(smallest, value, lanes);
+    nonzero += __builtin_popcount(lanes);
+    powers |= powers_of_two(value, lanes);
+    return exponent_bit_modulo(value, lanes);
+  }
+  index num_nonzero() const { return nonzero; }
+};
+#else
+// With a histogram: the exponents tell what the formats flush but for powers of two.
+template <class T>
+struct ScanWithPowers : StatsScan<T> {
+  IVec<T> missing_mantissa = {};  // the most that is missing from a full mantissa: all of it where a power of two is
+
+  template <class Lanes>
+  GRADCORE_INLINE_MEMBER void operator()(const T *x, Lanes lanes, int k) {
+    const IVec<T> bits = this->add(lanes.get(x), k);
+    raise_where_positive(missing_mantissa, ~bits & splat_int<T>(kSmallestNormalBits<T> - 1), bits);
+  }
+};
+#endif
 
 // ---- further passes ----
 
@@ -235,14 +261,12 @@ void add_flush_limits(const Block<T> &chunk, StatsSums *to) {
   }
 }
 
-// Adds the normal elements with exponent fields from `first` on: to the histogram, and to what lies below the formats'
-// limits. Returns how many.
+// Adds counts of exponent fields from `first` on, but for those of zeros and subnormals: to the histogram, and to what
+// lies below the formats' limits. Returns their sum.
 template <class T>
-index add_window(const Block<T> &chunk, int first, StatsSums *to, index *histogram) {
+index add_window(const int32_t (&counts)[kWindow<T>], int first, StatsSums *to, index *histogram) {
   constexpr int kBias = VecTraits<T>::kExponentBias;
-  const int skipped = first < 1 ? 1 - first : 0;  // where zeros and subnormals are counted
-  int32_t counts[kWindow<T>];
-  count_exponents(chunk, first, counts);
+  const int skipped = first < 1 ? 1 - first : 0;
   const int bin = VecTraits<T>::kMantissaBits - 1 + first;
   index below[kWindow<T> + 1];
   for (int k = 0; k <= skipped; k++) below[k] = 0;
@@ -321,7 +345,9 @@ void add_exponents(const Block<T> &chunk, int field, index nonzero, StatsSums *t
   index left = nonzero;
   for (int first = field + 1; left > 0 && first > 1;) {
     first -= kWindow<T>;
-    left -= add_window(chunk, first, to, histogram);
+    int32_t counts[kWindow<T>];
+    count_exponents(chunk, first, counts);
+    left -= add_window<T>(counts, first, to, histogram);
   }
   to->subnormals += left;
   if (left > 0) add_subnormals(chunk, to, histogram);
@@ -329,11 +355,11 @@ void add_exponents(const Block<T> &chunk, int field, index nonzero, StatsSums *t
 
 // Adds what every scan finds of a chunk. -1, with nothing added, when it holds a non-finite element, else how many
 // elements are not zero.
-template <class T>
-index add_scan(const Block<T> &chunk, index replaced, const StatsScan<T> &scan, StatsSums *to) {
+template <class T, class Scan>
+index add_scan(const Block<T> &chunk, index replaced, const Scan &scan, StatsSums *to) {
   const T largest = reduce_max<T>(scan.largest), squares = reduce_add<T>(scan.squares[0] + scan.squares[1]);
   if (squares != squares || bits_of(largest) == kInfinityBits<T>) return -1;
-  const index n = chunk.size(), nonzero = add_lanes<T>(scan.nonzero);
+  const index n = chunk.size(), nonzero = scan.num_nonzero();
   to->count += n;
   to->zeros += n - nonzero - replaced;
   to->nonfinite += replaced;
@@ -358,6 +384,28 @@ bool add_chunk(const Block<T> &chunk, index replaced, StatsSums *to) {
   if (beyond_e5m2 > 0) add_tiny(chunk, nonzero, to);
   return true;
 }
+#if GRADCORE_VECTOR_BYTES == 64
+template <class T>
+bool add_chunk(const Block<T> &chunk, index replaced, StatsSums *to, index *histogram) {
+  constexpr int kMantissaBits = VecTraits<T>::kMantissaBits;
+  ScanAtOnce<T> scan{};
+  scan.smallest = splat<T>(T(sizeof(T) == 4 ? 0x1.fffffep127 : 0x1.fffffffffffffp1023));
+  int32_t counts[kWindow<T>], window[kWindow<T>];
+  count_bits<T>(chunk, [&](Vec<T> x, int v) { return scan.add(x, v & 1); }, counts);
+  const index nonzero = add_scan(chunk, replaced, scan, to);
+  if (nonzero <= 0) return nonzero == 0;
+  if (scan.powers) add_flush_limits(chunk, to);
+  const int field = int(bits_of(reduce_max<T>(scan.largest)) >> kMantissaBits);
+  const int lowest = int(bits_of(-reduce_max<T>(-scan.smallest)) >> kMantissaBits), first = field + 1 - kWindow<T>;
+  if (lowest < 1 || lowest < first) {
+    add_exponents(chunk, field, nonzero, to, histogram);
+    return true;
+  }
+  for (int k = 0; k < kWindow<T>; k++) window[k] = counts[(first + k) & (kWindow<T> - 1)];
+  add_window<T>(window, first, to, histogram);
+  return true;
+}
+#else
 template <class T>
 bool add_chunk(const Block<T> &chunk, index replaced, StatsSums *to, index *histogram) {
   ScanWithPowers<T> scan{};
@@ -369,6 +417,7 @@ bool add_chunk(const Block<T> &chunk, index replaced, StatsSums *to, index *hist
   add_exponents(chunk, field, nonzero, to, histogram);
   return true;
 }
+#endif
 
 // A chunk with non-finite elements: the same with zeros in their place.
 template <class T, class... Histogram>

@@ -314,6 +314,28 @@ GRADCORE_INLINE void set_bits(I &v, Int bit, Int lanes) {
 GRADCORE_BITS_512(float, epi32, __mmask16)
 GRADCORE_BITS_512(double, epi64, __mmask8)
 #undef GRADCORE_BITS_512
+
+// What a scan of magnitudes asks of a vector, each with one instruction: its lanes that are not zero, as a mask; of
+// these the largest and smallest |v| so far, those without a mantissa, and a bit for the exponent field modulo the bits
+// of a lane. NaN is passed over.
+#define GRADCORE_MAGNITUDES_512(T, suffix, fsuffix, kMask, kMantissa)                                                \
+  GRADCORE_INLINE kMask nonzero_lanes(Vec<T> v) {                                                                    \
+    return _mm512_test_##suffix##_mask(__m512i(v), _mm512_set1_##suffix(~kSignBit<T>));                              \
+  }                                                                                                                  \
+  GRADCORE_INLINE Vec<T> larger_magnitude(Vec<T> a, Vec<T> b) { return Vec<T>(_mm512_range_##fsuffix(a, b, 0x0b)); } \
+  GRADCORE_INLINE Vec<T> smaller_magnitude(Vec<T> a, Vec<T> b, kMask of) {                                           \
+    return Vec<T>(_mm512_mask_range_##fsuffix(a, of, a, b, 0x0a));                                                   \
+  }                                                                                                                  \
+  GRADCORE_INLINE kMask powers_of_two(Vec<T> v, kMask of) {                                                          \
+    return _mm512_mask_testn_##suffix##_mask(of, __m512i(v), _mm512_set1_##suffix(kMantissa));                       \
+  }                                                                                                                  \
+  GRADCORE_INLINE IVec<T> exponent_bit_modulo(Vec<T> v, kMask of) {                                                  \
+    const __m512i field = _mm512_srli_##suffix(__m512i(v), VecTraits<T>::kMantissaBits);                             \
+    return IVec<T>(_mm512_maskz_rolv_##suffix(of, _mm512_set1_##suffix(1), field));                                  \
+  }
+GRADCORE_MAGNITUDES_512(float, epi32, ps, __mmask16, 0x7fffff)
+GRADCORE_MAGNITUDES_512(double, epi64, pd, __mmask8, 0xfffffffffffff)
+#undef GRADCORE_MAGNITUDES_512
 #endif
 
 // Bit k of a lane, k >= 0; 0 where a lane has no such bit.

@@ -239,6 +239,13 @@ void test_block_stats() {
         y[i] = rng.uniform() < 0.5 ? T(0) : T(std::exp2(std::floor(std::log2(level))));
       check_stats(k, y);
     }
+    for (const int spread : {30, 31, 32, 33, 62, 63, 64, 65}) {  // about as wide as a window of exponents
+      Matrix<T> y = x;
+      for (index i = 0; i < y.size(); i++)
+        y[i] = T(std::ldexp(1 + rng.uniform(), int(-rng.below(spread + 1)))) * (rng.uniform() < 0.5 ? T(-1) : T(1));
+      y[0] = T(-1.5), y[y.size() - 1] = T(std::ldexp(1.25, -spread));
+      check_stats(k, y);
+    }
     for (index i = 0; i < x.size(); i++)  // every exponent there is
       x[i] = T(std::exp2(rng.normal() * (sizeof(T) == 4 ? 40 : 300)) * (rng.uniform() - 0.5));
     for (index i = 0; i < x.size(); i++)
