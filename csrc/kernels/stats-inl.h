@@ -1,6 +1,6 @@
 // Statistics of a block: sums, counts and exponents of a recorded pass.
 //
-// A chunk is scanned once for its sums, its largest magnitude and its zeros, and once more (with 32 registers at once)
+// A chunk is scanned once for its sums, its largest magnitude and its zeros, and once more (at once, with AVX-512)
 // for the exponents of its elements: each becomes a lane with one bit set, the one of its exponent, in a window of as
 // many exponents as a lane has bits (32 or 64) below the largest, and the bits are counted for all lanes and exponents
 // at once by full adders on vectors ("positional population count": Mula, Kurz, Lemire, Faster population counts using
