@@ -42,16 +42,16 @@ def measure(benchmark):
 
 @pytest.fixture
 def measure_case(measure):
-    """measure_case(case, library, record=...): a case of cases.py, verified before it is timed."""
+    """measure_case(case, library, record=..., dtype=...): a case of cases.py, verified before it is timed."""
 
-    def run(case: Case | ClipCase, library: str, record: bool = False) -> None:
+    def run(case: Case | ClipCase, library: str, record: bool = False, dtype: str = "float32") -> None:
         skip_unless_installed(library)
-        work, check = prepare(library, case, Setting(THREADS, record=record))
+        work, check = prepare(library, case, Setting(THREADS, dtype, record))
         answer = check()
         if isinstance(case, ClipCase):
             verify(case, {library: answer}, (answer[1], answer[1]))
             return measure(case.name, work, bytes=case.bytes * (3 if case.scales else 1))
-        verify(case, {library: answer}, run_gradcore(case, Setting(THREADS, "float64"))[1]())
+        verify(case, {library: answer}, run_gradcore(case, Setting(THREADS, "float64"))[1](), dtype)
         return measure(case.name, work, flops=case.flops)
 
     return run

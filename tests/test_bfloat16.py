@@ -61,6 +61,17 @@ def test_the_references_rounding_is_pytorchs(torch, rng):
     np.testing.assert_array_equal(reference.bfloat16(x), torch.tensor(x).bfloat16().float().numpy())
 
 
+@pytest.mark.torch
+@pytest.mark.parametrize("batch_size", [1, 17, 130])
+def test_a_product_is_pytorchs(torch, rng, batch_size, target):
+    """PyTorch rounds its result to bfloat16 once more."""
+    net = gc.MLP([67, 35], dtype="bfloat16")
+    x = rng.standard_normal((batch_size, 67)).astype(np.float32)
+    weight, bias = (torch.tensor(net.parameters[f"dense0.{kind}"].copy()) for kind in ("weight", "bias"))
+    expected = torch.nn.functional.linear(torch.tensor(x).bfloat16(), weight.bfloat16(), bias.bfloat16()).float()
+    np.testing.assert_allclose(net(x), expected.numpy(), rtol=2.0**-8, atol=1e-6)
+
+
 @pytest.mark.parametrize("batch_size", [2, 5, 16, 33, 300])
 @pytest.mark.parametrize("name", NETS)
 def test_gradients(name, batch_size, target, rounded_reference):
