@@ -91,7 +91,7 @@ struct ProductKernels {
   int tile_rows[kMaxTileVectors];  // rows of the tallest tile of each width
   int pairs;                       // 1 where an element holds two terms, else 0
 
-  // (gemm-inl.h, bfloat16-inl.h)
+  // (gemm-inl.h, bfloat16-inl.h, pairs-inl.h)
   GemmTileKernel<T> gemm_tile[kMaxTileRows][kMaxTileVectors];
   // panel[k * width + j] = j < cols ? src[j * ld + k] : 0 for k < depth, j < width. width is padded. Of pairs,
   // panel[k / 2 * width + j] holds k and k + 1.
