@@ -32,8 +32,8 @@ def cpu_info() -> dict[str, Any]:
 
     Returns:
         "targets" built and those "supported" by this CPU, tuples of names; the "target" in use;
-        "bfloat16_products": whether the CPU multiplies bfloat16 itself, twice as fast as float32 (else nets of
-        that dtype multiply rounded float32);
+        "bfloat16_products": whether the CPU multiplies bfloat16 itself, two terms in the time of one (else nets
+        of that dtype multiply rounded float32);
         "num_threads", and "threads_from": what decided that number, one of "set_num_threads",
         "GRADCORE_NUM_THREADS", "OMP_NUM_THREADS", "CPU affinity" and "cgroup quota".
     """

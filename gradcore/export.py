@@ -1,11 +1,11 @@
 """Nets as C source: one C99 file with its weights, for where not even libgradcore goes.
 
-The source computes what `net(x)` computes, one row a call, in the net's dtype; that of a net which multiplies bfloat16
-multiplies float32, nearer to the exact result. Its products sum in the
-library's order with one accumulator, so that nets of piecewise linear activations, with batch norm or
-none, give the library's bits: those of its baseline target when the compiler may not fuse a product
-into a sum (-ffp-contract=off), those of its other targets when it does. The other activations take
-their exponentials from <math.h>, and layer norm its sums in plain order: a few ULP apart.
+The source computes what `net(x)` computes, one row a call, in the net's dtype; that of a net which multiplies
+bfloat16 multiplies float32, nearer to the exact result. Its products sum in the library's order with one
+accumulator, so that nets of piecewise linear activations, with batch norm or none, give the library's bits:
+those of its baseline target when the compiler may not fuse a product into a sum (-ffp-contract=off), those of
+its other targets when it does. The other activations take their exponentials from <math.h>, and layer norm
+its sums in plain order: a few ULP apart.
 """
 
 from __future__ import annotations

@@ -89,8 +89,8 @@ class MLP:
         init: a name of `gc.initializers()`, or a function (shape, rng) -> weights; see `gradcore.init`.
         bias: whether dense layers have biases; they start at zero.
         dtype: "float32", "float64" or "bfloat16": float32 arrays and sums, but dense products take their operands
-            (weights, inputs and deltas) rounded to bfloat16. Twice as fast for wide layers where
-            `gc.cpu_info()["bfloat16_products"]`, else no faster than float32.
+            (weights, inputs and deltas) rounded to bfloat16. 1.8 to 1.9 times as fast at 512 units and more where
+            `gc.cpu_info()["bfloat16_products"]` (bench/peers.py --dtype bfloat16), else no faster than float32.
         seed: of the initial weights; None for fresh randomness.
 
     Attributes:

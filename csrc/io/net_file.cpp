@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 
 #include "error.hpp"
 #include "io/json.hpp"
@@ -260,7 +261,8 @@ gradcore_status read_member(json::Reader &reader, int member, Described *to) {
     case 5:
       return reader.boolean(&to->bias);
     case 6:
-      return choice(reader, "dtype", 3, [](int32_t i) { return kDtypes[i].name; }, &to->dtype);
+      return choice(
+          reader, "dtype", int32_t(std::size(kDtypes)), [](int32_t i) { return kDtypes[i].name; }, &to->dtype);
     case 7:
       return reader.string(&to->origin.init);
     default:

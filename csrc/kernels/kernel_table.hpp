@@ -227,7 +227,7 @@ const KernelTable &current_target() noexcept;  // the best supported one, GRADCO
 bool set_target(const char *name) noexcept;    // false: unknown or unsupported
 // Those of the current target for float, with products of operands rounded to bfloat16.
 const KernelSet<float> &bfloat16_kernels() noexcept;
-bool has_bfloat16_products() noexcept;  // the CPU's own: twice as fast as float's
+bool has_bfloat16_products() noexcept;  // the CPU's own, by pairs
 
 }  // namespace gradcore
 

@@ -159,7 +159,7 @@ struct StatsScan {
   index num_nonzero() const { return add_lanes<T>(nonzero); }
 };
 
-// Without: |x| above what the formats flush.
+// Without a histogram: |x| above what the formats flush.
 template <class T>
 struct ScanWithLimits : StatsScan<T> {
   IVec<T> above_e4m3 = {}, above_e5m2 = {};

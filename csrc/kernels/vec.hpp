@@ -304,10 +304,6 @@ GRADCORE_INLINE void set_bits(I &v, Int bit, Int lanes) {
     const Mask less = _mm512_cmplt_##suffix##_mask(__m512i(a), __m512i(b));                                    \
     count = IVec<T>(_mm512_mask_sub_##suffix(__m512i(count), less, __m512i(count), _mm512_set1_##suffix(-1))); \
   }                                                                                                            \
-  GRADCORE_INLINE void raise_where_positive(IVec<T> &most, IVec<T> a, IVec<T> b) {                             \
-    const Mask positive = _mm512_cmplt_##suffix##_mask(_mm512_setzero_si512(), __m512i(b));                    \
-    most = IVec<T>(_mm512_mask_max_##suffix(__m512i(most), positive, __m512i(most), __m512i(a)));              \
-  }                                                                                                            \
   GRADCORE_INLINE void set_bits(IVec<T> &v, VecTraits<T>::Int bit, VecTraits<T>::Int lanes) {                  \
     v = IVec<T>(_mm512_mask_or_##suffix(__m512i(v), Mask(lanes), __m512i(v), _mm512_set1_##suffix(bit)));      \
   }

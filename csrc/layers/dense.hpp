@@ -24,7 +24,8 @@ template <class T>
 void round_operand(const KernelSet<T> &kernels, const Tile &tile, index cols, const Matrix<T> &matrix,
                    const Matrix<T> &by_rows, const Matrix<T> &by_columns) noexcept {
   if (!kernels.round) return;
-  kernels.round(tile.count, cols, matrix.rows(tile), matrix.ld, by_rows.rows(tile), by_rows.ld,
+  const bool serves_both = by_rows.data == by_columns.data;
+  kernels.round(tile.count, cols, matrix.rows(tile), matrix.ld, serves_both ? nullptr : by_rows.rows(tile), by_rows.ld,
                 by_columns.data ? columns_of(kernels, by_columns, tile) : nullptr, by_columns.ld);
 }
 template <class T>

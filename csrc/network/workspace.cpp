@@ -130,8 +130,10 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
   };
   // h is rounded for the product that follows in the same stage, delta for one of the next: a span, and all rows.
   Matrix<T> x_rows, delta_rows;
-  if (rounds) x_rows = scratch(kernels_.elements(net_.max_width()));
-  if (rounds && shape.training) delta_rows = rows(kernels_.elements(net_.max_width()));
+  // With one term an element the copy by columns serves both.
+  const bool by_rows = rounds && (kernels_.pairs || !shape.training);
+  if (by_rows) x_rows = scratch(kernels_.elements(net_.max_width()));
+  if (by_rows && shape.training) delta_rows = rows(kernels_.elements(net_.max_width()));
   Matrix<T> packed_delta;
   if (shape.training && packs_delta(kernels_, net_.max_width()))
     packed_delta = arena.scratch<T>(kPackedRows, shape.threads, kPackedColumns);
@@ -156,10 +158,10 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
     } else {
       layer.h = layer.z = alternate[(l + 1) % 2];
     }
-    layer.x_rows = rounds ? x_rows : layer.x;
     layer.x_columns = !rounds ? layer.x : shape.training ? columns(spec.in) : Matrix<T>{};
-    layer.delta_rows = rounds ? delta_rows : layer.delta;
+    layer.x_rows = by_rows ? x_rows : layer.x_columns;
     layer.delta_columns = !rounds ? layer.delta : shape.training ? columns(spec.out) : Matrix<T>{};
+    layer.delta_rows = by_rows ? delta_rows : layer.delta_columns;
     const index num_columns = spec.batch_norm() ? spec.out : 0;
     for (T **vector : {&layer.mean, &layer.mean_rest, &layer.inv_std, &layer.scale, &layer.shift, &layer.sum_dy,
                        &layer.sum_dy_xhat, &layer.mean_dy, &layer.mean_dy_xhat})

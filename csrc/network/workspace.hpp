@@ -73,7 +73,7 @@ struct LayerState {
   bool saves_derivative;
 
   // x and delta as products take them: by columns for the weight gradient, by rows for the others. Themselves, where
-  // nothing is rounded; else copies, those by columns perhaps with two rows in one, those by rows shared by all layers.
+  // nothing is rounded; else copies: by columns, and, where an element holds two terms, by rows, shared by all layers.
   Matrix<T> x_rows, delta_rows, x_columns, delta_columns;
   Matrix<T> packed_delta;  // a part of it for each thread, shared by all layers; no data where none is packed
 

@@ -136,8 +136,8 @@ GRADCORE_API const char *gradcore_target_name(int32_t index);
 GRADCORE_API int32_t gradcore_target_supported(int32_t index);
 GRADCORE_API const char *gradcore_target(void);
 GRADCORE_API gradcore_status gradcore_set_target(const char *name);
-/* 1 where products of GRADCORE_BFLOAT16 are the CPU's own, twice as fast as float's; 0 where they are float's, of
- * rounded operands. */
+/* 1 where products of GRADCORE_BFLOAT16 are the CPU's own, which take two terms in the time of one; 0 where they are
+ * float's, of rounded operands. */
 GRADCORE_API int32_t gradcore_has_bfloat16_products(void);
 
 /* Threads that a call may use, itself included. Default: GRADCORE_NUM_THREADS, else
