@@ -147,6 +147,38 @@ void gemm_tile(const GemmTile<T> &tile) {
     sum_tile<T, Terms, Rows, Vectors, false>(tile);
 }
 
+// The weight gradient of so few rows that tiles would be over before they have begun: C is written from its first line
+// to its last, at the rate at which lines can be written (one row of w64: 1.1 times as fast as tiles with AVX-512, 1.55
+// with AVX2, 1.5 on the baseline; four rows 1.0, 1.25 and 1.2; eight 0.96, 1.03 and 1.08).
+template <class T, class Terms, int Depth>
+GRADCORE_INLINE void write_outer_products(index rows, index cols, const T *a, index lda, const T *b, index ldb, T *c) {
+  constexpr int W = kLanes<T>, kVectors = sizeof(Vec<T>) < kCacheLine ? 2 : 1;
+  for (index i = 0; i < rows; i++, c += cols) {
+    Vec<T> ai[Depth];
+#pragma GCC unroll 4
+    for (int k = 0; k < Depth; k++) ai[k] = Terms::splat(a[k * lda + i]);
+    const auto sum_at = [&](index j) {
+      Vec<T> sum{};
+#pragma GCC unroll 4
+      for (int k = 0; k < Depth; k++) sum = Terms::add(ai[k], load(b + k * ldb + j), sum);
+      return sum;
+    };
+    index j = 0;
+    for (; j + kVectors * W <= cols; j += kVectors * W) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; v++) store(c + j + v * W, sum_at(j + v * W));
+    }
+    for (; j + W <= cols; j += W) store(c + j, sum_at(j));
+    if (j < cols) store_partial(c + j, sum_at(j), int(cols - j));
+  }
+}
+
+template <class T, class Terms, int Depth = kMostOuterProducts>
+void outer_products(index depth, index rows, index cols, const T *a, index lda, const T *b, index ldb, T *c) {
+  if (depth == Depth) return write_outer_products<T, Terms, Depth>(rows, cols, a, lda, b, ldb, c);
+  if constexpr (Depth > 1) outer_products<T, Terms, Depth - 1>(depth, rows, cols, a, lda, b, ldb, c);
+}
+
 template <class T, bool kStream>
 GRADCORE_INLINE void put(T *p, Vec<T> v) {
   if constexpr (kStream)
@@ -252,6 +284,7 @@ constexpr void fill_gemm(ProductKernels<T> &set) {
   constexpr int kRows = tile_rows(Vectors, Terms::kMostRows);
   set.tile_vectors = GRADCORE_TILE_VECTORS;
   set.params_vectors = GRADCORE_PARAMS_VECTORS;
+  set.outer_products = outer_products<T, Terms>;
   set.packs_delta = GRADCORE_ACCUMULATORS < 24;
   set.params_rows = set.packs_delta ? 128 : 256;
   set.tile_rows[Vectors - 1] = kRows;

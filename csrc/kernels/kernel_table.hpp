@@ -54,6 +54,7 @@ inline constexpr std::size_t kCacheLine = 64;  // bytes
 // The largest tile of any target; tables are [rows - 1][vectors - 1], null beyond the target's own.
 inline constexpr int kMaxTileRows = 8;
 inline constexpr int kMaxTileVectors = 4;
+inline constexpr index kMostOuterProducts = 4;
 
 // One optimizer update over a range. The numbers are double, so that 1 - beta keeps its digits; all of
 // one element's arithmetic is in T.
@@ -93,6 +94,9 @@ struct ProductKernels {
 
   // (gemm-inl.h, bfloat16-inl.h, pairs-inl.h)
   GemmTileKernel<T> gemm_tile[kMaxTileRows][kMaxTileVectors];
+  // C[i, j] = sum_k a[k * lda + i] * b[k * ldb + j] as a tile sums it, for 1 to kMostOuterProducts k. The rows of C are
+  // cols apart; b is readable up to full vectors.
+  void (*outer_products)(index depth, index rows, index cols, const T *a, index lda, const T *b, index ldb, T *c);
   // panel[k * width + j] = j < cols ? src[j * ld + k] : 0 for k < depth, j < width. width is padded. Of pairs,
   // panel[k / 2 * width + j] holds k and k + 1.
   // past_caches: to memory; then panel is a multiple of a vector.
