@@ -257,6 +257,14 @@ def labels(values: Array, name: str, classes: int) -> None:
         raise ValueError(f"{name}[{first}]: expected a label in [0, {classes}), got {values[first]}")
 
 
+def target_values(values: Array, name: str, classes: int) -> None:
+    """What `target` gave: labels in [0, classes), or finite values."""
+    if values.dtype == np.int64:
+        labels(values, name, classes)
+    else:
+        finite(values, name)
+
+
 def writable(value: object, name: str) -> Array:
     """An array that shares the memory of `value`, C-contiguous float32 or float64, to be changed in place."""
     _unmasked(value, name)

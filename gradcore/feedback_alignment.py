@@ -21,11 +21,10 @@ from numpy.typing import ArrayLike
 
 from . import _check, ops
 from .mlp import MLP, Step
+from .optim import Optimizer, check_step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from .optim import Optimizer
 
 Array = _check.Array
 
@@ -82,6 +81,7 @@ class DirectFeedbackMLP(MLP):
         _check.choice(loss, "loss", _check.LOSSES)
         rows, values = self._batch(x, target, loss)
         _check.finite(rows, "x")
+        _check.target_values(values, "target", self.out_features)
         if self.normalization == "batch":
             self.forward(rows, training=True)  # for the running statistics alone
         return self._feedback_pass(rows, values, loss)
@@ -101,8 +101,7 @@ class DirectFeedbackMLP(MLP):
         With `record`, `flow` describes the batch as backpropagation sees it (its deltas are the true ones)
         beside the update that was really made.
         """
-        if getattr(optimizer, "net", None) is not self:
-            raise ValueError("optimizer: expected one that was made for this net, got another net's")
+        check_step(self, optimizer, clip_norm, clip_value)
         if record:
             self.loss_and_gradients(x, target, loss, record=True)
             value = self._feedback_pass(*self._batch(x, target, loss), loss)

@@ -179,6 +179,20 @@ class Optimizer:
         return f"{type(self).__name__}(lr={lr!r}{options})"
 
 
+def check_step(net: MLP, optimizer: Optimizer, clip_norm: float | None, clip_value: float | None) -> None:
+    """Looks at what the next step of `net` needs beside its data, the schedule's rate included.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+    _check.instance(optimizer, "optimizer", Optimizer, "one of gc.optim")
+    if optimizer.net is not net:
+        raise ValueError("optimizer: expected one that was made for this net, got another net's")
+    for bound, name in ((clip_norm, "clip_norm"), (clip_value, "clip_value")):
+        _check.clip_bound(bound, name)
+    optimizer._ready()
+
+
 def _restored(rebuild: Callable[[MLP], Optimizer], net: MLP, state: dict[str, Any]) -> Optimizer:
     optimizer = rebuild(net)
     optimizer.load_state_dict(state)

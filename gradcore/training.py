@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike
 
 from . import _check, _progress, ops
 from .mlp import MLP
-from .optim import Optimizer
+from .optim import Optimizer, check_step
 
 if TYPE_CHECKING:
     import pandas
@@ -205,10 +205,7 @@ class _Data:
         rows = _check.matrix(x, names[0], net.dtype, net.in_features)
         values = _check.target(target, net.dtype, loss, len(rows), net.out_features)
         _check.finite(rows, names[0])
-        if values.dtype == np.int64:
-            _check.labels(values, names[1], net.out_features)
-        else:
-            _check.finite(values, names[1])
+        _check.target_values(values, names[1], net.out_features)
         return cls(rows, values)
 
     def __len__(self) -> int:
@@ -398,11 +395,7 @@ def fit(
         ValueError, TypeError: naming the argument, before anything is trained.
         FloatingPointError: with `clip_norm`, when gradients are no longer finite.
     """
-    _check.instance(optimizer, "optimizer", Optimizer, "one of gc.optim")
-    if optimizer.net is not net:
-        raise ValueError("optimizer: expected one that was made for this net, got another net's")
-    for bound, name in ((clip_norm, "clip_norm"), (clip_value, "clip_value")):
-        _check.clip_bound(bound, name)
+    check_step(net, optimizer, clip_norm, clip_value)
     epochs = _check.integer(epochs, "epochs", 1)
     batch_size = _check.integer(batch_size, "batch_size", 1)
     _check.choice(loss, "loss", _check.LOSSES)

@@ -289,6 +289,38 @@ def test_bad_data_and_foreign_optimizers():
         mlp.train_step(x, labels, gc.optim.SGD(other, lr=0.1))
 
 
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"target": np.full((5, 2), np.nan), "loss": "mse"}, ValueError),
+        ({"target": np.full((5, 2), np.inf), "loss": "huber"}, ValueError),
+        ({"target": np.full(5, 2)}, ValueError),
+        ({"target": np.full(5, -1)}, ValueError),
+        ({"clip_norm": -1.0}, ValueError),
+        ({"clip_value": "1"}, TypeError),
+        ({"optimizer": "adam"}, TypeError),
+        ({"optimizer": gc.optim.SGD(gc.MLP([3, 4, 2]), lr=0.1)}, ValueError),
+        ({"lr": lambda step: 0.1 if step == 0 else np.nan}, ValueError),
+    ],
+    ids="NaN infinity large_label negative_label clip_norm clip_value text another_net schedule".split(),
+)
+@pytest.mark.parametrize("record", [False, True])
+@pytest.mark.parametrize("kind", [gc.MLP, DirectFeedbackMLP])
+def test_a_step_that_is_refused_changes_nothing(kind, record, change, error):
+    """As MLP: parameters, gradients and running statistics stay, and the message names the argument."""
+    net = kind([3, 4, 2], normalization="batch")
+    x, labels = np.random.default_rng(0).standard_normal((5, 3)), np.arange(5) % 2
+    optimizer = gc.optim.SGD(net, lr=change.get("lr", 0.1))
+    net.train_step(x, labels, optimizer)
+    before = [copies(tensors) for tensors in (net.parameters, net.gradients, net.buffers)]
+    arguments = {"x": x, "target": labels, "optimizer": optimizer} | change
+    arguments.pop("lr", None)
+    with pytest.raises(error, match=f"^{next(iter(change))}"):
+        net.train_step(**arguments, record=record)
+    for tensors, kept in zip((net.parameters, net.gradients, net.buffers), before, strict=True):
+        assert_same_bits(tensors, kept)
+
+
 def test_case_helper_is_the_plain_case():
     """The oracle rests on the same forward pass as backpropagation's own."""
     case = Case(Net((5, 8, 3), ("tanh",)), "float64", batch_size=4)
