@@ -202,7 +202,11 @@ class MLP:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that build an equal net: `gc.MLP(**net.config)`."""
+        """The arguments that build the net as it was drawn: `gc.MLP(**net.config)`.
+
+        A function that drew the weights is among them only as long as the net lives: of a net from a file or a pickle,
+        which hold no functions, or from C, "init" may be "custom", for which MLP wants one of its own.
+        """
         return {
             "widths": list(self.widths),
             "activation": list(self.activations),

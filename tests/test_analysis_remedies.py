@@ -192,7 +192,7 @@ def test_a_softmax_over_one_output_is_compared_under_the_loss_it_was_meant_for()
     labels = (X[:, 0] > 0).astype(int)
     report = gc.analyze(gc.MLP([20, 30, 1]), X, labels)
     assert report.findings[0].cause == "loss_output"
-    tried = {remedy.name: remedy for remedy in report.remedies(steps=40, pairs=0)}
+    tried = {remedy.name: remedy for remedy in report.remedies(steps=40)}
     assert set(tried) == {"two outputs", "binary cross entropy"}
     for remedy in tried.values():
         # an untrained logit: about ln 2, and no better than guessing
@@ -277,9 +277,40 @@ def test_pairs_that_contradict_each_other_are_none():
     assert combined(relu, selu) is None
     assert combined(rescaled, layer) is None and combined(layer, rescaled) is None
     assert combined(slow, slower) is None
+    wider = Candidate("two outputs", "", {"widths": [20, 30, 2]})
+    logit = Candidate("binary cross entropy", "", loss="binary_cross_entropy")
+    assert combined(wider, logit) is None and combined(logit, wider) is None
+    assert combined(logit, layer).change() == {**layer.change(), "loss": "binary_cross_entropy"}
     assert combined(relu, layer).net == {"activation": "relu", "normalization": "layer", "init": "auto"}
     assert combined(layer, orthogonal).net["init"] == "orthogonal"
     assert combined(rescaled, slow).change() == {"weights": "rescaled", "training": {"lr": 0.1}}
+
+
+def drawn_small(shape, rng):
+    return 0.5 / np.sqrt(shape[1]) * rng.standard_normal(shape)
+
+
+@pytest.mark.parametrize(
+    ("widths", "names"), [([20] + [40] * 20 + [5], {"7 layers", "LSUV initialization"}), ([20, 30, 1], {"two outputs"})]
+)
+def test_a_net_whose_init_function_no_file_holds_keeps_its_remedies(widths, names, tmp_path):
+    labels = LABELS if widths[-1] > 1 else LABELS // 3
+    net = gc.MLP(widths, activation="tanh", init=drawn_small)
+    net.save(tmp_path / "net")
+    own, loaded = (
+        {remedy.name: remedy for remedy in gc.analyze(each, X, labels).remedies(verify=False, limit=20)}
+        for each in (net, gc.load(tmp_path / "net"))
+    )
+    assert list(own) == list(loaded) and names <= set(own)
+    for name, remedy in loaded.items():
+        drawn = remedy.apply().config["init"]
+        if name in names:  # the change says what it takes in place of the function
+            assert "init" not in own[name].change and own[name].apply().config["init"] is drawn_small
+            assert remedy.change == {**own[name].change, "init": "auto"} and "in no file" in remedy.note
+            assert drawn == "auto"
+        else:
+            assert remedy.change == own[name].change
+            assert drawn == remedy.change.get("init", "custom")
 
 
 def test_a_candidate_that_cannot_be_made_says_so():

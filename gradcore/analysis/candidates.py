@@ -153,6 +153,10 @@ def _moments(values: np.ndarray, wanted: bool) -> tuple[np.ndarray, np.ndarray]:
 
 def propose(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
     """Candidates for the findings of a report, the likeliest first; empty for a healthy net."""
+    return _distinct([_drawable(candidate, case) for candidate in _proposed(report, case, limits)])
+
+
+def _proposed(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
     serious = [finding for finding in report.findings if finding.severity != "info"]
     kinds = {finding.kind for finding in serious}
     data = _data(report)
@@ -168,7 +172,16 @@ def propose(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
         found += _structural(report, case, limits, data)
     if "exploding" in kinds:  # after the first few: it is tried to show that it is no cure
         found.insert(min(3, len(found)), _clipping(report, case))
-    return _distinct(found)
+    return found
+
+
+def _drawable(candidate: Candidate, case: Case) -> Candidate:
+    """The candidate with weights that can be drawn: a net from a file has lost the function that drew its own."""
+    kept = candidate.keeps_net or candidate.weights == "rescaled" or "init" in candidate.net
+    if kept or case.net.config["init"] != "custom":
+        return candidate
+    note = 'init="auto" draws the weights: the function that drew those of this net is in no file'
+    return replace(candidate, net={**candidate.net, "init": "auto"}, note=_joined(candidate.note, note))
 
 
 def _distinct(candidates: list[Candidate]) -> list[Candidate]:
@@ -292,8 +305,12 @@ def combined(first: Candidate, second: Candidate) -> Candidate | None:
     overlap = any((nets[0].keys() & nets[1].keys(), first.weights and second.weights, first.loss and second.loss,
                    first.training.keys() & second.training.keys(), first.inputs and second.inputs,
                    first.targets and second.targets))  # fmt: skip
-    # "rescaled" keeps the present weights: nothing that makes new ones goes with it
-    if overlap or any("rescaled" in (a.weights, b.weights) and a.net for a, b in ((first, second), (second, first))):
+    # "rescaled" keeps the present weights: nothing that makes new ones goes with it. A loss is for the outputs there are.
+    clash = any(
+        (a.weights == "rescaled" and b.net) or (a.loss and "widths" in b.net)
+        for a, b in ((first, second), (second, first))
+    )
+    if overlap or clash:
         return None
     inits = {each.net["init"] for each in (first, second) if "init" in each.net}
     if len(inits) > 1:
@@ -307,8 +324,12 @@ def combined(first: Candidate, second: Candidate) -> Candidate | None:
         targets=first.targets or second.targets,
         training={**first.training, **second.training},
         loss=first.loss or second.loss,
-        note="; ".join(filter(None, (first.note, second.note))),
+        note=_joined(first.note, second.note),
     )
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(filter(None, dict.fromkeys(notes)))
 
 
 def lower_learning_rate(lr: float) -> Candidate:
