@@ -305,7 +305,7 @@ def combined(first: Candidate, second: Candidate) -> Candidate | None:
     overlap = any((nets[0].keys() & nets[1].keys(), first.weights and second.weights, first.loss and second.loss,
                    first.training.keys() & second.training.keys(), first.inputs and second.inputs,
                    first.targets and second.targets))  # fmt: skip
-    # "rescaled" keeps the present weights: nothing that makes new ones goes with it. A loss is for the outputs there are.
+    # "rescaled" keeps the present weights: nothing that makes new ones goes with it; a loss needs the outputs there are
     clash = any(
         (a.weights == "rescaled" and b.net) or (a.loss and "widths" in b.net)
         for a, b in ((first, second), (second, first))
