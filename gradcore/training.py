@@ -12,7 +12,8 @@ A callback is any object with one or more of these methods; `Callback` has all o
                             validation val_loss and, for the cross entropies, val_accuracy
     on_fit_end(history)     after the last step, also when training was interrupted or failed
 
-`logs` is a plain dict of numbers, new at each call. Training ends when a hook returns True.
+`logs` is a plain dict of numbers, new at each call. Training ends when a hook returns True, of Python or NumPy; other
+values that pass for true are no answer, so that a hook may be a lambda that returns whatever it calls.
 """
 
 from __future__ import annotations
@@ -342,8 +343,13 @@ class _Stop(Exception):
     """Ends the training on a callback's request."""
 
 
+def _says(answer: Any, expected: bool) -> bool:
+    """Whether a hook's answer is this truth, as Python or NumPy has it; a number or an array is none."""
+    return isinstance(answer, (bool, np.bool_)) and bool(answer) is expected
+
+
 def _call(hooks: Sequence[tuple[str, Callable[[Any], Any]]], logs: Logs) -> None:
-    stops = [name for name, hook in hooks if hook(dict(logs)) is True]
+    stops = [name for name, hook in hooks if _says(hook(dict(logs)), True)]
     if stops:
         raise _Stop(stops[0])
 
@@ -443,7 +449,7 @@ def _epoch(epoch: int, batches: _Batches, run: Run, hooks: _Hooks) -> Logs:
     rows, steps, loss_sum, norm_sum, lr = 0, 0, 0.0, 0.0, run.optimizer.lr
     for index, (chosen, batch) in enumerate(batches):
         lr = run.optimizer.lr
-        record = True in [hook(chosen) for _, hook in before_step]
+        record = True in [_says(hook(chosen), True) for _, hook in before_step]
         try:
             loss, norm = run.step(*batch, record)
         except FloatingPointError as error:
@@ -468,9 +474,9 @@ def _left_out(hooks: Sequence[tuple[str, Callable[[Any], Any]]], error: Floating
     """Whether a callback wants the training to go on without the step that raised."""
     answers = [(name, hook(error)) for name, hook in hooks]
     for name, answer in answers:
-        if answer is True:
+        if _says(answer, True):
             raise _Stop(name)
-    return any(answer is False for _, answer in answers)
+    return any(_says(answer, False) for _, answer in answers)
 
 
 def _validate(net: MLP, data: _Data, loss: str) -> Logs:

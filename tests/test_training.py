@@ -222,14 +222,30 @@ def test_hooks_and_their_logs(data):
     assert {"epoch", "epochs", "loss", "total_norm", "lr", "seconds", "val_loss", "val_accuracy"} <= epoch.keys()
 
 
+@pytest.mark.parametrize("truth", [True, np.True_])
 @pytest.mark.parametrize(("hook", "epochs_run"), [("on_step", 0), ("on_epoch", 1)])
-def test_a_callback_can_end_the_training(hook, epochs_run, data):
+def test_a_callback_can_end_the_training(hook, epochs_run, truth, data):
     class Enough(gc.Callback):
         pass
 
-    setattr(Enough, hook, lambda self, logs: True)
+    setattr(Enough, hook, lambda self, logs: truth)
     history = fit(small_net(), data, callbacks=[Enough()])
     assert (len(history), history.stopped_by) == (epochs_run, "Enough")
+
+
+@pytest.mark.parametrize("answer", [1, 1.0, "stop", np.ones(3), False, np.False_, None], ids=repr)
+@pytest.mark.parametrize("hook", ["before_step", "on_step", "on_epoch"])
+def test_only_true_is_an_answer(hook, answer, data):
+    """What a lambda happens to return, such as a list's length or an array, neither ends nor records anything."""
+
+    class Note(gc.Callback):
+        pass
+
+    setattr(Note, hook, lambda self, what: answer)
+    net = small_net()
+    assert fit(net, data, callbacks=[Note()]).stopped_by == "epochs"
+    with pytest.raises(ValueError, match="flow"):
+        net.flow  # noqa: B018
 
 
 def test_a_run_can_be_followed_and_changed_on_the_way(data):
@@ -242,7 +258,7 @@ def test_a_run_can_be_followed_and_changed_on_the_way(data):
         def before_step(self, rows):
             self.rows.append(rows)
             self.before = copies(self.run.net.parameters)
-            return len(self.rows) % 2 == 0
+            return np.equal(len(self.rows) % 2, 0)  # a bool of NumPy's
 
         def on_step(self, logs):
             if len(self.rows) % 2 == 0:
@@ -260,7 +276,9 @@ def test_a_run_can_be_followed_and_changed_on_the_way(data):
     assert follower.norms[1:] == pytest.approx([1e-3] * 4, rel=1e-2)
 
 
-@pytest.mark.parametrize(("answer", "steps"), [(None, None), (False, 4), (True, 2)])
+@pytest.mark.parametrize(
+    ("answer", "steps"), [(None, None), (0, None), (False, 4), (np.False_, 4), (True, 2), (np.True_, 2)], ids=repr
+)
 def test_a_step_that_raises_can_be_left_out(answer, steps, data):
     class Handler(gc.Callback):
         losses = ()
@@ -280,7 +298,7 @@ def test_a_step_that_raises_can_be_left_out(answer, steps, data):
 
     handler, net = Handler(), gc.MLP([2, 24, 24, 2], seed=1)
     options = {"epochs": 1, "batch_size": 64, "callbacks": [handler], "clip_norm": 1.0}
-    if answer is None:
+    if steps is None:
         with pytest.raises(FloatingPointError) as caught:
             fit(net, data, **options)
         assert caught.value.__notes__ == ["in epoch 0, step 2 of fit"]
