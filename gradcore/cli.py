@@ -461,7 +461,10 @@ def run_info(arguments: argparse.Namespace) -> int:
         return OK
     idle = [name for name in info["targets"] if name not in info["supported"]]
     rest = f"; built, but not for this CPU: {', '.join(idle)}" if idle else ""
-    forced = " (GRADCORE_TARGET)" if os.environ.get("GRADCORE_TARGET") else ""
+    wanted = os.environ.get("GRADCORE_TARGET", "")
+    forced = " (GRADCORE_TARGET)" if wanted == info["target"] else ""
+    if wanted and not forced:
+        rest += f"; GRADCORE_TARGET={wanted} names no target that this CPU supports"
     print(f"gradcore  {info['version']} (ABI {info['abi']})")
     print(f"target    {info['target']}{forced}, of {', '.join(info['supported'])}{rest}")
     print(f"bfloat16  {'products of the CPU' if info['bfloat16_products'] else 'products of rounded float32'}")

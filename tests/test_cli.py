@@ -304,6 +304,17 @@ def test_info(capsys, num_threads):
     assert record["numpy"] == np.__version__
 
 
+def test_info_tells_whether_the_environment_chose_the_target(run_python):
+    code = "import sys; from gradcore import cli; sys.exit(cli.main(['info']))"
+    for name, said in (
+        (gc.cpu_info()["supported"][0], " (GRADCORE_TARGET), of "),
+        ("bogus", "; GRADCORE_TARGET=bogus names no target that this CPU supports"),
+    ):
+        (line,) = re.findall("^target .*$", run_python(code, GRADCORE_TARGET=name), re.M)
+        assert said in line and line.count("GRADCORE_TARGET") == 1
+    assert "GRADCORE_TARGET" not in run_python(code, GRADCORE_TARGET="")
+
+
 def test_version_and_help(capsys):
     assert run(capsys, "--version") == (0, f"gradcore {gc.__version__}\n", "")
     code, out, _ = run(capsys, "analyze", "--help")

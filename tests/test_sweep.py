@@ -322,6 +322,8 @@ def test_progress(capsys):
         ({"init": [len]}, {}, TypeError, "grid['init']: expected a name of gc.initializers()"),
         ({"init": "auto", "weight_var": 1.0}, {}, ValueError, "expected init or weight_var, got both"),
         ({"weight_var": [1.0, -1.0]}, {}, ValueError, "grid['weight_var']: expected a finite number > 0, got -1.0"),
+        ({"weight_var": [1.0, None]}, {}, TypeError, "grid['weight_var']: expected a finite number > 0, got None"),
+        ({"weight_var": None}, {}, TypeError, "grid['weight_var']: expected a finite number > 0, got None"),
         ({"bias_var": -0.1}, {}, ValueError, "grid['bias_var']: expected a finite number >= 0"),
         ({"depth": range(1, 2000), "width": range(1, 2000)}, {}, ValueError, "grid: expected at most 1000000 nets"),
         ({"residual": "yes"}, {}, TypeError, "grid['residual']: expected True or False"),

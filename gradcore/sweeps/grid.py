@@ -42,17 +42,13 @@ def _normalization_name(value: Any, name: str) -> str | None:
     return None if value is None else str(value)
 
 
-def _optional_variance(value: Any, name: str) -> float | None:
-    return None if value is None else _check.positive(value, name)
-
-
-# Name -> value where the grid does not say, and check of one value; in the order of rows and tables.
+# Name -> value where the grid does not say, and check of one that it gives; in the order of rows and tables.
 AXES: dict[str, tuple[Any, Callable[[Any, str], Any]]] = {
     "depth": (10, lambda value, name: _check.integer(value, name, 1)),
     "width": (64, lambda value, name: _check.integer(value, name, 1)),
     "activation": ("relu", _activation_name),
     "init": ("auto", _init_name),
-    "weight_var": (None, _optional_variance),
+    "weight_var": (None, _check.positive),
     "bias_var": (0.0, _check.non_negative),
     "normalization": (None, _normalization_name),
     "residual": (False, _check.flag),
@@ -69,9 +65,9 @@ def checked_axes(grid: Mapping[str, Any]) -> dict[str, list[Any]]:
         raise ValueError(f"grid: expected axes among {', '.join(AXES)}, got {unknown[0]!r}")
     if "init" in grid and "weight_var" in grid:
         raise ValueError("grid: expected init or weight_var, got both: weight_var is an initialization")
-    axes = {}
-    for name, (default, check) in AXES.items():
-        given = grid.get(name, default)
+    axes = {name: [default] for name, (default, _) in AXES.items()}
+    for name, given in grid.items():
+        check = AXES[name][1]
         several = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
         values = [check(value, f"grid[{name!r}]") for value in (given if several else [given])]
         if not values or len(set(values)) < len(values):
