@@ -219,18 +219,18 @@ def matrix(value: object, name: str, dtype: np.dtype[Any], columns: int) -> Arra
     return converted(values, dtype)
 
 
-def target(value: object, dtype: np.dtype[Any], loss: str, rows: int, columns: int) -> Array:
+def target(value: object, dtype: np.dtype[Any], loss: str, rows: int, columns: int, name: str = "target") -> Array:
     """Labels as int64 [rows], values as [rows, columns] of `dtype`."""
-    values = array(value, "target")
+    values = array(value, name)
     if values.ndim == 0 or values.shape[0] != rows:
-        raise ValueError(f"target: expected {rows} rows as in x, got shape {values.shape}")
+        raise ValueError(f"{name}: expected {rows} rows as in x, got shape {values.shape}")
     flat = values.ndim == 1 or values.shape == (rows, 1)
     if loss == "cross_entropy" and flat and values.dtype.kind in "iub" and values.shape != (rows, columns):
         return np.ascontiguousarray(values.reshape(rows), dtype=np.int64)
     if flat and columns == 1:
         values = values.reshape(rows, 1)
     if values.shape != (rows, columns):
-        raise ValueError(f"target: expected {_target_forms(loss, rows, columns)}, got {described(values)}")
+        raise ValueError(f"{name}: expected {_target_forms(loss, rows, columns)}, got {described(values)}")
     return converted(values, dtype)
 
 
@@ -241,12 +241,48 @@ def _target_forms(loss: str, rows: int, columns: int) -> str:
     return f"values {values} for loss {loss!r}"
 
 
+def data(
+    net: Any,
+    x: object,
+    targets: object,
+    loss: str,
+    names: tuple[str, str] = ("x", "target"),
+    classes: int | None = None,
+) -> tuple[Array, Array]:
+    """A whole data set, as `net` takes it: what is wrong is named by its row in the caller's own arrays.
+
+    classes: labels are below it; None: an output for each.
+    """
+    rows = matrix(x, names[0], net.dtype, net.in_features)
+    values = target(targets, net.dtype, loss, len(rows), net.out_features, names[1])
+    finite(rows, names[0])
+    target_values(values, names[1], loss, net.out_features if classes is None else classes)
+    return rows, values
+
+
+def target_values(values: Array, name: str, loss: str, classes: int) -> None:
+    """Targets, as `target` gives them, for which the loss has a minimum: labels, probabilities or finite values."""
+    if values.dtype == np.int64:
+        labels(values, name, classes)
+        return
+    finite(values, name)
+    bad = (values < 0) | (values > 1)
+    if loss in ("cross_entropy", "binary_cross_entropy") and bad.any():
+        advice = "; other values: mse, mae or huber"
+        raise ValueError(f"{name}: expected probabilities in [0, 1] for {loss}, got {_first(values, bad)}{advice}")
+
+
 def finite(values: Array, name: str) -> None:
-    """No NaN and no infinity, or else where the first one is."""
-    good = np.isfinite(values)
-    if not good.all():
-        first = [int(index) for index in np.unravel_index(int(np.argmin(good)), values.shape)]
-        raise ValueError(f"{name}: expected finite values, got {values[tuple(first)]} at {first}")
+    """No NaN and no infinity in a matrix, or else where the first one is."""
+    bad = ~np.isfinite(values)
+    if bad.any():
+        raise ValueError(f"{name}: expected finite values, got {_first(values, bad)}")
+
+
+def _first(values: Array, bad: Array) -> str:
+    """The first bad element of a matrix and its place, in the words of the library itself."""
+    row, column = np.unravel_index(int(np.argmax(bad)), bad.shape)
+    return f"{values[row, column]:g} at row {row}, column {column}"
 
 
 def labels(values: Array, name: str, classes: int) -> None:
@@ -257,12 +293,13 @@ def labels(values: Array, name: str, classes: int) -> None:
         raise ValueError(f"{name}[{first}]: expected a label in [0, {classes}), got {values[first]}")
 
 
-def target_values(values: Array, name: str, classes: int) -> None:
-    """What `target` gave: labels in [0, classes), or finite values."""
-    if values.dtype == np.int64:
-        labels(values, name, classes)
-    else:
-        finite(values, name)
+def not_constant(loss: str, outputs: int) -> None:
+    """No cross entropy over one output: its softmax is 1 whatever the net computes."""
+    if loss == "cross_entropy" and outputs == 1:
+        raise ValueError(
+            "loss: expected 'binary_cross_entropy' (two classes) or 'mse' (real values) for one output, or an output "
+            "for each class (two for two), got 'cross_entropy', which is constant over one output"
+        )
 
 
 def writable(value: object, name: str) -> Array:

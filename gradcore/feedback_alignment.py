@@ -79,9 +79,7 @@ class DirectFeedbackMLP(MLP):
         Arguments, returned loss and errors as `loss_and_gradients`.
         """
         _check.choice(loss, "loss", _check.LOSSES)
-        rows, values = self._batch(x, target, loss)
-        _check.finite(rows, "x")
-        _check.target_values(values, "target", self.out_features)
+        rows, values = _check.data(self, x, target, loss)
         if self.normalization == "batch":
             self.forward(rows, training=True)  # for the running statistics alone
         return self._feedback_pass(rows, values, loss)

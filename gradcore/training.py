@@ -203,11 +203,7 @@ class _Data:
 
     @classmethod
     def of(cls, net: MLP, x: ArrayLike, target: ArrayLike, loss: str, names: tuple[str, str]) -> _Data:
-        rows = _check.matrix(x, names[0], net.dtype, net.in_features)
-        values = _check.target(target, net.dtype, loss, len(rows), net.out_features)
-        _check.finite(rows, names[0])
-        _check.target_values(values, names[1], net.out_features)
-        return cls(rows, values)
+        return cls(*_check.data(net, x, target, loss, names))
 
     def __len__(self) -> int:
         return len(self.x)
@@ -377,7 +373,7 @@ def fit(
     Args:
         net: the net; trained in place.
         X: [rows, in_features]; all of it is converted at once where that is needed.
-        target: as for `MLP.loss_and_gradients`.
+        target: as for `MLP.loss_and_gradients`; cross_entropy needs two outputs at least.
         epochs: passes over the data, >= 1.
         batch_size: rows a step; the last batch of an epoch may be smaller (under batch norm a last
             batch of one row is left out, and a TrainingWarning tells of one so small that its gradients
@@ -405,6 +401,7 @@ def fit(
     epochs = _check.integer(epochs, "epochs", 1)
     batch_size = _check.integer(batch_size, "batch_size", 1)
     _check.choice(loss, "loss", _check.LOSSES)
+    _check.not_constant(loss, net.out_features)
     rng = np.random.default_rng(_check.seed(seed))
     data, held_out = _with_validation(_Data.of(net, X, target, loss, ("X", "target")), net, loss, validation, rng)
     order = rng if _check.flag(shuffle, "shuffle") else None

@@ -152,8 +152,24 @@ def test_bad_arguments_are_named(change, error, message):
 
 def test_targets_that_are_no_probabilities_are_refused():
     """Labels of several classes under a loss of two: it has no bottom, and no number of it means anything."""
-    with pytest.raises(ValueError, match=r"target: expected values in \[0, 1\] .* got [2-9] at row \d+, column 0"):
-        gc.analyze(gc.MLP([20, 8, 1]), X, LABELS, loss="binary_cross_entropy")
+    first = int(np.argmax(LABELS > 1))
+    message = rf"target: expected probabilities in \[0, 1\] .* got {LABELS[first]} at row {first}, column 0; .* mse"
+    for call in (gc.analyze, gc.repair):
+        with pytest.raises(ValueError, match=message):
+            call(gc.MLP([20, 8, 1]), X, LABELS, loss="binary_cross_entropy")
+
+
+@pytest.mark.parametrize("call", [gc.analyze, gc.repair])
+def test_a_bad_row_is_named_by_its_place_in_the_data_and_found_outside_the_batches(call):
+    x, labels, values = np.zeros((3000, 20), "f4"), np.zeros(3000, int), np.zeros((3000, 5), "f4")
+    x[2345, 7], labels[2345], values[2345, 3] = np.nan, 9, 2.5
+    net, options = gc.MLP([20, 8, 5]), {"batch_size": 10, "batches": 2}
+    with pytest.raises(ValueError, match="x: expected finite values, got nan at row 2345, column 7"):
+        call(net, x, np.zeros(3000, int), **options)
+    with pytest.raises(ValueError, match=r"target\[2345\]: expected a label in \[0, 5\), got 9"):
+        call(net, np.zeros_like(x), labels, **options)
+    with pytest.raises(ValueError, match=r"got 2.5 at row 2345, column 3; other values: mse, mae or huber"):
+        call(net, np.zeros_like(x), values, **options)
 
 
 def test_an_optimizer_of_another_net_is_refused():
@@ -359,6 +375,7 @@ def test_softmax_over_one_output_is_explained():
     report = gc.analyze(gc.MLP([20, 30, 1]), X, np.zeros(len(X), dtype=int))
     assert report.findings[0].kind == "loss_output_mismatch"
     assert report.findings[0].cause == "loss_output"
+    assert "real-valued targets, loss='mse'" in report.findings[0].explanation
     names = ["two outputs", "binary cross entropy"]
     assert [remedy.name for remedy in report.remedies(verify=False)] == names
 

@@ -60,6 +60,11 @@ def fit(**options):
     return lambda s: s.net.fit(s.x, s.y, **({"optimizer": s.optimizer} | defaults | options))
 
 
+def fit_of_one_output(s):
+    net = gc.MLP([IN, 4, 1])
+    net.fit(s.x, s.y[:, 0], epochs=1, batch_size=4, optimizer=gc.optim.SGD(net, lr=0.1), progress=False)
+
+
 def read_only(array):
     array.flags.writeable = False
     return array
@@ -186,6 +191,18 @@ BAD_FIT = {
     "unknown loss in fit": ("loss", fit(loss="hinge"), "hinge"),
     "fit with rows missing": ("target", lambda s: fit()(SimpleNamespace(**{**vars(s), "y": s.y[:5]})), "5"),
     "fit with NaN": ("X", lambda s: fit()(SimpleNamespace(**{**vars(s), "x": spoiled(s.x, np.nan)})), "nan"),
+    "fit with labels -1 and 1": (
+        "target",
+        lambda s: fit(loss="binary_cross_entropy")(SimpleNamespace(**{**vars(s), "y": 1 - 2 * (s.y > 0)})),
+        r"got -1 at row \d, column \d; other values: mse, mae or huber",
+    ),
+    "fit with values for classes": ("target", fit(loss="cross_entropy"), r"got -?\d\.\d+ at row 0, column 0"),
+    "validation with values for classes": (
+        "validation[1]",
+        lambda s: fit(loss="cross_entropy", validation=(s.x, s.y + 5))(SimpleNamespace(**{**vars(s), "y": s.labels})),
+        r"got \d\.\d+ at row 0, column 0",
+    ),
+    "fit of one output with cross_entropy": ("loss", fit_of_one_output, "cross_entropy.*constant"),
     "validation of other width": ("validation", fit(validation=(np.ones((3, 5), "float32"), np.ones((3, 4)))), "5"),
 }
 

@@ -281,6 +281,8 @@ def test_bad_data_and_foreign_optimizers():
         mlp.feedback_gradients(x * np.nan, labels)
     with pytest.raises(ValueError, match="label"):
         mlp.feedback_gradients(x, labels + 2)
+    with pytest.raises(ValueError, match=r"target: expected probabilities in \[0, 1\] .* got 3 at row 0, column 1"):
+        mlp.feedback_gradients(x, np.array([[1.0, 3.0]] * 5))
     with pytest.raises(ValueError, match="loss: expected one of"):
         mlp.feedback_gradients(x, labels, loss="l2")
     assert_same_bits(mlp.gradients, before)

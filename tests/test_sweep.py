@@ -333,6 +333,18 @@ def test_progress(capsys):
         ({}, {"x": np.ones((4, 2)), "target": np.array([0, 1, -1, 1])}, ValueError, "target[2]: expected a label"),
         ({}, {"x": np.full((4, 2), np.nan), "target": np.zeros(4, int)}, ValueError, "x: expected finite values"),
         ({}, {"x": np.ones((4, 2)), "target": np.zeros(3, int)}, ValueError, "target: expected 4 rows"),
+        (
+            {},
+            {"x": np.ones((4, 2)), "target": np.ones((4, 2)) * 3.5},
+            ValueError,
+            "got 3.5 at row 0, column 0; other val",
+        ),
+        (
+            {},
+            {"x": np.ones((4, 2)), "target": np.linspace(-1, 1, 4)},
+            ValueError,
+            "loss: expected 'binary_cross_entropy'",
+        ),
         ({}, {"batch_size": 0}, ValueError, "batch_size: expected a whole number >= 1"),
         ({}, {"batches": 0}, ValueError, "batches: expected a whole number >= 1"),
         ({}, {"executor": 4}, TypeError, "executor: expected a concurrent.futures.Executor or None, got 4"),

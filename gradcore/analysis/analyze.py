@@ -113,12 +113,11 @@ def make_case(
     _check.choice(loss, "loss", _check.LOSSES)
     batch_size = _check.integer(batch_size, "batch_size", 1)
     batches, seed = _check.integer(batches, "batches", 1), _check.integer(seed, "seed", 0)
-    rows = _check.matrix(x, "x", net.dtype, net.in_features)
-    targets = _check.target(target, net.dtype, loss, len(rows), net.out_features)
-    if loss == "binary_cross_entropy":
-        _probabilities(targets)
-    if loss == "cross_entropy" and net.out_features == 1:
-        targets = _labels_of_one_output(targets)
+    # A loss over one output can use no labels (see `Case.trainable`), but a remedy can: they are kept as they came.
+    one_output = loss == "cross_entropy" and net.out_features == 1
+    rows, targets = _check.data(net, x, target, loss, classes=np.iinfo(np.int64).max if one_output else None)
+    if one_output and targets.dtype.kind != "i":
+        targets = (targets[:, 0] > 0.5).astype(np.int64)
     if net.normalization == "batch" and (len(rows) < 2 or batch_size < 2):
         few = min(len(rows), batch_size)
         raise ValueError(f"x, batch_size: expected at least two rows a batch for batch norm, got {few}")
@@ -134,25 +133,6 @@ def make_case(
         seed=seed,
         trained=optimizer is not None and optimizer.step_count > 0,
     )
-
-
-def _probabilities(targets: np.ndarray) -> None:
-    """ValueError for targets that are no probabilities, such as labels of three classes: their loss has no bottom."""
-    bad = np.argwhere((targets < 0.0) | (targets > 1.0))
-    if len(bad):
-        row, column = bad[0]
-        expected = "target: expected values in [0, 1] for loss 'binary_cross_entropy'"
-        raise ValueError(f"{expected}, got {targets[row, column]:g} at row {row}, column {column}")
-
-
-def _labels_of_one_output(targets: np.ndarray) -> np.ndarray:
-    """Labels for a softmax over one output, from labels or a column of zeros and ones.
-
-    No loss over one output can use them (see `Case.trainable`), but a remedy can: they are kept as they came.
-    """
-    labels = targets if targets.dtype.kind == "i" else (targets[:, 0] > 0.5).astype(np.int64)
-    _check.labels(labels, "target", np.iinfo(np.int64).max)
-    return labels
 
 
 def measure_and_rehearse(

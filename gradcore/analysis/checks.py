@@ -25,7 +25,8 @@ def loss_output(subject: Subject) -> list[Finding]:
         return []
     text = (
         "The cross entropy takes a softmax over the outputs, and there is only one: its probability is 1 whatever the "
-        "net computes, so every gradient is exactly zero. Use two outputs, or loss='binary_cross_entropy'."
+        "net computes, so every gradient is exactly zero. Use two outputs, or loss='binary_cross_entropy'; or, for "
+        "real-valued targets, loss='mse'."
     )
     every = tuple(range(measurement.depth))
     return [Finding("loss_output_mismatch", "critical", every, "loss_output", text, {"outputs": 1})]

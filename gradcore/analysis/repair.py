@@ -41,7 +41,7 @@ class Repair(Record):
 
     def prepare(self, x: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets as `net` wants them: standardized if that is part of the cure."""
-        x, target = np.asarray(x), np.asarray(target)
+        x, target = _check.array(x, "x"), _check.array(target, "target")
         for remedy in self.remedies:
             x, target = remedy.prepare(x, target)
         return x, target
@@ -110,6 +110,7 @@ def repair(
         ValueError, TypeError: naming the argument.
     """
     rounds = _check.integer(rounds, "rounds", 1)
+    x, target = _check.array(x, "x"), _check.array(target, "target")
     check_trials(**((find_remedies.__kwdefaults__ or {}) | trials))
     settings: dict[str, Any] = {"loss": loss, "batch_size": batch_size, "batches": batches, "seed": seed}
     before = analyze(net, x, target, optimizer=optimizer, thresholds=thresholds, progress=progress, **settings)
@@ -120,7 +121,7 @@ def repair(
         best = next((remedy for remedy in tried if remedy.helps), None)
         if best is None:
             break
-        found = _applied(found, best, (np.asarray(x), np.asarray(target)), optimizer, settings, progress)
+        found = _applied(found, best, (x, target), optimizer, settings, progress)
     return found
 
 

@@ -382,7 +382,7 @@ class Remedy(Record):
 
     def prepare(self, x: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets as the cured net wants them: standardized if that is part of the change."""
-        x, target = np.asarray(x), np.asarray(target)
+        x, target = _check.array(x, "x"), _check.array(target, "target")
         return (x, target) if self._prepare is None else self._prepare.apply(x, target)
 
     def restore(self, output: Any) -> np.ndarray:

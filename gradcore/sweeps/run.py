@@ -110,10 +110,8 @@ def _data(
     outputs = int(values.max(initial=0)) + 1 if labels else 1 if values.ndim == 1 else math.prod(values.shape[1:])
     values = _check.target(values, np.dtype(np.float64), loss, len(rows), outputs)
     _check.finite(rows, "x")
-    if labels:
-        _check.labels(values, "target", outputs)
-    else:
-        _check.finite(values, "target")
+    _check.not_constant(loss, outputs)
+    _check.target_values(values, "target", loss, outputs)
     part = np.sort(rng.permutation(len(rows))[:count])
     return rows[part], values[part], outputs
 
