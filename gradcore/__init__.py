@@ -38,9 +38,10 @@ if TYPE_CHECKING:
     from .analysis.predict import predict
     from .analysis.repair import repair
     from .feedback_alignment import DirectFeedbackMLP
+    from .history import History
     from .monitor import Monitor
     from .sweeps import sweep
-    from .training import Callback, EarlyStopping, History, TrainingWarning
+    from .training import Callback, EarlyStopping, TrainingWarning
 
 __version__: str = _core.version()
 
@@ -95,7 +96,7 @@ _LAZY = {
     "training": ("training", None),
     "Callback": ("training", "Callback"),
     "EarlyStopping": ("training", "EarlyStopping"),
-    "History": ("training", "History"),
+    "History": ("history", "History"),
     "Monitor": ("monitor", "Monitor"),
     "TrainingWarning": ("training", "TrainingWarning"),
 }

@@ -14,8 +14,8 @@ from . import _check, _core, flow, init
 from ._core import ConversionNeeded
 
 if TYPE_CHECKING:
+    from .history import History
     from .optim import Optimizer
-    from .training import History
 
 Array = _check.Array
 

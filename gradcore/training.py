@@ -21,57 +21,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _check, _progress, ops
+from .history import History as History
+from .history import Logs as Logs
 from .mlp import MLP
 from .optim import Optimizer, check_step
 
-if TYPE_CHECKING:
-    import pandas
-
 Array = _check.Array
-Logs = dict[str, float]
 
 _HOOKS = ("on_run", "on_fit_start", "before_step", "on_step", "on_error", "on_epoch", "on_fit_end")
-
-
-@dataclass(repr=False)
-class History:
-    """What each epoch of a `fit` gave.
-
-    Attributes:
-        epochs: the logs of each epoch, in order.
-        stopped_by: "epochs" when all were run, "interrupt" after Ctrl-C, else the class name of the
-            callback that ended the training.
-    """
-
-    epochs: list[Logs] = field(default_factory=list)
-    stopped_by: str = "epochs"
-
-    def __len__(self) -> int:
-        return len(self.epochs)
-
-    def __getitem__(self, name: str) -> list[float]:
-        """One quantity over the epochs, such as history["loss"]."""
-        return [logs[name] for logs in self.epochs]
-
-    def __repr__(self) -> str:
-        last = ", ".join(f"{name}={value:.4g}" for name, value in self.epochs[-1].items()) if self.epochs else "none"
-        return f"<History of {len(self)} epochs, ended by {self.stopped_by}; the last: {last}>"
-
-    def to_dict(self) -> dict[str, list[float]]:
-        """Every quantity over the epochs."""
-        return {name: self[name] for name in self.epochs[0]} if self.epochs else {}
-
-    def to_dataframe(self) -> pandas.DataFrame:
-        """One row an epoch. Needs pandas."""
-        pd = _check.optional("pandas", "dataframe", "data frames")
-        return pd.DataFrame(self.epochs)
 
 
 Rows = Any  # an index array or a slice of the run's data, or the pair (x, target) itself

@@ -71,6 +71,10 @@ def test_history_is_what_the_steps_gave(data):
         steps.append((len(data[1][part]), *two.train_step(data[0][part], data[1][part], optimizer, clip_norm=0.5)))
     rows, losses, norms = np.array(steps).T
     assert len(history) == 1
+    assert list(history) == history.keys() == ["epoch", "epochs", "loss", "total_norm", "lr", "seconds"]
+    assert "loss" in history and "val_loss" not in history and 0 not in history
+    assert dict(history) == history.to_dict() == {name: history[name] for name in history}
+    assert dict(gc.History()) == {} and "loss" not in gc.History()
     assert history["loss"] == [pytest.approx((rows * losses).sum() / 300)]
     assert history["total_norm"] == [pytest.approx(norms.mean())]
     assert_same_bits(one.parameters, copies(two.parameters))

@@ -1,0 +1,61 @@
+"""What a training gave, epoch by epoch: the result of `net.fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from . import _check
+
+if TYPE_CHECKING:
+    import pandas
+
+Logs = dict[str, float]
+
+
+@dataclass(repr=False)
+class History:
+    """What each epoch of a `fit` gave.
+
+    It is read as a table with a row an epoch and a column for each quantity, the way of pandas: `history["loss"]`,
+    `"val_loss" in history`, `list(history)`, `dict(history)` go by the quantities' names, `len(history)` counts epochs.
+
+    Attributes:
+        epochs: the logs of each epoch, in order.
+        stopped_by: "epochs" when all were run, "interrupt" after Ctrl-C, else the class name of the
+            callback that ended the training.
+    """
+
+    epochs: list[Logs] = field(default_factory=list)
+    stopped_by: str = "epochs"
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    def __getitem__(self, name: str) -> list[float]:
+        """One quantity over the epochs, such as history["loss"]."""
+        return [logs[name] for logs in self.epochs]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.keys()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def keys(self) -> list[str]:
+        """Names of the quantities; none before the first epoch has ended."""
+        return list(self.epochs[0]) if self.epochs else []
+
+    def __repr__(self) -> str:
+        last = ", ".join(f"{name}={value:.4g}" for name, value in self.epochs[-1].items()) if self.epochs else "none"
+        return f"<History of {len(self)} epochs, ended by {self.stopped_by}; the last: {last}>"
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Every quantity over the epochs."""
+        return dict(self)
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """One row an epoch. Needs pandas."""
+        pd = _check.optional("pandas", "dataframe", "data frames")
+        return pd.DataFrame(self.epochs)
