@@ -73,7 +73,7 @@ class Run:
 
 
 class TrainingWarning(UserWarning):
-    """What there is to say about a training, by `fit` before the first step and by a Monitor on the way."""
+    """What there is to say about a training, by `fit` or by a Monitor."""
 
 
 class Callback:
@@ -283,7 +283,7 @@ class _Hooks:
     """The callbacks' hooks by name; a missing one is not called."""
 
     def __init__(self, callbacks: Iterable[Any]) -> None:
-        self._callbacks = list(callbacks)
+        self._callbacks, self._warned = list(callbacks), False
         for index, callback in enumerate(self._callbacks):
             if isinstance(callback, type) or not any(hasattr(callback, name) for name in _HOOKS):
                 expected = f"an object with one of {', '.join(_HOOKS)}"
@@ -297,6 +297,17 @@ class _Hooks:
             for callback in self._callbacks
             if hasattr(callback, name) and getattr(type(callback), name, None) is not getattr(Callback, name)
         ]
+
+    def warn_of_loss(self, loss: float, epoch: int, step: int) -> None:
+        """Says once that the loss is no longer finite; a Monitor among the callbacks says more."""
+        from .monitor import Monitor
+
+        if self._warned or any(isinstance(callback, Monitor) for callback in self._callbacks):
+            return
+        self._warned = True
+        text = f"the loss is {loss} in epoch {epoch}, step {step} of fit (counted from 0), and training goes on: "
+        text += "callbacks=[gc.Monitor(action='restore')] names the step and layer where it began and goes back"
+        _progress.warn(text, TrainingWarning)
 
 
 class _Stop(Exception):
@@ -355,7 +366,8 @@ def fit(
             other ones in each epoch.
 
     Returns:
-        History. Ctrl-C ends the training after the step under way, and returns the history so far.
+        History. Ctrl-C ends the training after the step under way, and returns the history so far. A loss that is
+        not finite does not end it: the first one gives a TrainingWarning, but for a Monitor, which has its own.
 
     Raises:
         ValueError, TypeError: naming the argument, before anything is trained.
@@ -418,6 +430,8 @@ def _epoch(epoch: int, batches: _Batches, run: Run, hooks: _Hooks) -> Logs:
             if not _left_out(on_error, error):
                 raise
             continue
+        if not math.isfinite(loss):
+            hooks.warn_of_loss(loss, epoch, index)
         rows, steps = rows + len(batch[0]), steps + 1
         loss_sum += loss * len(batch[0])
         norm_sum += norm

@@ -3,6 +3,7 @@
 import math
 import re
 import signal
+import warnings
 
 import numpy as np
 import pytest
@@ -407,6 +408,22 @@ def test_non_finite_gradients_with_clipping_tell_where(data):
     with pytest.raises(FloatingPointError) as error:
         fit(net, data, clip_norm=1.0)
     assert any("epoch 0, step 0" in note for note in error.value.__notes__)
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_loss_that_is_not_finite_is_warned_of_once(watched, data):
+    """The first step throws the weights up; training goes on to its end, and a Monitor needs no second voice."""
+    net = gc.MLP([2, 8, 2], activation="identity")
+    options = {"optimizer": gc.optim.SGD(net, lr=1e30), "callbacks": [gc.Monitor(action=())] if watched else []}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        history = fit(net, data, **options)
+    assert len(history) == 3 and history.stopped_by == "epochs" and math.isnan(history["loss"][-1])
+    expected = [] if watched else [gc.TrainingWarning]
+    assert [warning.category for warning in caught] == expected
+    for warning in caught:
+        assert re.search(r"the loss is (nan|inf) in epoch 0, step 1 of fit", str(warning.message))
+        assert "gc.Monitor" in str(warning.message) and warning.filename == __file__
 
 
 def test_progress(data, capsys):
