@@ -305,6 +305,9 @@ def not_constant(loss: str, outputs: int) -> None:
 def writable(value: object, name: str) -> Array:
     """An array that shares the memory of `value`, C-contiguous float32 or float64, to be changed in place."""
     _unmasked(value, name)
+    if getattr(value, "requires_grad", False) is True:
+        what = type(value).__name__
+        raise TypeError(f"{name}: expected a gradient, such as p.grad, got a {what} that requires grad")
     try:
         values = _shared(value)
     except Exception as error:

@@ -24,7 +24,8 @@ def clip_grad_norm_(
 
     Args:
         grads: a net, whose gradients are meant; or a mapping or sequence of writable C-contiguous
-            float32 or float64 arrays of any shapes and one dtype.
+            float32 or float64 arrays of any shapes and one dtype. None, the gradient of a parameter that
+            took no part, is left out, as PyTorch does.
         max_norm: bound >= 0; infinity only measures.
         norm_type: 2.0, any other p > 0, or infinity for the largest absolute value.
         error_if_nonfinite: raise FloatingPointError when the total norm is NaN or infinite; every
@@ -88,13 +89,15 @@ def _arrays(grads: Gradients) -> list[_check.Array]:
         keys = range(len(values))
     else:
         raise TypeError(f"grads: expected a net, a mapping or a sequence of arrays, got {_check.described(grads)}")
-    if not values:
-        raise ValueError("grads: expected at least one array, got none")
     if _check.all_writable(values):
         return values
     arrays: list[_check.Array] = []
     for key, value in zip(keys, values, strict=True):
+        if value is None:
+            continue
         arrays.append(_check.writable(value, f"grads[{key!r}]"))
         if arrays[-1].dtype != arrays[0].dtype:
             raise ValueError(f"grads[{key!r}]: expected {arrays[0].dtype} as the first array, got {arrays[-1].dtype}")
+    if not arrays:
+        raise ValueError(f"grads: expected at least one array, got {'only None' if values else 'none'}")
     return arrays

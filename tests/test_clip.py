@@ -114,6 +114,37 @@ def test_clip_grad_norm_takes_nets_mappings_and_sequences(dtype):
         assert np.linalg.norm(result.astype(float)) == pytest.approx(0.1, rel=1e-4)
 
 
+def test_gradients_that_are_none_are_left_out(rng):
+    one, two = random_arrays(rng, np.dtype("float32"))[:2]
+    norm = math.hypot(np.linalg.norm(one), np.linalg.norm(two))
+    assert gc.clip_grad_norm_([None, one, None, two], 0.5 * norm) == pytest.approx(norm, rel=1e-6)
+    assert math.hypot(np.linalg.norm(one), np.linalg.norm(two)) == pytest.approx(0.5 * norm, rel=1e-5)
+    gc.clip_grad_value_({"unused": None, "used": one}, 1e-3)
+    assert np.abs(one).max() == np.float32(1e-3)
+
+
+@pytest.mark.torch
+def test_a_pytorch_model_with_an_unused_layer(torch):
+    """Its gradients are clipped as PyTorch clips them; its parameters are refused, not clipped."""
+    grads = []
+    for clip in (gc.clip_grad_norm_, torch.nn.utils.clip_grad_norm_):
+        torch.manual_seed(0)
+        layers = torch.nn.Linear(5, 3), torch.nn.Linear(5, 3)
+        parameters = [*layers[0].parameters(), *layers[1].parameters()]
+        layers[1](torch.ones(4, 5)).square().sum().backward()
+        if clip is gc.clip_grad_norm_:
+            with pytest.raises(
+                TypeError, match=r"grads\[0\]: expected a gradient, such as p.grad, got a Parameter that"
+            ):
+                clip(iter(parameters), 1.0)
+            clip((p.grad for p in parameters), 1.0)
+        else:
+            clip(parameters, 1.0)
+        grads.append([p.grad.numpy() for p in parameters if p.grad is not None])
+    for ours, theirs in zip(*grads, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
 def test_clip_grad_value(target, dtype, rng):
     arrays = random_arrays(rng, dtype)
     arrays[0][0, :3] = math.nan, math.inf, -math.inf

@@ -65,6 +65,15 @@ def fit_of_one_output(s):
     net.fit(s.x, s.y[:, 0], epochs=1, batch_size=4, optimizer=gc.optim.SGD(net, lr=0.1), progress=False)
 
 
+class Parameter:
+    """What a PyTorch parameter answers: its memory is not given away under a graph."""
+
+    requires_grad = True
+
+    def __dlpack__(self, **options):
+        raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
+
+
 def read_only(array):
     array.flags.writeable = False
     return array
@@ -170,7 +179,8 @@ BAD_OPTIMIZER = {
 }
 
 BAD_CLIP = {
-    "no arrays": ("grads", clip([]), ""),
+    "no arrays": ("grads", clip([]), "none"),
+    "no gradients": ("grads", clip({"weight": None, "bias": None}), "only None"),
     "another dtype": ("grads[1]", clip([GRADS[0], np.ones(3)]), "float64"),
     "integers": ("grads[0]", clip([np.ones(3, int)]), "int64"),
     "strided": ("grads[0]", clip([np.ones((4, 4), "float32")[:, ::2]]), ""),
@@ -233,6 +243,7 @@ WRONG_TYPES = {
     "optimizer for no net": ("net", lambda s: gc.optim.SGD([1.0], lr=0.1)),
     "clip_norm a string": ("clip_norm", train(clip_norm="1")),
     "loss a number": ("loss", lambda s: s.net.loss_and_gradients(s.x, s.y, loss=2)),
+    "parameters for gradients": ("grads[0]", clip([Parameter()])),
     "grads a list of lists": ("grads[0]", clip([[1.0, 2.0]])),
     "seed a float": ("seed", lambda s: gc.MLP([6, 4], seed=0.5)),
     "epochs a float": ("epochs", fit(epochs=1.5)),
