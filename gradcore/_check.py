@@ -168,19 +168,43 @@ def array(value: object, name: str) -> Array:
     """`value` as an array of real numbers, without a copy where that is possible.
 
     Takes NumPy arrays, whatever has `__array__` or the buffer protocol (pandas, memoryview, array.array),
-    `__dlpack__` (torch, jax, cupy on the host), and nested sequences of numbers.
+    `__dlpack__` (torch, jax, cupy on the host), and nested sequences of numbers. What is missing in nullable
+    columns of pandas is NaN.
     """
-    if type(value) is not np.ndarray:
+    if type(value) is np.ndarray:
+        values = value
+    else:
         _unmasked(value, name)
         try:
-            value = _as_array(value)
+            values = _as_array(value)
         except Exception as error:
             kind = ValueError if isinstance(value, (list, tuple)) else TypeError
             reason = str(error).partition("\n")[0]
             raise kind(f"{name}: expected an array of numbers, got {type(value).__name__} ({reason})") from None
-    if value.dtype.kind not in "fiub":
-        raise TypeError(f"{name}: expected real numbers, got dtype {value.dtype}")
-    return value
+        if values.dtype == object and hasattr(value, "dtypes") and hasattr(value, "isna"):
+            values = _of_pandas(value, name)
+    if values.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: expected real numbers, got dtype {values.dtype}{_encoding(values)}")
+    return values
+
+
+def _of_pandas(table: Any, name: str) -> Array:
+    """The numbers of a table or column for which NumPy has no dtype, as int64 or float64."""
+    dtypes = list(table.dtypes) if table.ndim == 2 else [table.dtypes]
+    for column, dtype in zip(table.columns if table.ndim == 2 else [table.name], dtypes, strict=True):
+        if dtype.kind not in "fiub":
+            where = "" if column is None else f" in column {column!r}"
+            raise TypeError(f"{name}: expected real numbers, got dtype {dtype}{where}{_encoding(np.asarray(table))}")
+    if any(dtype.kind == "f" for dtype in dtypes) or np.asarray(table.isna()).any():
+        return np.asarray(table.to_numpy(dtype=np.float64, na_value=np.nan))
+    return np.asarray(table.to_numpy(dtype=np.int64))
+
+
+def _encoding(values: Array) -> str:
+    """What to do about a column of text, which most likely names classes."""
+    text = values.dtype.kind in "SU" or any(isinstance(value, str) for value in values.flat[:1])
+    column = values.ndim == 1 or values.shape[1:] == (1,)
+    return "; encode the classes as 0...k-1 (np.unique(y, return_inverse=True))" if text and column else ""
 
 
 def _unmasked(value: object, name: str) -> None:

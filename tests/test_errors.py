@@ -291,6 +291,47 @@ def test_wrong_types(mistake):
     assert_untouched(setup)
 
 
+FEATURES = {
+    "nullable": lambda pd: pd.DataFrame({"a": pd.array([1, 2, 4], "Int64"), "b": pd.array([0.5, 1.5, 2], "Float64")}),
+    "numbers and truth": lambda pd: pd.DataFrame({"a": [1, 2, 4], "b": [0.5, 1.5, 2]}).assign(c=[True, False, True]),
+    "whole and truth": lambda pd: pd.DataFrame({"a": [1, 2, 4], "b": [True, False, True]}),
+}
+
+
+@pytest.mark.parametrize("table", FEATURES)
+def test_tables_of_mixed_and_nullable_numbers_are_taken(table):
+    features = FEATURES[table](pytest.importorskip("pandas"))
+    net = gc.MLP([features.shape[1], 3])
+    np.testing.assert_array_equal(net(features), net(np.array(features.values.tolist(), "float32")))
+
+
+def test_nullable_labels_are_whole_numbers():
+    pd = pytest.importorskip("pandas")
+    net, x = gc.MLP([2, 3]), np.ones((3, 2))
+    expected = net.loss(x, np.array([0, 2, 1]))
+    for dtype in ("Int64", "UInt8"):
+        labels = pd.Series([0, 2, 1], dtype=dtype)
+        assert net.loss(x, labels) == net.loss(x, labels.to_frame("y")) == expected
+
+
+def test_columns_that_are_no_numbers_are_named():
+    pd = pytest.importorskip("pandas")
+    net, table = gc.MLP([2, 3]), pd.DataFrame({"age": [1, 2], "city": ["Bern", "Ulm"]})
+    with pytest.raises(TypeError, match=r"x: expected real numbers, got dtype \w+ in column 'city'$"):
+        net(table)
+    with pytest.raises(ValueError, match="x: expected finite values, got nan at row 1, column 0"):
+        gc.analyze(net, pd.DataFrame({"age": pd.array([1, None], "Int64"), "size": [True, False]}), [0, 1])
+    for names in (
+        table["city"],
+        pd.Series(["Bern", "Ulm"]),
+        table[["city"]],
+        list(table["city"]),
+        np.array(table["city"], dtype=object),
+    ):
+        with pytest.raises(TypeError, match=r"^target: (?!.*None).*; encode the classes as 0...k-1 \(np.unique"):
+            net.loss(np.ones((2, 2)), names)
+
+
 def test_inference_between_forward_and_backward_is_no_trap():
     """backward belongs to the last forward(training=True); an inference in between is refused or harmless."""
     setup = fresh()
