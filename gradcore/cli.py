@@ -21,11 +21,12 @@ from ._runtime import cpu_info, get_num_threads
 from ._status import Status
 from .analysis.report import Prediction, Report
 from .init import activations, initializers
-from .show import sweep_text, text
+from .show import story, sweep_text, text
 from .sweeps import SweepResult
 
 OK, UNHEALTHY, ERROR, INTERRUPTED = 0, 1, 2, 130
 OPTIMIZERS = ("sgd", "rmsprop", "adam", "adamw")
+_NORMALIZATIONS: dict[Any, Any] = {"none": None, "batch": "batch", "layer": "layer", "rms": "rms"}
 
 _EXIT_CODES = "exit code: 0 the gradients are healthy, 1 they are not, 2 an error (one line on stderr says which)"
 _ANALYZE_EXAMPLES = f"""examples:
@@ -163,7 +164,8 @@ def _add_design(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--widths", required=True, type=_widths, metavar="LIST", help="layer widths: 64,100x30,10 has 30 of 100")
     add("--activation", default="relu", choices=activations(), metavar="NAME", help=", ".join(activations()))
-    add("--normalization", choices=("batch", "layer", "rms"), help="before each activation (default: none)")
+    kinds = tuple(_NORMALIZATIONS)
+    add("--normalization", choices=kinds, default="none", help="before each activation (default: none)")
     add("--residual", action="store_true", help="add a block's input to its output where widths agree")
     add("--init", default="auto", choices=initializers(), metavar="NAME", help=", ".join(initializers()))
 
@@ -315,7 +317,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
     prediction = analysis.predict(
         arguments.widths,
         activation=arguments.activation,
-        normalization=arguments.normalization,
+        normalization=_NORMALIZATIONS[arguments.normalization],
         residual=arguments.residual,
         init=arguments.init,
         weight_var=arguments.weight_var,
@@ -335,7 +337,7 @@ def _load_table(arguments: argparse.Namespace) -> _data.Table:
     if widths[0] != features or widths[-1] != table.outputs:
         raise ValueError(
             f"--widths starts with {widths[0]} and ends in {widths[-1]}, but {table.source} has {features} features "
-            f"and its target needs {table.outputs} output{'s' if table.outputs > 1 else ''} ({table.loss})"
+            f"and its target needs {story.counted(table.outputs, 'output')} ({table.loss})"
         )
     return table.standardized() if arguments.standardize else table
 
@@ -346,7 +348,7 @@ def _build_net(arguments: argparse.Namespace, table: _data.Table) -> Any:
     return MLP(
         arguments.widths,
         activation=arguments.activation,
-        normalization=arguments.normalization,
+        normalization=_NORMALIZATIONS[arguments.normalization],
         residual=arguments.residual,
         init=arguments.init,
         seed=arguments.seed,
@@ -386,7 +388,6 @@ def write_outputs(report: Report | Prediction | SweepResult, arguments: argparse
 
 # ---- sweep -----------------------------------------------------------------------------------
 
-_NORMALIZATIONS: dict[Any, Any] = {"none": None, "batch": "batch", "layer": "layer", "rms": "rms"}
 _RESIDUAL: dict[Any, Any] = {"no": False, "yes": True}
 
 

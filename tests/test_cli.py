@@ -50,6 +50,14 @@ def test_exit_code_is_the_verdict(capsys):
     assert (code, "VANISHING GRADIENTS" in out) == (1, True)
 
 
+def test_none_is_a_normalization_of_every_command(capsys):
+    few = ("--batches", "1", "--batch-size", "1")
+    code, out, _ = run(capsys, "analyze", *HEALTHY, "--no-remedies", *few, "--normalization", "none")
+    assert code == 0 and "1 batch of 1 row, " in out
+    code, out, _ = run(capsys, "predict", "--widths", "8,9x3,2", "--normalization", "none")
+    assert code == 0 and "norm" not in out.splitlines()[0]
+
+
 def test_remedies_are_tried_and_told(capsys, monkeypatch):
     monkeypatch.setattr("gradcore.analysis.remedies.find_remedies.__kwdefaults__", {
         **_remedy_defaults(), "steps": 10, "seeds": 2, "limit": 2,

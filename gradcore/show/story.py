@@ -138,6 +138,11 @@ def net_words(config: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, [*parts, config.get("dtype")]))
 
 
+def counted(count: int, noun: str, nouns: str = "") -> str:
+    """1 row, 2 rows; nouns: a plural that is not made by an s."""
+    return f"{count} {noun if count == 1 else nouns or noun + 's'}"
+
+
 _NO_OPTIMIZER = "plain SGD at a rate that suits it"
 
 
@@ -147,7 +152,8 @@ def conditions_line(report: Report) -> str:
     parts = [str(conditions.get("loss", ""))]
     if "batches" in conditions:
         rows = conditions.get("batch_size", conditions.get("rows"))
-        parts.append(f"{conditions['batches']} batches" + (f" of {rows} rows" if rows else ""))
+        batches = counted(conditions["batches"], "batch", "batches")
+        parts.append(batches + (f" of {counted(rows, 'row')}" if rows else ""))
     parts.append(f"loss {number(report.loss, 3)}")
     # settings that are off say nothing about what was judged
     optimizer = re.sub(r", \w+=(False|0\.0)\b", "", conditions.get("optimizer") or _NO_OPTIMIZER)

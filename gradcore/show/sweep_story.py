@@ -160,7 +160,7 @@ def heading(result: SweepResult) -> str:
     designs = len(result.summary())
     seeds = len(result.grid["seed"])
     varied = [name for name in result.varied if name != "seed"]
-    text = f"Sweep of {designs} design{'s' if designs != 1 else ''}"
+    text = f"Sweep of {story.counted(designs, 'design')}"
     text += f" over {', '.join(TITLES.get(name, name) for name in varied)}" if varied else ""
     return text + (f", {seeds} seeds each" if seeds > 1 else "")
 
@@ -170,7 +170,8 @@ def conditions(result: SweepResult) -> str:
     fixed = [label(name, values[0]) for name, values in result.grid.items()
              if len(values) == 1 and name != "seed" and values[0] not in (None, False, 0.0)]  # fmt: skip
     settings = result.settings
-    fixed.append(f"{settings['batches']} batches of {settings['batch_size']}, {settings['loss']}, {settings['dtype']}")
+    batches = story.counted(settings["batches"], "batch", "batches")
+    fixed.append(f"{batches} of {settings['batch_size']}, {settings['loss']}, {settings['dtype']}")
     if result.interrupted:
         fixed.append("cut short: not all points were measured")
     return "; ".join(fixed)
