@@ -239,7 +239,7 @@ gradcore_status gradcore_optimizer_create(gradcore_net *net, const gradcore_opti
   if (!net) return null_argument("net");
   gradcore_optimizer_config known{};
   GRADCORE_TRY(read_config(config, kFirstOptimizerConfig, &known));
-  GRADCORE_TRY(Network::check_optimizer(&known));
+  GRADCORE_TRY(net->check_optimizer(&known));
   return guarded([&] {
     *optimizer = new gradcore_optimizer(*net, known);
     return GRADCORE_OK;

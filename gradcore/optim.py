@@ -238,7 +238,7 @@ class RMSprop(Optimizer):
         net: the net to train.
         lr: learning rate >= 0, or a schedule.
         alpha: smoothing of the mean square s, in [0, 1).
-        eps: > 0.
+        eps: > 0, and not subnormal in the net's dtype (in float32: at least 1.18e-38).
         weight_decay: added to the gradient, times the parameter.
         momentum: of the steps.
     """
@@ -282,7 +282,8 @@ class Adam(Optimizer):
         net: the net to train.
         lr: learning rate >= 0, or a schedule.
         betas: smoothing of the first and second moment, in [0, 1).
-        eps: > 0, added to the root of the second moment.
+        eps: added to the root of the second moment; > 0, and not subnormal in the net's dtype (in float32: at least
+            1.18e-38).
         weight_decay: added to the gradient, times the parameter.
     """
 

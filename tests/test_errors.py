@@ -175,6 +175,7 @@ BAD_OPTIMIZER = {
     "one beta": ("betas", optimizer("Adam", betas=(0.9,)), ""),
     "alpha above one": ("alpha", optimizer("RMSprop", alpha=1.5), "1.5"),
     "eps negative": ("eps", optimizer("Adam", eps=-1e-8), "-1e-08"),
+    "eps that float32 rounds to zero": ("eps", optimizer("Adam", eps=1e-50), "1e-50"),
     "a schedule that gives NaN": ("lr", lambda s: gc.optim.SGD(s.net, lr=lambda step: math.nan).step(), "nan"),
 }
 

@@ -145,6 +145,18 @@ def test_without_clipping_non_finite_gradients_go_through(rng):
     assert np.isfinite(case.mlp.parameters["dense0.weight"]).all()
 
 
+@pytest.mark.parametrize("name", ["RMSprop", "Adam", "AdamW"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_the_smallest_eps_leaves_parameters_without_a_gradient_where_they_are(name, dtype):
+    """One that is subnormal in the net's dtype is refused: it may round to zero, and 0 / 0 is NaN."""
+    net = gc.MLP([3, 4, 2], dtype=dtype)
+    before, least = copies(net.parameters), float(np.finfo(net.dtype).tiny)
+    getattr(gc.optim, name)(net, lr=0.1, eps=least, weight_decay=0.0).step()  # gradients are zero
+    assert_same_bits(net.parameters, before)
+    with pytest.raises(ValueError, match=r"^eps: expected at least .*normal number of the net's dtype, got"):
+        getattr(gc.optim, name)(net, lr=0.1, eps=least / 2)
+
+
 # ---- learning rates ------------------------------------------------------------------------------------
 
 

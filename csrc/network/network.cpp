@@ -1,7 +1,7 @@
 #include "network/network.hpp"
 
+#include <cfloat>
 #include <cmath>
-#include <limits>
 #include <type_traits>
 #include <utility>
 
@@ -92,7 +92,7 @@ gradcore_status Network::check_config(const gradcore_net_config *config) noexcep
   return GRADCORE_OK;
 }
 
-gradcore_status Network::check_optimizer(const gradcore_optimizer_config *config) noexcept {
+gradcore_status Network::check_optimizer(const gradcore_optimizer_config *config) const noexcept {
   if (config->kind < 0 || config->kind >= GRADCORE_NUM_OPTIMIZERS)
     return fail(GRADCORE_INVALID_ARGUMENT, "kind: expected 0 to %d, got %d", GRADCORE_NUM_OPTIMIZERS - 1, config->kind);
   struct Named {
@@ -113,8 +113,11 @@ gradcore_status Network::check_optimizer(const gradcore_optimizer_config *config
   for (const auto &[name, value] : shares)
     if (!(value >= 0 && value < 1))
       return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected a number in [0, 1), got %g", name, value);
-  if (!finite_at_least(config->eps, std::numeric_limits<double>::min()))
-    return fail(GRADCORE_INVALID_ARGUMENT, "eps: expected a finite number > 0, got %g", config->eps);
+  // One that rounds to zero makes 0 / 0 of a parameter without a gradient.
+  const double least = net_.element_size() == 4 ? double(FLT_MIN) : DBL_MIN;
+  if (!finite_at_least(config->eps, least))
+    return fail(GRADCORE_INVALID_ARGUMENT,
+                "eps: expected at least %g, the smallest normal number of the net's dtype, got %g", least, config->eps);
   return GRADCORE_OK;
 }
 

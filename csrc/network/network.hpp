@@ -38,7 +38,7 @@ class Network {
  public:
   // The values; handles.hpp has read the structs.
   static gradcore_status check_config(const gradcore_net_config *config) noexcept;
-  static gradcore_status check_optimizer(const gradcore_optimizer_config *config) noexcept;
+  gradcore_status check_optimizer(const gradcore_optimizer_config *config) const noexcept;
   explicit Network(const gradcore_net_config &config);  // checked; may throw std::bad_alloc
 
   // Each may throw std::bad_alloc, before anything has changed.

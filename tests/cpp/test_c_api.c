@@ -145,6 +145,8 @@ static void check_optimizer_configs(gradcore_net *net) {
   REFUSED_WITH(beta2, -0.1);
   REFUSED_WITH(eps, 0);
   REFUSED_WITH(eps, NAN);
+  REFUSED_WITH(eps, INFINITY);
+  REFUSED_WITH(eps, 1e-38); /* subnormal in float32 */
 #undef REFUSED_WITH
 }
 

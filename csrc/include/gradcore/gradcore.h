@@ -286,7 +286,7 @@ typedef struct gradcore_optimizer_config {
   double weight_decay; /* >= 0: added to the gradient; adamw: decoupled */
   double alpha;        /* rmsprop: smoothing, in [0, 1) */
   double beta1, beta2; /* adam, adamw: in [0, 1) */
-  double eps;          /* > 0 */
+  double eps;          /* rmsprop, adam, adamw: > 0, not subnormal in the net's dtype */
 } gradcore_optimizer_config;
 
 /* State for a net's parameters. The net must outlive its optimizers. */
