@@ -85,7 +85,10 @@ def activation(input: ArrayLike, activation: str) -> Array:
 
 
 def activation_backward(grad_output: ArrayLike, input: ArrayLike, activation: str) -> Array:
-    """grad_output * act'(input). At a kink the derivative is that of the side below (relu: 0 at 0)."""
+    """grad_output * act'(input), with PyTorch's derivatives at the kinks.
+
+    relu, leaky_relu and selu take the one on the left of 0 (0, 0.01 and 1.758), hard_tanh that outside of [-1, 1], 0.
+    """
     code = _check.choice(activation, "activation", _check.ACTIVATIONS)
     dy = _first(grad_output, "grad_output")
     return _core.op_activation_backward(code, dy, _like(input, "input", dy, dy.shape))

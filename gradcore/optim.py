@@ -325,7 +325,7 @@ def constant(lr: float) -> Schedule:
 
 
 def step(lr: float, step_size: int, gamma: float = 0.1) -> Schedule:
-    """Multiplied by `gamma` every `step_size` steps."""
+    """Multiplied by `gamma` every `step_size` steps; ValueError at a step where it has grown beyond all floats."""
     return partial(
         _step,
         lr=_check.non_negative(lr, "lr"),
@@ -335,7 +335,7 @@ def step(lr: float, step_size: int, gamma: float = 0.1) -> Schedule:
 
 
 def exponential(lr: float, gamma: float) -> Schedule:
-    """lr * gamma^step."""
+    """lr * gamma^step; ValueError as `step`."""
     return step(lr, 1, gamma)
 
 
@@ -386,7 +386,13 @@ def _constant(step: int, *, lr: float) -> float:
 
 
 def _step(step: int, *, lr: float, step_size: int, gamma: float) -> float:
-    return lr * gamma ** (step // step_size)
+    power = step // step_size
+    try:
+        return lr * gamma**power
+    except OverflowError:
+        name = "exponential" if step_size == 1 else "step"
+        got = f"{lr:g} * {gamma:g}^{power}"
+        raise ValueError(f"lr: {name} at step {step}: expected a finite number, got {got}") from None
 
 
 def _half_cosine(start: float, end: float, share: float) -> float:

@@ -188,6 +188,12 @@ def test_nan_stays_nan(name, dtype, target):
 # ---- conventions, and independence from position --------------------------------------------------------
 
 
+def test_hard_tanh_has_no_slope_at_its_kinks(dtype, target):
+    """The others' are at 0, among the special values."""
+    x = np.array([-1, np.nextafter(1, 0, dtype=dtype), 1], dtype)
+    np.testing.assert_array_equal(gc.ops.activation_backward(np.ones_like(x), x, "hard_tanh"), [0, 1, 0])
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "elu", "selu", "hard_tanh"])
 def test_derivative_at_kinks_is_that_of_pytorch(name, dtype, target, torch):

@@ -1,6 +1,7 @@
 """The optimizers: step by step against their equations and against PyTorch; schedules; state."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -225,6 +226,35 @@ def test_schedules_by_their_formulas():
     assert [optim.cosine(1.0, 8, 0.1)(s) for s in steps] == pytest.approx(cosine)
     warm = [0.2 * min((s + 1) / 4, 1) for s in steps]
     assert [optim.warmup(0.2, 4)(s) for s in steps] == pytest.approx(warm)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (
+            gc.optim.exponential(1e-3, 1.1),
+            "lr: exponential at step 10000: expected a finite number, got 0.001 * 1.1^10000",
+        ),
+        (
+            gc.optim.warmup(gc.optim.step(0.1, 4, 10), 5),
+            "lr: step at step 10000: expected a finite number, got 0.1 * 10^2500",
+        ),
+        (gc.optim.exponential(1e300, 1.01), "lr: the schedule at step 10000: expected a finite number >= 0, got inf"),
+    ],
+    ids=["exponential", "step", "product"],
+)
+def test_a_schedule_that_outgrows_all_floats_says_when_and_changes_nothing(schedule, message):
+    case = small_case("float32")
+    optimizer = gc.optim.Adam(case.mlp, lr=schedule)
+    optimizer.load_state_dict(optimizer.state_dict() | {"step_count": 10_000})
+    kept = copies(case.mlp.parameters)
+    for step in (lambda: case.mlp.train_step(case.x, case.target, optimizer, loss="mse"), optimizer.step):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            step()
+    assert_same_bits(case.mlp.parameters, kept)
+    assert optimizer.step_count == 10_000 and not any(state.any() for state in optimizer.state_dict()["states"])
+    optimizer.lr = 0.1
+    optimizer.step()
 
 
 @pytest.mark.torch
