@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -433,3 +434,30 @@ def test_numpy_warns_afterwards_as_before():
         before = np.geterr()
         gc.analyze(net, rng.normal(size=(256, 8)), rng.integers(0, 3, 256))
         assert np.geterr() == before
+
+
+def test_what_is_not_finite_is_not_shown_as_zero():
+    """One NaN among the weights: a gradient of zero would be another disease."""
+    net = gc.MLP([20] + [30] * 8 + [5])
+    net.parameters["dense3.weight"][0, 0] = np.nan
+    report = gc.analyze(net, X, LABELS)
+    flow = report.flows[0]
+    assert not flow.delta_norm.any() and (flow.delta_nonfinite_share == 1).all()  # of finite entries, as documented
+    lost = (
+        "delta_norm",
+        "grad_output_norm",
+        "delta_gain",
+        "factors",
+        "weight_grad_norm",
+        "bias_grad_norm",
+        "update_ratio",
+    )
+    for layer in report.to_dict()["layers"]:
+        assert all(layer[name] is None for name in lost)
+        assert (layer["activation_norm"] is None) == (layer["index"] >= 3)
+    rows = re.findall(r"^ +\d+ +\d+ .*$", str(report), re.MULTILINE)
+    assert len(rows) == 9 and all(len(re.findall(r"\bn/a\b", row)) >= 3 and " 0 " not in row[7:] for row in rows)
+    assert "No mean-field prediction: the weights are not finite." in str(report)
+    assert "n/a" in report._repr_html_() and "<td>0</td>" not in report._repr_html_()
+    panels = {ax.get_title(): ax for ax in report.plot().axes}
+    assert not np.isfinite(panels["deltas, norm"].lines[-2].get_ydata()).any()

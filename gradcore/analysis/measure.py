@@ -421,6 +421,24 @@ _RMS_FIELDS = (
     "weight_grad_norm",
     "bias_grad_norm",
 )
+# A flow's statistics run over finite entries: of a layer with others they would tell of zeros, or of a part.
+_OF_FINITE = {
+    "activation_nonfinite_share": (
+        "activation_mean",
+        "activation_var",
+        "activation_norm",
+        "activation_max_abs",
+        "mean_squared_derivative",
+    ),
+    "delta_nonfinite_share": ("delta_norm", "delta_max_abs", "grad_output_norm", "bias_grad_norm"),
+    "weight_grad_nonfinite_share": (
+        "weight_grad_norm",
+        "update_ratio",
+        "gradient_signal",
+        "gradient_noise",
+        "signal_to_noise",
+    ),
+}
 
 
 def layer_records(case: Case, measurement: Measurement) -> tuple[LayerRecord, ...]:
@@ -430,22 +448,27 @@ def layer_records(case: Case, measurement: Measurement) -> tuple[LayerRecord, ..
     columns |= {name: measurement.stack(name).max(axis=0) for name in ("activation_max_abs", "delta_max_abs")}
     signal, noise = signal_and_noise(measurement)
     gains, factors = gain_factors(measurement)
-    columns |= {"gradient_signal": signal, "gradient_noise": noise, "delta_gain": gains}
+    columns |= {"gradient_signal": signal, "gradient_noise": noise}
     columns["update_ratio"] = update_ratio(case, measurement)
     columns["signal_to_noise"] = signal / noise
     unknown = np.full(measurement.depth, np.nan)
     columns["correlation"] = unknown if measurement.propagation is None else measurement.propagation.correlation
+    for share, names in _OF_FINITE.items():
+        columns |= {name: np.where(columns[share] > 0.0, np.nan, columns[name]) for name in names}
+    broken = columns["delta_nonfinite_share"] > 0.0
+    broken[:-1] |= broken[1:]  # a gain leads from one layer to the next
+    columns["delta_gain"] = np.where(broken, np.nan, gains)
     dead = measurement.stack("dead_units").min(axis=0)
     underflow = {name: underflow_shares(measurement, name) for name in FORMATS}
-    widths, names = measurement.config["widths"], [*measurement.config["activation"], None]
+    widths, activations = measurement.config["widths"], [*measurement.config["activation"], None]
     return tuple(
         LayerRecord(
             index=layer,
             in_features=int(widths[layer]),
             out_features=int(widths[layer + 1]),
-            activation=names[layer],
+            activation=activations[layer],
             dead_units=int(dead[layer]),
-            factors=factors[layer],
+            factors=None if broken[layer] else factors[layer],
             underflow={name: float(shares[layer]) for name, shares in underflow.items()},
             **{name: float(values[layer]) for name, values in columns.items()},
         )

@@ -163,7 +163,8 @@ def expected_profile(
     low, high = stack.delta_log - band, stack.delta_log + 0.5 * stack.spread + band
     measured = np.full(stack.depth, np.nan) if measured_log is None else np.asarray(measured_log, dtype=np.float64)
     margin = 0.5 + 0.05 * np.abs(stack.delta_log)  # approximations of the theory itself: 5 % of the change
-    limit = _deep_limit(stack)
+    finite = np.isfinite(weight_var).all() and np.isfinite(bias_var).all()
+    limit = _deep_limit(stack) if finite else _no_theory("the weights are not finite")
     outside = (measured < low - margin) | (measured > high + margin)
     departs = np.flatnonzero(outside & limit.get("valid", True))
     return Prediction(

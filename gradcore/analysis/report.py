@@ -124,8 +124,9 @@ class LayerRecord(Record):
     """One dense layer, over all measured batches: shares and variances are means, norms root mean squares.
 
     Three profiles are kept apart: activations h, deltas dL/dz, weight gradients dL/dW. Norms are those of
-    GradientFlow (over the batch, with the loss's mean reduction). `activation` is None for the output layer.
-    delta_gain and factors lead from layer l + 1 to layer l: None or NaN for the output layer.
+    GradientFlow (over the batch, with the loss's mean reduction), but NaN where an entry they run over is NaN or
+    infinite: what is left of such a layer is no measure of it. `activation` is None for the output layer.
+    delta_gain and factors lead from layer l + 1 to layer l: NaN and None for the output layer, and beside such a layer.
     gradient_signal estimates |E dL/dW|^2, free of batch noise (it can be negative: no signal);
     gradient_noise is the variance of dL/dW over batches of this size; signal_to_noise their ratio.
     underflow: share of the non-zero deltas that would flush to zero, by format.

@@ -148,7 +148,11 @@ def _finish_profile(ax: Any, layers: np.ndarray, log: np.ndarray, title: str) ->
 
 
 def _factors(ax: Any, report: Report) -> None:
+    ax.set_title("factors of the gain of |delta|$^2$")
     layers = [layer for layer in report.layers if layer.factors is not None]
+    if not layers:
+        _say(ax, "no gain between layers to split")
+        return
     for name in story.mean_factors(report):
         values = np.array([getattr(layer.factors, name) for layer in layers], np.float64)
         ax.plot(
@@ -162,7 +166,7 @@ def _factors(ax: Any, report: Report) -> None:
     gains = np.array([GainFactors.product(layer.factors) for layer in layers if layer.factors])
     ax.plot([layer.index for layer in layers], story.log10(gains), color="black", lw=1.8, label="together")
     ax.axhline(0, color=_GREY, lw=0.8)
-    ax.set(title="factors of the gain of |delta|$^2$", xlabel="layer", ylabel="log10")
+    ax.set(xlabel="layer", ylabel="log10")
     bottom, top = ax.get_ylim()
     ax.set_ylim(bottom, top + 0.5 * (top - bottom))  # room for the legend: the factors lie on all sides of 0
     ax.legend(frameon=False, fontsize=7, loc="upper right")

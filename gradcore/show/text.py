@@ -137,7 +137,7 @@ def _profile(report: Report, terminal: Terminal, max_layers: int) -> list[str]:
         layer = report.layers[index]
         tail = [f"{_extra(layer, name):>{len(name)}}" for name in extras]
         lines.append(f"{index:5}  {layer.out_features:5}  {'  '.join([*rows[index + 1], *tail])}".rstrip())
-    spans = [f"{name} {_decades(value):.0f}" for name, value in values.items()]
+    spans = [f"{name} {_decades(value)}" for name, value in values.items()]
     note = f"Bars are logarithmic; decades from one end of a column to the other: {', '.join(spans)}."
     return lines + [terminal.style(line, "dim") for line in terminal.wrap(note)]
 
@@ -180,9 +180,9 @@ def bar_shares(values: np.ndarray) -> np.ndarray:
     return shares
 
 
-def _decades(values: np.ndarray) -> float:
+def _decades(values: np.ndarray) -> str:
     log = story.log10(values)
-    return 0.0 if np.all(np.isnan(log)) else float(np.nanmax(log) - np.nanmin(log))
+    return "n/a" if np.all(np.isnan(log)) else f"{np.nanmax(log) - np.nanmin(log):.0f}"
 
 
 # ---- the gain and its factors ----------------------------------------------------------------

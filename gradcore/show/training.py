@@ -23,12 +23,6 @@ MAPS = {
     "activation_norm": "activations, norm",
     "update_ratio": "one step, relative to the weights",
 }
-# What marks an entry of a map as broken, beside a value that is not finite itself: norms leave such entries out.
-_BROKEN = {
-    "delta_norm": "delta_nonfinite_share",
-    "weight_grad_norm": "weight_grad_nonfinite_share",
-    "activation_norm": "activation_nonfinite_share",
-}
 _MAP_CELLS = 56  # of a map as text, beside its axis
 _SHADES, _ASCII_SHADES = " \u2591\u2592\u2593\u2588", " .:*#"
 _MAX_LAYERS = 16
@@ -93,9 +87,7 @@ def title(report: TrainingReport) -> str:
 
 def map_values(report: TrainingReport, name: str) -> np.ndarray:
     """log10 of a profile, [checks, depth]; NaN where it is zero, or where a value of the layer is not finite."""
-    values = story.log10(report.history[name])
-    broken = report.history[_BROKEN[name]] > 0.0 if name in _BROKEN else False
-    return np.where(broken, np.nan, values)
+    return story.log10(report.history[name])
 
 
 def map_range(values: np.ndarray) -> tuple[float, float]:
