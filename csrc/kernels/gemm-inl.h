@@ -230,6 +230,24 @@ GRADCORE_INLINE void transpose_stages(Vec<T> *rows) {
   if constexpr (H > 1) transpose_stages<T, H / 2>(rows);
 }
 
+// A block of W rows, of which `cols` exist, and W columns, of which `depth` do. Out of line: where it is part of a loop, GCC
+// keeps the addresses of all rows on the stack.
+template <class T, bool kStream>
+__attribute__((noinline)) void pack_transposed_block(int depth, index cols, const T *src, index ld, index width,
+                                                     T *panel) {
+  constexpr int W = kLanes<T>;
+  Vec<T> rows[W];
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++, src += ld) {
+    const int lanes = i < cols ? depth : 0;
+    rows[i] = load_last(src, lanes, lanes == W);
+  }
+  transpose_stages<T, W / 2>(rows);
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++, panel += width)
+    if (i < depth) put<T, kStream>(panel, rows[i]);
+}
+
 // Past the caches a line must be written at once. Where a vector is less, what follows in the panel's row comes next
 // (AVX2: step of b256 w256 d20 1.05 times as fast; bench/README.md, AVX2); else the row of the source is followed.
 template <class T, bool kStream>
@@ -240,17 +258,8 @@ GRADCORE_INLINE void pack_transposed_by(index depth, index cols, const T *src, i
   for (index m = 0; m < outer; m += W) {
     for (index n = 0; n < inner; n += W) {
       const index j = kAlongRows ? n : m, k = kAlongRows ? m : n;
-      const int left = depth - k < W ? int(depth - k) : W;
-      Vec<T> rows[W];
-#pragma GCC unroll 16
-      for (int i = 0; i < W; i++) {
-        const T *row = src + (j + i) * ld + k;
-        rows[i] = j + i >= cols ? Vec<T>{} : load_last<T>(row, left, left == W);
-      }
-      transpose_stages<T, W / 2>(rows);
-#pragma GCC unroll 16
-      for (int i = 0; i < W; i++)
-        if (i < left) put<T, kStream>(panel + (k + i) * width + j, rows[i]);
+      pack_transposed_block<T, kStream>(depth - k < W ? int(depth - k) : W, cols - j, src + j * ld + k, ld, width,
+                                        panel + k * width + j);
     }
   }
 }
