@@ -29,9 +29,12 @@ write_basic_package_version_file(gradcoreConfigVersion.cmake COMPATIBILITY SameM
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/gradcoreConfig.cmake
               ${CMAKE_CURRENT_BINARY_DIR}/gradcoreConfigVersion.cmake DESTINATION ${package_dir})
 
-# Relative to the .pc file itself, so that the installed tree may be moved.
-file(RELATIVE_PATH pkgconfig_to_include "/${pkgconfig_dir}" "/${include_dir}")
-file(RELATIVE_PATH pkgconfig_to_library "/${pkgconfig_dir}" "/${library_dir}")
+# Relative to the .pc file itself, so that the installed tree may be moved. Directories may be absolute, too.
+foreach(kind include library pkgconfig)
+  get_filename_component(full_${kind}_dir "${${kind}_dir}" ABSOLUTE BASE_DIR "${CMAKE_INSTALL_PREFIX}")
+endforeach()
+file(RELATIVE_PATH pkgconfig_to_include "${full_pkgconfig_dir}" "${full_include_dir}")
+file(RELATIVE_PATH pkgconfig_to_library "${full_pkgconfig_dir}" "${full_library_dir}")
 if(GRADCORE_STATIC)
   set(pkgconfig_cflags " -DGRADCORE_STATIC")
   set(pkgconfig_libs " -lstdc++ -lm -pthread")

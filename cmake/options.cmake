@@ -43,11 +43,12 @@ function(gradcore_link_options target)
   endif()
 endfunction()
 
-# Only the names of gradcore.h leave the library, not even the weak symbols of its C++ templates.
+# Only the names of gradcore.h leave the library, not even the weak symbols of its C++ templates. It stays loaded when a
+# host unloads the plugin that it came with: its threads would return into nothing.
 function(gradcore_export_only_c_interface target)
   set(map "${PROJECT_SOURCE_DIR}/cmake/exports.map")
   if(NOT APPLE)
-    target_link_options(${target} PRIVATE -Wl,--version-script=${map})
+    target_link_options(${target} PRIVATE -Wl,--version-script=${map} -Wl,-z,nodelete)
     if(NOT GRADCORE_SANITIZE) # whose symbols come from the program
       target_link_options(${target} PRIVATE -Wl,--no-undefined)
     endif()

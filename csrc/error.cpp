@@ -1,5 +1,6 @@
 #include "error.hpp"
 
+#include <cctype>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
@@ -16,7 +17,8 @@ gradcore_status fail(gradcore_status status, const char *format, ...) noexcept {
   std::vsnprintf(text, sizeof text, format, arguments);
   va_end(arguments);
   // The C library prints the sign that arithmetic left on a NaN; it means nothing to a reader.
-  while (char *nan = std::strstr(text, "-nan")) std::memmove(nan, nan + 1, std::strlen(nan));
+  for (char *nan = text; (nan = std::strstr(nan, " -nan")); nan++)
+    if (!std::isalnum(static_cast<unsigned char>(nan[5]))) std::memmove(nan + 1, nan + 2, std::strlen(nan + 1));
   return status;
 }
 

@@ -6,6 +6,7 @@
 # library with Python's gradcore.
 
 cimport cython
+from libc.errno cimport errno
 from libc.stdint cimport int64_t
 
 from gradcore.gradcore cimport *
@@ -19,6 +20,7 @@ cdef inline int gradcore_check(gradcore_status status) except -1 nogil:
     """0 for GRADCORE_OK; otherwise raises what Python's gradcore raises, with the library's own text."""
     if status == GRADCORE_OK:
         return 0
+    cdef int reason = errno
     with gil:
         text = gradcore_last_error().decode("utf-8", "replace")
         if status == GRADCORE_NON_FINITE:
@@ -26,7 +28,7 @@ cdef inline int gradcore_check(gradcore_status status) except -1 nogil:
         if status == GRADCORE_OUT_OF_MEMORY:
             raise MemoryError(text)
         if status == GRADCORE_IO_ERROR:
-            raise OSError(text)
+            raise OSError(reason, text)
         if status == GRADCORE_INTERNAL:
             raise RuntimeError(text)
         raise ValueError(text)

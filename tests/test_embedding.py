@@ -120,6 +120,26 @@ def test_the_library_exports_the_header_and_nothing_else():
     assert exported == set(c_header.read(native.include_dir() / "gradcore" / "gradcore.h").functions)
 
 
+UNLOADED = """
+import _ctypes, ctypes, sys
+for _ in range(3):
+    library = ctypes.CDLL(sys.argv[1])
+    library.gradcore_set_num_threads(4)
+    data = (ctypes.c_float * 4_000_000)()
+    assert library.gradcore_op_activation(0, 10, data, ctypes.c_int64(len(data)), data) == 0
+    _ctypes.dlclose(library._handle)
+print(sum("libgradcore" in line for line in open("/proc/self/maps")) > 0)
+"""
+
+
+@pytest.mark.skipif(native.library_file().suffix == ".a", reason="a static library is not loaded")
+def test_a_host_may_unload_it(tmp_path):
+    """Its threads, which are waiting for work, would return into nothing."""
+    script = tmp_path / "unloaded.py"
+    script.write_text(UNLOADED)
+    assert native.run(sys.executable, script, native.library_file()).strip() == "True"
+
+
 # ---- every function, wrongly called ----------------------------------------------------------------------------
 
 # Arguments of which no value is wrong: flags, seeds, callbacks, and what may be NULL.

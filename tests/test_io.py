@@ -158,6 +158,25 @@ def test_what_cannot_be_replaced_is_left(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
 
 
+def test_a_link_leads_to_what_is_replaced(tmp_path):
+    target, link = tmp_path / "run7.safetensors", tmp_path / "latest"
+    gc.MLP([3, 2]).save(target)
+    link.symlink_to(target.name)
+    gc.MLP([3, 8, 2]).save(link)
+    assert link.is_symlink() and gc.load(target).depth == 2
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/null")], ids=["pipe", "device"])
+def test_pipes_and_devices_are_not_replaced(make, tmp_path):
+    path = tmp_path / "there"
+    make(path)
+    before = path.stat()
+    with pytest.raises(OSError, match="not a regular file") as error:
+        gc.MLP([3, 2]).save(path)
+    assert error.value.errno == errno.EINVAL
+    assert path.stat().st_ino == before.st_ino and [entry.name for entry in tmp_path.iterdir()] == ["there"]
+
+
 def test_permissions_are_kept(tmp_path):
     path = tmp_path / "net.safetensors"
     gc.MLP([3, 2]).save(path)

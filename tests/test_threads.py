@@ -1,5 +1,6 @@
 """Threads change the time, never the bits; forks and other Python threads are safe."""
 
+import contextlib
 import multiprocessing
 import threading
 import warnings
@@ -139,6 +140,43 @@ def test_a_forked_child_works(num_threads):
         child.join(timeout=60)
         assert child.exitcode == 0
     assert train("odd", "float32")["output"].tobytes() == expected  # the parent's pool still works
+
+
+def _train_busy_net(net, x, labels, queue):
+    try:
+        net.loss(x, labels)
+    except ValueError as error:
+        queue.put(str(error))
+
+
+def test_a_net_in_use_at_the_fork_says_so(rng):
+    """Its lock belongs to a thread that the child does not have."""
+    net = gc.MLP([64, 256, 256, 8])
+    x, labels = rng.standard_normal((64, 64)).astype("float32"), np.zeros(64, int)
+    stop, context = threading.Event(), multiprocessing.get_context("fork")
+    queue = context.Queue()
+
+    def keep_busy():
+        while not stop.is_set():
+            with contextlib.suppress(ValueError):
+                net.loss_and_gradients(x, labels)
+
+    busy = threading.Thread(target=keep_busy)
+    busy.start()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for _ in range(50):
+                child = context.Process(target=_train_busy_net, args=(net, x, labels, queue))
+                child.start()
+                child.join(timeout=60)
+                if not queue.empty():
+                    break
+    finally:
+        stop.set()
+        busy.join()
+    assert "when this process was forked" in queue.get(timeout=10)
+    net.loss(x, labels)  # the parent's is as it was
 
 
 # ---- environment and settings -----------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 // The Python module gradcore._core, with the net and its optimizer. The GIL is released around every
 // native call. No arithmetic in this folder, and nothing of the library but gradcore.h.
+#include <pthread.h>
 #include <pybind11/stl.h>
 
 #include <atomic>
 #include <cerrno>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -31,6 +33,8 @@ gradcore_net_config config_of(const gradcore_net *handle) {
   return config;
 }
 
+std::atomic<unsigned> forks{0};  // that this process is away from the one that loaded the module
+
 class Net : public std::enable_shared_from_this<Net> {
  public:
   const int32_t dtype;
@@ -46,7 +50,11 @@ class Net : public std::enable_shared_from_this<Net> {
   // One thread at a time: the net has one workspace. Never waits, so it cannot deadlock with the GIL.
   std::unique_lock<std::mutex> lock() const {
     std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-    if (!lock.owns_lock()) throw py::value_error("net is in use by another thread");
+    if (!lock.owns_lock())
+      throw py::value_error(locked_in_ == forks ? "net is in use by another thread"
+                                                : "net was in use when this process was forked, and may be half "
+                                                  "changed: make or load another");
+    locked_in_ = forks.load();
     return lock;
   }
 
@@ -112,6 +120,7 @@ class Net : public std::enable_shared_from_this<Net> {
 
   gradcore_net *const handle_;
   mutable std::mutex mutex_;
+  mutable std::atomic<unsigned> locked_in_{0};  // the process, by the forks that led to it
   std::atomic<int> live_views_{0};
   std::atomic<bool> parameters_written_{false};
 };
@@ -136,7 +145,8 @@ std::shared_ptr<Net> new_net(const std::vector<int64_t> &widths, const std::vect
 
 // ---- files -----------------------------------------------------------------------------------------
 
-// `path` in the encoding of the file system; OSError with the system's own reason.
+// `path` in the encoding of the file system; OSError with the system's own reason, but for pipes and devices, which it
+// would take.
 template <class Call>
 void run_on_file(const py::bytes &path, Call call) {
   const std::string name = path;
@@ -148,9 +158,10 @@ void run_on_file(const py::bytes &path, Call call) {
     return result;
   });
   if (status != GRADCORE_IO_ERROR) return check(status);
-  errno = reason;
   const auto shown = py::reinterpret_steal<py::object>(PyUnicode_DecodeFSDefault(name.c_str()));
-  PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, shown.ptr());
+  const char *text = reason == EINVAL ? "not a regular file" : std::strerror(reason);
+  const py::object error = py::handle(PyExc_OSError)(reason, text, shown);
+  PyErr_SetObject(reinterpret_cast<PyObject *>(Py_TYPE(error.ptr())), error.ptr());
   throw py::error_already_set();
 }
 
@@ -469,6 +480,7 @@ void bind_net(py::module_ &m) {
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   using namespace gradcore::bindings;
   m.doc() = "Bindings of libgradcore; use the functions of the package gradcore instead.";
+  pthread_atfork(nullptr, nullptr, [] { forks++; });
   bind_library(m);
   bind_statistics(m);
   bind_net(m);

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <system_error>
 
@@ -85,8 +86,21 @@ FileDraft::~FileDraft() {
   errno = reason;
 }
 
+// What is there must be a file, which a link may lead to: a pipe or a device would be gone, and a link without its
+// target.
 gradcore_status FileDraft::open(const char *path) {
   path_ = path;
+  struct stat replaced{};
+  if (stat(path, &replaced) == 0) {
+    if (!S_ISREG(replaced.st_mode)) {
+      errno = S_ISDIR(replaced.st_mode) ? EISDIR : EINVAL;
+      return fail_io("a regular file");
+    }
+    char *target = realpath(path, nullptr);
+    if (!target) return fail_io("a file that can be replaced");
+    path_ = target;
+    std::free(target);
+  }
   const std::size_t slash = path_.rfind('/');
   folder_ = slash == std::string::npos ? "." : path_.substr(0, slash + 1);
   std::string draft = folder_ + "/" + draft_name();

@@ -200,19 +200,21 @@ Pool *pool() noexcept {
 
 }  // namespace
 
+// What another thread sets meanwhile stands.
 int get_num_threads() noexcept {
   int n = num_threads.load(std::memory_order_relaxed);
-  if (n == 0) {
-    const ThreadCount chosen = default_num_threads();
-    num_threads_from.store(chosen.source, std::memory_order_relaxed);
-    num_threads.store(n = chosen.count, std::memory_order_relaxed);
-  }
-  return n;
+  if (n != 0) return n;
+  const ThreadCount chosen = default_num_threads();
+  if (!num_threads.compare_exchange_strong(n, chosen.count, std::memory_order_relaxed)) return n;
+  const char *none = nullptr;
+  num_threads_from.compare_exchange_strong(none, chosen.source, std::memory_order_relaxed);
+  return chosen.count;
 }
 
 const char *num_threads_source() noexcept {
   get_num_threads();
-  return num_threads_from.load(std::memory_order_relaxed);
+  const char *source = num_threads_from.load(std::memory_order_relaxed);
+  return source ? source : default_num_threads().source;  // another thread is about to say so
 }
 
 void set_num_threads(int n) noexcept {

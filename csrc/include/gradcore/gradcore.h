@@ -17,9 +17,11 @@
  *     unless the function's own comment says otherwise.
  *   - Matrices are row-major. A `*_stride` is the distance between rows, counted in elements.
  *   - `dtype` fixes the element type of every `void *` array of a net: double with GRADCORE_FLOAT64, else float.
- *   - The library never prints, aborts, exits or throws.
- *   - Once a net has seen a batch as large, its passes and steps allocate nothing and take no lock. Where a
- *     call must not wait for other threads either, gradcore_net_set_threads(net, NULL, NULL, 1) keeps it on its own.
+ *   - The library never prints, aborts, exits or throws. Once its threads have started it stays loaded: a plugin that
+ *     links it statically and may be unloaded is linked with -Wl,-z,nodelete itself.
+ *   - A pass or step of a kind and a number of rows that the net has seen allocates nothing and takes no lock (one of
+ *     fewer rows may lay its memory out differently, and take more). Where a call must not wait for other threads
+ *     either, gradcore_net_set_threads(net, NULL, NULL, 1) keeps it on its own.
  *   - One net may be used by one thread at a time; different nets may be used concurrently.
  *     A call that finds the thread pool taken runs on its own thread, with the same result to the bit.
  */
@@ -84,8 +86,8 @@ typedef enum gradcore_normalization {
 } gradcore_normalization;
 
 typedef enum gradcore_loss {
-  GRADCORE_CROSS_ENTROPY = 0,        /* mean over rows; labels or probabilities */
-  GRADCORE_BINARY_CROSS_ENTROPY = 1, /* of logits; mean over elements, as are the rest */
+  GRADCORE_CROSS_ENTROPY = 0,        /* mean over rows; labels, or probabilities in [0, 1] */
+  GRADCORE_BINARY_CROSS_ENTROPY = 1, /* logits against values in [0, 1]; mean over elements, as are the rest */
   GRADCORE_MSE = 2,
   GRADCORE_MAE = 3,
   GRADCORE_HUBER = 4, /* delta 1 */
@@ -141,7 +143,7 @@ GRADCORE_API gradcore_status gradcore_set_target(const char *name);
 GRADCORE_API int32_t gradcore_has_bfloat16_products(void);
 
 /* Threads that a call may use, itself included. Default: GRADCORE_NUM_THREADS, else
- * OMP_NUM_THREADS, else the CPUs this process may run on (affinity and cgroup quota). */
+ * OMP_NUM_THREADS, else the CPUs this process may run on (affinity and cgroup quota). At most 256. */
 GRADCORE_API int32_t gradcore_get_num_threads(void);
 /* What decided it: "set_num_threads", "GRADCORE_NUM_THREADS", "OMP_NUM_THREADS", "CPU affinity" or "cgroup quota". */
 GRADCORE_API const char *gradcore_num_threads_source(void);
@@ -180,8 +182,8 @@ GRADCORE_API gradcore_status gradcore_net_initialize_words(gradcore_net *net, in
 /* The threads that calls of this net run on. parallel_for NULL: the library's own, as without this call; else
  * the caller's. The library then calls parallel_for(context, n, task, argument) from inside a call of the net,
  * with 2 <= n <= num_threads; it must run task(argument, i) for each i in [0, n), on whichever threads and in
- * any order, and return once all have returned. Tasks that run at the same time share the work; those that come
- * after the others have begun find nothing to do. The results are the same to the bit in every case.
+ * any order, throw nothing, and return once all have returned. Tasks that run at the same time share the work; those
+ * that come after the others have begun find nothing to do. The results are the same to the bit in every case.
  * num_threads: at most so many threads; 0: gradcore_get_num_threads(), which also bounds the library's own threads,
  * but not the caller's. */
 typedef void (*gradcore_parallel_task)(void *argument, int32_t index);
@@ -269,7 +271,8 @@ GRADCORE_API gradcore_status gradcore_net_loss_and_gradients(gradcore_net *net, 
                                                              const gradcore_target_data *target, int32_t loss,
                                                              int32_t record, double *loss_value);
 
-/* The loss of the net's outputs alone (inference mode; nothing of the net changes). */
+/* The loss of the net's outputs alone (inference mode; nothing of the net changes, but a forward pass that waits for
+ * its backward is forgotten). */
 GRADCORE_API gradcore_status gradcore_net_loss(gradcore_net *net, const gradcore_matrix *input,
                                                const gradcore_target_data *target, int32_t loss, double *loss_value);
 
@@ -310,7 +313,8 @@ typedef struct gradcore_step {
  * (coefficient max_norm / (total_norm + 1e-6), at most 1), then clip_value > 0 clamps each
  * element; 0 means no clipping. The gradients themselves are read, not changed.
  * A non-finite total norm leaves parameters and state untouched when clip_norm > 0 is asked for,
- * and returns GRADCORE_NON_FINITE. */
+ * and returns GRADCORE_NON_FINITE.
+ * record != 0: the flow's updates are those of this step; the rest stays that of the last recorded pass. */
 GRADCORE_API gradcore_status gradcore_optimizer_step(gradcore_optimizer *optimizer, double clip_norm, double clip_value,
                                                      int32_t record, gradcore_step *step);
 

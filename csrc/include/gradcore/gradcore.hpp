@@ -283,7 +283,8 @@ class Net {
   void initialize(gradcore_initializer initializer = GRADCORE_INIT_AUTO, std::uint64_t seed = 0) {
     detail::check(gradcore_net_initialize(c(), initializer, seed));
   }
-  // The threads its calls run on: at most num_threads (0: as for all nets), of the library or of the caller.
+  // The threads its calls run on: at most num_threads (0: as for all nets), of the library or of the caller, whose
+  // parallel_for throws nothing.
   void set_threads(int num_threads, gradcore_parallel_for parallel_for = nullptr, void *context = nullptr) {
     detail::check(gradcore_net_set_threads(c(), parallel_for, context, num_threads));
   }
