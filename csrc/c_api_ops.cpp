@@ -1,10 +1,12 @@
 // The C interface of clipping and of the single ops on plain arrays: checks, then ops and kernels.
+#include <algorithm>
 #include <cmath>
 #include <initializer_list>
 #include <limits>
 #include <vector>
 
 #include "error.hpp"
+#include "layers/batch_norm.hpp"
 #include "network/architecture.hpp"
 #include "network/loss.hpp"
 #include "network/workspace.hpp"
@@ -59,19 +61,37 @@ gradcore_status with_kernels(int32_t dtype, F &&body) noexcept {
   });
 }
 
-template <class T>
-T type_of(const KernelSet<T> &);  // its element type, for decltype
-
 template <class K>
-using ElementOf = decltype(type_of(std::declval<const K &>()));
+using ElementOf = typename std::decay_t<K>::Element;
+
+index num_tiles(index n) noexcept { return (n + kTileRows - 1) / kTileRows; }
 
 // task(first row, rows) over a matrix of n rows.
 template <class F>
 void for_tiles(index n, double flops, F &&task) noexcept {
-  parallel_for((n + kTileRows - 1) / kTileRows, flops, [&](index t) {
+  parallel_for(num_tiles(n), flops, [&](index t) {
     const index first = t * kTileRows;
     task(first, n - first < kTileRows ? n - first : kTileRows);
   });
+}
+
+// What rows_of(first row, rows, partial) makes of each tile of n rows: a row of `width` numbers. May throw bad_alloc.
+template <class T, class F>
+std::vector<T> partials_of_tiles(index n, index width, F &&rows_of) {
+  std::vector<T> partials(std::size_t(num_tiles(n) * width));
+  for_tiles(n, 8.0 * double(n) * double(width),
+            [&](index first, index rows) { rows_of(first, rows, partials.data() + first / kTileRows * width); });
+  return partials;
+}
+
+// Their sums, in double: one number of type T would lose the digits of millions of rows.
+template <class T, class F>
+std::vector<double> sums_of_tiles(index n, index width, F &&rows_of) {
+  const std::vector<T> partials = partials_of_tiles<T>(n, width, rows_of);
+  std::vector<double> sums(std::size_t(width), 0.0);
+  for (const T *partial = partials.data(), *end = partial + partials.size(); partial < end; partial += width)
+    for (index i = 0; i < width; i++) sums[std::size_t(i)] += double(partial[i]);
+  return sums;
 }
 
 // A caller's matrix whose rows may be read a full vector beyond their end.
@@ -155,7 +175,7 @@ gradcore_status gradcore_clip_grad_norm(int32_t dtype, void *const *arrays, cons
   if (!(max_norm >= 0)) return fail(GRADCORE_INVALID_ARGUMENT, "max_norm: expected a number >= 0, got %g", max_norm);
   if (!(norm_type > 0)) return fail(GRADCORE_INVALID_ARGUMENT, "norm_type: expected a number > 0, got %g", norm_type);
   return with_kernels(dtype, [&](const auto &kernels) -> gradcore_status {
-    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    using T = ElementOf<decltype(kernels)>;
     const ArrayList<T> list = as_list<T>(arrays, sizes, num_arrays);
     const double norm = total_norm(kernels, list, norm_type);
     if (total) *total = norm;
@@ -173,7 +193,7 @@ gradcore_status gradcore_clip_grad_value(int32_t dtype, void *const *arrays, con
   if (!(clip_value >= 0))
     return fail(GRADCORE_INVALID_ARGUMENT, "clip_value: expected a number >= 0, got %g", clip_value);
   return with_kernels(dtype, [&](const auto &kernels) {
-    clip_arrays(kernels, as_list<ElementOf<std::decay_t<decltype(kernels)>>>(arrays, sizes, num_arrays), clip_value);
+    clip_arrays(kernels, as_list<ElementOf<decltype(kernels)>>(arrays, sizes, num_arrays), clip_value);
     return GRADCORE_OK;
   });
 }
@@ -187,7 +207,7 @@ gradcore_status gradcore_op_dense(int32_t dtype, const gradcore_matrix *input, c
                 (long long)input->cols, (long long)weight->cols);
   if (!output) return null_argument("output");
   return with_kernels(dtype, [&](const auto &kernels) {
-    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    using T = ElementOf<decltype(kernels)>;
     const index in = weight->cols, out = weight->rows;
     AlignedBuffer packed, start;
     pack_weight(kernels, *weight, true, packed);
@@ -212,7 +232,7 @@ gradcore_status gradcore_op_dense_backward(int32_t dtype, const gradcore_matrix 
   GRADCORE_TRY(check_shape("weight", weight, weight->rows, input->cols));
   GRADCORE_TRY(check_shape("grad_output", grad_output, input->rows, weight->rows));
   return with_kernels(dtype, [&](const auto &kernels) {
-    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    using T = ElementOf<decltype(kernels)>;
     const index n = input->rows, in = weight->cols, out = weight->rows;
     const double flops = 2.0 * double(n) * double(in) * double(out);
     const T *dy = static_cast<const T *>(grad_output->data);
@@ -232,7 +252,12 @@ gradcore_status gradcore_op_dense_backward(int32_t dtype, const gradcore_matrix 
                     static_cast<T *>(grad_weight), false);
       });
     }
-    if (grad_bias) kernels.column_sum(n, out, dy, grad_output->stride, false, static_cast<T *>(grad_bias));
+    if (grad_bias) {
+      const std::vector<double> sums = sums_of_tiles<T>(n, out, [&](index first, index rows, T *partial) {
+        kernels.column_sum(rows, out, dy + first * grad_output->stride, grad_output->stride, false, partial);
+      });
+      std::copy(sums.begin(), sums.end(), static_cast<T *>(grad_bias));
+    }
     return GRADCORE_OK;
   });
 }
@@ -241,7 +266,7 @@ gradcore_status gradcore_op_activation(int32_t dtype, int32_t activation, const 
                                        void *output) {
   GRADCORE_TRY(check_activation(activation, count, {{"input", input}, {"output", output}}));
   return with_kernels(dtype, [&](const auto &kernels) {
-    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    using T = ElementOf<decltype(kernels)>;
     for_elements(count, [&](index first, index n) {
       kernels.activation_forward[activation](1, n, static_cast<const T *>(input) + first, n,
                                              static_cast<T *>(output) + first, n);
@@ -255,7 +280,7 @@ gradcore_status gradcore_op_activation_backward(int32_t dtype, int32_t activatio
   GRADCORE_TRY(check_activation(activation, count,
                                 {{"grad_output", grad_output}, {"input", input}, {"grad_input", grad_input}}));
   return with_kernels(dtype, [&](const auto &kernels) {
-    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    using T = ElementOf<decltype(kernels)>;
     for_elements(count, [&](index first, index n) {
       activation_backward(kernels, activation, n, static_cast<const T *>(grad_output) + first,
                           static_cast<const T *>(input) + first, static_cast<T *>(grad_input) + first);
@@ -277,23 +302,32 @@ gradcore_status gradcore_op_batch_norm(int32_t dtype, const gradcore_matrix *inp
                                {"save_invstd", save_invstd}}));
   if (!(eps > 0)) return fail(GRADCORE_INVALID_ARGUMENT, "eps: expected a number > 0, got %g", eps);
   return with_kernels(dtype, [&](const auto &kernels) {
-    using T = ElementOf<std::decay_t<decltype(kernels)>>;
-    const index n = input->rows, c = input->cols;
+    using T = ElementOf<decltype(kernels)>;
+    const index n = input->rows, c = input->cols, stride = input->stride;
+    const T *x = static_cast<const T *>(input->data), *gamma = static_cast<const T *>(weight);
+    T *mean = static_cast<T *>(save_mean), *inv_std = static_cast<T *>(save_invstd), *y = static_cast<T *>(output);
+    const std::vector<T> partials = partials_of_tiles<T>(n, 3 * c, [&](index first, index rows, T *partial) {
+      kernels.column_moments(rows, c, x + first * stride, stride, partial, partial + c, partial + 2 * c);
+    });
     std::vector<T> columns(std::size_t(2 * c));
     T *scale = columns.data(), *shift = scale + c;
-    T *mean = static_cast<T *>(save_mean), *inv_std = static_cast<T *>(save_invstd);
-    const T *x = static_cast<const T *>(input->data);
-    kernels.column_moments(n, c, x, input->stride, mean, shift, inv_std);
-    for (index i = 0; i < c; i++) {
-      const double inverse = 1.0 / std::sqrt(double(inv_std[i]) / double(n) + eps);
-      const double gamma = double(static_cast<const T *>(weight)[i]), beta = double(static_cast<const T *>(bias)[i]);
-      const double before = double(mean[i]), rest = double(shift[i]);
-      mean[i] = T(before + rest);
-      inv_std[i] = T(inverse);
-      scale[i] = T(gamma * inverse);
-      shift[i] = T(beta - gamma * inverse * ((before - double(mean[i])) + rest));
-    }
-    kernels.batch_norm_forward(n, c, x, input->stride, mean, scale, shift, static_cast<T *>(output), c);
+    for_column_groups({0, c}, [&](index begin, index count) {
+      double means[kMergeColumns], m2[kMergeColumns];
+      merge_moments<T>(
+          num_tiles(n), [&](index t) { return partials.data() + t * 3 * c + begin; }, c,
+          [&](index t) { return std::min(kTileRows, n - t * kTileRows); }, n, count, means, m2);
+      for (index i = begin; i < begin + count; i++) {
+        const double inverse = 1.0 / std::sqrt(m2[i - begin] / double(n) + eps);
+        mean[i] = T(means[i - begin]);
+        inv_std[i] = T(inverse);
+        scale[i] = T(double(gamma[i]) * inverse);
+        shift[i] = T(double(static_cast<const T *>(bias)[i]) -
+                     double(gamma[i]) * inverse * (means[i - begin] - double(mean[i])));
+      }
+    });
+    for_tiles(n, 8.0 * double(n) * double(c), [&](index first, index rows) {
+      kernels.batch_norm_forward(rows, c, x + first * stride, stride, mean, scale, shift, y + first * c, c);
+    });
     return GRADCORE_OK;
   });
 }
@@ -311,21 +345,29 @@ gradcore_status gradcore_op_batch_norm_backward(int32_t dtype, const gradcore_ma
                                {"grad_weight", grad_weight},
                                {"grad_bias", grad_bias}}));
   return with_kernels(dtype, [&](const auto &kernels) {
-    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    using T = ElementOf<decltype(kernels)>;
     const index n = input->rows, c = input->cols;
     std::vector<T> factors(std::size_t(3 * c));
     T *a = factors.data(), *s1 = a + c, *s2 = s1 + c;
     const T *x = static_cast<const T *>(input->data), *dy = static_cast<const T *>(grad_output->data);
     const T *mean = static_cast<const T *>(save_mean), *inv_std = static_cast<const T *>(save_invstd);
     T *dgamma = static_cast<T *>(grad_weight), *dbeta = static_cast<T *>(grad_bias);
-    kernels.batch_norm_sums(n, c, dy, grad_output->stride, x, input->stride, mean, inv_std, dbeta, dgamma);
+    const std::vector<double> sums = sums_of_tiles<T>(n, 2 * c, [&](index first, index rows, T *partial) {
+      kernels.batch_norm_sums(rows, c, dy + first * grad_output->stride, grad_output->stride, x + first * input->stride,
+                              input->stride, mean, inv_std, partial, partial + c);
+    });
     for (index i = 0; i < c; i++) {
+      dbeta[i] = T(sums[std::size_t(i)]);
+      dgamma[i] = T(sums[std::size_t(c + i)]);
       a[i] = static_cast<const T *>(weight)[i] * inv_std[i];
-      s1[i] = dbeta[i] / T(n);
-      s2[i] = dgamma[i] / T(n);
+      s1[i] = T(sums[std::size_t(i)] / double(n));
+      s2[i] = T(sums[std::size_t(c + i)] / double(n));
     }
-    kernels.batch_norm_backward(n, c, dy, grad_output->stride, x, input->stride, mean, inv_std, a, s1, s2,
-                                static_cast<T *>(grad_input), c);
+    for_tiles(n, 8.0 * double(n) * double(c), [&](index first, index rows) {
+      kernels.batch_norm_backward(rows, c, dy + first * grad_output->stride, grad_output->stride,
+                                  x + first * input->stride, input->stride, mean, inv_std, a, s1, s2,
+                                  static_cast<T *>(grad_input) + first * c, c);
+    });
     return GRADCORE_OK;
   });
 }
@@ -339,7 +381,7 @@ gradcore_status gradcore_op_layer_norm(int32_t dtype, const gradcore_matrix *inp
   if (!rms && !bias) return null_argument("bias");
   if (!(eps > 0)) return fail(GRADCORE_INVALID_ARGUMENT, "eps: expected a number > 0, got %g", eps);
   return with_kernels(dtype, [&](const auto &kernels) {
-    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    using T = ElementOf<decltype(kernels)>;
     const index c = input->cols;
     for_tiles(input->rows, 8.0 * double(input->rows) * double(c), [&](index first, index rows) {
       kernels.layer_norm_forward(rows, c, static_cast<const T *>(input->data) + first * input->stride, input->stride,
@@ -364,12 +406,17 @@ gradcore_status gradcore_op_layer_norm_backward(int32_t dtype, const gradcore_ma
                                {"grad_weight", grad_weight}}));
   if (!rms && !grad_bias) return null_argument("grad_bias");
   return with_kernels(dtype, [&](const auto &kernels) {
-    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    using T = ElementOf<decltype(kernels)>;
     const index n = input->rows, c = input->cols;
     const T *x = static_cast<const T *>(input->data), *dy = static_cast<const T *>(grad_output->data);
     const T *mean = static_cast<const T *>(save_mean), *inv_std = static_cast<const T *>(save_invstd);
-    kernels.layer_norm_param_grads(n, c, dy, grad_output->stride, x, input->stride, mean, inv_std,
-                                   static_cast<T *>(grad_weight), rms ? nullptr : static_cast<T *>(grad_bias));
+    const std::vector<double> sums = sums_of_tiles<T>(n, 2 * c, [&](index first, index rows, T *partial) {
+      kernels.layer_norm_param_grads(rows, c, dy + first * grad_output->stride, grad_output->stride,
+                                     x + first * input->stride, input->stride, mean + first, inv_std + first, partial,
+                                     rms ? nullptr : partial + c);
+    });
+    std::copy_n(sums.begin(), c, static_cast<T *>(grad_weight));
+    if (!rms) std::copy_n(sums.begin() + c, c, static_cast<T *>(grad_bias));
     for_tiles(n, 8.0 * double(n) * double(c), [&](index first, index rows) {
       kernels.layer_norm_backward(rows, c, dy + first * grad_output->stride, grad_output->stride,
                                   x + first * input->stride, input->stride, static_cast<const T *>(weight),
@@ -400,7 +447,7 @@ gradcore_status gradcore_op_loss(int32_t dtype, int32_t loss, const gradcore_mat
                     (long long)c, (long long)target->labels[r]);
   }
   return with_kernels(dtype, [&](const auto &kernels) {
-    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    using T = ElementOf<decltype(kernels)>;
     const TargetView<T> view{target->labels, static_cast<const T *>(target->values.data), target->values.stride};
     const double scale = loss_scale(loss, n, c);
     std::vector<double> sums(std::size_t((n + kTileRows - 1) / kTileRows));
@@ -422,14 +469,12 @@ gradcore_status gradcore_op_array_stats(int32_t dtype, const void *array, int64_
   if (count > 0 && !array) return null_argument("array");
   if (!stats) return null_argument("stats");
   return with_kernels(dtype, [&](const auto &kernels) {
-    using T = ElementOf<std::decay_t<decltype(kernels)>>;
+    using T = ElementOf<decltype(kernels)>;
     StatsSums sums{};
     if (histogram)
       for (int i = 0; i < (sizeof(T) == 4 ? GRADCORE_NUM_BINS_F32 : GRADCORE_NUM_BINS_F64); i++) histogram[i] = 0;
     kernels.block_stats(1, count, static_cast<const T *>(array), count, &sums, histogram);
     *stats = finish_stats(sums);
-    // The sum of squares of double data may overflow or vanish where the norm does neither.
-    stats->norm = finite_norm2(kernels, count, static_cast<const T *>(array), sums);
     return GRADCORE_OK;
   });
 }

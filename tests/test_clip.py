@@ -179,3 +179,11 @@ def test_coefficient_keeps_pytorchs_epsilon(rng, torch):
     torch.nn.utils.clip_grad_norm_([leaf], 1e-6)
     gc.clip_grad_norm_(arrays, 1e-6)
     np.testing.assert_allclose(arrays[0], leaf.grad.numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, math.inf])
+def test_subnormal_gradients_of_float64_are_left(p):
+    gradient = np.full(3, 1e-310)
+    norm = gc.clip_grad_norm_(gradient, 1.0, norm_type=p)
+    np.testing.assert_allclose(norm, 1e-310 * 3 ** (1 / p), rtol=1e-12)
+    assert (gradient == 1e-310).all()

@@ -79,6 +79,7 @@ def read_only(array):
     return array
 
 
+PROBABILITIES = np.full((ROWS, OUT), 1 / OUT, "float32")
 GRADS = [np.ones(3, "float32"), np.ones((2, 2), "float32")]
 
 # what happened: (argument named, call, what came as the message tells it, exception)
@@ -128,6 +129,17 @@ BAD_DATA = {
     "label negative": ("target", with_labels(np.array([0, 1, 2, -1, 0, 0, 0, 0])), "-1"),
     "labels too few": ("target", with_labels(np.zeros(7, int)), "7"),
     "labels of rank 3": ("target", with_labels(np.zeros((8, 1, 1), int)), r"\(8, 1, 1\)"),
+    "probabilities below 0": (
+        "target",
+        with_labels(spoiled(PROBABILITIES, -0.5)),
+        r"\[0, 1\].*-0.5 at row 3, column 2",
+    ),
+    "probabilities above 1": (
+        "target",
+        lambda s: s.net.train_step(s.x, spoiled(PROBABILITIES, 2), s.optimizer, loss="binary_cross_entropy"),
+        r"\[0, 1\] for binary_cross_entropy, got 2 at row 3, column 2",
+    ),
+    "real values as probabilities": ("target", lambda s: s.net.loss(s.x, 3 * s.y), r"mse, mae and huber"),
     "probabilities too few": ("target", with_labels(np.full((8, 3), 1 / 3, "float32")), "3"),
     "backward before forward": ("forward", lambda s: gc.MLP([IN, OUT]).backward(s.y), ""),
     "backward after inference": ("forward", lambda s: (s.net(s.x[:3]), s.net.backward(s.y[:3])), ""),

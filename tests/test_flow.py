@@ -297,3 +297,41 @@ def test_dataframe():
     frame = case.mlp.flow.to_dataframe()
     assert len(frame) == case.net.depth
     np.testing.assert_array_equal(frame["delta_norm"], case.mlp.flow.delta_norm)
+
+
+# ---- what a refused pass leaves, and numbers whose squares no double holds ----------------------------------------
+
+
+def test_a_refused_batch_leaves_the_flow(rng):
+    net = gc.MLP([8, 16, 16, 4], seed=0)
+    optimizer = gc.optim.SGD(net, lr=0.01)
+    x, labels = rng.standard_normal((32, 8)).astype("float32"), rng.integers(0, 4, 32)
+    net.loss_and_gradients(x, labels, record=True)
+    before = net.flow
+    x[3, 2] = np.nan
+    with pytest.raises(ValueError, match="row 3, column 2"):
+        net.loss_and_gradients(x, labels, record=True)
+    optimizer.step(record=True)
+    for field in ("weight_grad_norm", "bias_grad_norm", "weight_grad_zero_share", "delta_norm"):
+        np.testing.assert_array_equal(getattr(net.flow, field), getattr(before, field), err_msg=field)
+
+
+@pytest.mark.parametrize("factor", [0.01, 1e160], ids=["vanishing", "exploding"])
+def test_norms_of_float64_have_its_range(factor, target, rng):
+    """Elements of 1e-180 and of 1e160 have squares beyond a double, and norms that are not."""
+    net = gc.MLP([16, *[32] * 90, 4], activation="tanh", dtype="float64", seed=1)
+    x, labels = rng.standard_normal((128, 16)), rng.integers(0, 4, 128)
+    layers = range(1, 90) if factor < 1 else [90]
+    for layer in layers:
+        net.parameters[f"dense{layer}.weight"] *= factor
+    net.loss_and_gradients(x, labels, record=True)
+    flow = net.flow
+    extreme = [n for n in range(91) if not 1e-150 < flow.weight_grad_max_abs[n] < 1e150]
+    assert extreme
+    gradients = [net.gradients[f"dense{layer}.weight"] for layer in range(91)]
+    for layer in extreme:
+        largest = np.abs(gradients[layer]).max()
+        norm = np.linalg.norm(gradients[layer] / largest) * largest
+        np.testing.assert_allclose(flow.weight_grad_norm[layer], norm, rtol=1e-12)
+        assert flow.delta_max_abs[layer] <= flow.delta_norm[layer] <= flow.delta_max_abs[layer] * 64
+        assert flow.grad_output_norm[layer] >= flow.delta_norm[layer] * 0.999

@@ -428,3 +428,29 @@ def test_train_step_reports_the_norm_before_clipping(dtype):
     _, grads, _ = case.reference()
     assert step.total_norm == pytest.approx(reference.total_norm(grads.values()), rel=tolerances.NETWORK[dtype.name])
     assert_gradients_close(case.mlp.gradients, grads, tolerances.NETWORK[dtype.name])
+
+
+def test_a_refused_step_leaves_the_running_statistics(rng):
+    """Forward updates them before anybody knows that the gradient's norm is infinite."""
+    net = gc.MLP([6, 8, 3], normalization="batch", seed=0)
+    optimizer = gc.optim.SGD(net, lr=0.1)
+    x, labels = rng.standard_normal((32, 6)).astype("float32"), rng.integers(0, 3, 32)
+    net.train_step(x, labels, optimizer)
+    before = copies(net.buffers)
+    bad = x.copy()
+    bad[0] = 3e38
+    with pytest.raises(FloatingPointError, match="nothing was updated"):
+        net.train_step(bad, labels, optimizer, clip_norm=1.0)
+    assert_same_bits(net.buffers, before)
+    net.train_step(x, labels, optimizer, clip_norm=1.0)
+    assert np.isfinite(net.loss(x, labels))
+
+
+def test_backward_after_a_step_is_refused(rng):
+    """The activations that forward saved are those of other weights."""
+    net = gc.MLP([6, 8, 3], seed=0)
+    optimizer = gc.optim.SGD(net, lr=0.1)
+    output = net.forward(rng.standard_normal((32, 6)).astype("float32"), training=True)
+    optimizer.step()
+    with pytest.raises(ValueError, match="forward"):
+        net.backward(output)

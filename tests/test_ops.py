@@ -388,3 +388,33 @@ def test_strides_alignment_and_guards(op, size, dtype, rng):
         for output, value in zip(call.outputs, expected, strict=True):
             output.assert_guards_intact()
             np.testing.assert_array_equal(output.array, value)
+
+
+# ---- many rows, one unit -----------------------------------------------------------------------------------------
+
+
+def test_sums_over_a_million_rows_keep_their_digits(rng):
+    """In one float32 the deviation of 2^20 normal numbers is off by 2e-4, and the sum of 2^25 ones by a half."""
+    rows = 1 << 20
+    x = rng.standard_normal((rows, 1)).astype("float32") + np.float32(3)
+    one, zero = np.ones(1, "float32"), np.zeros(1, "float32")
+    _, mean, inv_std = gc.ops.batch_norm(x, one, zero)
+    exact = x.astype("float64")
+    np.testing.assert_allclose(mean, exact.mean(0), rtol=2e-7)
+    np.testing.assert_allclose(inv_std, 1 / np.sqrt(exact.var(0) + 1e-5), rtol=2e-7)
+    grad = rng.random((rows, 1)).astype("float32")
+    x_hat = (exact - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-5)
+    _, grad_weight, grad_bias = gc.ops.batch_norm_backward(grad, x, one, mean, inv_std)
+    np.testing.assert_allclose(grad_bias, grad.astype("float64").sum(0), rtol=2e-7)
+    np.testing.assert_allclose(grad_weight, (grad * x_hat).sum(0), atol=1e-6 * rows)
+    _, _, grad_bias = gc.ops.dense_backward(grad, x, one[None])
+    np.testing.assert_allclose(grad_bias, grad.astype("float64").sum(0), rtol=2e-7)
+
+
+def test_layer_norm_of_one_unit_has_no_gradient(target, dtype, rng):
+    """Exactly none: its output does not depend on its input. A fused product would leave its rounding."""
+    x, grad = (rng.standard_normal((50, 1)).astype(dtype) for _ in range(2))
+    weight, bias = np.full(1, 1.3, dtype), np.zeros(1, dtype)
+    _, mean, inv_std = gc.ops.layer_norm(x, weight, bias)
+    grad_input, _, _ = gc.ops.layer_norm_backward(grad, x, weight, mean, inv_std)
+    assert (grad_input == 0).all()

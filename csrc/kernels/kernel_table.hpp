@@ -73,18 +73,23 @@ struct UpdateArgs {
 };
 
 // Accumulated statistics of one array or of several blocks of it; zero-initialise, then accumulate.
-// Sums run over finite elements.
+// Sums run over finite elements. A long double holds the square of any double (where it is wider; else sumsq may
+// overflow or vanish for double data).
 struct StatsSums {
   index count, zeros, subnormals, nonfinite;
-  double sum, sumsq;  // of finite elements; sumsq may overflow only for double data
-  double max_abs;
+  double sum, max_abs;
+  long double sumsq;
   index flushed[4], overflowed[4];  // as gradcore_array_stats; derived counts are final
 };
+
+// Whether a sum of squares of doubles neither overflowed nor lost digits to underflow.
+inline bool kept_digits(double sum_of_squares) noexcept { return sum_of_squares > 1e-280 && sum_of_squares < 1e300; }
 
 // Products take their operands in elements that hold one term of a sum, or, with bfloat16 on CPUs that multiply pairs
 // of them, two neighbouring ones; T is then 32 bits in which nobody else sees a number. A missing last term is zero.
 template <class T>
 struct ProductKernels {
+  using Element = T;
   int tile_vectors;                // columns of the widest GEMM tile, in vectors
   int params_vectors;              // the same for a weight gradient, whose panels are not packed
   int params_rows;                 // of a block of a weight gradient's operands

@@ -276,15 +276,18 @@ void layer_norm_forward(index rows, index cols, const T *x, index ldx, const T *
   }
 }
 
-// g and g * x_hat of LN.3.
+// g and g * x_hat of LN.3. g is kept in dx: a product formed again, and fused with what is taken from it, would leave
+// its rounding where LN.3 gives zero (rows of one element).
 template <class T>
 struct LayerNormGradTerm {
   const T *dy, *x, *gamma;
   Vec<T> center, inv_std;
+  T *dx;
   template <class Lanes>
   GRADCORE_INLINE_MEMBER void operator()(index c, Lanes lanes, Vec<T> *values) const {
     values[0] = lanes.get(dy + c) * lanes.get(gamma + c);
     values[1] = values[0] * ((lanes.get(x + c) - center) * inv_std);
+    lanes.put(dx + c, values[0]);
   }
 };
 
@@ -292,12 +295,10 @@ template <class T>
 struct LayerNormBackwardRow {
   LayerNormGradTerm<T> term;
   Vec<T> mean_g, mean_gx;
-  T *dx;
   template <class Lanes>
   GRADCORE_INLINE_MEMBER void operator()(index c, Lanes lanes) const {
-    const Vec<T> g = lanes.get(term.dy + c) * lanes.get(term.gamma + c);
     const Vec<T> x_hat = (lanes.get(term.x + c) - term.center) * term.inv_std;
-    lanes.put(dx + c, term.inv_std * (g - mean_g - x_hat * mean_gx));
+    lanes.put(term.dx + c, term.inv_std * (lanes.get(term.dx + c) - mean_g - x_hat * mean_gx));
   }
 };
 
@@ -305,11 +306,12 @@ template <class T>
 void layer_norm_backward(index rows, index cols, const T *dy, index lddy, const T *x, index ldx, const T *gamma,
                          const T *mean, const T *inv_std, bool rms, T *dx, index lddx) {
   for (index r = 0; r < rows; r++) {
-    const LayerNormGradTerm<T> term{dy + r * lddy, x + r * ldx, gamma, splat<T>(mean[r]), splat<T>(inv_std[r])};
+    const LayerNormGradTerm<T> term{dy + r * lddy,     x + r * ldx,          gamma,
+                                    splat<T>(mean[r]), splat<T>(inv_std[r]), dx + r * lddx};
     T sums[2];
     row_sums<T, 2>(cols, term, sums);
     const Vec<T> mean_g = splat<T>(rms ? T(0) : sums[0] / T(cols)), mean_gx = splat<T>(sums[1] / T(cols));
-    const LayerNormBackwardRow<T> backward{term, mean_g, mean_gx, dx + r * lddx};
+    const LayerNormBackwardRow<T> backward{term, mean_g, mean_gx};
     for_vectors<T>(cols, backward);
   }
 }

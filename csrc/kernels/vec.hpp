@@ -251,11 +251,6 @@ template <class T>
 GRADCORE_INLINE Vec<T> copy_sign(Vec<T> magnitude, Vec<T> sign) {
   return from_bits((to_bits(magnitude) & ~kSignBit<T>) | (to_bits(sign) & kSignBit<T>));
 }
-// Lanes neither NaN nor infinite.
-template <class T>
-GRADCORE_INLINE IVec<T> is_finite(Vec<T> v) {
-  return (v - v) == Vec<T>{};
-}
 // 2^k for normal results: -kExponentBias < k <= kExponentBias.
 template <class T>
 GRADCORE_INLINE Vec<T> exp2_int(IVec<T> k) {
@@ -445,13 +440,6 @@ GRADCORE_INLINE void add_lanes_of_digits(const typename Part<Int, kCount>::V *di
     total[kDigits] = carry;
     add_lanes_of_digits<Int, kCount / 2, kDigits + 1>(total, sums);
   }
-}
-// Number of lanes set in a comparison's result.
-template <class T>
-GRADCORE_INLINE int count_set(IVec<T> mask) {
-  int64_t n = 0;
-  for (int i = 0; i < kLanes<T>; i++) n -= mask[i];
-  return int(n);
 }
 template <class T>
 GRADCORE_INLINE bool any_set(IVec<T> mask) {

@@ -11,16 +11,13 @@
 #ifndef GRADCORE_LAYERS_BATCH_NORM_HPP
 #define GRADCORE_LAYERS_BATCH_NORM_HPP
 
+#include <algorithm>
 #include <cmath>
 
 #include "network/workspace.hpp"
+#include "ops/parallel.hpp"
 
 namespace gradcore {
-
-// Columns [begin, end) are merged by one thread.
-struct ColumnRange {
-  index begin, end;
-};
 
 template <class T>
 void batch_norm_moments(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &tile) noexcept {
@@ -45,32 +42,43 @@ inline constexpr index kMergeColumns = 64;
 
 // f(first, count) for groups of columns.
 template <class F>
-void for_column_groups(ColumnRange columns, F &&f) noexcept {
+void for_column_groups(Share columns, F &&f) noexcept {
   for (index c = columns.begin; c < columns.end; c += kMergeColumns)
     f(c, columns.end - c < kMergeColumns ? columns.end - c : kMergeColumns);
 }
 
+// mean and m2 of `count` columns over n rows from the moments of tiles: of tile t, tile_rows(t) rows, the kernel has
+// left mean, rest and m2 at tile(t), each `ld` after the last.
+template <class T, class Tile, class TileRows>
+void merge_moments(index tiles, Tile &&tile, index ld, TileRows &&tile_rows, index n, index count, double *mean,
+                   double *m2) noexcept {
+  std::fill_n(mean, count, 0.0);
+  std::fill_n(m2, count, 0.0);
+  for (index t = 0; t < tiles; t++) {
+    const T *tile_mean = tile(t), *rest = tile_mean + ld;
+    const double rows = double(tile_rows(t));
+    for (index c = 0; c < count; c++) mean[c] += rows * (double(tile_mean[c]) + double(rest[c]));
+  }
+  for (index c = 0; c < count; c++) mean[c] /= double(n);
+  for (index t = 0; t < tiles; t++) {
+    const T *tile_mean = tile(t), *rest = tile_mean + ld, *tile_m2 = rest + ld;
+    const double rows = double(tile_rows(t));
+    for (index c = 0; c < count; c++) {
+      const double shift = double(tile_mean[c]) + double(rest[c]) - mean[c];
+      m2[c] += double(tile_m2[c]) + rows * shift * shift;
+    }
+  }
+}
+
 // Merges the tiles' moments into mean, inv_std, scale, shift and the running statistics.
 template <class T>
-void batch_norm_merge_moments(const LayerState<T> &layer, const RowPlan &plan, ColumnRange columns) noexcept {
+void batch_norm_merge_moments(const LayerState<T> &layer, const RowPlan &plan, Share columns) noexcept {
   const double n = double(plan.rows);
   for_column_groups(columns, [&](index first, index count) {
-    double mean[kMergeColumns] = {}, m2[kMergeColumns] = {};
-    for (index t = 0; t < plan.max_tiles(); t++) {
-      const T *tile_mean = layer.partial(t) + first, *rest = tile_mean + layer.partial_ld;
-      const double rows = double(plan.tile_count(t));
-      for (index c = 0; c < count; c++) mean[c] += rows * (double(tile_mean[c]) + double(rest[c]));
-    }
-    for (index c = 0; c < count; c++) mean[c] /= n;
-    for (index t = 0; t < plan.max_tiles(); t++) {
-      const T *tile_mean = layer.partial(t) + first, *rest = tile_mean + layer.partial_ld;
-      const T *tile_m2 = rest + layer.partial_ld;
-      const double rows = double(plan.tile_count(t));
-      for (index c = 0; c < count; c++) {
-        const double shift = double(tile_mean[c]) + double(rest[c]) - mean[c];
-        m2[c] += double(tile_m2[c]) + rows * shift * shift;
-      }
-    }
+    double mean[kMergeColumns], m2[kMergeColumns];
+    merge_moments<T>(
+        plan.max_tiles(), [&](index t) { return layer.partial(t) + first; }, layer.partial_ld,
+        [&](index t) { return plan.tile_count(t); }, plan.rows, count, mean, m2);
     T *running_mean = layer.running_mean + first, *running_var = layer.running_var + first;
     for (index c = 0; c < count; c++) {
       batch_norm_set_scale(layer, first + c, mean[c], m2[c] / n);
@@ -102,7 +110,7 @@ void batch_norm_sums(const KernelSet<T> &kernels, const LayerState<T> &layer, co
 }
 
 template <class T>
-void batch_norm_merge_sums(const LayerState<T> &layer, const RowPlan &plan, ColumnRange columns) noexcept {
+void batch_norm_merge_sums(const LayerState<T> &layer, const RowPlan &plan, Share columns) noexcept {
   const double n = double(plan.rows);
   for_column_groups(columns, [&](index first, index count) {
     double dy[kMergeColumns] = {}, dy_zhat[kMergeColumns] = {};

@@ -46,7 +46,7 @@ void GradientFlow<T>::begin(const RowPlan &plan, int threads) {
   num_sums_ = plan.num_sums();
   const std::size_t depth = std::size_t(net_.depth());
   tile_.assign(depth * std::size_t(num_sums_), TileSums{});
-  block_.assign(blocks_.size(), BlockSums{});
+  block_.resize(blocks_.size());
   weight_sumsq_.resize(blocks_.size(), kUnknown);
   const auto grow = [&](auto &per_thread, std::size_t size) {
     if (per_thread.size() < std::size_t(threads) * size) per_thread.resize(std::size_t(threads) * size);
@@ -92,11 +92,11 @@ void GradientFlow<T>::output(int l, const LayerState<T> &layer, const Tile &tile
   kernels_.block_stats(tile.count, layer.spec->out, layer.h.rows(tile), layer.h.ld, &sums(l, tile).output, nullptr);
 }
 
-// Sum of the squares of the finite elements, as block_stats has it, at a third of its cost.
+// Sum of the squares of the finite elements, as block_stats has it, mostly at a third of its cost.
 template <class T>
-double GradientFlow<T>::finite_squares(index rows, index cols, const T *x, index ld) const noexcept {
+long double GradientFlow<T>::finite_squares(index rows, index cols, const T *x, index ld) const noexcept {
   const double sum = kernels_.sum_of_squares(rows, cols, x, ld);
-  if (std::isfinite(sum)) return sum;
+  if (kept_digits(sum)) return sum;
   StatsSums sums{};
   kernels_.block_stats(rows, cols, x, ld, &sums, nullptr);
   return sums.sumsq;
@@ -123,6 +123,7 @@ template <class T>
 void GradientFlow<T>::parameter(index block, int rank, const T *parameters, const T *gradients) noexcept {
   const ParamBlock &b = blocks_[block];
   index *histogram = b.kind == ParamBlock::weight ? thread_histogram(b.layer, 1, rank) : nullptr;
+  block_[block].gradient = StatsSums{};
   kernels_.block_stats(1, b.size, gradients + b.offset, b.size, &block_[block].gradient, histogram);
   before_update(block, parameters);
 }
@@ -131,7 +132,7 @@ template <class T>
 void GradientFlow<T>::before_update(index block, const T *parameters) noexcept {
   const ParamBlock &b = blocks_[block];
   if (b.kind == ParamBlock::weight && weight_sumsq_[block] == kUnknown)
-    weight_sumsq_[block] = kernels_.sum_of_squares(1, b.size, parameters + b.offset, b.size);
+    weight_sumsq_[block] = finite_squares(1, b.size, parameters + b.offset, b.size);
   block_[block].update_sumsq = 0;
 }
 
@@ -166,8 +167,8 @@ void GradientFlow<T>::finish_layer(int l) noexcept {
   to.activation = finish_stats(total.output);
   to.delta = finish_stats(total.delta);
   // Where nothing stands between two points of the chain, the later norm is the earlier one.
-  to.grad_preact_norm = spec.normalization ? std::sqrt(total.grad_preact_sumsq) : to.delta.norm;
-  to.grad_output_norm = spec.hidden ? std::sqrt(total.grad_output_sumsq) : to.delta.norm;
+  to.grad_preact_norm = spec.normalization ? double(std::sqrt(total.grad_preact_sumsq)) : to.delta.norm;
+  to.grad_output_norm = spec.hidden ? double(std::sqrt(total.grad_output_sumsq)) : to.delta.norm;
   to.act_zeros = spec.residual ? total.act_zeros : to.activation.zeros;
   finish_derivative(l, total);
   if (!spec.hidden) return;
@@ -198,7 +199,8 @@ void GradientFlow<T>::finish_parameters(bool updated) noexcept {
   for (int l = 0; l < net_.depth(); l++) {
     gradcore_layer_flow &to = result_[l];
     StatsSums weight{}, bias{};
-    double parameter_sumsq = 0, update_sumsq = 0;
+    long double parameter_sumsq = 0;
+    double update_sumsq = 0;
     for (; block < blocks_.size() && blocks_[block].layer == l; block++) {
       const BlockSums &from = block_[block];
       if (blocks_[block].kind == ParamBlock::bias) merge_stats(bias, from.gradient);
@@ -209,7 +211,7 @@ void GradientFlow<T>::finish_parameters(bool updated) noexcept {
     }
     to.weight_grad = finish_stats(weight);
     to.bias_grad_norm = finish_stats(bias).norm;
-    to.weight_norm = std::sqrt(parameter_sumsq);
+    to.weight_norm = double(std::sqrt(parameter_sumsq));
     to.update_norm = updated ? std::sqrt(update_sumsq) : std::numeric_limits<double>::quiet_NaN();
   }
   if (updated) parameters_changed();

@@ -45,7 +45,8 @@ class GradientFlow {
  private:
   struct TileSums {
     StatsSums output, delta;
-    double grad_output_sumsq, grad_preact_sumsq, derivative_sumsq;
+    long double grad_output_sumsq, grad_preact_sumsq;
+    double derivative_sumsq;
     index saturated, act_zeros;
   };
   struct BlockSums {
@@ -61,7 +62,7 @@ class GradientFlow {
   }
   unsigned char *nonzero_units(int l, int rank) noexcept { return &nonzero_[rank * units_ + first_unit_[l]]; }
   static constexpr double kUnknown = -1;
-  double finite_squares(index rows, index cols, const T *x, index ld) const noexcept;
+  long double finite_squares(index rows, index cols, const T *x, index ld) const noexcept;
   void finish_layer(int l) noexcept;
   void finish_derivative(int l, const TileSums &total) noexcept;
 
@@ -74,8 +75,8 @@ class GradientFlow {
   std::vector<index> first_unit_;
   std::vector<TileSums> tile_;
   std::vector<BlockSums> block_;
-  std::vector<double> weight_sumsq_;     // of each block, or unknown: measured once as long as the parameters stay
-  std::vector<index> thread_histogram_;  // added up when asked for
+  std::vector<long double> weight_sumsq_;  // of each block, or unknown: measured once as long as the parameters stay
+  std::vector<index> thread_histogram_;    // added up when asked for
   std::vector<unsigned char> nonzero_;
   std::vector<gradcore_layer_flow> result_;
 };

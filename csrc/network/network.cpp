@@ -2,6 +2,7 @@
 
 #include <cfloat>
 #include <cmath>
+#include <cstring>
 #include <type_traits>
 #include <utility>
 
@@ -13,13 +14,7 @@ namespace gradcore {
 namespace {
 
 template <class S>
-struct ElementOf;
-template <class T>
-struct ElementOf<Schedule<T>> {
-  using Type = T;
-};
-template <class S>
-using Element = typename ElementOf<std::remove_const_t<std::remove_reference_t<S>>>::Type;
+using Element = typename std::decay_t<S>::Element;
 
 template <class T>
 InputView<T> view(const gradcore_matrix &matrix) noexcept {
@@ -45,14 +40,28 @@ Optimizer<T> *state_of(NetOptimizer *optimizer) noexcept {
     return optimizer->f64.get();
 }
 
-// The first element that is not finite, or -1.
-template <class T>
-index find_non_finite(const gradcore_matrix &matrix) noexcept {
+// The first element that is not `wanted`, or -1.
+template <class T, class Wanted>
+index find_unwanted(const gradcore_matrix &matrix, Wanted &&wanted) noexcept {
   const T *data = static_cast<const T *>(matrix.data);
   for (index r = 0; r < matrix.rows; r++)
     for (index c = 0; c < matrix.cols; c++)
-      if (!std::isfinite(data[r * matrix.stride + c])) return r * matrix.cols + c;
+      if (!wanted(data[r * matrix.stride + c])) return r * matrix.cols + c;
   return -1;
+}
+template <class T>
+index find_non_finite(const gradcore_matrix &matrix) noexcept {
+  return find_unwanted<T>(matrix, [](T value) { return std::isfinite(value); });
+}
+
+template <class T>
+bool are_probabilities(const gradcore_matrix &matrix) noexcept {
+  bool all = true;
+  for (index r = 0; r < matrix.rows; r++) {
+    const T *row = static_cast<const T *>(matrix.data) + r * matrix.stride;
+    for (index c = 0; c < matrix.cols; c++) all &= row[c] >= 0 && row[c] <= 1;
+  }
+  return all;
 }
 
 bool finite_at_least(double value, double least) noexcept { return std::isfinite(value) && value >= least; }
@@ -132,6 +141,7 @@ Network::Network(const gradcore_net_config &config)
   parameters_.reserve(std::size_t(net_.flat_size) * element + kMaxVectorBytes);  // products read full vectors
   gradients_.reserve(std::size_t(net_.flat_size) * element);
   buffers_.reserve(std::size_t(net_.flat_buffer_size) * element);
+  spare_buffers_.reserve(buffers_.bytes());
   const auto build = [&](auto &schedule, const auto &kernels) {
     using T = Element<decltype(*schedule)>;
     T *values = static_cast<T *>(parameters_.data()), *statistics = static_cast<T *>(buffers_.data());
@@ -227,9 +237,20 @@ gradcore_status Network::check_target(const gradcore_target_data *target, int lo
   return with_schedule([&](auto &schedule) {
     using T = Element<decltype(schedule)>;
     const KernelSet<T> &kernels = current_target().template set<T>();
-    const bool finite =
-        kernels.all_finite(rows, out, static_cast<const T *>(target->values.data), target->values.stride);
-    return finite ? GRADCORE_OK : report_non_finite("target", target->values);
+    const gradcore_matrix &values = target->values;
+    if (!kernels.all_finite(rows, out, static_cast<const T *>(values.data), values.stride))
+      return report_non_finite("target", values);
+    const bool of_probabilities = loss == GRADCORE_CROSS_ENTROPY || loss == GRADCORE_BINARY_CROSS_ENTROPY;
+    if (!of_probabilities || are_probabilities<T>(values)) return GRADCORE_OK;
+    // Beyond them these losses have no least value: training would run to minus infinity and look like success.
+    const index at = find_unwanted<T>(values, [](T value) { return value >= 0 && value <= 1; });
+    const index row = at / out, col = at % out;
+    return fail(
+        GRADCORE_INVALID_ARGUMENT,
+        "target: expected probabilities in [0, 1] for %s, got %g at row %lld, column %lld; other values are for "
+        "mse, mae and huber",
+        gradcore_loss_name(loss), double(static_cast<const T *>(values.data)[row * values.stride + col]),
+        (long long)row, (long long)col);
   });
 }
 
@@ -304,6 +325,9 @@ gradcore_status Network::gradient(const gradcore_matrix *input, const gradcore_t
   GRADCORE_TRY(check_training_rows(input->rows));
   GRADCORE_TRY(check_target(target, loss, input->rows));
   saved_rows_ = 0;
+  // Forward updates the running statistics, before anybody knows whether the step will be refused.
+  const bool may_be_refused = optimizer && options.clip_norm > 0 && net_.any_batch_norm;
+  if (may_be_refused) std::memcpy(spare_buffers_.data(), buffers_.data(), buffers_.bytes());
   const PassResult result = with_schedule([&](auto &schedule) {
     using T = Element<decltype(schedule)>;
     PassRequest<T> request{};
@@ -320,7 +344,9 @@ gradcore_status Network::gradient(const gradcore_matrix *input, const gradcore_t
   });
   if (!result.input_finite) return report_non_finite("input", *input);
   *step = {result.loss, result.total_norm};
-  return result.norm_finite ? GRADCORE_OK : report_norm(result.total_norm);
+  if (result.norm_finite) return GRADCORE_OK;
+  if (may_be_refused) std::memcpy(buffers_.data(), spare_buffers_.data(), buffers_.bytes());
+  return report_norm(result.total_norm);
 }
 
 gradcore_status Network::loss(const gradcore_matrix *input, const gradcore_target_data *target, int loss,
@@ -344,6 +370,7 @@ gradcore_status Network::loss(const gradcore_matrix *input, const gradcore_targe
 }
 
 gradcore_status Network::update(NetOptimizer &optimizer, const StepOptions &options, gradcore_step *step) {
+  saved_rows_ = 0;
   const PassResult result = with_schedule([&](auto &schedule) {
     using T = Element<decltype(schedule)>;
     PassRequest<T> request{};

@@ -92,6 +92,7 @@ class Network {
   const std::vector<int32_t> activations_;
   const int32_t normalization_, residual_, bias_;
   AlignedBuffer parameters_, gradients_, buffers_;
+  AlignedBuffer spare_buffers_;  // buffers_ before a step that may be refused
   std::unique_ptr<Schedule<float>> f32_;
   std::unique_ptr<Schedule<double>> f64_;
   index saved_rows_ = 0;  // of a forward(training) that backward may follow; 0: none

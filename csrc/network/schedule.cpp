@@ -7,7 +7,7 @@
 #include "layers/batch_norm.hpp"
 #include "layers/dense.hpp"
 #include "layers/layer_norm.hpp"
-#include "ops/reduce.hpp"
+#include "ops/clip.hpp"
 
 namespace gradcore {
 
@@ -250,9 +250,9 @@ void Schedule<T>::merge(const Stage &stage, const Team &team) noexcept {
   team.meet();
   const Share share = share_of(layer.spec->out, team);
   if (stage.merge == Stage::moments)
-    batch_norm_merge_moments(layer, plan_, {share.begin, share.end});
+    batch_norm_merge_moments(layer, plan_, share);
   else
-    batch_norm_merge_sums(layer, plan_, {share.begin, share.end});
+    batch_norm_merge_sums(layer, plan_, share);
   team.meet();
 }
 
@@ -452,7 +452,7 @@ double Schedule<T>::total_norm() const noexcept {
   double sum = 0;
   for (const double sumsq : block_sumsq_) sum += sumsq;
   // Squares of double data may overflow or vanish where their norm does neither.
-  if (sizeof(T) == 8 && !(sum > 1e-280 && sum < 1e300)) return norm2(kernels_, net_.flat_size, gradients_);
+  if (sizeof(T) == 8 && !kept_digits(sum)) return norm2(kernels_, net_.flat_size, gradients_);
   return std::sqrt(sum);
 }
 
@@ -468,7 +468,7 @@ void Schedule<T>::update_parameters(const PassRequest<T> &request, Phases &phase
   }
   if (refused) return;
   typename Optimizer<T>::Clip clip;
-  if (clips) clip.coef = std::min(1.0, request.clip_norm / (norm + 1e-6));
+  if (clips) clip.coef = clip_coefficient(request.clip_norm, norm);
   clip.value = request.clip_value;
   phases.finish_blocks([&](index i, int) {
     const ParamBlock &block = blocks_[i];

@@ -48,18 +48,10 @@ struct PassResult {
   double total_norm = 0;  // with an optimizer
 };
 
-// Of a number of things: [begin, end).
-struct Share {
-  index begin, end;
-};
-// The contiguous share of `count` things that one of a team takes.
-inline Share share_of(index count, const Team &team) noexcept {
-  return {count * team.rank / team.size, count * (team.rank + 1) / team.size};
-}
-
 template <class T>
 class Schedule {
  public:
+  using Element = T;
   // The flat buffers outlive the schedule. May throw std::bad_alloc.
   Schedule(const Architecture &net, const KernelSet<T> &kernels, T *parameters, T *gradients, T *buffers);
 

@@ -72,6 +72,15 @@ struct Team {
   }
 };
 
+// Of a number of things: [begin, end).
+struct Share {
+  index begin, end;
+};
+// The contiguous share of `count` things that one of a team takes.
+inline Share share_of(index count, const Team &team) noexcept {
+  return {count * team.rank / team.size, count * (team.rank + 1) / team.size};
+}
+
 // Where the threads of a call come from: the library's own pool, or the caller's.
 struct ThreadSource {
   gradcore_parallel_for parallel_for = nullptr;  // null: the pool

@@ -27,12 +27,9 @@ double scaled_squares(index n, const T *x, int exponent) noexcept {
 template <class T>
 double sum_abs_power(index n, const T *x, double scale, double p) noexcept {
   double sum = 0;
-  for (index i = 0; i < n; i++) sum += std::pow(std::abs(double(x[i])) * scale, p);
+  for (index i = 0; i < n; i++) sum += std::pow(std::abs(double(x[i])) / scale, p);
   return sum;
 }
-
-// A plain sum of squares that neither overflowed nor lost its digits to underflow.
-bool trustworthy(double sum_of_squares) noexcept { return sum_of_squares > 1e-280 && sum_of_squares < 1e300; }
 
 // measure(piece) for each piece, in parallel; the results in order.
 template <class T, class F>
@@ -70,18 +67,10 @@ std::vector<Piece<T>> cut(const ArrayList<T> &list) {
 template <class T>
 double norm2(const KernelSet<T> &kernels, index n, const T *x) noexcept {
   const double sum = kernels.sum_of_squares(1, n, x, n);
-  if (trustworthy(sum)) return std::sqrt(sum);
+  if (kept_digits(sum)) return std::sqrt(sum);
   const double max = kernels.max_abs(n, x);
   if (max == 0 || !std::isfinite(max)) return max;
   const int exponent = std::ilogb(max);
-  return std::ldexp(std::sqrt(scaled_squares(n, x, exponent)), exponent);
-}
-
-template <class T>
-double finite_norm2(const KernelSet<T> &kernels, index n, const T *x, const StatsSums &sums) noexcept {
-  if (sums.nonfinite == 0) return norm2(kernels, n, x);
-  if (trustworthy(sums.sumsq) || sums.max_abs == 0) return std::sqrt(sums.sumsq);
-  const int exponent = std::ilogb(sums.max_abs);
   return std::ldexp(std::sqrt(scaled_squares(n, x, exponent)), exponent);
 }
 
@@ -91,7 +80,7 @@ double total_norm(const KernelSet<T> &kernels, const ArrayList<T> &list, double 
   if (p == 2) {
     const double sum =
         in_order(for_pieces(pieces, [&](const Piece<T> &q) { return kernels.sum_of_squares(1, q.n, q.x, q.n); }));
-    if (trustworthy(sum)) return std::sqrt(sum);
+    if (kept_digits(sum)) return std::sqrt(sum);
   }
   const double max = largest(for_pieces(pieces, [&](const Piece<T> &q) { return kernels.max_abs(q.n, q.x); }));
   if (max == 0 || !std::isfinite(max) || std::isinf(p)) return max;
@@ -102,7 +91,7 @@ double total_norm(const KernelSet<T> &kernels, const ArrayList<T> &list, double 
         exponent);
   // Relative to the largest element no power can overflow.
   return max *
-         std::pow(in_order(for_pieces(pieces, [&](const Piece<T> &q) { return sum_abs_power(q.n, q.x, 1 / max, p); })),
+         std::pow(in_order(for_pieces(pieces, [&](const Piece<T> &q) { return sum_abs_power(q.n, q.x, max, p); })),
                   1 / p);
 }
 
@@ -128,11 +117,11 @@ gradcore_array_stats finish_stats(const StatsSums &sums) noexcept {
   stats.nonfinite = sums.nonfinite;
   const double finite = double(sums.count - sums.nonfinite);
   stats.mean = finite > 0 ? sums.sum / finite : std::numeric_limits<double>::quiet_NaN();
-  const double spread = sums.sumsq / finite - stats.mean * stats.mean;
+  const double spread = double(sums.sumsq / finite - (long double)(stats.mean) * stats.mean);
   stats.variance = !(finite > 0)        ? std::numeric_limits<double>::quiet_NaN()
                    : std::isnan(spread) ? std::numeric_limits<double>::infinity()  // squares beyond double
                                         : std::max(0.0, spread);
-  stats.norm = std::sqrt(sums.sumsq);
+  stats.norm = double(std::sqrt(sums.sumsq));
   stats.max_abs = sums.max_abs;
   for (int f = 0; f < 4; f++) {
     stats.flushed[f] = sums.flushed[f];
@@ -141,10 +130,9 @@ gradcore_array_stats finish_stats(const StatsSums &sums) noexcept {
   return stats;
 }
 
-#define GRADCORE_INSTANTIATE(T)                                                                        \
-  template std::vector<Piece<T>> cut<T>(const ArrayList<T> &);                                         \
-  template double norm2<T>(const KernelSet<T> &, index, const T *) noexcept;                           \
-  template double finite_norm2<T>(const KernelSet<T> &, index, const T *, const StatsSums &) noexcept; \
+#define GRADCORE_INSTANTIATE(T)                                              \
+  template std::vector<Piece<T>> cut<T>(const ArrayList<T> &);               \
+  template double norm2<T>(const KernelSet<T> &, index, const T *) noexcept; \
   template double total_norm<T>(const KernelSet<T> &, const ArrayList<T> &, double);
 GRADCORE_INSTANTIATE(float)
 GRADCORE_INSTANTIATE(double)

@@ -12,10 +12,6 @@ namespace gradcore {
 template <class T>
 double norm2(const KernelSet<T> &kernels, index n, const T *x) noexcept;
 
-// L2 norm of the finite elements of x, whose statistics `sums` are.
-template <class T>
-double finite_norm2(const KernelSet<T> &kernels, index n, const T *x, const StatsSums &sums) noexcept;
-
 // The arrays of one call, as the C interface passes them.
 template <class T>
 struct ArrayList {
