@@ -1,5 +1,8 @@
 # How everything here is compiled and linked.
 
+# A release; and where a project that has this as a subdirectory names no build type, which would mean no optimization.
+set(gradcore_release_build "$<OR:$<CONFIG:Release>,$<STREQUAL:$<CONFIG>,>>")
+
 # -ffp-contract=fast: GCC and Clang then fuse a * b + c alike, on every target with an FMA.
 # The two -fno-* flags give up errno and floating-point traps, nothing of IEEE arithmetic.
 function(gradcore_compile_options target)
@@ -8,7 +11,7 @@ function(gradcore_compile_options target)
                                              VISIBILITY_INLINES_HIDDEN ON)
   target_compile_options(
     ${target}
-    PRIVATE $<$<CONFIG:Release>:-O3>
+    PRIVATE $<${gradcore_release_build}:-O3>
             -ffp-contract=fast
             -fno-math-errno
             -fno-trapping-math

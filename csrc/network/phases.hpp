@@ -1,5 +1,5 @@
 // How the threads of a run divide the work that no plan gives to one of them: tasks in the order of their numbers, and
-// parameter blocks, each first to the thread that had it in the runs before.
+// parameter blocks, each first to one thread, by its place: the same in every run of so many threads.
 #ifndef GRADCORE_NETWORK_PHASES_HPP
 #define GRADCORE_NETWORK_PHASES_HPP
 
