@@ -245,7 +245,6 @@ void reductions(Suite<T> &suite, Place place) {
         return relative(result, largest);
       },
       [&] { result = k.max_abs(n, x.data()); });
-  suite.add("dot" + end, work, [&] { return sumsq_error(result); }, [&] { result = k.dot(n, x.data(), x.data()); });
   suite.add(
       "block_stats" + end, work, [&] { return sumsq_error(sums.sumsq); },
       [&] { k.block_stats(1, n, x.data(), n, &(sums = StatsSums{}), nullptr); });

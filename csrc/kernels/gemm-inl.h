@@ -230,8 +230,8 @@ GRADCORE_INLINE void transpose_stages(Vec<T> *rows) {
   if constexpr (H > 1) transpose_stages<T, H / 2>(rows);
 }
 
-// A block of W rows, of which `cols` exist, and W columns, of which `depth` do. Out of line: where it is part of a loop, GCC
-// keeps the addresses of all rows on the stack.
+// A block of W rows, of which `cols` exist, and W columns, of which `depth` do. Out of line: where it is part of a
+// loop, GCC keeps the addresses of all rows on the stack.
 template <class T, bool kStream>
 __attribute__((noinline)) void pack_transposed_block(int depth, index cols, const T *src, index ld, index width,
                                                      T *panel) {

@@ -179,8 +179,7 @@ struct KernelSet : ProductKernels<T> {
   // Sum of squares in double, right for every finite float (partials redone in double when the
   // float32 one overflows or is tiny). For double data it may overflow or underflow: norm handles it.
   double (*sum_of_squares)(index rows, index cols, const T *x, index ldx);
-  double (*max_abs)(index n, const T *x);          // NaN if any element is NaN
-  double (*dot)(index n, const T *x, const T *y);  // in double
+  double (*max_abs)(index n, const T *x);  // NaN if any element is NaN
   // Statistics of a recorded pass (stats-inl.h): sums += those of the block; histogram (may be null) has
   // GRADCORE_NUM_BINS_* entries.
   void (*block_stats)(index rows, index cols, const T *x, index ldx, StatsSums *sums, index *histogram);

@@ -87,18 +87,12 @@ struct WideSum {
 };
 
 template <class T>
-struct WideDot {
-  const T *x, *y;
-  GRADCORE_INLINE_MEMBER Vec<double> full(index i) const { return load_wide(x + i) * load_wide(y + i); }
-  GRADCORE_INLINE_MEMBER Vec<double> partial(index i, int n) const {
-    return load_wide_partial(x + i, n) * load_wide_partial(y + i, n);
-  }
+struct WideSquares {
+  const T *x;
+  GRADCORE_INLINE_MEMBER Vec<double> full(index i) const { return square(load_wide(x + i)); }
+  GRADCORE_INLINE_MEMBER Vec<double> partial(index i, int n) const { return square(load_wide_partial(x + i, n)); }
+  static GRADCORE_INLINE_MEMBER Vec<double> square(Vec<double> v) { return v * v; }
 };
-
-template <class T>
-double dot(index n, const T *x, const T *y) {
-  return wide_sum<T>(n, WideDot<T>{x, y});
-}
 
 template <class T>
 GRADCORE_INLINE index add_lanes(IVec<T> counts) {
@@ -145,7 +139,7 @@ GRADCORE_INLINE bool squares_hold(float sum) { return sum >= 0x1p-90f && sum <= 
 template <class T>
 GRADCORE_INLINE double wide_squares(const Block<T> &chunk) {
   double sum = 0;
-  for (index r = 0; r < chunk.rows; r++) sum += dot(chunk.cols, chunk.x + r * chunk.ld, chunk.x + r * chunk.ld);
+  for (index r = 0; r < chunk.rows; r++) sum += wide_sum<T>(chunk.cols, WideSquares<T>{chunk.x + r * chunk.ld});
   return sum;
 }
 
@@ -308,7 +302,6 @@ constexpr void fill_reduce(KernelSet<T> &set) {
   set.column_sum = column_sum<T>;
   set.sum_of_squares = sum_of_squares<T>;
   set.max_abs = max_abs<T>;
-  set.dot = dot<T>;
   set.column_nonzero = column_nonzero<T>;
   set.derivative_stats = derivative_stats<T>;
 }

@@ -313,7 +313,9 @@ GRADCORE_INLINE long double squares_beyond(index n, const double *x, bool tiny) 
   for (index i = 0; i < n; i++) sum += (x[i] * factor) * (x[i] * factor);
   return (long double)(sum) / factor / factor;
 }
-GRADCORE_INLINE long double squares_beyond(index n, const float *x, bool) { return dot(n, x, x); }
+GRADCORE_INLINE long double squares_beyond(index n, const float *x, bool) {
+  return wide_sum<float>(n, WideSquares<float>{x});
+}
 
 template <class T>
 __attribute__((noinline, cold)) void add_wide_sums(const Block<T> &chunk, bool tiny, StatsSums *to) {

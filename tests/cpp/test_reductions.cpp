@@ -78,21 +78,16 @@ double sum_bound(index n) {
 
 template <class T>
 void test_sum_of_squares() {
-  for_each_case<T>("sum_of_squares, dot", [&](const KernelSet<T> &k, const Case &c) {
+  for_each_case<T>("sum_of_squares", [&](const KernelSet<T> &k, const Case &c) {
     const index n = c.rows * c.cols;
     // float32: any magnitude at all. Its square may leave float32, never double.
     for (const double scale : {1.0, 1e-15, 1e-22, 1e-43, 1e18, 1e30, 1e38}) {
       if (c.scale != 1 || (sizeof(T) == 8 && scale != 1)) continue;
-      Matrix<T> x = rng.vector<T>(n, 1), y = rng.vector<T>(n, 1);
+      Matrix<T> x = rng.vector<T>(n, 1);
       for (index i = 0; i < n; i++) x[i] = T(std::min(std::max(double(x[i]), -3.0), 3.0) * scale);
-      double expected = 0, product = 0, size = 0;
-      for (index i = 0; i < n; i++) {
-        expected += double(x[i]) * double(x[i]);
-        product += double(x[i]) * double(y[i]);
-        size += std::abs(double(x[i]) * double(y[i]));
-      }
+      double expected = 0;
+      for (index i = 0; i < n; i++) expected += double(x[i]) * double(x[i]);
       CHECK_NEAR(k.sum_of_squares(1, n, x.data(), n), expected, sum_bound<T>(n) * expected);
-      CHECK_NEAR(k.dot(n, x.data(), y.data()), product, (double(n) + 1) * 2 * kRoundoff<double> * size);
       x[rng.below(n)] = std::numeric_limits<T>::infinity();
       CHECK(k.sum_of_squares(1, n, x.data(), n) == std::numeric_limits<double>::infinity());
       x[rng.below(n)] = std::numeric_limits<T>::quiet_NaN();
