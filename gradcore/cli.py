@@ -284,6 +284,7 @@ def _seed(argument: str) -> int:
 def run_analyze(arguments: argparse.Namespace) -> int:
     """`gradcore analyze`; the exit code tells the verdict."""
     from . import analysis
+    from .analysis.candidates import starts_small
 
     check_outputs(arguments)
     table = _load_table(arguments)
@@ -300,7 +301,7 @@ def run_analyze(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             progress=status,
         )
-        if not arguments.no_remedies and report.verdict != "healthy":
+        if not arguments.no_remedies and (report.verdict != "healthy" or starts_small(report)):
             report.remedies(progress=status)
     if arguments.json != "-":
         print("\n".join(table.notes), end="\n\n")

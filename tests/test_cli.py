@@ -69,6 +69,15 @@ def test_remedies_are_tried_and_told(capsys, monkeypatch):
     assert "the net as it is" in err  # progress, a line a stage where stderr is no terminal
 
 
+def test_a_healthy_net_of_weights_that_are_too_small_hears_of_better_ones(capsys, monkeypatch):
+    defaults = {**_remedy_defaults(), "steps": 2, "seeds": 2}
+    monkeypatch.setattr("gradcore.analysis.remedies.find_remedies.__kwdefaults__", defaults)
+    small = ("--data", "digits", "--widths", "64,16x30,10", "--init", "glorot_normal", "--optimizer", "adam")
+    code, out, _ = run(capsys, "analyze", *small)
+    assert code == 0 and "critical initialization" in out
+    assert "Remedies" not in run(capsys, "analyze", *HEALTHY)[1]
+
+
 def _remedy_defaults():
     from gradcore.analysis.remedies import find_remedies
 

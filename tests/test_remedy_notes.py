@@ -1,4 +1,4 @@
-"""What the notes of remedies say: true of the change that was tried, and of no other."""
+"""What remedies say: notes that are true of the change that was tried, and of no other; gains where nothing is lost."""
 
 import math
 import re
@@ -10,6 +10,7 @@ from gradcore.analysis import Thresholds
 from gradcore.analysis.candidates import Candidate, combined
 from gradcore.analysis.mean_field import batch_norm_growth
 from gradcore.analysis.verification import Effect, Verification, remedy_of
+from gradcore.show import story
 from monitored import LABELS, X
 
 MEASURED_AGAIN = 4  # batches that the trials measure
@@ -65,3 +66,21 @@ def test_a_pair_does_not_take_over_what_came_of_its_parts():
 )
 def test_an_effect_beside_a_part_is_told_with_its_sign(effect, words):
     assert effect.beyond("part") == words
+
+
+# ---- a healthy verdict on weights that are too small ------------------------------------------------------
+
+
+def test_weights_too_small_for_the_activation_are_tried_though_adam_still_moves_the_layers():
+    """relu under Glorot weights: Adam moves all layers alike, but from weights that suit relu it learns sooner."""
+    x, labels = pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
+    net = gc.MLP([64] + [50] * 30 + [10], init="glorot_normal")
+    report = gc.analyze(net, x / 8 - 1, labels, optimizer=gc.optim.Adam(net, lr=1e-3))
+    finding = report.findings[0]
+    assert report.verdict == "healthy" and (finding.kind, finding.severity) == ("vanishing", "info")
+    assert finding.cause == "weight_scale" and "how fast the net learns may still depend on it" in finding.explanation
+    assert "But under Adam this does not stop the layers from moving." in story.why(report)
+    (remedy,) = report.remedies(steps=60)
+    assert remedy.name == "critical initialization" and remedy.helps
+    assert remedy.after.accuracy > remedy.before.accuracy + 0.2
+    assert "But" not in " ".join(story.why(gc.analyze(remedy.apply(), x / 8 - 1, labels)))

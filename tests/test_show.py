@@ -5,6 +5,7 @@ import html as html_module
 import math
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
@@ -125,6 +126,22 @@ def test_every_number_said_about_the_slope_follows_from_the_report():
     sentence = story.why(report)[0]
     for value in (report.slope.value, report.slope.low, report.slope.high, report.slope.band_low):
         assert story.number(math.exp(value), 3) in sentence
+
+
+@pytest.mark.parametrize(
+    ("severity", "half", "ending"),
+    [
+        ("info", 0.0, "But under Adam this does not stop the layers from moving."),
+        ("info", 9.0, "It may leave that band by the noise of batches or the luck of this draw of weights alone."),
+        ("warning", 0.0, ""),
+    ],
+)
+def test_a_slope_outside_its_band_that_is_no_verdict_says_why(severity, half, ending):
+    finding = replace(make_report().findings[0], severity=severity)
+    conditions = {"optimizer": "Adam(lr=0.001, betas=(0.9, 0.999))"}
+    slope = replace(make_report().slope, batch_half=half)
+    said = story.why(make_report(findings=(finding,), conditions=conditions, slope=slope))
+    assert said[-1] == ending if ending else not any("moving" in sentence or "luck" in sentence for sentence in said)
 
 
 def test_profiles_that_overflow_are_not_judged_by_their_words():

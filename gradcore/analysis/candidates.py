@@ -152,7 +152,7 @@ def _moments(values: np.ndarray, wanted: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def propose(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
-    """Candidates for the findings of a report, the likeliest first; empty for a healthy net."""
+    """Candidates for the findings of a report, the likeliest first; empty for a net that has nothing to gain."""
     return _distinct([_drawable(candidate, case) for candidate in _proposed(report, case, limits)])
 
 
@@ -170,6 +170,8 @@ def _proposed(report: Report, case: Case, limits: Thresholds) -> list[Candidate]
     structural = kinds & {"vanishing", "exploding", "zero_gradient", "non_finite", "saturation", "dead_units"}
     if structural:
         found += _structural(report, case, limits, data)
+    elif starts_small(report):
+        found.append(_critical_initialization(sorted(set(case.net.config["activation"]))))
     if "exploding" in kinds:  # after the first few: it is tried to show that it is no cure
         found.insert(min(3, len(found)), _clipping(report, case))
     return found
@@ -182,6 +184,14 @@ def _drawable(candidate: Candidate, case: Case) -> Candidate:
         return candidate
     note = 'init="auto" draws the weights: the function that drew those of this net is in no file'
     return replace(candidate, net={**candidate.net, "init": "auto"}, note=_joined(candidate.note, note))
+
+
+def starts_small(report: Report) -> bool:
+    """Whether weights too small for the activation let the gradient shrink without harm to the verdict.
+
+    An optimizer may make that good in time, or not: one trial of the weights that suit tells what it costs.
+    """
+    return any(finding.kind == "vanishing" and finding.cause == "weight_scale" for finding in report.findings)
 
 
 def _distinct(candidates: list[Candidate]) -> list[Candidate]:
@@ -393,18 +403,23 @@ def _initializations(report: Report, names: list[str]) -> list[Candidate]:
     if report.config["residual"]:
         reason = "branches divided by the root of their number keep the sum level"
         found.append(Candidate("scaled residual branches", reason, {"init": "auto"}, "scaled_branches"))
-    gains = ", ".join(f"{CRITICAL_GAIN_SQUARED[name]:.3g}" for name in names)
-    reason = f"weights of variance {gains} / fan_in suit {' and '.join(names)} best"
-    found.append(Candidate("critical initialization", reason, {"init": "auto"}))
+    critical = _critical_initialization(names)
+    found.append(critical)
     causes = {finding.cause for finding in report.findings}
     if "weight_scale" in causes and report.verdict != "non_finite" and not report.config["residual"]:
-        found.append(Candidate("rescaled weights", f"{reason}; their directions stay", {}, "rescaled"))
+        found.append(Candidate("rescaled weights", f"{critical.reason}; their directions stay", {}, "rescaled"))
     if set(names) <= _ORTHOGONAL:
         reason = "preserves norms exactly, where independent weights do on average"
         found.append(Candidate("orthogonal initialization", reason, {"init": "orthogonal"}))
     if all(can_be_level(name) for name in names):
         found.append(Candidate("LSUV initialization", "scales each layer to unit variance on this data", {}, "lsuv"))
     return found
+
+
+def _critical_initialization(names: list[str]) -> Candidate:
+    gains = ", ".join(f"{CRITICAL_GAIN_SQUARED[name]:.3g}" for name in names)
+    reason = f"weights of variance {gains} / fan_in suit {' and '.join(names)} best"
+    return Candidate("critical initialization", reason, {"init": "auto"})
 
 
 # Activations under which an orthogonal matrix keeps its promise: near-linear ones, and ReLU by its scale.

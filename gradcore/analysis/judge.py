@@ -235,7 +235,7 @@ def _vanishing(subject: Subject) -> Finding:
     affected = tuple(int(layer) for layer in np.flatnonzero(weak)) or (0,)
     parts = [wording.slope_sentence(subject), wording.location_sentence(subject)]
     parts += [wording.vanishing_cause(subject, cause), wording.update_sentence(subject)]
-    parts.append(wording.adam_sentence(subject, lost) if lost else _NO_HARM)
+    parts.append(wording.adam_sentence(subject, lost) if lost else wording.no_harm(subject, cause))
     return _slope_finding("vanishing", subject, lost, affected, cause, parts)
 
 
@@ -247,11 +247,10 @@ def _exploding(subject: Subject) -> Finding:
     affected = tuple(int(layer) for layer in np.flatnonzero(strong)) or (0,)
     parts = [wording.slope_sentence(subject), wording.location_sentence(subject)]
     parts += [wording.exploding_cause(subject, cause), wording.update_sentence(subject)]
-    parts.append(_CLIPPING if lost else _NO_HARM)
+    parts.append(_CLIPPING if lost else wording.no_harm(subject))
     return _slope_finding("exploding", subject, lost, affected, cause, parts)
 
 
-_NO_HARM = "For this optimizer no layer's learning is lost by that, so it does not count against the net."
 _CLIPPING = "Clipping would bound the step but leave the slope as it is: all layers are scaled alike."
 
 

@@ -213,6 +213,15 @@ def adam_sentence(subject: Subject, lost: Mapping[str, float]) -> str:
     return "Adam, which divides each gradient by its size, would still move these layers."
 
 
+def no_harm(subject: Subject, cause: str = "") -> str:
+    """Why a slope outside its band is left at an `info`, and what that does not say. cause: of one that shrinks."""
+    tried = ", and a trial of weights that suit it, by remedies(), tells" if cause == "weight_scale" else ""
+    return (
+        f"Under {subject.optimizer_name} this does not stop the layers from moving, so it does not count against the "
+        f"net; how fast the net learns may still depend on it{tried}."
+    )
+
+
 def input_sentence(subject: Subject) -> str:
     """Which scale of the data is far from one."""
     rms = math.sqrt(subject.measurement.input_square)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..analysis.judge import beyond_band
 from ..analysis.report import Finding, GainFactors, LayerRecord, Outcome, Prediction, Remedy, Report
 from ..analysis.subject import Thresholds
 from ..analysis.wording import layers as layer_names
@@ -180,7 +181,7 @@ def why(report: Report) -> list[str]:
         f"{gain(slope.value)} ({level} {gain(slope.low)} to {gain(slope.high)}; "
         f"healthy at this depth: {gain(slope.band_low)} to {gain(slope.band_high)})."
     )
-    return [*broken, first, *_ends_sentence(report), *_factor_sentence(report)]
+    return [*broken, first, *_ends_sentence(report), *_factor_sentence(report), *_but_sentence(report)]
 
 
 def gain(log_squared: float) -> str:
@@ -244,6 +245,19 @@ def _factor_sentence(report: Report) -> list[str]:
     sign = 1.0 if report.slope.value > 0 else -1.0
     name, value = max(factors.items(), key=lambda item: sign * math.log(item[1]))
     return [f"Its largest part is the {words[name]}: {number(value, 3)} per layer."]
+
+
+def _but_sentence(report: Report) -> list[str]:
+    """Why a slope outside its band is no verdict, where it is none."""
+    slope = report.slope
+    kind = "vanishing" if slope.value < 0.0 else "exploding"
+    severities = {finding.severity for finding in report.findings if finding.kind == kind}
+    if slope.inside_band or severities != {"info"}:
+        return []
+    if not beyond_band(slope):
+        return ["It may leave that band by the noise of batches or the luck of this draw of weights alone."]
+    optimizer = (report.conditions.get("optimizer") or "SGD").split("(")[0]
+    return [f"But under {optimizer} this does not stop the layers from moving."]
 
 
 def mean_factors(report: Report) -> dict[str, float]:
