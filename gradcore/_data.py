@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .analysis.candidates import standard_scaling
+
 CLASS_LOSSES = ("cross_entropy", "binary_cross_entropy")
 VALUE_LOSSES = ("mse", "mae", "huber")
 
@@ -44,13 +46,9 @@ class Table:
 
     def standardized(self) -> Table:
         """The table with each feature shifted to mean 0 and scaled to variance 1 (constant ones become 0)."""
-        x = self.x.astype(np.float64)
-        deviation = x.std(axis=0)
-        constant = deviation <= 1e-12 * np.abs(x).max(axis=0, initial=0.0)
-        x = (x - x.mean(axis=0)) / np.where(constant, 1.0, deviation)
-        x[:, constant] = 0.0
+        shift, scale = standard_scaling(self.x)
         note = "each feature standardized to mean 0 and variance 1"
-        return replace(self, x=x.astype(np.float32), notes=(*self.notes, note))
+        return replace(self, x=((self.x - shift) / scale).astype(np.float32), notes=(*self.notes, note))
 
 
 def load(source: str, *, target: str | None = None, loss: str | None = None, outputs: int | None = None) -> Table:

@@ -19,9 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from . import _check, _core
-from .mlp import MLP
+from .mlp import MLP, NORM_EPS
 
-_EPS = 1e-5  # of every normalization
 _MAX_NAME = 64
 
 
@@ -177,7 +176,7 @@ def _norm_constants(net: MLP, layer: int) -> Iterator[tuple[str, np.ndarray]]:
         variance = net.buffers[f"norm{layer}.running_var"].astype(np.float64)
         yield f"norm{layer}_mean", net.buffers[f"norm{layer}.running_mean"]
         # In float64 and then rounded, as the library does before each pass.
-        yield f"norm{layer}_scale", (weight * (1.0 / np.sqrt(variance + _EPS))).astype(net.dtype)
+        yield f"norm{layer}_scale", (weight * (1.0 / np.sqrt(variance + NORM_EPS))).astype(net.dtype)
     else:
         yield f"norm{layer}_weight", weight
     if net.normalization != "rms":
@@ -270,7 +269,7 @@ static void layer_norm(int n, const real *weight, const real *bias, real *h) {{
   for (int i = 0; i < n; i++) sum += h[i];
   const real mean = sum / (real)n;
   for (int i = 0; i < n; i++) squares += (h[i] - mean) * (h[i] - mean);
-  const real inv_std = 1 / sqrt(squares / (real)n + {_EPS:.6f});
+  const real inv_std = 1 / sqrt(squares / (real)n + {NORM_EPS:.6f});
   for (int i = 0; i < n; i++) h[i] = (h[i] - mean) * inv_std * weight[i] + bias[i];
 }}
 """,
@@ -278,7 +277,7 @@ static void layer_norm(int n, const real *weight, const real *bias, real *h) {{
 static void rms_norm(int n, const real *weight, real *h) {{
   real squares = 0;
   for (int i = 0; i < n; i++) squares += h[i] * h[i];
-  const real inv_rms = 1 / sqrt(squares / (real)n + {_EPS:.6f});
+  const real inv_rms = 1 / sqrt(squares / (real)n + {NORM_EPS:.6f});
   for (int i = 0; i < n; i++) h[i] = h[i] * inv_rms * weight[i];
 }}
 """,

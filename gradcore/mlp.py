@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Array = _check.Array
 
+NORM_EPS = 1e-5  # added to the variance by every normalization of a net: kNormEps of the library
+
 
 class Step(NamedTuple):
     """What `train_step` returns: the loss, and the total gradient norm before clipping."""

@@ -458,9 +458,22 @@ def _validate(net: MLP, data: _Data, loss: str) -> Logs:
     """Loss, and for the cross entropies the share of right answers, in inference mode."""
     output = net.forward(data.x)
     logs = {"val_loss": ops.loss(output, data.target, loss)}
-    if loss == "cross_entropy":
-        right = data.target if data.target.dtype == np.int64 else data.target.argmax(axis=1)
-        logs["val_accuracy"] = float((output.argmax(axis=1) == right).mean())
-    elif loss == "binary_cross_entropy":
-        logs["val_accuracy"] = float(((output > 0) == (data.target > 0.5)).mean())
+    if loss in ("cross_entropy", "binary_cross_entropy"):
+        logs["val_accuracy"] = accuracy(output, data.target, loss)
     return logs
+
+
+def accuracy(output: Array, target: Array, loss: str) -> float:
+    """Share of right answers among a net's outputs: NaN for losses that know no right or wrong.
+
+    Args:
+        output: [rows, out_features]; logits.
+        target: labels [rows], or probabilities [rows, out_features].
+        loss: "cross_entropy" asks for the largest logit, "binary_cross_entropy" for the sign of each.
+    """
+    if loss == "cross_entropy":
+        labels = target if target.ndim == 1 else target.argmax(axis=1)
+        return float(np.mean(output.argmax(axis=1) == labels))
+    if loss == "binary_cross_entropy":
+        return float(np.mean((output > 0.0) == (target > 0.5)))
+    return math.nan

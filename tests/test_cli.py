@@ -1,6 +1,7 @@
 """The command line, as a user meets it: exit codes, one-line errors, files of their own."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -282,9 +283,13 @@ def test_damaged_npz(content, tmp_path):
 
 
 def test_standardized():
-    x = np.array([[1.0, 5.0], [3.0, 5.0]], np.float32)
-    table = _data.Table("t", x, np.zeros((2, 1), np.float32), "mse", 1, (), ())
-    np.testing.assert_allclose(table.standardized().x, [[-1.0, 0.0], [1.0, 0.0]])
+    x = np.array([[1.0, 5.0, 0.1], [3.0, 5.0, 0.1], [2.0, 5.0, 0.1]], np.float32)
+    table = _data.Table("t", x, np.zeros((3, 1), np.float32), "mse", 1, (), ())
+    column, zeros = np.array([-1.0, 1.0, 0.0]) * math.sqrt(1.5), np.zeros((3, 2))
+    np.testing.assert_allclose(table.standardized().x[:, 0], column, rtol=1e-6)
+    np.testing.assert_array_equal(
+        table.standardized().x[:, 1:], zeros
+    )  # constant: exactly, whatever its mean rounds to
 
 
 def test_missing_scikit_learn_says_what_to_install(monkeypatch):

@@ -124,7 +124,7 @@ class Preparation:
     @classmethod
     def of(cls, candidate: Candidate, case: Case) -> Preparation:
         """What a candidate does to the data of a case."""
-        return cls(*_moments(case.x, candidate.inputs), *_moments(case.target, candidate.targets))
+        return cls(*_scaling(case.x, candidate.inputs), *_scaling(case.target, candidate.targets))
 
     def apply(self, x: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Prepared inputs and targets; labels pass unchanged."""
@@ -138,14 +138,20 @@ class Preparation:
         return np.asarray(output * self.target_scale + self.target_shift)
 
 
-def _moments(values: np.ndarray, wanted: bool) -> tuple[np.ndarray, np.ndarray]:
+def _scaling(values: np.ndarray, wanted: bool) -> tuple[np.ndarray, np.ndarray]:
     columns = values.shape[1] if values.ndim == 2 else 1
-    if not wanted:
-        return np.zeros(columns), np.ones(columns)
+    return standard_scaling(values) if wanted else (np.zeros(columns), np.ones(columns))
+
+
+def standard_scaling(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shift and scale of each column: (values - shift) / scale has mean 0 and variance 1, or is 0 in constant columns.
+
+    Float64 [columns]; constant is what varies no more than rounding does.
+    """
     exact = np.asarray(values, dtype=np.float64)
-    deviation = exact.std(axis=0)
-    constant = deviation <= 1e-12 * np.abs(exact).max(axis=0, initial=0.0)
-    return exact.mean(axis=0), np.where(constant, 1.0, deviation)
+    mean, deviation = exact.mean(axis=0), exact.std(axis=0)
+    constant = deviation <= 1e-12 * np.abs(exact).max(axis=0)
+    return np.where(constant, exact[0], mean), np.where(constant, 1.0, deviation)
 
 
 # ---- proposals ----

@@ -15,11 +15,10 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..flow import FORMATS
 from .predict import layer_scales
 from .propagation import Propagation
 from .report import GainFactors, LayerRecord, Slope
-
-FORMATS = ("fp16", "bf16", "e4m3", "e5m2")
 
 # Activations whose derivative is exactly 0 over half a line: their mask can be told from their slope.
 _MASKED = {"relu": "activation_zero_share", "hard_tanh": "saturated_share"}

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..mlp import NORM_EPS
 from .report import Jacobian
 
 # With so many outputs or inputs the products with all unit vectors cost less than bidiagonalization.
@@ -30,7 +31,6 @@ JACOBIAN_ROWS, NEIGHBOURS = 4, 32
 _LISTED = 5
 # Cosine of a row and its neighbour at the input: near, yet far enough to lose a good part of it.
 NEIGHBOUR_COSINE = 0.9
-_EPS = 1e-5  # of the normalizations, as in the core
 # Share of a vector's length below which what is left of it is rounding.
 _INSIDE = 1e-12
 
@@ -156,7 +156,7 @@ class _Pass:
             mean, inverse = held
         else:
             mean = z.mean(axis=axis, keepdims=True) if self.normalization != "rms" else np.zeros((1, 1))
-            inverse = 1.0 / np.sqrt(np.mean((z - mean) ** 2, axis=axis, keepdims=True) + _EPS)
+            inverse = 1.0 / np.sqrt(np.mean((z - mean) ** 2, axis=axis, keepdims=True) + NORM_EPS)
         self.statistics.append((mean, inverse) if self.normalization == "batch" else None)
         x_hat = (z - mean) * inverse
         self.norms.append((x_hat, inverse))

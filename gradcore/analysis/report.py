@@ -215,11 +215,6 @@ class Slope(Record):
         return math.exp(min(0.5 * self.total, 709.0))
 
     @property
-    def doubling_depth(self) -> float:
-        """Layers over which |delta|^2 doubles or halves; inf for a flat profile."""
-        return math.log(2.0) / abs(self.value) if self.value else math.inf
-
-    @property
     def inside_band(self) -> bool:
         """Whether the estimate lies in the healthy band."""
         return self.band_low <= self.value <= self.band_high

@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..training import accuracy
 from .candidates import Candidate, Preparation
 from .measure import Case
+from .subject import Thresholds
 
 # Learning rates tried where none is given: each net gets the best of them, so that neither loses by the choice.
 LEARNING_RATES = (0.01, 0.05, 0.2)
 _PILOT_SHARE = 0.5  # of the steps, for the choice of the learning rate
-# A training that ends above this many times its first loss has diverged (as `Thresholds.diverged`).
-_DIVERGED = 10.0
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _HELD_OUT_SHARE, _MOST_HELD_OUT, _FEWEST_ROWS = 0.25, 512, 40
@@ -54,7 +54,7 @@ class Trial:
     @property
     def diverged(self) -> bool:
         """Whether the training broke off, or ended far above where it began."""
-        return not self.loss <= _DIVERGED * self.start_loss
+        return not self.loss <= Thresholds.diverged * self.start_loss
 
 
 class Stopped(Exception):
@@ -164,7 +164,7 @@ def _evaluate(net: Any, case: Case, x: np.ndarray, rows: np.ndarray, preparation
     if case.loss == "cross_entropy" and net.out_features == 1:
         output = _as_logits(output, case.classes)
     value = float(ops.loss(output, target, case.loss))
-    return value, _accuracy(output, target, case.loss)
+    return value, accuracy(output, target, case.loss)
 
 
 def _as_logits(output: np.ndarray, classes: int) -> np.ndarray:
@@ -176,15 +176,6 @@ def _as_logits(output: np.ndarray, classes: int) -> np.ndarray:
     logits = np.zeros((len(output), classes))
     logits[:, 1] = output[:, 0]
     return logits
-
-
-def _accuracy(output: np.ndarray, target: np.ndarray, loss: str) -> float:
-    if loss == "cross_entropy":
-        labels = target if target.ndim == 1 else target.argmax(axis=1)
-        return float(np.mean(output.argmax(axis=1) == labels))
-    if loss == "binary_cross_entropy":
-        return float(np.mean((output > 0.0) == (target > 0.5)))
-    return math.nan
 
 
 def best_learning_rate(contestant: Contestant, split: Split, steps: int) -> float | None:

@@ -14,7 +14,6 @@ from .causes import (
     can_be_levelled,
     critical_variance,
     hidden_factors,
-    of_vanishing,
     signal_dies,
     steepest_layer,
     target_scale,
@@ -242,8 +241,3 @@ def input_of_step(step: int, rms: float) -> str:
         f"The inputs of step {step} have a root mean square of {factor(rms)}: they scale its gradients, and so "
         "its size. Standardize the inputs, and look for rows that are out of scale."
     )
-
-
-def why_zero(subject: Subject) -> str:
-    """A short cause of a slope, for other findings."""
-    return vanishing_cause(subject, of_vanishing(subject))
