@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import gradcore as gc
+from gradcore.analysis import Thresholds
+from gradcore.analysis.analyze import examine, make_case, measure_and_rehearse
 
 pytest.importorskip("sklearn")
 
@@ -263,3 +265,43 @@ def test_no_support_code_is_needed_for_any_layer(rng):
     net = gc.MLP([10] + [40] * len(activations) + [3], activation=activations, normalization="layer", residual=True)
     report = gc.analyze(net, x, rng.integers(0, 3, 300))
     assert report.verdict == "healthy" and len(report.layers) == len(activations) + 1
+
+
+# ---- momentum ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "verdict"),
+    [
+        ({"lr": 0.1, "momentum": 0.9}, "healthy"),
+        ({"lr": 0.1, "momentum": 0.99}, "exploding"),
+        ({"lr": 0.1, "momentum": 0.99, "nesterov": True}, "exploding"),
+        ({"lr": 0.01, "momentum": 0.99}, "healthy"),
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_momentum_reaches_its_full_step_after_many(options, verdict, seed):
+    """At 0.99 the loss falls to 0.5 in 20 steps, rises to 4 in 100 and ends at that of a constant guess."""
+    x, labels = digits()
+    net = gc.MLP([64, 128, 128, 10], seed=seed)
+    optimizer = gc.optim.SGD(net, **options)
+    report = gc.analyze(net, x, labels, optimizer=optimizer, batch_size=64)
+    assert report.verdict == verdict
+    assert verdict == "healthy" or report.findings[0].cause == "learning_rate"
+    rng = np.random.default_rng(seed)
+    losses = [net.train_step(x[rows], labels[rows], optimizer).loss for rows in rng.integers(0, len(x), (400, 64))]
+    assert (np.mean(losses[-50:]) < 0.2) == (verdict == "healthy")
+
+
+def test_learning_with_momentum_is_judged_by_its_full_step():
+    """1 / (1 - momentum) times lr |dL/dW|^2 a step is what a loss falls by, and what rounding has to leave alone."""
+    x, labels = digits()
+    net = gc.MLP([64, 32, 32, 10], activation="tanh")
+    subjects = []
+    for momentum in (0.0, 0.99):
+        case = make_case(net, x, labels, "cross_entropy", gc.optim.SGD(net, 1e-3, momentum=momentum), 128, 8, 0)
+        subjects.append(examine(case, measure_and_rehearse(case, Thresholds(), None)[0], Thresholds()))
+    plain, heavy = subjects
+    assert len(plain.measurement.rehearsal.losses) == 8 and len(heavy.measurement.rehearsal.losses) == 100
+    assert heavy.relative_fall == pytest.approx(100.0 * plain.relative_fall)
+    assert heavy.lasting_updates == pytest.approx(100.0 * plain.updates)

@@ -97,12 +97,32 @@ def steps_in_doubt(subject: Subject) -> Doubt | None:
     if subject.case.optimizer is not None and _no_lower(losses) and first > limit * guess > 0.0:
         what = f"the loss is {wording.factor(first / guess)} times that of a constant guess and does not fall."
         return Doubt(what, update)
+    relapse = _relapse(losses, guess)
+    if relapse is not None:
+        what = f"in {len(losses)} of them the loss falls to {relapse[0]:.3g} and rises again to {relapse[1]:.3g}, and "
+        what += "more of them undo what was learned."
+        return Doubt(what, update, falling=True)
     base = max(subject.measurement.loss, guess)
     noise = _noise_of_loss(subject, base, len(losses) - len(losses) // 2)
     if subject.case.optimizer is not None and _no_lower(losses) and later > base + noise:
         what = f"in {len(losses)} of them the loss goes from {first:.3g} to {later:.3g}, and stays up with more."
         return Doubt(what, update, rising=True)
     return None
+
+
+def _relapse(losses: np.ndarray, guess: float) -> tuple[float, float] | None:
+    """The lowest mean of a quarter of some losses and that of the last, where steps have learned and unlearn it again.
+
+    That is, where the first lies below the loss of a constant guess and the second above the first, beyond the 95 %
+    intervals of both: with the two steps a quarter of a short rehearsal these are too wide to tell.
+    """
+    if len(losses) < 8:
+        return None
+    quarters = np.array_split(losses, 4)
+    means, noises = [float(part.mean()) for part in quarters], [half_interval(part) for part in quarters]
+    lowest = int(np.argmin(means))
+    ceiling = means[lowest] + noises[lowest]
+    return (means[lowest], means[-1]) if ceiling < min(guess, means[-1] - noises[-1]) else None
 
 
 def _later(losses: np.ndarray) -> float:
@@ -213,7 +233,7 @@ def small_steps(subject: Subject, *, explained: bool) -> list[Finding]:
     """Updates that rounding swallows in every layer, although there is a gradient to follow."""
     if explained or subject.case.optimizer is None or not subject.has_signal:
         return []
-    updates = subject.updates
+    updates = subject.lasting_updates
     if not np.all(updates < subject.unit_roundoff):
         return []
     text = (

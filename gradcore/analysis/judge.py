@@ -301,8 +301,9 @@ def losses_of_vanishing(subject: Subject) -> dict[str, float]:
     if fall < 1.0 / subject.limits.learning_steps:
         lost["steps_to_learn"] = 1.0 / fall if fall > 0.0 else math.inf
     # At the noise floor, as in a net that has converged, updates are small because there is nothing to follow.
-    if subject.has_signal and updates.min() < subject.unit_roundoff:
-        lost["update_lost"] = float(updates.min())
+    lasting = float(subject.lasting_updates.min())
+    if subject.has_signal and lasting < subject.unit_roundoff:
+        lost["update_lost"] = lasting
     return lost
 
 
@@ -316,16 +317,16 @@ def steps_to_tell_apart(subject: Subject) -> float:
 
     All rows then arrive as one, m, but for a part d of relative size r. Errors of a batch of B rows sum to zero but for
     1 / sqrt(B) of one row's, so that of the gradient's outer product with m + d noise is |m| / sqrt(B) and signal at
-    most |d|. A step moves each entry by lr, a share r sqrt(B) of it with the signal: a matrix of rank one and size
-    lr n r sqrt(B) for n inputs, which has to reach 1 for the differences to pass. 0 where the steps have made the
-    profile level, or nothing is known of them.
+    most |d|. A step moves each entry by lr (with momentum by 1 / (1 - momentum) of that), a share r sqrt(B) of it with
+    the signal: a matrix of rank one and size lr n r sqrt(B) for n inputs, which has to reach 1 for the differences to
+    pass. 0 where the steps have made the profile level, or nothing is known of them.
     """
     outlook = subject.measurement.outlook
     if outlook is None or outlook.slope is None or beyond_band(outlook.slope) >= 0:
         return 0.0
     case = subject.case
     share = min(outlook.difference * math.sqrt(min(case.batch_size, len(case.x))), 1.0)
-    step = subject.lr * subject.records[-1].in_features * share
+    step = subject.lr * case.memory * subject.records[-1].in_features * share
     return 1.0 / step if step > 0.0 else math.inf
 
 

@@ -23,8 +23,10 @@ from .report import GainFactors, LayerRecord, Slope
 # Activations whose derivative is exactly 0 over half a line: their mask can be told from their slope.
 _MASKED = {"relu": "activation_zero_share", "hard_tanh": "saturated_share"}
 
-# Steps tried on a copy: enough for a diverging loss to show, few enough to cost less than the batches.
-REHEARSAL_STEPS = 8
+# Steps tried on a copy: enough for a diverging loss to show, few enough to cost less than the batches. Momentum mu
+# takes 1 / (1 - mu) of them to reach its full step (`Case.memory`); beyond mu = 0.992 that is more than a diagnosis may
+# cost.
+REHEARSAL_STEPS, MOST_REHEARSED = 8, 125
 
 # Below the learning rates in use for plain SGD (1e-3 to 1): what diverges here has none.
 SMALLEST_LR = 1e-4
@@ -75,6 +77,11 @@ class Case:
         rows = self.rows[index % len(self.rows)]
         return self.x[rows], self.trainable(self.net, self.target[rows])
 
+    def random_batch(self, net: Any, rng: np.random.Generator) -> tuple[Floats, Floats]:
+        """Inputs, and targets that `net` can be given, of as many random rows as a step takes."""
+        rows = rng.choice(len(self.x), min(self.batch_size, len(self.x)), replace=False)
+        return self.x[rows], self.trainable(net, self.target[rows])
+
     def trainable(self, net: Any, target: Floats) -> Floats:
         """Targets that `net` can be given: a softmax over one output knows but one label, whatever the data says."""
         one_label = self.loss == "cross_entropy" and net.out_features == 1 and target.dtype.kind == "i"
@@ -89,6 +96,20 @@ class Case:
     def step_size(self) -> float:
         """The learning rate of the next step."""
         return float(self.training.get("lr", self.lr if self.optimizer is None else self.optimizer.lr))
+
+    @property
+    def memory(self) -> float:
+        """Gradients that momentum has added up in a step once it is under way, 1 / (1 - momentum); 1 without it.
+
+        Where they agree a step is that many times lr, and it takes about as many steps to get there.
+        """
+        momentum = 0.0 if self.optimizer is None else float(self.optimizer.hyperparameters.get("momentum", 0.0))
+        return 1.0 / (1.0 - momentum) if momentum < 1.0 else math.inf
+
+    @property
+    def rehearsal_steps(self) -> int:
+        """Steps to rehearse: until momentum is under way."""
+        return round(min(max(REHEARSAL_STEPS, self.memory), MOST_REHEARSED))
 
     def optimizer_for(self, net: Any, *, keep_state: bool = False) -> Any:
         """The optimizer judged for, made anew for `net`; with its present state if that fits the net."""
@@ -289,6 +310,9 @@ def _layers_with(net: Any, tensors: Mapping[str, Floats], test: Callable[[Floats
 def rehearse(case: Case, net: Any, *, keep_state: bool = True) -> Rehearsal:
     """Take a few steps on `net`, which is changed, with the optimizer in use; stops once the loss is not finite.
 
+    Eight, each at the cost of a gradient and an update; with momentum 1 / (1 - momentum), 10 at 0.9 and 100 at 0.99,
+    those after the first eight on random batches: a few, over and over, would be learned by heart.
+
     keep_state: start from the optimizer's present state (for the analysed net, not for one made anew).
     Where none is known, plain SGD takes them at a rate so small that a sound net cannot diverge.
     """
@@ -299,9 +323,11 @@ def rehearse(case: Case, net: Any, *, keep_state: bool = True) -> Rehearsal:
     losses: list[float] = []
     norms: list[float] = []
     update_ratio = np.full(net.depth, np.nan)
-    for index in range(REHEARSAL_STEPS):
+    rng = np.random.default_rng((case.seed, 4))
+    for index in range(case.rehearsal_steps):
+        batch = case.batch(index) if index < REHEARSAL_STEPS else case.random_batch(net, rng)
         try:
-            step = net.train_step(*case.batch(index), optimizer, loss=case.loss, clip_norm=clip, record=index == 0)
+            step = net.train_step(*batch, optimizer, loss=case.loss, clip_norm=clip, record=index == 0)
         except FloatingPointError:  # a gradient that is not finite cannot be clipped
             losses.append(np.nan)
             break

@@ -23,10 +23,10 @@ from .propagation import difference
 from .slope import estimate
 from .subject import Subject
 
-# Steps after which a rate that finds flatter ground has found it, or is on its way: eight times those rehearsed.
-RECOVERY_STEPS = 8 * measuring.REHEARSAL_STEPS
+# After this many times the rehearsed steps a rate that finds flatter ground has found it, or is on its way.
+RECOVERY = 8
 # Steps at most: a smaller rate, which would need more to write the weights anew, is left undecided.
-MOST_STEPS = 1000
+MOST_STEPS = RECOVERY * measuring.MOST_REHEARSED
 
 
 @harmless
@@ -36,7 +36,8 @@ def look_ahead(subject: Subject, progress: Progress | None = None) -> Outlook | 
     if case.optimizer is None:
         return None
     if checks.steps_in_doubt(subject) is not None:
-        return _outlook(subject, RECOVERY_STEPS, progress, patient=True, calmed_by=_calmed_by(subject))
+        steps = RECOVERY * case.rehearsal_steps
+        return _outlook(subject, steps, progress, patient=True, calmed_by=_calmed_by(subject))
     if (rescaled(subject) and beyond_band(subject.slope) < 0) or checks.error_of_scale(subject):
         steps = math.ceil(_rewriting_steps(case))
         return _outlook(subject, steps, progress) if 0 < steps <= MOST_STEPS else None
@@ -57,11 +58,11 @@ def _calmed_by(subject: Subject) -> str:
 
 
 def _rewriting_steps(case: Case) -> float:
-    """Steps of the size lr that add up to a typical weight: of the middle one of the layers."""
+    """Steps of the size lr, with momentum lr / (1 - momentum), that add up to a typical weight of the middle layer."""
     sizes = [
         math.sqrt(measuring.mean_square(case.net.parameters[f"dense{layer}.weight"])) for layer in range(case.net.depth)
     ]
-    return float(np.median(sizes)) / case.step_size
+    return float(np.median(sizes)) / (case.step_size * case.memory)
 
 
 def _outlook(
@@ -93,8 +94,7 @@ def _train(
     for done in range(steps):
         if progress is not None:
             progress(done, steps, "trying steps")
-        rows = rng.choice(len(case.x), min(case.batch_size, len(case.x)), replace=False)
-        batch = case.x[rows], case.trainable(net, case.target[rows])
+        batch = case.random_batch(net, rng)
         try:
             losses.append(
                 net.train_step(*batch, optimizer, loss=case.loss, clip_norm=case.training.get("clip_norm")).loss

@@ -143,9 +143,15 @@ class Subject:
     def relative_fall(self) -> np.ndarray:
         """lr |dL/dW|^2 / output_error a layer: the share of the error that one SGD step can take away.
 
-        Relative to the error that is there, so that it does not fall as a net learns.
+        Relative to the error that is there, so that it does not fall as a net learns. With momentum under way a step
+        is 1 / (1 - momentum) times as large.
         """
-        return self.lr * self.gradient_norms**2 / self.output_error
+        return self.lr * self.case.memory * self.gradient_norms**2 / self.output_error
+
+    @cached_property
+    def lasting_updates(self) -> np.ndarray:
+        """|dW| / |W| of a step once momentum is under way, as it is where the optimizer has taken steps: `updates`."""
+        return self.updates * (1.0 if self.case.trained else self.case.memory)
 
     @cached_property
     def has_signal(self) -> bool:

@@ -181,7 +181,7 @@ def update_sentence(subject: Subject) -> str:
         f"One step of {subject.optimizer_name} at lr {subject.lr:g} changes the weights of layer 0 by "
         f"{factor(updates[0])} of their size, and of the output layer by {factor(updates[-1])}"
     )
-    if updates[0] < subject.unit_roundoff:
+    if subject.lasting_updates[0] < subject.unit_roundoff:
         text += f"; {subject.dtype} rounds changes below {subject.unit_roundoff:.1g} away"
     fall = float(subject.relative_fall[:-1].sum())
     if not subject.adaptive and 0.0 < fall < 1.0 / subject.limits.learning_steps:
