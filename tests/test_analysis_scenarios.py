@@ -305,3 +305,56 @@ def test_learning_with_momentum_is_judged_by_its_full_step():
     assert len(plain.measurement.rehearsal.losses) == 8 and len(heavy.measurement.rehearsal.losses) == 100
     assert heavy.relative_fall == pytest.approx(100.0 * plain.relative_fall)
     assert heavy.lasting_updates == pytest.approx(100.0 * plain.updates)
+
+
+# ---- which scale is to blame ---------------------------------------------------------------------
+
+
+def houses(rng):
+    """Rooms, age and income in dollars, and a price in dollars."""
+    x = np.stack([rng.normal(5, 1, 1000), rng.uniform(1, 50, 1000), 1000 * rng.lognormal(3.6, 0.5, 1000)], axis=1)
+    price = 4 * x[:, 2] + 15_000 * (x[:, 0] - 5) + rng.normal(0, 2e4, 1000)
+    return x.astype("f4"), price.astype("f4")
+
+
+def test_raw_inputs_and_raw_targets_are_to_blame_together(rng):
+    """The commonest first attempt at house prices: scaling either alone leaves a training that ends in NaN."""
+    x, price = houses(rng)
+    net = gc.MLP([3, 64, 64, 1])
+    report = gc.analyze(net, x, price, loss="mse", optimizer=gc.optim.SGD(net, lr=0.01), batch_size=64)
+    finding = report.findings[0]
+    assert (report.verdict, finding.kind, finding.cause) == ("exploding", "exploding", "target_scale")
+    assert "Standardize the inputs and the targets" in finding.explanation
+
+
+@pytest.mark.parametrize(("init", "rate", "cause"), [
+    ("he_normal", 0.01, "weight_scale"),  # twice the critical variance: a lower rate trains, but these weights are unfit
+    ("lecun_normal", 2.0, "learning_rate"),
+])  # fmt: skip
+def test_steps_that_smaller_weights_would_calm_are_laid_to_the_weights(init, rate, cause):
+    """He's weights on SELU: the loss of 20 rises at a rate at which critical weights learn."""
+    x, labels = digits()
+    net = gc.MLP([64] + [100] * 20 + [10], activation="selu", init=init)
+    report = gc.analyze(net, x, labels, optimizer=gc.optim.SGD(net, lr=rate), batch_size=64)
+    assert report.verdict == "exploding" and report.findings[0].cause == cause
+
+
+def test_targets_that_weights_have_to_grow_for_are_given_time():
+    """Targets of 171: at 0.01 Adam is below a constant guess within 60 steps, though not within |w| / lr = 8."""
+    from sklearn.datasets import load_diabetes
+
+    x, y = load_diabetes(return_X_y=True)
+    x, y = (x / x.std(axis=0)).astype("f4"), y.astype("f4")
+    net = gc.MLP([10, 64, 64, 1], init="lecun_uniform")
+    optimizer = gc.optim.Adam(net, lr=1e-2)
+    report = gc.analyze(net, x, y, loss="mse", optimizer=optimizer, batch_size=32)
+    assert report.verdict == "healthy"
+    assert "so it can live with that" in explanation_of(report, "exploding", "target_scale")
+
+
+def test_a_warm_up_that_starts_at_zero_is_no_step_to_judge():
+    x, labels = digits()
+    net = gc.MLP([64] + [28] * 7 + [10], activation="sigmoid", init="he_uniform")
+    optimizer = gc.optim.Adam(net, lr=lambda step: 1e-4 * min(step, 10))
+    report = gc.analyze(net, x, labels, optimizer=optimizer)
+    assert "steps_to_tell_inputs_apart" not in report.findings[0].evidence

@@ -18,6 +18,7 @@ from ..init import CRITICAL_GAIN_SQUARED, lsuv
 from . import mean_field as theory
 from .causes import can_be_level
 from .measure import Case
+from .outlook import rescale
 from .report import Report
 from .subject import Thresholds
 
@@ -81,7 +82,7 @@ class Candidate:
         config["seed"] = (config["seed"] or 0) if seed is None else seed  # a net drawn at random has none to keep
         if self.weights == "rescaled":
             net = case.net.copy()
-            _rescale(net)
+            rescale(net)
             return net
         net = MLP(**{**config, **self.net})
         if self.weights == "lsuv":
@@ -90,18 +91,6 @@ class Candidate:
         elif self.weights == "scaled_branches":
             _scale_branches(net)
         return net
-
-
-def _rescale(net: Any) -> None:
-    """Give each hidden layer's weights their critical size and keep their directions; biases become zero."""
-    gains = [CRITICAL_GAIN_SQUARED[name] for name in net.activations] + [1.0]
-    for layer, gain_squared in enumerate(gains):
-        weight = net.parameters[f"dense{layer}.weight"]
-        size = float(np.sqrt(np.mean(np.square(weight, dtype=np.float64)) * weight.shape[1]))
-        if 0.0 < size < math.inf:
-            weight *= math.sqrt(gain_squared) / size
-        if net.bias:
-            net.parameters[f"dense{layer}.bias"][...] = 0.0
 
 
 def _scale_branches(net: Any) -> None:

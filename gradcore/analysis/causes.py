@@ -231,17 +231,22 @@ def of_saturation(subject: Subject, layer: int) -> str:
 def of_large_step(subject: Subject, *, scaled_loss: bool) -> str:
     """Why steps are too large where the profile is level: the scale of data or weights, or the learning rate.
 
-    The data is to blame where the steps are fine at its unit scale, as tried by `outlook`, or else by its size.
-    scaled_loss: whether the loss began far above that of a constant guess. Weights that are too large show there:
-    in a level profile they enlarge the steps by no more than they enlarge the output.
+    That scale is to blame without which the same steps are fine, as tried by `outlook`. Where nothing was tried, that
+    of the data by its size, or of the weights where the loss began far above that of a constant guess (scaled_loss): in
+    a level profile they enlarge the steps by no more than they enlarge the output.
     """
     outlook = subject.measurement.outlook
+    if outlook is not None:
+        return outlook.calmed_by[0] if outlook.calmed_by else "learning_rate"
     scaled = scales_of_data(subject)
-    cause = max(scaled, key=lambda name: scaled[name], default="") if outlook is None else outlook.calmed_by
-    if cause:
-        return cause
-    plain = subject.measurement.config["normalization"] is None
-    return "weight_scale" if plain and scaled_loss and weight_excess(subject) > LARGE_EXCESS else "learning_rate"
+    if scaled:
+        return max(scaled, key=lambda name: scaled[name])
+    return "weight_scale" if scaled_loss and weights_too_large(subject) else "learning_rate"
+
+
+def weights_too_large(subject: Subject) -> bool:
+    """Whether weights whose scale has an effect are larger than critical ones, beyond chance and choice of scheme."""
+    return subject.measurement.config["normalization"] is None and weight_excess(subject) > LARGE_EXCESS
 
 
 def scales_of_data(subject: Subject) -> dict[str, float]:

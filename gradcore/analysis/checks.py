@@ -53,7 +53,8 @@ def large_steps(subject: Subject, *, vanishing: bool) -> list[Finding]:
     first, guess = float(rehearsal.losses[0]), no_skill_loss(subject)
     cause = causes.of_large_step(subject, scaled_loss=first > limit * guess)
     text = f"Steps of {subject.optimizer_name} at lr {rehearsal.lr:g} are too large: {doubt.what} "
-    text += f"{wording.input_sentence(subject)} {_LARGE_STEP[cause]}"
+    both = outlook is not None and len(outlook.calmed_by) > 1
+    text += f"{wording.input_sentence(subject)} {_BOTH_SCALES if both else _LARGE_STEP[cause]}"
     peak = float(np.max(rehearsal.losses))
     evidence = {"lr": rehearsal.lr, "first_loss": first, "highest_loss": peak, "largest_update": doubt.update}
     if outlook is not None and recovered:
@@ -182,10 +183,9 @@ def error_of_scale(subject: Subject) -> str:
     """The cause of an error that is none of the data's: "weight_scale", "target_scale" or ""."""
     if causes.target_scale(subject) > subject.limits.input_scale:
         return "target_scale"
-    plain = subject.measurement.config["normalization"] is None
     guess = no_skill_loss(subject)
     loud = subject.measurement.loss > subject.limits.diverged * guess > 0.0
-    return "weight_scale" if plain and loud and causes.weight_excess(subject) > causes.LARGE_EXCESS else ""
+    return "weight_scale" if loud and causes.weights_too_large(subject) else ""
 
 
 def _no_lower(losses: np.ndarray) -> bool:
@@ -227,6 +227,7 @@ _LARGE_STEP = {
     "weight_scale": "The weights are larger than the activation needs, and every layer multiplies the error.",
     "learning_rate": "Lower the learning rate, or clip the gradients.",
 }
+_BOTH_SCALES = "Standardize the inputs and the targets: each by itself makes the steps too large."
 
 
 def small_steps(subject: Subject, *, explained: bool) -> list[Finding]:

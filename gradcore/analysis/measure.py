@@ -160,14 +160,15 @@ class Outlook:
     """What many steps of the optimizer in use make of the net: see `outlook`.
 
     losses: of the steps taken. slope: of the net after them; None where a number broke. difference: share of the last
-    hidden layer's pre-activations that differs between rows, then. calmed_by: "input_scale" or "target_scale" where
-    steps that are too large are fine on data of unit scale.
+    hidden layer's pre-activations that differs between rows, then. calmed_by: "input_scale", "target_scale" or both,
+    larger first, where steps that are too large are fine on data of unit scale; or "weight_scale" where they are with
+    weights of critical size.
     """
 
     losses: Floats
     slope: Slope | None
     difference: float
-    calmed_by: str = ""
+    calmed_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,13 @@ what it can make good, or the net has lost what tells its inputs apart (`judge.s
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ..init import CRITICAL_GAIN_SQUARED
 from . import causes, checks
 from . import measure as measuring
 from .judge import beyond_band, rescaled
@@ -35,26 +37,64 @@ def look_ahead(subject: Subject, progress: Progress | None = None) -> Outlook | 
     case = subject.case
     if case.optimizer is None:
         return None
+    several = RECOVERY * case.rehearsal_steps
     if checks.steps_in_doubt(subject) is not None:
-        steps = RECOVERY * case.rehearsal_steps
-        return _outlook(subject, steps, progress, patient=True, calmed_by=_calmed_by(subject))
-    if (rescaled(subject) and beyond_band(subject.slope) < 0) or checks.error_of_scale(subject):
-        steps = math.ceil(_rewriting_steps(case))
-        return _outlook(subject, steps, progress) if 0 < steps <= MOST_STEPS else None
-    return None
+        return _outlook(subject, several, progress, patient=True, calmed_by=_calmed_by(subject))
+    grows = bool(checks.error_of_scale(subject))
+    if not grows and not (rescaled(subject) and beyond_band(subject.slope) < 0):
+        return None
+    steps = _rewriting_steps(case)
+    if not 0.0 < steps <= MOST_STEPS:
+        return None
+    # Weights that have to grow, or to shrink, need longer than it takes to write them at the size they have.
+    return _outlook(subject, max(math.ceil(steps), several if grows else 0), progress, patient=grows)
 
 
-def _calmed_by(subject: Subject) -> str:
-    """Which of the data's scales alone makes the steps too large: they are rehearsed with it divided out."""
-    for cause, scale in causes.scales_of_data(subject).items():
-        name = {"input_scale": "x", "target_scale": "target"}[cause]
-        values = getattr(subject.case, name)
-        case = replace(subject.case, **{name: (values / scale).astype(values.dtype)})
-        rehearsal = measuring.rehearse(case, case.net.copy())
-        trial = replace(subject, case=case, measurement=replace(subject.measurement, rehearsal=rehearsal))
-        if checks.steps_in_doubt(trial) is None:
-            return cause
-    return ""
+def _calmed_by(subject: Subject) -> tuple[str, ...]:
+    """Whose scale makes the steps too large, the larger first: without it the same steps raise no doubt.
+
+    One of the data's by itself, or else both together; or else that of weights larger than critical ones.
+    """
+    case, scales = subject.case, causes.scales_of_data(subject)
+    by_size = tuple(sorted(scales, key=lambda name: -scales[name]))
+    for chosen in dict.fromkeys([*((name,) for name in scales), by_size]):
+        if chosen and _calm(subject, _at_unit_scale(case, {name: scales[name] for name in chosen})):
+            return chosen
+    if causes.weights_too_large(subject):
+        net = case.net.copy()
+        rescale(net)
+        if _calm(subject, replace(case, net=net)):
+            return ("weight_scale",)
+    return ()
+
+
+def _at_unit_scale(case: Case, scales: Mapping[str, float]) -> Case:
+    names = {"input_scale": "x", "target_scale": "target"}
+    values = {names[cause]: getattr(case, names[cause]) for cause in scales}
+    sizes = {names[cause]: scale for cause, scale in scales.items()}
+    return replace(case, **{name: (values[name] / sizes[name]).astype(values[name].dtype) for name in values})
+
+
+def _calm(subject: Subject, case: Case) -> bool:
+    """Whether rehearsed steps of a changed case raise no doubt."""
+    net = case.net.copy()
+    measurement = measuring.measure(case, net)
+    if not np.isfinite(measurement.losses).all():
+        return False
+    measurement = replace(measurement, rehearsal=measuring.rehearse(case, net))
+    return checks.steps_in_doubt(replace(subject, case=case, measurement=measurement)) is None
+
+
+def rescale(net: Any) -> None:
+    """Give each hidden layer's weights their critical size and keep their directions; biases become zero."""
+    gains = [CRITICAL_GAIN_SQUARED[name] for name in net.activations] + [1.0]
+    for layer, gain_squared in enumerate(gains):
+        weight = net.parameters[f"dense{layer}.weight"]
+        size = float(np.sqrt(np.mean(np.square(weight, dtype=np.float64)) * weight.shape[1]))
+        if 0.0 < size < math.inf:
+            weight *= math.sqrt(gain_squared) / size
+        if net.bias:
+            net.parameters[f"dense{layer}.bias"][...] = 0.0
 
 
 def _rewriting_steps(case: Case) -> float:
@@ -62,11 +102,12 @@ def _rewriting_steps(case: Case) -> float:
     sizes = [
         math.sqrt(measuring.mean_square(case.net.parameters[f"dense{layer}.weight"])) for layer in range(case.net.depth)
     ]
-    return float(np.median(sizes)) / (case.step_size * case.memory)
+    step = case.step_size * case.memory
+    return float(np.median(sizes)) / step if step > 0.0 else math.inf
 
 
 def _outlook(
-    subject: Subject, steps: int, progress: Progress | None, *, patient: bool = False, calmed_by: str = ""
+    subject: Subject, steps: int, progress: Progress | None, *, patient: bool = False, calmed_by: tuple[str, ...] = ()
 ) -> Outlook:
     """patient: as many steps again, time after time, while the loss comes down and the net has not learned."""
     case, net = subject.case, subject.case.net.copy()
