@@ -34,6 +34,23 @@ def test_adam_cannot_tell_inputs_apart_that_a_deep_net_has_made_one():
     assert np.mean(losses[-100:]) > 0.98 * np.log(10)  # the loss of a constant guess, after 600 steps
 
 
+def test_entries_below_eps_still_make_a_step_of_adam():
+    """lr g / (g + eps) for eight sigmoid layers, whose smallest entries are 3e-9 beside an eps of 1e-8."""
+    net, x, target, how = net_on("digits", 8, 64, activation="sigmoid", init="lecun_uniform")
+    net.parameters.flat[:] *= 3**-0.5  # the variance of 1 / (3 fan_in) that PyTorch draws
+    case = make_case(net, x, target, how["loss"], gc.optim.Adam(net, lr=1e-3), 128, 8, 0)
+    subject = examine(case, measure_and_rehearse(case, Thresholds(), None)[0], Thresholds())
+    assert subject.gradient_elements[0] < subject.eps and judge.rescaled(subject)
+    entries = subject.updates[0] * subject.records[0].weight_norm / np.sqrt(64 * 64)
+    assert entries / 1e-3 == pytest.approx(subject.smallest_adaptive_step, rel=0.3)
+    plain = gc.analyze(net, x, target, **how)
+    share = float(first(plain).explanation.split("the weakest by ")[1].split()[0])
+    assert share == pytest.approx(subject.smallest_adaptive_step, rel=0.01)
+    net.parameters["dense8.weight"][...] *= 1e-3  # and now a thousandth of that
+    starved = gc.analyze(net, x, target, optimizer=gc.optim.Adam(net, lr=1e-3), **how)
+    assert "moves the weights of the weakest layer by only" in first(starved).explanation
+
+
 def test_adam_repairs_a_steep_profile_of_a_few_layers():
     net, x, target, how = net_on("digits", 7, 28, activation="sigmoid", init="he_uniform")
     optimizer = gc.optim.Adam(net, lr=2e-3)

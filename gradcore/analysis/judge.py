@@ -272,7 +272,7 @@ def _slope_finding(
 
 
 # Losses of learning that are no matter of one layer beside another.
-_ABSOLUTE = ("update_lost", "below_eps", "steps_to_learn", "steps_to_tell_inputs_apart", "overshoot", "sensitivity",
+_ABSOLUTE = ("update_lost", "share_of_step", "steps_to_learn", "steps_to_tell_inputs_apart", "overshoot", "sensitivity",
              "loss_over_constant_guess")  # fmt: skip
 
 
@@ -289,7 +289,7 @@ def losses_of_vanishing(subject: Subject) -> dict[str, float]:
     """The ways in which a shrinking gradient costs learning under the optimizer in use, with their numbers."""
     lost: dict[str, float] = {}
     if subject.adaptive and not rescaled(subject):
-        return {"below_eps": float(subject.gradient_elements[:-1].min())}
+        return {"share_of_step": subject.smallest_adaptive_step}
     if subject.adaptive:
         needed = steps_to_tell_apart(subject)
         return {"steps_to_tell_inputs_apart": needed} if needed > subject.limits.learning_steps else {}
@@ -308,8 +308,12 @@ def losses_of_vanishing(subject: Subject) -> dict[str, float]:
 
 
 def rescaled(subject: Subject) -> bool:
-    """Whether an adaptive optimizer brings the gradients of all hidden layers to one size: their entries exceed eps."""
-    return subject.adaptive and float(subject.gradient_elements[:-1].min(initial=math.inf)) >= subject.eps
+    """Whether an adaptive optimizer brings the gradients of all hidden layers to one size.
+
+    It moves a weight by lr g / (g + eps). That is a step like the others' down to 1 / norm_ratio of lr, from where on
+    SGD's count as far below the other layers', too: entries of eps / (norm_ratio - 1), a hundredth of eps, are enough.
+    """
+    return subject.adaptive and subject.smallest_adaptive_step >= 1.0 / subject.limits.norm_ratio
 
 
 def steps_to_tell_apart(subject: Subject) -> float:

@@ -104,7 +104,7 @@ class Subject:
 
     @property
     def eps(self) -> float:
-        """What an adaptive optimizer adds to the size of a gradient: smaller ones are lost."""
+        """What an adaptive optimizer adds to the size of a gradient before it divides by it."""
         return float(self.case.optimizer.hyperparameters["eps"]) if self.adaptive else 1e-8
 
     @property
@@ -128,6 +128,12 @@ class Subject:
         """Root mean square of the entries of dL/dW, a layer."""
         widths = np.array(self.measurement.config["widths"], dtype=np.float64)
         return self.gradient_norms / np.sqrt(widths[1:] * widths[:-1])
+
+    @cached_property
+    def smallest_adaptive_step(self) -> float:
+        """Smallest share of lr by which an adaptive optimizer moves the weights of a hidden layer: g / (g + eps)."""
+        smallest = float(self.gradient_elements[:-1].min(initial=math.inf))
+        return smallest / (smallest + self.eps) if math.isfinite(smallest) else 1.0
 
     @cached_property
     def updates(self) -> np.ndarray:

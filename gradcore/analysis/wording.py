@@ -198,18 +198,20 @@ def adam_sentence(subject: Subject, lost: Mapping[str, float]) -> str:
             f"{subject.optimizer_name} brings all gradients to one size, but after {len(outlook.losses)} steps, time "
             "enough to write the weights anew, the profile is still not level: of the last hidden layer's "
             f"pre-activations only {factor(outlook.difference)} differs between rows, which is lost in the noise of "
-            f"batches. At this rate it would take about {factor(lost['steps_to_tell_inputs_apart'])} steps to tell "
-            "inputs apart."
+            f"batches. Steps as they are then would take about {factor(lost['steps_to_tell_inputs_apart'])} to tell "
+            "inputs apart; they grow with what they tell apart, so that it may come sooner, but late."
+        )
+    smallest, share = float(subject.gradient_elements[:-1].min()), subject.smallest_adaptive_step
+    name, would = (subject.optimizer_name, "moves") if subject.adaptive else ("Adam", "would move")
+    if share < 1.0 / subject.limits.norm_ratio:
+        return (
+            f"{name} {would} the weights of the weakest layer by only {factor(share)} of its learning rate a step: the "
+            f"entries of its dL/dW ({factor(smallest)}) are lost beside its eps of {subject.eps:g}."
         )
     if subject.adaptive:
         return ""
-    smallest = float(subject.gradient_elements.min())
-    if smallest < subject.eps:
-        return (
-            f"Adam would not help: the entries of the smallest dL/dW ({factor(smallest)}) are below its eps "
-            f"of {subject.eps:g}."
-        )
-    return "Adam, which divides each gradient by its size, would still move these layers."
+    weakest = f", the weakest by {factor(share)} of its learning rate a step" if share < 0.5 else ""
+    return f"Adam, which divides each gradient by its size, would still move these layers{weakest}."
 
 
 def no_harm(subject: Subject, cause: str = "") -> str:
