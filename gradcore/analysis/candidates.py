@@ -163,7 +163,7 @@ def _proposed(report: Report, case: Case, limits: Thresholds) -> list[Candidate]
         found += _for_steps(report, case, limits, data)
     found += [] if data is None else [data]
     structural = kinds & {"vanishing", "exploding", "zero_gradient", "non_finite", "saturation", "dead_units"}
-    if structural:
+    if structural or "batch_norm" in {finding.cause for finding in serious}:
         found += _structural(report, case, limits, data)
     elif starts_small(report):
         found.append(_critical_initialization(sorted(set(case.net.config["activation"]))))

@@ -245,6 +245,26 @@ def small_steps(subject: Subject, *, explained: bool) -> list[Finding]:
     return [Finding("update_ratio", "warning", every, "learning_rate", text, {"largest_update": float(updates.max())})]
 
 
+def few_rows(subject: Subject) -> list[Finding]:
+    """Batch norm over two or three rows: the mean growth of a gradient on its way back has no limit (`mean_field`).
+
+    Of two rows a unit makes +1 and -1 exactly, so that no gradient passes but what its eps leaves of one.
+    """
+    rows = subject.measurement.batch_size
+    if subject.measurement.config["normalization"] != "batch" or rows > 3:
+        return []
+    if rows == 2:
+        text = "Batch norm over 2 rows makes +1 and -1 of each unit whatever it computes, and no gradient passes but "
+        text += "where the rows nearly agree: there it is multiplied by any number. "
+    else:
+        text = f"Batch norm over {rows} rows divides by a deviation that chance brings near to zero, so that the mean "
+        text += "growth of |delta|^2 on its way back has no limit. "
+    text += "Single steps are then far larger than others. It is twice that of a large batch at 4 rows and 1.2 times at 8: "
+    text += "take larger batches, or layer norm, which does not depend on them."
+    every = tuple(range(subject.depth - 1))
+    return [Finding("update_ratio", "warning", every, "batch_norm", text, {"rows": rows})]
+
+
 # ---- units ----
 
 

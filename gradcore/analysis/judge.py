@@ -63,6 +63,7 @@ def _findings(subject: Subject) -> list[Finding]:
         *large,
         *checks.scale_to_unlearn(subject, explained=bool(travelling) or bool(large)),
         *checks.small_steps(subject, explained=bool(travelling)),
+        *checks.few_rows(subject),
         *checks.dead_units(subject),
         *checks.saturation(subject),
         *checks.unscaled_input(subject),
