@@ -141,7 +141,7 @@ def test_an_interrupt_after_the_batches_leaves_out_the_rest(monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gc.analysis.analyze.__globals__["measuring"], "rehearse", stop)
+    monkeypatch.setitem(gc.analysis.analyze.__globals__, "rehearse", stop)
     report = report_on(3)
     assert report.conditions["interrupted"] and report.verdict == "healthy"
     assert report.jacobian is None and math.isnan(report.layers[0].correlation)

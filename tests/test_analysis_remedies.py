@@ -319,12 +319,27 @@ def test_a_candidate_that_cannot_be_made_says_so():
 # ---- a change, and the lower rate that comes with it ---------------------------------------------------
 
 
+def entropy_of_labels():
+    shares = np.bincount(LABELS) / len(LABELS)
+    return -np.sum(shares * np.log(shares))
+
+
 def too_fast(lr):
     """A healthy relu net under a rate at which it diverges."""
     net = gc.MLP([20, 40, 40, 5])
     report = gc.analyze(net, X, LABELS, optimizer=gc.optim.SGD(net, lr=lr))
     assert report.findings[0].cause == "learning_rate"
     return report
+
+
+@pytest.mark.parametrize(("lr", "helps"), [(1e-6, False), (0.1, True)])
+def test_beside_a_net_that_diverges_a_remedy_has_to_learn(lr, helps):
+    """At 1e-6 the loss stays finite, and comes down by less than there is above that of a constant guess."""
+    report = too_fast(1000.0)
+    verification = Verification(report, report._case, Thresholds(), steps=40, seeds=2)
+    tried = verification.verified(lower_learning_rate(lr)).remedy
+    assert tried.effect > 0.9 and tried.after.verdict == "healthy" and tried.after.loss < tried.after.start_loss
+    assert tried.helps == helps == (tried.after.loss < entropy_of_labels())
 
 
 def test_a_change_is_not_credited_with_what_its_lower_rate_does():

@@ -310,8 +310,9 @@ bool Judge::harms_when_vanishing() noexcept {
   for (const LayerEvidence &layer : layers_) {
     weakest = std::min(weakest, update(layer)), strongest = std::max(strongest, update(layer));
     if (!layer.spec->hidden) continue;
-    const double elements = double(layer.spec->in) * double(layer.spec->out);
-    if (evidence_.adaptive()) absolute_ |= layer.weight_grad / std::sqrt(elements) < evidence_.eps;
+    // An entry g takes a step of lr g / (g + eps): the limit is a share of 1 / kNormRatio.
+    const double entry = layer.weight_grad / std::sqrt(double(layer.spec->in) * double(layer.spec->out));
+    if (evidence_.adaptive()) absolute_ |= entry * (limits::kNormRatio - 1) < evidence_.eps;
     fall += evidence_.lr * layer.weight_grad * layer.weight_grad / error;
   }
   if (evidence_.adaptive()) return absolute_;

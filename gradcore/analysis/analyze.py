@@ -17,6 +17,7 @@ from .measure import Case, Measurement, Progress, harmless
 from .outlook import look_ahead
 from .predict import expected_profile
 from .propagation import propagate
+from .rehearsal import rehearse
 from .report import Prediction, Report
 from .slope import estimate
 from .subject import Subject, Thresholds
@@ -149,7 +150,7 @@ def measure_and_rehearse(
         measurement, asleep = _woken(case, measurement)
         if np.isfinite(measurement.losses).all() and not measurement.interrupted:
             # `net` again: measuring changed its gradients and running statistics, and a step reads neither
-            measurement = replace(measurement, rehearsal=measuring.rehearse(case, net))
+            measurement = replace(measurement, rehearsal=rehearse(case, net))
             measurement = replace(measurement, propagation=propagate(case.net, case.x[case.rows[0]], case.seed))
             measurement = replace(measurement, outlook=look_ahead(examine(case, measurement, limits, asleep), progress))
     except KeyboardInterrupt:

@@ -59,7 +59,7 @@ def large_steps(subject: Subject, *, vanishing: bool) -> list[Finding]:
     evidence = {"lr": rehearsal.lr, "first_loss": first, "highest_loss": peak, "largest_update": doubt.update}
     if outlook is not None and recovered:
         text += f" Within {len(outlook.losses)} steps the loss comes down again, to "
-        text += f"{wording.factor(_later(outlook.losses))}: these large steps find flatter ground, and the net learns."
+        text += f"{wording.factor(_later(outlook.losses))}, below that of a constant guess, {wording.factor(guess)}."
     every = tuple(range(subject.depth))
     return [Finding("exploding", "info" if recovered else "critical", every, cause, text, evidence)]
 
@@ -198,8 +198,12 @@ def _no_lower(losses: np.ndarray) -> bool:
 
 
 def no_skill_loss(subject: Subject) -> float:
+    """The loss of a constant guess for what is judged."""
+    return loss_of_constant(subject.case)
+
+
+def loss_of_constant(case: Case) -> float:
     """The loss of the best constant output; of Huber's loss that of the mean, which is close to it."""
-    case = subject.case
     if case.loss in ("cross_entropy", "binary_cross_entropy"):
         return _entropy(case)
     target = np.asarray(case.target, dtype=np.float64)
@@ -259,8 +263,8 @@ def few_rows(subject: Subject) -> list[Finding]:
     else:
         text = f"Batch norm over {rows} rows divides by a deviation that chance brings near to zero, so that the mean "
         text += "growth of |delta|^2 on its way back has no limit. "
-    text += "Single steps are then far larger than others. It is twice that of a large batch at 4 rows and 1.2 times at 8: "
-    text += "take larger batches, or layer norm, which does not depend on them."
+    text += "Single steps are far larger than others for that. Take batches of 8 rows and more, which make the growth "
+    text += "1.2 times that of large ones, or layer norm, which does not depend on them."
     every = tuple(range(subject.depth - 1))
     return [Finding("update_ratio", "warning", every, "batch_norm", text, {"rows": rows})]
 

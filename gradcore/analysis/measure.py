@@ -23,14 +23,6 @@ from .report import GainFactors, LayerRecord, Slope
 # Activations whose derivative is exactly 0 over half a line: their mask can be told from their slope.
 _MASKED = {"relu": "activation_zero_share", "hard_tanh": "saturated_share"}
 
-# Steps tried on a copy: enough for a diverging loss to show, few enough to cost less than the batches. Momentum mu
-# takes 1 / (1 - mu) of them to reach its full step (`Case.memory`); beyond mu = 0.992 that is more than a diagnosis may
-# cost.
-REHEARSAL_STEPS, MOST_REHEARSED = 8, 125
-
-# Below the learning rates in use for plain SGD (1e-3 to 1): what diverges here has none.
-SMALLEST_LR = 1e-4
-
 Floats = NDArray[Any]  # float64 but for the data, which has the net's dtype
 Progress = Callable[[int, int, str], None]
 P = ParamSpec("P")
@@ -105,11 +97,6 @@ class Case:
         """
         momentum = 0.0 if self.optimizer is None else float(self.optimizer.hyperparameters.get("momentum", 0.0))
         return 1.0 / (1.0 - momentum) if momentum < 1.0 else math.inf
-
-    @property
-    def rehearsal_steps(self) -> int:
-        """Steps to rehearse: until momentum is under way."""
-        return round(min(max(REHEARSAL_STEPS, self.memory), MOST_REHEARSED))
 
     def optimizer_for(self, net: Any, *, keep_state: bool = False) -> Any:
         """The optimizer judged for, made anew for `net`; with its present state if that fits the net."""
@@ -306,39 +293,6 @@ def _layers_with(net: Any, tensors: Mapping[str, Floats], test: Callable[[Floats
         layer = int(name.split(".")[0].removeprefix("dense").removeprefix("norm"))
         found[layer] |= bool(test(values))
     return found
-
-
-def rehearse(case: Case, net: Any, *, keep_state: bool = True) -> Rehearsal:
-    """Take a few steps on `net`, which is changed, with the optimizer in use; stops once the loss is not finite.
-
-    Eight, each at the cost of a gradient and an update; with momentum 1 / (1 - momentum), 10 at 0.9 and 100 at 0.99,
-    those after the first eight on random batches: a few, over and over, would be learned by heart.
-
-    keep_state: start from the optimizer's present state (for the analysed net, not for one made anew).
-    Where none is known, plain SGD takes them at a rate so small that a sound net cannot diverge.
-    """
-    optimizer = case.optimizer_for(net, keep_state=keep_state)
-    if case.optimizer is None and "lr" not in case.training:
-        optimizer.lr = SMALLEST_LR
-    clip = case.training.get("clip_norm")
-    losses: list[float] = []
-    norms: list[float] = []
-    update_ratio = np.full(net.depth, np.nan)
-    rng = np.random.default_rng((case.seed, 4))
-    for index in range(case.rehearsal_steps):
-        batch = case.batch(index) if index < REHEARSAL_STEPS else case.random_batch(net, rng)
-        try:
-            step = net.train_step(*batch, optimizer, loss=case.loss, clip_norm=clip, record=index == 0)
-        except FloatingPointError:  # a gradient that is not finite cannot be clipped
-            losses.append(np.nan)
-            break
-        losses.append(step.loss)
-        norms.append(step.total_norm)
-        if index == 0:
-            update_ratio = np.array(net.flow.update_ratio)
-        if not np.isfinite(step.loss):
-            break
-    return Rehearsal(float(optimizer.lr), np.array(losses), np.array(norms), update_ratio)
 
 
 def update_ratio(case: Case, measurement: Measurement) -> Floats:

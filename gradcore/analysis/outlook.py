@@ -22,13 +22,14 @@ from . import measure as measuring
 from .judge import beyond_band, rescaled
 from .measure import Case, Outlook, Progress, harmless
 from .propagation import difference
+from .rehearsal import MOST_REHEARSED, rehearsal_steps, rehearse
 from .slope import estimate
 from .subject import Subject
 
 # After this many times the rehearsed steps a rate that finds flatter ground has found it, or is on its way.
 RECOVERY = 8
 # Steps at most: a smaller rate, which would need more to write the weights anew, is left undecided.
-MOST_STEPS = RECOVERY * measuring.MOST_REHEARSED
+MOST_STEPS = RECOVERY * MOST_REHEARSED
 
 
 @harmless
@@ -37,7 +38,7 @@ def look_ahead(subject: Subject, progress: Progress | None = None) -> Outlook | 
     case = subject.case
     if case.optimizer is None:
         return None
-    several = RECOVERY * case.rehearsal_steps
+    several = RECOVERY * rehearsal_steps(case)
     if checks.steps_in_doubt(subject) is not None:
         return _outlook(subject, several, progress, patient=True, calmed_by=_calmed_by(subject))
     grows = bool(checks.error_of_scale(subject))
@@ -81,7 +82,7 @@ def _calm(subject: Subject, case: Case) -> bool:
     measurement = measuring.measure(case, net)
     if not np.isfinite(measurement.losses).all():
         return False
-    measurement = replace(measurement, rehearsal=measuring.rehearse(case, net))
+    measurement = replace(measurement, rehearsal=rehearse(case, net))
     return checks.steps_in_doubt(replace(subject, case=case, measurement=measurement)) is None
 
 

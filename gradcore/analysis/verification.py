@@ -17,7 +17,9 @@ from . import mean_field as theory
 from . import measure as measuring
 from . import trials
 from .candidates import Candidate, Preparation, around_net, changed_settings, with_learning_rate, yardstick
+from .checks import loss_of_constant
 from .measure import Case
+from .rehearsal import rehearse
 from .report import Outcome, Remedy, Report
 from .slope import half_interval
 from .subject import Thresholds
@@ -239,10 +241,16 @@ class Verification:
             after=after,
             effect=effects[0].mean,
             confidence=(effects[0].low, effects[0].high),
-            helps=verdict == "healthy" and after.loss < after.start_loss and all(effect.sure for effect in effects),
+            helps=verdict == "healthy" and self._learns(candidate, after, count) and all(each.sure for each in effects),
             cost=self._cost(cured, cured.first(count)),
         )
         return Tried(candidate, remedy, cured)
+
+    def _learns(self, candidate: Candidate, after: Outcome, count: int) -> bool:
+        """Whether its loss comes down; beside a net that diverges, where any effect is sure, below a constant guess."""
+        beside = any(trial.diverged for trial in self.sick.first(count))
+        limit = loss_of_constant(candidate.case(self.case)) if beside else math.inf
+        return after.loss < min(after.start_loss, limit)
 
     def _tried_part(self, part: Candidate) -> Runner:
         """The trainings of what is done around a net, which is listed by itself."""
@@ -294,7 +302,7 @@ class Verification:
         )
         measurement = measuring.measure(case, case.net.copy())
         if np.isfinite(measurement.losses).all():
-            rehearsal = measuring.rehearse(case, case.net.copy(), keep_state=contestant.candidate.keeps_net)
+            rehearsal = rehearse(case, case.net.copy(), keep_state=contestant.candidate.keeps_net)
             measurement = replace(measurement, rehearsal=rehearsal)
             measurement = replace(measurement, outlook=look_ahead(examine(case, measurement, self.limits)))
         subject = examine(case, measurement, self.limits)
