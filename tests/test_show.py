@@ -9,6 +9,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -261,6 +262,18 @@ def test_figure(report, tmp_path):
     assert len(figure.axes) >= 6
     figure.savefig(tmp_path / "figure.png", dpi=40)
     assert (tmp_path / "figure.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("top", [-10, -17, -25])
+def test_labels_of_low_precision_stay_in_their_panel(top):
+    """The deltas reach up to, or down to, just where a format loses them."""
+    for exponents in (np.arange(top - 8, top), np.arange(top - 1, top + 8)):
+        flow = SimpleNamespace(exponents=exponents, delta_histogram=np.ones((31, len(exponents)), np.int64))
+        figure = make_report(flows=(flow,)).plot()
+        figure.draw_without_rendering()
+        (panel,) = (ax for ax in figure.axes if ax.get_title().startswith("size of the single deltas"))
+        boxes = [label.get_window_extent() for label in panel.texts]
+        assert boxes and all(panel.bbox.y0 - 1 < box.y0 and box.y1 < panel.bbox.y1 + 1 for box in boxes)
 
 
 def test_figure_without_raw_flows():

@@ -44,6 +44,17 @@ def test_panels_of_a_plane(plane):
     assert relu.line[-1] == pytest.approx((2.0, 0.2))
 
 
+def test_a_figure_holds_its_title_and_its_labels():
+    grid = {"weight_var": [1, 1.5, 2, 2.5], "bias_var": [0, 0.1, 0.2], "activation": "tanh", "depth": 5, "width": 8}
+    figure = gc.sweep(grid, **SMALL).plot()
+    figure.draw_without_rendering()
+    bar = figure.axes[-1].yaxis.label
+    assert bar.get_text().startswith("gain")
+    for text in (figure._suptitle, bar):
+        box = text.get_window_extent()
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+
+
 def test_panels_of_designs(result):
     (panel,) = sweep_story.panels(result)
     assert (panel.x_name, panel.xs, panel.y_name, panel.ys) == ("depth", (3, 6), "activation", ("tanh", "sigmoid"))

@@ -197,7 +197,8 @@ def _exponents(ax: Any, report: Report) -> None:
     for name, exponent in story.FLUSH_EXPONENTS.items():
         if exponents[first] < exponent <= exponents[last - 1] + 1:
             ax.axhline(exponent, color=_RED, ls=":", lw=1)
-            ax.text(-0.3, exponent, f" zero in {name}", color=_RED, fontsize=7, va="bottom")
+            inwards = "top" if 2 * exponent > exponents[first] + exponents[last - 1] + 1 else "bottom"
+            ax.text(-0.3, exponent, f" zero in {name}", color=_RED, fontsize=7, va=inwards)
     ax.set(xlabel="layer", ylabel="log2 of the size")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from .sweep_story import Panel
 
 _GREEN, _MISSING = "#17794a", "#bb2b33"
 _MAX_TEXT_CELLS = 16
+_TITLE_LETTERS = 9  # an inch, of a figure's bold title
 _THEORY = "critical line of mean-field theory"
 
 
@@ -33,8 +35,9 @@ def plot(result: SweepResult) -> Any:
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
     size = (1.8 + 0.5 * len(panels[0].xs), 1.4 + 0.4 * len(panels[0].ys))
-    figure = Figure(figsize=(max(columns * size[0] + 1.2, 5.0), max(rows * size[1] + 0.6, 3.2)), layout="constrained")
-    figure.suptitle(sweep_story.heading(result), fontweight="bold")
+    width, height = max(columns * size[0] + 1.2, 5.0), max(rows * size[1] + 0.6, 3.8)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(textwrap.fill(sweep_story.heading(result), int(width * _TITLE_LETTERS)), fontweight="bold")
     axes = figure.subplots(rows, columns, squeeze=False)
     images = [_heat_map(ax, panel) for ax, panel in zip(axes.flat, panels, strict=False)]
     for ax in axes.flat[len(panels) :]:
@@ -42,7 +45,7 @@ def plot(result: SweepResult) -> Any:
     lines = [line for ax in axes.flat for line in ax.get_lines() if line.get_label() == _THEORY]
     if lines:
         figure.legend(handles=lines[:1], loc="outside lower center", frameon=False)
-    bar = figure.colorbar(images[0], ax=axes, label="gain of the squared gradient per layer", pad=0.01)
+    bar = figure.colorbar(images[0], ax=axes, label="gain of |gradient|$^2$ per layer", pad=0.01)
     bar.set_ticks([-1.0, -0.5, 0.0, 0.5, 1.0], labels=["0.5", "0.71", "1", "1.4", "2"])
     return figure
 
