@@ -139,7 +139,7 @@ BAD_DATA = {
         lambda s: s.net.train_step(s.x, spoiled(PROBABILITIES, 2), s.optimizer, loss="binary_cross_entropy"),
         r"\[0, 1\] for binary_cross_entropy, got 2 at row 3, column 2",
     ),
-    "real values as probabilities": ("target", lambda s: s.net.loss(s.x, 3 * s.y), r"mse, mae and huber"),
+    "real values as probabilities": ("target", lambda s: s.net.loss(s.x, 3 * s.y), r"other values: mse, mae or huber"),
     "probabilities too few": ("target", with_labels(np.full((8, 3), 1 / 3, "float32")), "3"),
     "backward before forward": ("forward", lambda s: gc.MLP([IN, OUT]).backward(s.y), ""),
     "backward after inference": ("forward", lambda s: (s.net(s.x[:3]), s.net.backward(s.y[:3])), ""),

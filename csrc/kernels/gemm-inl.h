@@ -10,11 +10,11 @@
 // A weight gradient reads both operands where they lie: with 16 registers it takes 6 x 2 and blocks of 128 rows, so
 // that x's panel and the lines of delta that a tile touches fit the first-level cache together (Zen 3: 1.1 times 4 x 3;
 // AVX2 on Zen 4: gradients of w256 1.03 times those with blocks of 256). Of wide layers delta is packed (w1024: 1.08;
-// bench/README.md, AVX2).
+// bench/experiments.md, AVX2).
 // The lines that will be written next, C's or others, are fetched while a tile sums, so that stores do not wait (for
 // one row alone that costs more than it saves); and one or two lines of what follows at each step of k.
 // Where at most half of the last vector's columns exist, AVX-512 takes half a vector: Zen 4 works on 512 bits in two
-// steps, so that 100 columns cost 104 lanes and not 112 (bench/README.md: b128 w100 d50 1.05 times as fast, w50 1.13).
+// steps, so that 100 columns cost 104 lanes and not 112 (bench/experiments.md: b128 w100 d50 1.05 times as fast, w50 1.13).
 // All three products of a dense layer are this one kernel, told apart by strides alone:
 //   forward        A = input        [n, in]        B = weight^T in panels   a_row = ld, a_step = 1
 //   backward_data  A = delta        [n, out]       B = weight in panels     a_row = ld, a_step = 1
@@ -249,7 +249,7 @@ __attribute__((noinline)) void pack_transposed_block(int depth, index cols, cons
 }
 
 // Past the caches a line must be written at once. Where a vector is less, what follows in the panel's row comes next
-// (AVX2: step of b256 w256 d20 1.05 times as fast; bench/README.md, AVX2); else the row of the source is followed.
+// (AVX2: step of b256 w256 d20 1.05 times as fast; bench/experiments.md, AVX2); else the row of the source is followed.
 template <class T, bool kStream>
 GRADCORE_INLINE void pack_transposed_by(index depth, index cols, const T *src, index ld, index width, T *panel) {
   constexpr int W = kLanes<T>;

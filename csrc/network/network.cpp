@@ -245,12 +245,11 @@ gradcore_status Network::check_target(const gradcore_target_data *target, int lo
     // Beyond them these losses have no least value: training would run to minus infinity and look like success.
     const index at = find_unwanted<T>(values, [](T value) { return value >= 0 && value <= 1; });
     const index row = at / out, col = at % out;
-    return fail(
-        GRADCORE_INVALID_ARGUMENT,
-        "target: expected probabilities in [0, 1] for %s, got %g at row %lld, column %lld; other values are for "
-        "mse, mae and huber",
-        gradcore_loss_name(loss), double(static_cast<const T *>(values.data)[row * values.stride + col]),
-        (long long)row, (long long)col);
+    return fail(GRADCORE_INVALID_ARGUMENT,
+                "target: expected probabilities in [0, 1] for %s, got %g at row %lld, column %lld; other values: mse, "
+                "mae or huber",
+                gradcore_loss_name(loss), double(static_cast<const T *>(values.data)[row * values.stride + col]),
+                (long long)row, (long long)col);
   });
 }
 

@@ -11,7 +11,7 @@ namespace {
 // A tile of more rows is cut in two. A whole chunk: for a second thread, which serves 5 to 16 rows (1.1 to 1.8 times as
 // fast; with two tiles in place of one statistics cost one thread 4 % more). Few tiles: for further threads, as long as
 // they are large enough for what is done tile by tile, kFewTilesElements of a layer. Many: because of the caches.
-// (bench/README.md, Sizes without a cliff)
+// (bench/experiments.md, Caches and threads)
 constexpr index kUncutRows = 4;
 constexpr index kFewTilesElements = 1024, kFewTilesLeastRows = 8, kFewTilesMostRows = 16;
 constexpr index kManyTiles = 8, kManyTilesRows = 64;
@@ -23,7 +23,7 @@ constexpr index kGroups = 8;            // adding up their gradients takes 1/2 %
 constexpr index kLeastGroupRows = 128;  // of a group's chunk (64 rows of w64: 0.97 of the speed)
 constexpr double kGroupBytes = 1e6;     // of a group's chunk: one core's L2 cache
 // Of the parameters where groups pay: with 2 MB 1.13 to 1.24 times the speed where a message between cores takes
-// 0.35 us and as before where it takes 0.1 us, with 2.6 MB and more 0.93 there (bench/README.md).
+// 0.35 us and as before where it takes 0.1 us, with 2.6 MB and more 0.93 there (bench/experiments.md).
 constexpr double kGroupParameters = 2e6;
 constexpr index kStripRows = 64;       // rows of a weight in one ParamBlock: few, so that threads end together
 constexpr double kFillBytes = 1100e3;  // inputs and deltas that wait for their weight gradients: they stay in L2

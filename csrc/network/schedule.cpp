@@ -46,12 +46,12 @@ int Schedule<T>::threads_for_pass(const PassRequest<T> &request) const noexcept 
   const int by_rows = threads_for(flops, plan_.shares_chunks() ? plan_.max_tiles() : plan_.groups);
   if (!has_backward(request.kind) || !plan_.shares_chunks()) return by_rows;
   // Weight gradients are cut by parameters: a third of the work has use for more threads than there are tiles. These
-  // fetch all that they need from other cores, which takes as much work again to be worth it (bench/README.md).
+  // fetch all that they need from other cores, which takes as much work again to be worth it (bench/experiments.md).
   return std::max(by_rows, threads_for(flops / 6, index(blocks_.size())));
 }
 
 // Whether the products with deltas take W from panels or, where it is not rounded, as it lies (1.02 times as long). Few
-// rows do not pay for a copy of weights that each step changes, for one thread (bench/README.md, A step of one row).
+// rows do not pay for a copy of weights that each step changes, for one thread (bench/experiments.md, Steps).
 template <class T>
 void Schedule<T>::choose_panels(const PassRequest<T> &request, int threads) noexcept {
   constexpr index kManyRows = 64;

@@ -7,7 +7,7 @@ namespace gradcore {
 namespace {
 
 // Narrower layers do not pay for packing delta (weight gradients with AVX2 on Zen 4: w256 0.98 times as fast as
-// without, w512 1.05, w1024 1.16; bench/README.md, AVX2), nor do blocks of few rows.
+// without, w512 1.05, w1024 1.16; bench/experiments.md, AVX2), nor do blocks of few rows.
 constexpr index kLeastPackedInputs = 512, kLeastPackedRows = 64;
 // A panel of weights that fits the first-level cache stays there for its tiles: fetching the next one would take its
 // place (AVX2, b256 w256: 0.99 of the speed).

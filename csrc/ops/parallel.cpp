@@ -73,8 +73,8 @@ std::atomic<int> num_threads{0};  // 0: not asked for yet
 std::atomic<const char *> num_threads_from{nullptr};
 
 // Linux starts a thread where the one runs that made it, and may leave both on one CPU for 20 ms and more, taking turns
-// (short programs then took 1.2 times as long with two threads as with one, in place of 0.6; bench/README.md, Small
-// nets). So a new thread goes to another CPU that it may use; from there on it may go anywhere again.
+// (short programs then took 1.2 times as long with two threads as with one, in place of 0.6; bench/experiments.md). So a
+// new thread goes to another CPU that it may use; from there on it may go anywhere again.
 void leave_cpu(int cpu) noexcept {
   cpu_set_t allowed;
   if (cpu < 0 || sched_getcpu() != cpu || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
