@@ -8,11 +8,12 @@
 
 #include <algorithm>
 #include <climits>
-#include <cstdio>
 #include <cstdlib>
 #include <mutex>
 #include <new>
 #include <thread>
+
+#include "ops/cpu_quota.hpp"
 
 namespace gradcore {
 
@@ -44,15 +45,6 @@ int positive_from_environment(const char *name) noexcept {
   return end != text && value > 0 ? int(value < kMaxThreads ? value : kMaxThreads) : 0;
 }
 
-int cgroup_quota() noexcept {
-  std::FILE *file = std::fopen("/sys/fs/cgroup/cpu.max", "r");
-  if (!file) return kMaxThreads;
-  long long quota = 0, period = 0;
-  const int read = std::fscanf(file, "%lld %lld", &quota, &period);
-  std::fclose(file);
-  return read == 2 && period > 0 ? int((quota + period - 1) / period) : kMaxThreads;
-}
-
 struct ThreadCount {
   int count;
   const char *source;
@@ -64,8 +56,8 @@ ThreadCount default_num_threads() noexcept {
   cpu_set_t set;
   CPU_ZERO(&set);
   const bool known = sched_getaffinity(0, sizeof set, &set) == 0;
-  const int cpus = known ? CPU_COUNT(&set) : int(std::thread::hardware_concurrency()), quota = cgroup_quota();
-  if (quota < cpus) return {quota < 1 ? 1 : quota, "cgroup quota"};
+  const int cpus = known ? CPU_COUNT(&set) : int(std::thread::hardware_concurrency()), quota = cpu_quota();
+  if (quota < cpus) return {quota < kMaxThreads ? quota : kMaxThreads, "cgroup quota"};
   return {cpus < 1 ? 1 : cpus < kMaxThreads ? cpus : kMaxThreads, "CPU affinity"};
 }
 
@@ -73,8 +65,8 @@ std::atomic<int> num_threads{0};  // 0: not asked for yet
 std::atomic<const char *> num_threads_from{nullptr};
 
 // Linux starts a thread where the one runs that made it, and may leave both on one CPU for 20 ms and more, taking turns
-// (short programs then took 1.2 times as long with two threads as with one, in place of 0.6; bench/experiments.md). So a
-// new thread goes to another CPU that it may use; from there on it may go anywhere again.
+// (short programs then took 1.2 times as long with two threads as with one, in place of 0.6; bench/experiments.md). So
+// a new thread goes to another CPU that it may use; from there on it may go anywhere again.
 void leave_cpu(int cpu) noexcept {
   cpu_set_t allowed;
   if (cpu < 0 || sched_getcpu() != cpu || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;

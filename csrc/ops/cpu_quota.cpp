@@ -1,0 +1,77 @@
+#include "ops/cpu_quota.hpp"
+
+#include <climits>
+#include <cstdio>
+#include <cstring>
+
+namespace gradcore {
+
+namespace {
+
+constexpr int kMostPath = 4096;
+
+// The numbers at the beginning of folder/name; how many there are, at most two.
+int read_numbers(const char *folder, const char *name, long long *first, long long *second) noexcept {
+  char path[2 * kMostPath];
+  std::snprintf(path, sizeof path, "%s/%s", folder, name);
+  std::FILE *file = std::fopen(path, "r");
+  if (!file) return 0;
+  const int read = std::fscanf(file, "%lld %lld", first, second);
+  std::fclose(file);
+  return read;
+}
+
+int quota_of(const char *folder, bool version2) noexcept {
+  long long quota = 0, period = 0, unused;
+  if (version2 ? read_numbers(folder, "cpu.max", &quota, &period) != 2  // "max 100000" where there is none
+               : read_numbers(folder, "cpu.cfs_quota_us", &quota, &unused) != 1 ||
+                     read_numbers(folder, "cpu.cfs_period_us", &period, &unused) != 1)
+    return INT_MAX;
+  if (quota <= 0 || period <= 0) return INT_MAX;  // -1: none
+  const long long cpus = (quota - 1) / period + 1;
+  return cpus < INT_MAX ? int(cpus) : INT_MAX;
+}
+
+// Whether a comma-separated list names the controller "cpu".
+bool controls_cpu(const char *list, const char *end) noexcept {
+  for (const char *name = list; name < end;) {
+    const char *comma = static_cast<const char *>(std::memchr(name, ',', std::size_t(end - name)));
+    const char *stop = comma ? comma : end;
+    if (stop - name == 3 && std::memcmp(name, "cpu", 3) == 0) return true;
+    name = stop + 1;
+  }
+  return false;
+}
+
+}  // namespace
+
+int cpu_quota(const char *root) noexcept {
+  char line[kMostPath], folder[kMostPath];
+  std::snprintf(line, sizeof line, "%s/proc/self/cgroup", root);
+  std::FILE *file = std::fopen(line, "r");
+  if (!file) return INT_MAX;
+  int least = INT_MAX;
+  while (std::fgets(line, sizeof line, file)) {  // number:controllers:path
+    line[std::strcspn(line, "\n")] = '\0';
+    const char *controllers = std::strchr(line, ':');
+    const char *path = controllers ? std::strchr(++controllers, ':') : nullptr;
+    if (!path) continue;
+    const bool version2 = path == controllers;
+    if (!version2 && !controls_cpu(controllers, path)) continue;
+    const int top = std::snprintf(folder, sizeof folder, "%s/sys/fs/cgroup%s", root, version2 ? "" : "/cpu");
+    if (top >= int(sizeof folder)) continue;
+    std::snprintf(folder + top, sizeof folder - std::size_t(top), "%s", path + 1);
+    // Of a container the path is often the host's, of which only the top is there.
+    for (;;) {
+      const int quota = quota_of(folder, version2);
+      if (quota < least) least = quota;
+      char *slash = std::strrchr(folder + top, '/');
+      if (!slash) break;
+      *slash = '\0';
+    }
+  }
+  std::fclose(file);
+  return least;
+}
+
+}  // namespace gradcore
