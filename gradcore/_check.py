@@ -290,8 +290,10 @@ def target_values(values: Array, name: str, loss: str, classes: int) -> None:
         labels(values, name, classes)
         return
     finite(values, name)
+    if loss not in ("cross_entropy", "binary_cross_entropy"):
+        return
     bad = (values < 0) | (values > 1)
-    if loss in ("cross_entropy", "binary_cross_entropy") and bad.any():
+    if bad.any():
         advice = "; other values: mse, mae or huber"
         raise ValueError(f"{name}: expected probabilities in [0, 1] for {loss}, got {_first(values, bad)}{advice}")
 

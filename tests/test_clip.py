@@ -123,6 +123,21 @@ def test_gradients_that_are_none_are_left_out(rng):
     assert np.abs(one).max() == np.float32(1e-3)
 
 
+def test_parameters_are_not_told_to_detach():
+    """What a PyTorch parameter answers: its memory is not given away under a graph."""
+
+    class Parameter:
+        requires_grad = True
+
+        def __dlpack__(self, **options):
+            raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
+
+    for grads, name in (([Parameter()], "grads[0]"), (Parameter(), "grads")):
+        with pytest.raises(TypeError) as error:
+            gc.clip_grad_norm_(grads, 1.0)
+        assert str(error.value) == f"{name}: expected a gradient, such as p.grad, got a Parameter that requires grad"
+
+
 @pytest.mark.torch
 def test_a_pytorch_model_with_an_unused_layer(torch):
     """Its gradients are clipped as PyTorch clips them; its parameters are refused, not clipped."""

@@ -65,15 +65,6 @@ def fit_of_one_output(s):
     net.fit(s.x, s.y[:, 0], epochs=1, batch_size=4, optimizer=gc.optim.SGD(net, lr=0.1), progress=False)
 
 
-class Parameter:
-    """What a PyTorch parameter answers: its memory is not given away under a graph."""
-
-    requires_grad = True
-
-    def __dlpack__(self, **options):
-        raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
-
-
 def read_only(array):
     array.flags.writeable = False
     return array
@@ -256,7 +247,6 @@ WRONG_TYPES = {
     "optimizer for no net": ("net", lambda s: gc.optim.SGD([1.0], lr=0.1)),
     "clip_norm a string": ("clip_norm", train(clip_norm="1")),
     "loss a number": ("loss", lambda s: s.net.loss_and_gradients(s.x, s.y, loss=2)),
-    "parameters for gradients": ("grads[0]", clip([Parameter()])),
     "grads a list of lists": ("grads[0]", clip([[1.0, 2.0]])),
     "seed a float": ("seed", lambda s: gc.MLP([6, 4], seed=0.5)),
     "epochs a float": ("epochs", fit(epochs=1.5)),
@@ -318,13 +308,16 @@ def test_tables_of_mixed_and_nullable_numbers_are_taken(table):
     np.testing.assert_array_equal(net(features), net(np.array(features.values.tolist(), "float32")))
 
 
-def test_nullable_labels_are_whole_numbers():
+def test_labels_of_older_pandas_stay_whole_numbers():
+    """Before pandas 2.2 a nullable column was an array of objects, also with nothing missing; as this one is."""
     pd = pytest.importorskip("pandas")
-    net, x = gc.MLP([2, 3]), np.ones((3, 2))
-    expected = net.loss(x, np.array([0, 2, 1]))
-    for dtype in ("Int64", "UInt8"):
-        labels = pd.Series([0, 2, 1], dtype=dtype)
-        assert net.loss(x, labels) == net.loss(x, labels.to_frame("y")) == expected
+
+    class Column(pd.Series):
+        def __array__(self, dtype=None, copy=None):
+            return np.array(list(self), dtype=object)
+
+    net, x, labels = gc.MLP([2, 3]), np.ones((3, 2)), [0, 2, 1]
+    assert net.loss(x, Column(labels, dtype="Int64")) == net.loss(x, labels)
 
 
 def test_columns_that_are_no_numbers_are_named():
