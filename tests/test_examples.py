@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import warnings
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ def example(name):
 
 
 def test_diagnose_and_cure():
-    report, remedies = example("diagnose_and_cure")()
+    report, remedies, history = example("diagnose_and_cure")()
     assert report.verdict == "vanishing"
     assert remedies[0].helps
+    assert history["val_accuracy"][-1] > 0.9
 
 
 def test_watch_training(capsys):
@@ -69,6 +71,19 @@ def test_readme_example(capsys, tmp_path, monkeypatch):
     assert out.startswith("vanishing\n")
     assert (tmp_path / "report.html").exists()
     assert float(re.findall(r"held-out accuracy ([\d.]+)%", out)[-1]) > 90.0
+
+
+def test_readme_watches_a_training_without_a_warning(capsys, tmp_path, monkeypatch):
+    """The cure is batch norm over 30 layers, which a last batch of five rows would harm."""
+    x, labels = pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
+    program = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    cured = gc.MLP([64] + [100] * 30 + [10], activation="selu", normalization="batch")
+    given = {"gc": gc, "cured": cured, "x": x / 8 - 1, "labels": labels, "optimizer": gc.optim.SGD(cured, lr=0.01)}
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", gc.TrainingWarning)
+        exec(compile(program.replace("epochs=50", "epochs=1"), "README.md", "exec"), given)
+    assert capsys.readouterr().out and (tmp_path / "run.html").exists()
 
 
 def test_readme_opens_with_its_two_commands():
