@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from gradcore.analysis.history import PROFILES, TrainingReport
 from gradcore.show import html, plots, story, svg, text
 from synthetic_reports import CASES, make_report
 
@@ -199,6 +200,17 @@ def test_page_is_some_tens_of_kilobytes():
     assert len(html.page(make_report())) < 60_000
 
 
+def test_a_regression_has_no_right_answers():
+    report = make_report()
+    for remedy in report.tried:
+        for name in ("before", "after"):
+            object.__setattr__(remedy, name, replace(getattr(remedy, name), accuracy=math.nan))
+    assert '<th scope="col">right</th>' in html.render(make_report()) and "96.2%" in text.render(make_report())
+    for shown in (html.render(report), text.render(report)):
+        assert not re.search(r"\bright\b", shown[shown.index("Remedies, tried") : shown.index("Clipping never")])
+        assert "less loss" in shown and "0.21" in shown
+
+
 def test_everything_is_escaped():
     nasty = '<script>alert("x")</script>'
     report = make_report(config={"widths": [1, 1], "activation": nasty, "init": nasty}, conditions={"loss": nasty})
@@ -246,6 +258,20 @@ def test_axis_range_holds_the_data_and_at_least_two_decades():
     assert svg.log_range(np.array([-0.5, -0.4])) == (-2, 0)
     assert svg.log_range(np.array([-20.5, 3.2])) == (-21, 4)
     assert svg.log_range(np.array([np.nan])) == (-1.0, 1.0)
+
+
+def test_a_chart_over_checks_tells_their_steps():
+    steps = np.array([5.0, 40.0, 900.0])
+    history = {name: np.ones((3, 2)) for name in PROFILES} | {"step": steps, "loss": np.array([1.0, 0.5, 0.1])}
+    cost = {"checks": 3, "recorded_passes": 3, "analyses": 0}
+    report = TrainingReport(
+        "healthy", (), 900, history, {"widths": [4, 4, 2]}, {"loss": "mse", "optimizer": "SGD"}, cost
+    )
+    page = report._repr_html_()
+    loss = page[page.index("Loss at the checks") :]
+    assert re.findall(r"<title>step (\d+): ", loss) == ["5", "40", "900"]
+    assert re.findall(r'y="219">(\d+)<', loss) == ["5", "40", "900"] and "step of the check" in loss
+    assert "step (up: layer)" in page  # layer 0 is at the bottom
 
 
 def test_points_stay_inside_the_frame():

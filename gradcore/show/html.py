@@ -14,7 +14,7 @@ from importlib import resources
 import numpy as np
 
 from ..analysis.report import Finding, LayerRecord, Report
-from . import story
+from . import remedy_story, story
 from .svg import Chart, log_range
 
 _MAX_DOTS = 120  # layers beyond which single markers would run into each other
@@ -225,24 +225,24 @@ def _prediction(report: Report) -> str:
 
 
 def _remedies(report: Report) -> str:
-    helped, failed = story.split_remedies(report)
+    helped, failed = remedy_story.split(report)
     tried = [*helped, *failed]
     untried = [remedy for remedy in report.tried if remedy.helps is None]
     if not report.tried:
         return ""
     blocks = [f"<section><h2>Remedies{', tried on this data' if tried else ''}</h2>"]
     if tried:
-        heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in story.REMEDY_COLUMNS)
-        as_is = _remedy_row("", "as it is", [*story.outcome_cells(tried[0].before), "", "", ""], "")
-        rows = "".join(
-            _remedy_row("&#10003;" if good else "&#10007;", remedy.name, story.remedy_cells(remedy),
-                        remedy.note, "good" if good else "failed")
-            for good, group in ((True, helped), (False, failed)) for remedy in group
+        columns, as_is, *cells = remedy_story.table(tried)
+        heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+        rows = _remedy_row("", "as it is", as_is, "") + "".join(
+            _remedy_row("&#10003;" if remedy.helps else "&#10007;", remedy.name, row, remedy.note,
+                        "good" if remedy.helps else "failed")
+            for remedy, row in zip(tried, cells, strict=True)
         )  # fmt: skip
         blocks.append(
-            f'<p class="muted">{escape(story.remedies_note(report))}</p><div class="scroll"><table><thead><tr>'
+            f'<p class="muted">{escape(remedy_story.note(report))}</p><div class="scroll"><table><thead><tr>'
             f'<th></th><th scope="col" class="name">remedy</th>{heads}</tr></thead>'
-            f"<tbody>{as_is}{rows}</tbody></table></div>"
+            f"<tbody>{rows}</tbody></table></div>"
         )
     if untried:
         blocks.append(f"<p>Proposed, not tried: {escape(', '.join(remedy.name for remedy in untried))}.</p>")

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..analysis.history import TrainingReport
 from ..analysis.report import GainFactors, Prediction, Report
-from . import story
+from . import remedy_story, story
 
 _BLUE, _GOLD, _GREEN, _RED, _GREY = "#1d5fc4", "#8a6d1d", "#17794a", "#bb2b33", "#5a6472"
 
@@ -204,7 +204,7 @@ def _exponents(ax: Any, report: Report) -> None:
 
 def _remedies(ax: Any, report: Report) -> None:
     ax.set_title("remedies: held-out loss")
-    helped, failed = story.split_remedies(report)
+    helped, failed = remedy_story.split(report)
     tried = [remedy for remedy in [*helped, *failed] if remedy.before and remedy.after]
     if not tried:
         _say(ax, "none tried: call report.remedies()")

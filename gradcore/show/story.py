@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..analysis.judge import beyond_band
-from ..analysis.report import Finding, GainFactors, LayerRecord, Outcome, Prediction, Remedy, Report
+from ..analysis.report import Finding, GainFactors, LayerRecord, Prediction, Report
 from ..analysis.subject import Thresholds
 from ..analysis.wording import layers as layer_names
 
@@ -444,57 +444,3 @@ def elide(count: int, limit: int) -> list[int | None]:
         return list(range(count))
     head = (limit + 1) // 2
     return [*range(head), None, *range(count - (limit - head), count)]
-
-
-# ---- remedies --------------------------------------------------------------------------------
-
-REMEDY_COLUMNS = ("gradients", "gain/layer", "loss", "right", "less loss", "time", "size")
-
-
-def remedies_note(report: Report) -> str:
-    """How the remedies were tried."""
-    rate = "" if report.conditions.get("optimizer") else ", at the learning rate that suits it best of three"
-    return (
-        f"Each net was trained from fresh weights for the same number of steps{rate}. Loss and share of right "
-        "answers are those of held-out rows; the intervals are 95% over seeds."
-    )
-
-
-def split_remedies(report: Report) -> tuple[list[Remedy], list[Remedy]]:
-    """(those that helped, those that were tried and did not), in the order of the report."""
-    helped = [remedy for remedy in report.tried if remedy.helps]
-    return helped, [remedy for remedy in report.tried if remedy.helps is False]
-
-
-def remedy_cells(remedy: Remedy) -> list[str]:
-    """REMEDY_COLUMNS of a remedy, as text; loss and accuracy are those of held-out rows."""
-    low, high = remedy.confidence
-    effect = "n/a" if math.isnan(remedy.effect) else f"{_whole(remedy.effect)}% ({_whole(low)} to {_whole(high)})"
-    prices = [f"{remedy.cost[key]:.2f}x" if key in remedy.cost else "" for key in ("time_per_step", "parameters")]
-    return [*outcome_cells(remedy.after), effect, *prices]
-
-
-def effect_sentence(remedy: Remedy) -> str:
-    """What a remedy that was tried does to the loss and to the gradients, with its price."""
-    if remedy.before is None or remedy.after is None:
-        return "It was not tried."
-    cells = dict(zip(REMEDY_COLUMNS, remedy_cells(remedy), strict=True))
-    return (
-        f"|delta|^2 is now multiplied by {cells['gain/layer']} a layer (before: {gain(remedy.before.slope)}). With the "
-        f"same short training the loss on held-out rows is {cells['loss']} in place of "
-        f"{outcome_cells(remedy.before)[2]}: {cells['less loss']} less, the brackets being the 95% interval over "
-        f"seeds. A step takes {cells['time']} the time, with {cells['size']} the parameters."
-    )
-
-
-def outcome_cells(outcome: Outcome | None) -> list[str]:
-    """The first four of REMEDY_COLUMNS."""
-    if outcome is None:
-        return ["", "", "", ""]
-    accuracy = "" if math.isnan(outcome.accuracy) else percent(outcome.accuracy)
-    loss = "diverged" if math.isinf(outcome.loss) else number(outcome.loss, 3)
-    return [outcome.verdict.replace("_", "-"), gain(outcome.slope), loss, accuracy]
-
-
-def _whole(share: float) -> str:
-    return "n/a" if math.isnan(share) else str(round(100 * share))

@@ -19,7 +19,7 @@ import numpy as np
 class Chart:
     """One pair of axes over layers. y values are given in axis units (log10 for a log axis).
 
-    Add marks, then call `svg`. NaN in a series makes a gap.
+    Add marks, then call `svg`. NaN in a series makes a gap. x_names: numbers to show in place of x = 0, 1, ...
     """
 
     def __init__(
@@ -30,6 +30,7 @@ class Chart:
         size: tuple[int, int] = (420, 230),
         log: bool = True,
         x_label: str = "layer",
+        x_names: np.ndarray | None = None,
     ) -> None:
         self.width, self.height = size
         self.left, self.right, self.top, self.bottom = 50, 12, 12, 36
@@ -38,6 +39,7 @@ class Chart:
         self.marks: list[str] = []
         self.log = log
         self._levels: list[float] = []
+        self._names = x_names
         self._axes(x_label)
 
     def x(self, value: float) -> float:
@@ -62,7 +64,7 @@ class Chart:
         shown = f"{value:.3g}"
         if self.log:
             shown = f"{10.0**value:.2g}" if abs(value) < 300 else f"1e{value:.0f}"
-        title = escape(f"{unit} {index}: {shown}")
+        title = escape(f"{unit} {self._name(index)}: {shown}")
         place = f'cx="{self.x(index)}" cy="{self.y(value)}" r="2.2"'
         return f'<circle class="{css}" {place}><title>{title}</title></circle>'
 
@@ -100,6 +102,9 @@ class Chart:
             f"{''.join(self.marks)}</svg>"
         )
 
+    def _name(self, x: int) -> str:
+        return str(x) if self._names is None else f"{self._names[x]:.0f}"
+
     def _axes(self, x_label: str) -> None:
         right, floor = self.width - self.right, self.height - self.bottom
         for value in _whole_ticks(self.y0, self.y1, 6) if self.log else _ticks(self.y0, self.y1, 5):
@@ -108,7 +113,9 @@ class Chart:
             self.marks.append(f'<line class="grid" x1="{self.left}" x2="{right}" y1="{y}" y2="{y}"/>')
             self.marks.append(f'<text text-anchor="end" x="{self.left - 6}" y="{y + 4}">{text}</text>')
         for value in _whole_ticks(self.x0, self.x1, 8):
-            self.marks.append(f'<text text-anchor="middle" x="{self.x(value)}" y="{floor + 15}">{value}</text>')
+            self.marks.append(
+                f'<text text-anchor="middle" x="{self.x(value)}" y="{floor + 15}">{self._name(value)}</text>'
+            )
         middle = (self.left + right) / 2
         self.marks.append(f'<text text-anchor="middle" x="{middle}" y="{self.height - 5}">{escape(x_label)}</text>')
 
@@ -148,7 +155,7 @@ def heat_map(
         x = round(left + wide * min(int(np.searchsorted(steps, step)), columns - 1) / columns, 1)
         line = f'<line class="limit" x1="{x}" x2="{x}" y1="{top}" y2="{top + high}">'
         parts.append(f"{line}<title>step {step:.0f}: {escape(words)}</title></line>")
-    scale = f"step (down: layer); shades from {_power(round(low))} to {_power(round(full))}"
+    scale = f"step (up: layer); shades from {_power(round(low))} to {_power(round(full))}"
     parts.append(f'<text text-anchor="middle" x="{left + wide / 2}" y="{height - 8}">{scale}</text>')
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..analysis.repair import Repair
 from ..analysis.report import LayerRecord, Remedy, Report
-from . import story
+from . import remedy_story, story
 
 _STYLES = {"bold": "1", "dim": "2", "red": "1;31", "green": "1;32", "yellow": "1;33", "cyan": "36"}
 VERDICT_STYLE = {"healthy": "green", "vanishing": "red", "exploding": "red", "non_finite": "red"}
@@ -226,11 +226,11 @@ def _prediction(report: Report, terminal: Terminal) -> list[str]:
 
 def remedies(report: Report, terminal: Terminal) -> list[str]:
     """The remedies tried: the net as it is, those that helped, those that did not."""
-    helped, failed = story.split_remedies(report)
+    helped, failed = remedy_story.split(report)
     untried = [remedy.name for remedy in report.tried if remedy.helps is None]
     lines = [terminal.rule("Remedies, tried on this data")] if report.tried else []
     if helped or failed:
-        lines += terminal.wrap(story.remedies_note(report))
+        lines += terminal.wrap(remedy_story.note(report))
         lines += _remedy_table(helped, failed, terminal)
     if failed and not helped:
         lines += terminal.wrap("None of the remedies tried helped.")
@@ -240,8 +240,7 @@ def remedies(report: Report, terminal: Terminal) -> list[str]:
 def _remedy_table(helped: Sequence[Remedy], failed: Sequence[Remedy], terminal: Terminal) -> list[str]:
     """A row for each net; a name that is too long for the table has a line of its own."""
     tried = [*helped, *failed]
-    rows = [story.REMEDY_COLUMNS, [*story.outcome_cells(tried[0].before), "", "", ""]]
-    rows += [story.remedy_cells(remedy) for remedy in tried]
+    rows = remedy_story.table(tried)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     numbers = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     names = ["", "  as it is", *(f"{terminal.mark(bool(remedy.helps))} {remedy.name}" for remedy in tried)]
@@ -270,7 +269,7 @@ def render_repair(repair: Repair) -> str:
     lines += [line for sentence in story.why(before) for line in terminal.wrap(sentence)]
     for remedy in repair.remedies:
         lines += [terminal.rule(f"Applied: {remedy.name}"), *terminal.wrap(f"Why: {remedy.reason}.")]
-        lines += terminal.wrap(story.effect_sentence(remedy))
+        lines += terminal.wrap(remedy_story.effect_sentence(remedy))
         lines += terminal.wrap(remedy.note[:1].upper() + remedy.note[1:] + ".") if remedy.note else []
     return "\n".join([*lines, *remedies(before, terminal)])
 

@@ -185,7 +185,8 @@ def _loss(report: TrainingReport) -> str:
     log = story.log10(report.history["loss"])
     if len(log) < 2 or np.all(np.isnan(log)):
         return ""
-    chart = Chart((0, len(log) - 1), log_range(log), size=(860, 240), x_label="check")
-    chart.line(log, "measured", dots=len(log) <= 120, unit="check")
+    steps = report.history["step"]
+    chart = Chart((0, len(log) - 1), log_range(log), size=(860, 240), x_label="step of the check", x_names=steps)
+    chart.line(log, "measured", dots=len(log) <= 120, unit="step")
     svg = chart.svg("Loss over the checks")
     return f'<section><h2>Loss at the checks</h2><div class="scroll wide">{svg}</div></section>'

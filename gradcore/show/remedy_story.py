@@ -1,0 +1,73 @@
+"""What every face of a report says about the remedies: which helped, and the table of what came of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ..analysis.report import Outcome, Remedy, Report
+from . import story
+
+COLUMNS = ("gradients", "gain/layer", "loss", "right", "less loss", "time", "size")
+
+
+def note(report: Report) -> str:
+    """How the remedies were tried."""
+    rate = "" if report.conditions.get("optimizer") else ", at the learning rate that suits it best of three"
+    outcomes = [outcome for remedy in report.tried for outcome in (remedy.before, remedy.after) if outcome is not None]
+    classes = any(math.isfinite(outcome.accuracy) for outcome in outcomes)
+    held_out = "Loss and share of right answers are those" if classes else "The loss is that"
+    return (
+        f"Each net was trained from fresh weights for the same number of steps{rate}. {held_out} of held-out rows; the "
+        "intervals are 95% over seeds."
+    )
+
+
+def table(tried: Sequence[Remedy]) -> list[list[str]]:
+    """Headings, the net as it is, and a row for each of `tried`, at least one.
+
+    A column in which nobody has anything, such as the right answers of a regression, is left out.
+    """
+    rows = [[*_outcome_cells(tried[0].before), "", "", ""], *map(_cells, tried)]
+    used = [any(column) for column in zip(*rows, strict=True)]
+    return [[cell for cell, shown in zip(row, used, strict=True) if shown] for row in (COLUMNS, *rows)]
+
+
+def split(report: Report) -> tuple[list[Remedy], list[Remedy]]:
+    """(those that helped, those that were tried and did not), in the order of the report."""
+    helped = [remedy for remedy in report.tried if remedy.helps]
+    return helped, [remedy for remedy in report.tried if remedy.helps is False]
+
+
+def _cells(remedy: Remedy) -> list[str]:
+    """COLUMNS of a remedy, as text; loss and accuracy are those of held-out rows."""
+    low, high = remedy.confidence
+    effect = "n/a" if math.isnan(remedy.effect) else f"{_whole(remedy.effect)}% ({_whole(low)} to {_whole(high)})"
+    prices = [f"{remedy.cost[key]:.2f}x" if key in remedy.cost else "" for key in ("time_per_step", "parameters")]
+    return [*_outcome_cells(remedy.after), effect, *prices]
+
+
+def effect_sentence(remedy: Remedy) -> str:
+    """What a remedy that was tried does to the loss and to the gradients, with its price."""
+    if remedy.before is None or remedy.after is None:
+        return "It was not tried."
+    cells = dict(zip(COLUMNS, _cells(remedy), strict=True))
+    return (
+        f"|delta|^2 is now multiplied by {cells['gain/layer']} a layer (before: {story.gain(remedy.before.slope)}). "
+        f"With the same short training the loss on held-out rows is {cells['loss']} in place of "
+        f"{_outcome_cells(remedy.before)[2]}: {cells['less loss']} less, the brackets being the 95% interval over "
+        f"seeds. A step takes {cells['time']} the time, with {cells['size']} the parameters."
+    )
+
+
+def _outcome_cells(outcome: Outcome | None) -> list[str]:
+    """The first four of COLUMNS."""
+    if outcome is None:
+        return ["", "", "", ""]
+    accuracy = "" if math.isnan(outcome.accuracy) else story.percent(outcome.accuracy)
+    loss = "diverged" if math.isinf(outcome.loss) else story.number(outcome.loss, 3)
+    return [outcome.verdict.replace("_", "-"), story.gain(outcome.slope), loss, accuracy]
+
+
+def _whole(share: float) -> str:
+    return "n/a" if math.isnan(share) else str(round(100 * share))
