@@ -144,6 +144,7 @@ gradcore_status gradcore_diagnosis_judge(gradcore_diagnosis *diagnosis, const gr
     evidence.has_optimizer = optimizer != nullptr;
     evidence.trained = optimizer && gradcore_optimizer_get_step(optimizer) > 0;
     evidence.kind = config.kind, evidence.lr = config.lr, evidence.eps = config.eps;
+    evidence.memory = 1 / std::max(1 - config.momentum, 0.0);
     judge(evidence, &diagnosis->judgement);
     return give("judgement", as_struct(*diagnosis), judgement, kFirstJudgement);
   });

@@ -59,7 +59,7 @@ def _optimizer(handle, optimizer):
     options = optimizer.hyperparameters
     config = OptimizerConfig(ctypes.sizeof(OptimizerConfig), KINDS[type(optimizer).__name__], 0, optimizer.lr)
     config.beta1, config.beta2 = options.get("betas", (0.0, 0.0))
-    config.eps = options.get("eps", 1e-8)
+    config.eps, config.momentum = options.get("eps", 1e-8), options.get("momentum", 0.0)
     return _owned("optimizer_destroy", "optimizer_create", handle, ctypes.byref(config))
 
 

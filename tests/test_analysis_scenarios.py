@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gradcore as gc
-from gradcore.analysis import Thresholds
+from gradcore.analysis import Thresholds, judge
 from gradcore.analysis.analyze import examine, make_case, measure_and_rehearse
 
 pytest.importorskip("sklearn")
@@ -371,3 +371,48 @@ def test_batch_norm_over_two_or_three_rows_is_named(rows):
     report = gc.analyze(net, x, labels, optimizer=gc.optim.SGD(net, lr=0.05), batch_size=rows)
     assert (("update_ratio", "batch_norm") in causes_of(report)) == (rows < 4)
     assert ("layer norm" in {remedy.name for remedy in report.remedies(verify=False)}) == (rows < 4)
+
+
+# ---- plateaus ------------------------------------------------------------------------------------
+
+
+def torch_weights(shape, rng):
+    """Uniform with a variance of 1 / (3 fan_in), as PyTorch draws them."""
+    return rng.uniform(-1, 1, shape) / math.sqrt(shape[1])
+
+
+@pytest.mark.parametrize(
+    ("net", "rate", "verdict", "learned"),
+    [
+        ({"widths": [64, 128, 128, 128, 10], "activation": "sigmoid"}, {"lr": 0.1, "momentum": 0.9}, "healthy", 1000),
+        ({"widths": [64, 100, 100, 100, 10], "init": 0.01}, {"lr": 0.1, "momentum": 0.9}, "healthy", 700),
+        ({"widths": [64] + [128] * 10 + [10]}, {"lr": 0.1}, "vanishing", None),
+        ({"widths": [64] + [128] * 5 + [10], "activation": "sigmoid", "init": "glorot_normal"}, {"lr": 0.1, "momentum": 0.9},
+         "vanishing", None),  # 400 steps are expected of its first gradients, which are of an error that all rows share
+        ({"widths": [64] + [64] * 16 + [10], "activation": "silu", "init": "glorot_normal"}, {"lr": 0.1}, "vanishing", None),
+    ],
+)  # fmt: skip
+def test_sgd_leaves_a_plateau_by_the_growth_of_its_own_signal(net, rate, verdict, learned):
+    """After 1 / ((L - 2) g) steps at the earliest; by its first steps, 1 / (lr |dL/dW|^2), the second would take 2.7e6."""
+    x, labels = digits()
+    init = net.get("init", torch_weights)
+    if init == 0.01:
+
+        def init(shape, rng):
+            return 0.01 * rng.standard_normal(shape)
+
+    net = gc.MLP(**{**net, "init": init})
+    optimizer = gc.optim.SGD(net, **rate)
+    case = make_case(net, x, labels, "cross_entropy", optimizer, 64, 8, 0)
+    measurement, _ = measure_and_rehearse(case, Thresholds(), None)
+    expected = judge.steps_to_escape(examine(case, measurement, Thresholds()))
+    report = gc.analyze(net, x, labels, optimizer=optimizer, batch_size=64)
+    assert report.verdict == verdict
+    explanation = next(finding.explanation for finding in report.findings if finding.kind == "vanishing")
+    assert "leave the plateau" in explanation
+    losses = []
+    for rows in np.random.default_rng(0).integers(0, len(x), (learned or 1000, 64)):
+        losses.append(net.train_step(x[rows], labels[rows], optimizer).loss)
+    smooth = np.convolve(losses, np.full(50, 0.02), "valid")
+    reached = int(np.argmax(smooth < 0.8 * math.log(10))) if smooth.min() < 0.8 * math.log(10) else math.inf
+    assert expected / 5 < reached < 5 * expected if learned else reached == math.inf

@@ -46,6 +46,19 @@ def test_verdict_slope_and_findings_are_those_of_analyze(model):
     assert kept(findings) == kept(report.findings)
 
 
+@pytest.mark.parametrize(("options", "optimizer", "rows"), [
+    ({"init": "glorot_normal"}, lambda net: gc.optim.SGD(net, lr=1e-10, momentum=0.99), 64),
+    ({"activation": "sigmoid", "init": "glorot_normal"}, lambda net: gc.optim.SGD(net, lr=1e-3), 64),
+    ({"normalization": "batch"}, lambda net: gc.optim.SGD(net, lr=0.01), 3),
+])  # fmt: skip
+def test_momentum_and_few_rows_are_judged_alike(options, optimizer, rows):
+    net, x, target, how = net_on("digits", 4, 128, **options)
+    report = gc.analyze(net, x, target, optimizer=optimizer(net), batch_size=rows, **how)
+    verdict, _, findings = diagnose(report._case)
+    assert verdict == report.verdict and kept(findings) == kept(report.findings)
+    assert report.findings
+
+
 def test_what_takes_more_than_passes_is_left_out(rng):
     """The scales of targets and of single columns."""
     x = rng.standard_normal((400, 6)).astype("f4") * np.array([1e-2, 1, 1, 1, 1, 1e3], dtype="f4") / 500

@@ -46,6 +46,7 @@ struct Evidence {
   bool has_optimizer = false;
   int kind = GRADCORE_SGD;
   double lr = 0.01, eps = 1e-8;
+  double memory = 1;     // gradients that momentum has added up in a step once it is under way
   bool trained = false;  // it has taken steps on this net
 
   int depth() const noexcept { return int(layers.size()); }

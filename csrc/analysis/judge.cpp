@@ -51,6 +51,7 @@ class Judge {
   void luck();
   void undecided();
   void small_steps();
+  void few_rows();
   void dead_units();
   index dead_by_chance(index width) const noexcept;
   void saturation();
@@ -61,6 +62,7 @@ class Judge {
   bool harms_when_exploding() noexcept;
   double constant_guess() const noexcept;
   double update(const LayerEvidence &layer) const noexcept;
+  bool is_rounded_away(double update) const noexcept;
   bool has_signal() const noexcept;
 
   // The layers below `end` that pass a test, put behind those of other findings; their number.
@@ -83,6 +85,7 @@ void Judge::look() {
   if (!non_finite() && !nothing_to_learn()) {
     const bool silent = zero_gradient(), sloping = gradient_slope();
     if (!silent && !sloping) small_steps();
+    few_rows();
     dead_units();
     saturation();
     underflow();
@@ -131,6 +134,11 @@ void Judge::add_from(int first, int kind, int severity, int cause, int count, co
 double Judge::update(const LayerEvidence &layer) const noexcept {
   if (evidence_.adaptive() || !std::isnan(layer.update_ratio)) return layer.update_ratio;
   return evidence_.lr * layer.weight_grad / layer.weight;
+}
+
+// Whether steps of that size are, once momentum is under way as it is in a net that has been trained.
+bool Judge::is_rounded_away(double update) const noexcept {
+  return update * (evidence_.trained ? 1 : evidence_.memory) < evidence_.unit_roundoff();
 }
 
 // Whether any layer's mean gradient stands above batch noise. Without a gradient the mean of K batches has 1 / K of
@@ -313,10 +321,10 @@ bool Judge::harms_when_vanishing() noexcept {
     // An entry g takes a step of lr g / (g + eps): the limit is a share of 1 / kNormRatio.
     const double entry = layer.weight_grad / std::sqrt(double(layer.spec->in) * double(layer.spec->out));
     if (evidence_.adaptive()) absolute_ |= entry * (limits::kNormRatio - 1) < evidence_.eps;
-    fall += evidence_.lr * layer.weight_grad * layer.weight_grad / error;
+    fall += evidence_.lr * evidence_.memory * layer.weight_grad * layer.weight_grad / error;
   }
   if (evidence_.adaptive()) return absolute_;
-  absolute_ = fall < 1 / limits::kLearningSteps || (has_signal() && weakest < evidence_.unit_roundoff());
+  absolute_ = fall < 1 / limits::kLearningSteps || (has_signal() && is_rounded_away(weakest));
   return absolute_ || !(weakest >= strongest / limits::kNormRatio);
 }
 
@@ -377,12 +385,22 @@ void Judge::undecided() {
 void Judge::small_steps() {
   if (!evidence_.has_optimizer || !has_signal()) return;
   for (const LayerEvidence &layer : layers_)
-    if (!(update(layer) < evidence_.unit_roundoff())) return;
+    if (!is_rounded_away(update(layer))) return;
   add(GRADCORE_FINDING_UPDATE_RATIO, GRADCORE_WARNING, GRADCORE_CAUSE_LEARNING_RATE,
       collect(depth_, [](const LayerEvidence &, int) { return true; }),
       "Every layer's update is below %.1g of its weights, and rounded away: the learning rate is too small for these "
       "gradients.",
       evidence_.unit_roundoff());
+}
+
+// Batch norm over two or three rows: the mean growth of a gradient on its way back has no limit.
+void Judge::few_rows() {
+  if (layers_[0].spec->normalization != GRADCORE_NORM_BATCH || evidence_.rows() > 3) return;
+  add(GRADCORE_FINDING_UPDATE_RATIO, GRADCORE_WARNING, GRADCORE_CAUSE_BATCH_NORM,
+      collect(depth_ - 1, [](const LayerEvidence &, int) { return true; }),
+      "Batch norm over %.0f rows divides by deviations that chance brings near to zero: single steps are far larger than "
+      "others. Take batches of 8 rows and more, or layer norm.",
+      evidence_.rows());
 }
 
 // Largest number of dead units among `width` that random ReLU layers show, but for kFalseAlarm of the nets: when all

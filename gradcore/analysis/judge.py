@@ -236,6 +236,8 @@ def _vanishing(subject: Subject) -> Finding:
     affected = tuple(int(layer) for layer in np.flatnonzero(weak)) or (0,)
     parts = [wording.slope_sentence(subject), wording.location_sentence(subject)]
     parts += [wording.vanishing_cause(subject, cause), wording.update_sentence(subject)]
+    if not subject.adaptive:
+        parts.append(wording.plateau_sentence(subject, steps_to_escape(subject)))
     parts.append(wording.adam_sentence(subject, lost) if lost else wording.no_harm(subject, cause))
     return _slope_finding("vanishing", subject, lost, affected, cause, parts)
 
@@ -273,8 +275,8 @@ def _slope_finding(
 
 
 # Losses of learning that are no matter of one layer beside another.
-_ABSOLUTE = ("update_lost", "share_of_step", "steps_to_learn", "steps_to_tell_inputs_apart", "overshoot", "sensitivity",
-             "loss_over_constant_guess")  # fmt: skip
+_ABSOLUTE = ("update_lost", "share_of_step", "fall_a_step", "steps_to_tell_inputs_apart", "overshoot",
+             "sensitivity", "loss_over_constant_guess")  # fmt: skip
 
 
 def _severity(subject: Subject, lost: dict[str, float]) -> str:
@@ -294,13 +296,14 @@ def losses_of_vanishing(subject: Subject) -> dict[str, float]:
     if subject.adaptive:
         needed = steps_to_tell_apart(subject)
         return {"steps_to_tell_inputs_apart": needed} if needed > subject.limits.learning_steps else {}
-    updates = subject.updates
+    updates, outlook = subject.updates, subject.measurement.outlook
+    learns = outlook is not None and checks.learned(subject, outlook.losses)
     relative = float(updates.min() / updates.max()) if updates.max() > 0.0 else 0.0
-    if relative < 1.0 / subject.limits.norm_ratio:
+    if relative < 1.0 / subject.limits.norm_ratio and not learns:
         lost["weakest_update_over_strongest"] = relative
     fall = float(subject.relative_fall[:-1].sum())
-    if fall < 1.0 / subject.limits.learning_steps:
-        lost["steps_to_learn"] = 1.0 / fall if fall > 0.0 else math.inf
+    if fall < 1.0 / subject.limits.learning_steps and not learns:
+        lost["fall_a_step"] = fall
     # At the noise floor, as in a net that has converged, updates are small because there is nothing to follow.
     lasting = float(subject.lasting_updates.min())
     if subject.has_signal and lasting < subject.unit_roundoff:
@@ -333,6 +336,34 @@ def steps_to_tell_apart(subject: Subject) -> float:
     share = min(outlook.difference * math.sqrt(min(case.batch_size, len(case.x))), 1.0)
     step = subject.lr * case.memory * subject.records[-1].in_features * share
     return 1.0 / step if step > 0.0 else math.inf
+
+
+def steps_to_escape(subject: Subject) -> float:
+    """Steps after which SGD leaves the plateau of small weights at the earliest, to an order of magnitude.
+
+    Not at the pace of its first steps: dL/dW is of low rank, and along the path of its signal the weights of a layer
+    grow by g = lr |dL/dW| / (1 - momentum) of their largest singular value a step, which grows with the weights of the
+    other layers. In balance s' = c s^(L-1) for L of them, where g = c s^(L-2), and s leaves all bounds after
+    1 / ((L - 2) g) steps (Saxe et al. 2014, arXiv:1312.6120); the layer that grows least decides. |dL/dW| is its mean
+    over batches, without their noise. What it holds of an error that all rows share is gone once the plateau is
+    reached: it takes longer by that, and nothing is known (infinite) where the loss is more than twice that of a
+    constant guess. Nor is it with a normalization or skip connections, whose layers grow otherwise.
+    """
+    measurement = subject.measurement
+    shared = measurement.loss > 2.0 * checks.no_skill_loss(subject)
+    if shared or measurement.config["normalization"] is not None or skip_connections(measurement.config).any():
+        return math.inf
+    signal = np.array([record.gradient_signal for record in subject.records])
+    signal = np.where(np.isnan(signal), measurement.mean_gradient_norm**2, signal)
+    growth = np.sqrt(np.maximum(signal, 0.0)) / subject.largest_singular_values
+    slowest = subject.lr * subject.case.memory * float(growth[:-1].min(initial=math.inf))
+    return 1.0 / (max(subject.depth - 2, 1) * slowest) if slowest > 0.0 else math.inf
+
+
+def may_leave_plateau(subject: Subject) -> bool:
+    """Whether SGD's steps may grow soon enough for a vanishing gradient to cost nothing, which only they can tell."""
+    steep = not subject.adaptive and beyond_band(subject.slope) < 0
+    return steep and bool(losses_of_vanishing(subject)) and steps_to_escape(subject) <= subject.limits.plateau_steps
 
 
 def losses_of_exploding(subject: Subject) -> dict[str, float]:

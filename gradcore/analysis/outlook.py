@@ -19,7 +19,7 @@ import numpy as np
 from ..init import CRITICAL_GAIN_SQUARED
 from . import causes, checks
 from . import measure as measuring
-from .judge import beyond_band, rescaled
+from .judge import beyond_band, may_leave_plateau, rescaled
 from .measure import Case, Outlook, Progress, harmless
 from .propagation import difference
 from .rehearsal import MOST_REHEARSED, rehearsal_steps, rehearse
@@ -41,6 +41,8 @@ def look_ahead(subject: Subject, progress: Progress | None = None) -> Outlook | 
     several = RECOVERY * rehearsal_steps(case)
     if checks.steps_in_doubt(subject) is not None:
         return _outlook(subject, several, progress, patient=True, calmed_by=_calmed_by(subject))
+    if may_leave_plateau(subject):
+        return _outlook(subject, several, progress, until=round(min(subject.limits.plateau_steps, MOST_STEPS)))
     grows = bool(checks.error_of_scale(subject))
     if not grows and not (rescaled(subject) and beyond_band(subject.slope) < 0):
         return None
@@ -108,15 +110,29 @@ def _rewriting_steps(case: Case) -> float:
 
 
 def _outlook(
-    subject: Subject, steps: int, progress: Progress | None, *, patient: bool = False, calmed_by: tuple[str, ...] = ()
+    subject: Subject,
+    steps: int,
+    progress: Progress | None,
+    *,
+    patient: bool = False,
+    until: int = 0,
+    calmed_by: tuple[str, ...] = (),
 ) -> Outlook:
-    """patient: as many steps again, time after time, while the loss comes down and the net has not learned."""
+    """As many steps again, time after time, while the net has not learned.
+
+    patient: and while the loss comes down. until: or up to so many, whatever it does, as on a plateau.
+    """
     case, net = subject.case, subject.case.net.copy()
     optimizer = case.optimizer_for(net, keep_state=case.trained)
     rng = np.random.default_rng((case.seed, 3))
     losses = _train(case, net, optimizer, rng, steps, progress)
-    while patient and 2 * len(losses) <= MOST_STEPS and _comes_down(losses) and not checks.learned(subject, losses):
-        losses = np.concatenate((losses, _train(case, net, optimizer, rng, len(losses), progress)))
+    while np.isfinite(losses).all() and not checks.learned(subject, losses):
+        more = min(len(losses), until - len(losses))
+        if patient and 2 * len(losses) <= MOST_STEPS and _comes_down(losses):
+            more = len(losses)
+        if more <= 0:
+            break
+        losses = np.concatenate((losses, _train(case, net, optimizer, rng, more, progress)))
     if not np.isfinite(losses).all():
         return Outlook(losses, None, math.nan, calmed_by)
     slope = estimate(measuring.measure(case, net), subject.limits.norm_ratio, trained=True)
@@ -125,7 +141,7 @@ def _outlook(
 
 def _comes_down(losses: np.ndarray) -> bool:
     half = len(losses) // 2
-    return bool(np.isfinite(losses).all()) and float(losses[half:].mean()) < float(losses[:half].mean())
+    return float(losses[half:].mean()) < float(losses[:half].mean())
 
 
 def _train(

@@ -33,6 +33,10 @@ class Thresholds(Record):
     # this many steps to remove an error of its present size does not learn: a hundred epochs of a thousand batches.
     learning_steps: float = 1e5
 
+    # A training may begin on a plateau that small weights make, if it lasts no longer than one of those hundred epochs:
+    # SGD's steps grow on it, and are tried for so long.
+    plateau_steps: float = 1e3
+
     # |g| |dW| / loss, which is lr |g|^2 / loss for SGD, beyond which a step overshoots: a quadratic loss has
     # |g|^2 = 2 curvature * loss along its steepest direction, and gradient descent diverges at lr * curvature > 2.
     overshoot: float = 4.0
@@ -158,6 +162,12 @@ class Subject:
     def lasting_updates(self) -> np.ndarray:
         """|dW| / |W| of a step once momentum is under way, as it is where the optimizer has taken steps: `updates`."""
         return self.updates * (1.0 if self.case.trained else self.case.memory)
+
+    @property
+    def largest_singular_values(self) -> np.ndarray:
+        """Of random weights of the measured size: |W| (1 / sqrt(in) + 1 / sqrt(out)), a layer."""
+        roots = 1.0 / np.sqrt(np.array(self.measurement.config["widths"], dtype=np.float64))
+        return np.asarray(self.measurement.rms("weight_norm") * (roots[:-1] + roots[1:]))
 
     @cached_property
     def has_signal(self) -> bool:

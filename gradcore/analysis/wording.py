@@ -176,18 +176,32 @@ def _largest_slope(names: list[str]) -> float:
 
 def update_sentence(subject: Subject) -> str:
     """What this does to the steps of the optimizer."""
-    updates, gradients = subject.updates, subject.gradient_norms
+    updates = subject.updates
     text = (
         f"One step of {subject.optimizer_name} at lr {subject.lr:g} changes the weights of layer 0 by "
         f"{factor(updates[0])} of their size, and of the output layer by {factor(updates[-1])}"
     )
     if subject.lasting_updates[0] < subject.unit_roundoff:
         text += f"; {subject.dtype} rounds changes below {subject.unit_roundoff:.1g} away"
-    fall = float(subject.relative_fall[:-1].sum())
-    if not subject.adaptive and 0.0 < fall < 1.0 / subject.limits.learning_steps:
-        text += f". At this size of |dL/dW| ({factor(gradients[0])} in layer 0) the hidden layers would need about "
-        text += f"{factor(1.0 / fall)} steps to remove an error of the present size"
     return text + "."
+
+
+def plateau_sentence(subject: Subject, steps: float) -> str:
+    """What SGD's steps are worth where gradients vanish. steps: to leave the plateau at the earliest."""
+    parts = []
+    fall, outlook = float(subject.relative_fall[:-1].sum()), subject.measurement.outlook
+    if 0.0 < fall < 1.0 / subject.limits.learning_steps:
+        parts.append(f"A step of the hidden layers takes away only {factor(fall)} of the error.")
+    if steps < math.inf:
+        parts.append(
+            "Steps grow with the weights along the signal's path: at this rate they leave the plateau after about "
+            f"{factor(float(f'{steps:.0e}'))} of them at the earliest, to an order of magnitude."
+        )
+    if outlook is not None and len(outlook.losses) > 1:
+        half = len(outlook.losses) // 2
+        first, later = (factor(float(part.mean())) for part in (outlook.losses[:half], outlook.losses[half:]))
+        parts.append(f"In {len(outlook.losses)} steps that were tried the loss went from {first} to {later}.")
+    return " ".join(parts)
 
 
 def adam_sentence(subject: Subject, lost: Mapping[str, float]) -> str:
