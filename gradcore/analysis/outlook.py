@@ -1,10 +1,11 @@
 """What the optimizer's own steps make of a net, tried on a copy where the verdict depends on it.
 
-Two things no pass can tell. A step that throws the loss up may be the start of a divergence, or one of the few with
-which a large rate finds flatter ground (Lewkowycz et al. 2020, arXiv:2003.02218). And a profile that is not level, or
-outputs of a wrong scale, need not stop an optimizer that rescales each entry of the gradient: it moves every weight by
-about lr a step, so that |w| / lr steps are the time in which it can write the weights anew. By then it has made good
-what it can make good, or the net has lost what tells its inputs apart (`judge.steps_to_tell_apart`).
+Three things no pass can tell. A step that throws the loss up may be the start of a divergence, or one of the few with
+which a large rate finds flatter ground (Lewkowycz et al. 2020, arXiv:2003.02218). A profile that is not level, or
+outputs of a wrong scale, need not stop an optimizer that rescales each entry of the gradient: it moves every weight
+by about lr a step, so that |w| / lr steps are the time in which it can write the weights anew. By then it has made
+good what it can make good, or the net has lost what tells its inputs apart (`judge.steps_to_tell_apart`). And SGD's
+small steps on a plateau grow; where they may leave it soon (`judge.steps_to_escape`), they are taken.
 """
 
 from __future__ import annotations
