@@ -294,7 +294,7 @@ def target_values(values: Array, name: str, loss: str, classes: int) -> None:
         return
     bad = (values < 0) | (values > 1)
     if bad.any():
-        advice = "; other values are for mse, mae and huber"
+        advice = "; other values: mse, mae or huber"
         raise ValueError(f"{name}: expected probabilities in [0, 1] for {loss}, got {_first(values, bad)}{advice}")
 
 

@@ -169,7 +169,7 @@ def test_a_bad_row_is_named_by_its_place_in_the_data_and_found_outside_the_batch
         call(net, x, np.zeros(3000, int), **options)
     with pytest.raises(ValueError, match=r"target\[2345\]: expected a label in \[0, 5\), got 9"):
         call(net, np.zeros_like(x), labels, **options)
-    with pytest.raises(ValueError, match=r"got 2.5 at row 2345, column 3; other values are for mse, mae and huber"):
+    with pytest.raises(ValueError, match=r"got 2.5 at row 2345, column 3; other values: mse, mae or huber"):
         call(net, np.zeros_like(x), values, **options)
 
 

@@ -208,7 +208,7 @@ BAD_FIT = {
     "fit with labels -1 and 1": (
         "target",
         lambda s: fit(loss="binary_cross_entropy")(SimpleNamespace(**{**vars(s), "y": 1 - 2 * (s.y > 0)})),
-        r"got -1 at row \d, column \d; other values are for mse, mae and huber",
+        r"got -1 at row \d, column \d; other values: mse, mae or huber",
     ),
     "fit with values for classes": ("target", fit(loss="cross_entropy"), r"got -?\d\.\d+ at row 0, column 0"),
     "validation with values for classes": (
