@@ -100,12 +100,17 @@ class DirectFeedbackMLP(MLP):
         beside the update that was really made.
         """
         check_step(self, optimizer, clip_norm, clip_value)
+        statistics = self.buffers.flat.copy()
         if record:
             self.loss_and_gradients(x, target, loss, record=True)
             value = self._feedback_pass(*self._batch(x, target, loss), loss)
         else:
             value = self.feedback_gradients(x, target, loss)
-        return Step(value, optimizer.step(clip_norm, clip_value, record=record))
+        try:
+            return Step(value, optimizer.step(clip_norm, clip_value, record=record))
+        except FloatingPointError:  # forward has moved them for a step that is not taken
+            self.buffers.flat[:] = statistics
+            raise
 
     def alignment(self, x: ArrayLike, target: ArrayLike, loss: str = "cross_entropy") -> Array:
         """The angle between `feedback_gradients` and the true gradient of each layer's weights.
@@ -147,10 +152,11 @@ class DirectFeedbackMLP(MLP):
         last = self.depth - 1
         output = ops.dense(inputs[-1], self.parameters[f"dense{last}.weight"], self._bias(last))
         error = ops.loss_backward(output, target, loss)
-        self._store(last, error, inputs[-1])
-        for layer, (z, y, saved) in enumerate(hidden):
-            grad = ops.activation_backward(error @ self.feedback[layer].T, y, self.activations[layer])  # (F.1)
-            self._store(layer, self._normalized_backward(layer, grad, z, saved), inputs[layer])
+        with np.errstate(over="ignore", invalid="ignore"):  # loss and norm tell, as those of MLP
+            self._store(last, error, inputs[-1])
+            for layer, (z, y, saved) in enumerate(hidden):
+                grad = ops.activation_backward(error @ self.feedback[layer].T, y, self.activations[layer])  # (F.1)
+                self._store(layer, self._normalized_backward(layer, grad, z, saved), inputs[layer])
         return ops.loss(output, target, loss)
 
     def _weight_gradients(self) -> list[Array]:

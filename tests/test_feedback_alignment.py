@@ -323,6 +323,20 @@ def test_a_step_that_is_refused_changes_nothing(kind, record, change, error):
         assert_same_bits(tensors, kept)
 
 
+@pytest.mark.parametrize("record", [False, True])
+@pytest.mark.parametrize("kind", [gc.MLP, DirectFeedbackMLP])
+def test_a_step_refused_for_its_norm_leaves_parameters_and_running_statistics(kind, record):
+    net = kind([3, 4, 2], normalization="batch")
+    net.parameters["dense1.weight"] = 3e38
+    optimizer = gc.optim.SGD(net, lr=0.1)
+    before = [copies(tensors) for tensors in (net.parameters, net.buffers)]
+    x, target = np.random.default_rng(0).standard_normal((5, 3)), np.zeros((5, 2))
+    with pytest.raises(FloatingPointError, match="norm"):
+        net.train_step(x, target, optimizer, loss="mse", clip_norm=1.0, record=record)
+    for tensors, kept in zip((net.parameters, net.buffers), before, strict=True):
+        assert_same_bits(tensors, kept)
+
+
 def test_case_helper_is_the_plain_case():
     """The oracle rests on the same forward pass as backpropagation's own."""
     case = Case(Net((5, 8, 3), ("tanh",)), "float64", batch_size=4)
