@@ -1,5 +1,6 @@
 // The C interface of clipping and of the single ops on plain arrays: checks, then ops and kernels.
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <initializer_list>
 #include <limits>
@@ -30,6 +31,14 @@ gradcore_status check_pointers(std::initializer_list<Argument> arguments) noexce
   for (const Argument &argument : arguments)
     if (!argument.pointer) return null_argument(argument.name);
   return GRADCORE_OK;
+}
+
+// One that rounds to zero makes 0 / 0 of constant rows or columns.
+gradcore_status check_eps(int32_t dtype, double eps) noexcept {
+  const double least = dtype == GRADCORE_FLOAT64 ? DBL_MIN : double(FLT_MIN);
+  if (eps >= least) return GRADCORE_OK;
+  return fail(GRADCORE_INVALID_ARGUMENT, "eps: expected at least %g, the smallest normal number of the dtype, got %g",
+              least, eps);
 }
 
 gradcore_status check_matrix(const char *name, const gradcore_matrix *m) noexcept {
@@ -300,7 +309,7 @@ gradcore_status gradcore_op_batch_norm(int32_t dtype, const gradcore_matrix *inp
                                {"output", output},
                                {"save_mean", save_mean},
                                {"save_invstd", save_invstd}}));
-  if (!(eps > 0)) return fail(GRADCORE_INVALID_ARGUMENT, "eps: expected a number > 0, got %g", eps);
+  GRADCORE_TRY(check_eps(dtype, eps));
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<decltype(kernels)>;
     const index n = input->rows, c = input->cols, stride = input->stride;
@@ -379,7 +388,7 @@ gradcore_status gradcore_op_layer_norm(int32_t dtype, const gradcore_matrix *inp
   GRADCORE_TRY(
       check_pointers({{"weight", weight}, {"output", output}, {"save_mean", save_mean}, {"save_invstd", save_invstd}}));
   if (!rms && !bias) return null_argument("bias");
-  if (!(eps > 0)) return fail(GRADCORE_INVALID_ARGUMENT, "eps: expected a number > 0, got %g", eps);
+  GRADCORE_TRY(check_eps(dtype, eps));
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<decltype(kernels)>;
     const index c = input->cols;

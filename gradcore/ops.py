@@ -103,7 +103,7 @@ def batch_norm(input: ArrayLike, weight: ArrayLike, bias: ArrayLike, eps: float 
     Args:
         input: [batch, features], at least two rows.
         weight, bias: [features].
-        eps: added to the biased variance, > 0.
+        eps: added to the biased variance; > 0, and not subnormal in the dtype.
 
     Returns:
         output [batch, features], save_mean [features] and save_invstd [features], 1 / sqrt(var + eps).
@@ -130,7 +130,7 @@ def layer_norm(input: ArrayLike, weight: ArrayLike, bias: ArrayLike, eps: float 
     Args:
         input: [batch, features].
         weight, bias: [features].
-        eps: added to the biased variance, > 0.
+        eps: added to the biased variance; > 0, and not subnormal in the dtype.
 
     Returns:
         output [batch, features], save_mean [batch] and save_invstd [batch].
