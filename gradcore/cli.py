@@ -1,6 +1,7 @@
 """The command line: `gradcore demo`, `gradcore analyze`, `gradcore predict`, `gradcore sweep`, `gradcore info`.
 
-Reports go to stdout, progress and errors to stderr. Every error is one line and exit code 2.
+Reports go to stdout, progress and errors to stderr. Every error is one line and exit code 2; with GRADCORE_TRACEBACK=1
+in the environment its traceback comes before that line.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -66,9 +68,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ngradcore: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, TypeError, ArithmeticError, OSError, ImportError, MemoryError) as error:
-        print(f"gradcore: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+    except Exception as error:
+        if os.environ.get("GRADCORE_TRACEBACK"):
+            traceback.print_exc()
+        print(f"gradcore: {_one_line(error)}", file=sys.stderr)
         return ERROR
+
+
+def _one_line(error: Exception) -> str:
+    message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, (ValueError, TypeError, FloatingPointError, OSError, ImportError, MemoryError)):
+        return message
+    return f"an error of gradcore itself, {type(error).__name__}: {message} (GRADCORE_TRACEBACK=1 shows where)"
 
 
 # ---- arguments -------------------------------------------------------------------------------

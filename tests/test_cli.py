@@ -44,6 +44,18 @@ def csv(tmp_path):
 # ---- analyze -----------------------------------------------------------------------------------------------
 
 
+def test_an_error_of_gradcore_itself_is_no_verdict(capsys, monkeypatch):
+    def broken(arguments):
+        return [][len(arguments.command)]
+
+    monkeypatch.setattr(cli, "run_info", broken)
+    line = "gradcore: an error of gradcore itself, IndexError: list index out of range (GRADCORE_TRACEBACK=1 shows where)\n"
+    assert run(capsys, "info") == (2, "", line)
+    monkeypatch.setenv("GRADCORE_TRACEBACK", "1")
+    code, _, err = run(capsys, "info")
+    assert code == 2 and err.endswith(line) and "in broken" in err
+
+
 def test_exit_code_is_the_verdict(capsys):
     code, out, _ = run(capsys, "analyze", *HEALTHY, "--no-remedies")
     assert (code, "HEALTHY GRADIENTS" in out) == (0, True)

@@ -165,6 +165,7 @@ def _woken(case: Case, measurement: Measurement) -> tuple[Measurement, tuple[int
     if blocked and not measurement.interrupted:
         net = case.net.copy()
         optimizer = case.optimizer_for(net, keep_state=True)
+        optimizer.lr = optimizer.lr or SGD_LR  # at a rate of 0 nothing wakes that any other would
         for index in range(WAKING_STEPS):
             net.train_step(*case.batch(index), optimizer, loss=case.loss)
         later = measuring.measure(case, net)

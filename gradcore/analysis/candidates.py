@@ -17,7 +17,7 @@ import numpy as np
 from ..init import CRITICAL_GAIN_SQUARED, lsuv
 from . import mean_field as theory
 from .causes import can_be_level
-from .measure import Case
+from .measure import Case, skip_connections
 from .outlook import rescale
 from .report import Report
 from .subject import Thresholds
@@ -163,7 +163,9 @@ def _proposed(report: Report, case: Case, limits: Thresholds) -> list[Candidate]
         found += _for_steps(report, case, limits, data)
     found += [] if data is None else [data]
     structural = kinds & {"vanishing", "exploding", "zero_gradient", "non_finite", "saturation", "dead_units"}
-    if structural or "batch_norm" in {finding.cause for finding in serious}:
+    # a single layer has nothing but its weights, whose scale cannot matter to it until numbers overflow
+    layered = bool(case.net.config["activation"]) or "non_finite" in kinds
+    if layered and (structural or "batch_norm" in {finding.cause for finding in serious}):
         found += _structural(report, case, limits, data)
     elif starts_small(report):
         found.append(_critical_initialization(sorted(set(case.net.config["activation"]))))
@@ -227,18 +229,23 @@ def _other_outputs(case: Case) -> list[Candidate]:
 
 def _for_steps(report: Report, case: Case, limits: Thresholds, data: Candidate | None) -> list[Candidate]:
     lr = float(report.conditions["lr"])
-    fall = sum(lr * layer.weight_grad_norm**2 for layer in report.layers) / max(report.loss, 1e-30)
-    update = max(layer.update_ratio for layer in report.layers)
-    lower = lr * min(_LR_MARGIN * limits.overshoot / fall if fall > 0.0 else 1.0, _CLIPPED_UPDATE / update, 0.1)
-    lower = float(f"{lower:.1g}")
-    return [lower_learning_rate(lower), _clipping(report, case)]
+    gradient = math.hypot(*(layer.weight_grad_norm for layer in report.layers))
+    # lr gradient^2 / loss, the share of the loss that one step may take, divided where its square might overflow
+    fall = lr * gradient / max(report.loss, 1e-30) * gradient
+    update = max((layer.update_ratio for layer in report.layers if math.isfinite(layer.update_ratio)), default=0.0)
+    shares = [0.1]
+    shares += [_LR_MARGIN * limits.overshoot / fall] if fall > 0.0 else []
+    shares += [_CLIPPED_UPDATE / update] if update > 0.0 else []
+    lower = float(f"{lr * min(shares):.1g}")
+    slower = [lower_learning_rate(lower)] if lower > 0.0 else []
+    return [*slower, _clipping(report, case)]
 
 
 def _clipping(report: Report, case: Case) -> Candidate:
     lr = float(report.conditions["lr"])
-    weights = math.sqrt(sum(layer.weight_norm**2 for layer in report.layers))
+    weights = math.hypot(*(layer.weight_norm for layer in report.layers))
     bound = _CLIPPED_UPDATE * weights / lr if lr > 0.0 else 1.0
-    norms = [math.sqrt(float(np.sum(flow.weight_grad_norm**2 + flow.bias_grad_norm**2))) for flow in report.flows]
+    norms = [math.hypot(*flow.weight_grad_norm, *flow.bias_grad_norm) for flow in report.flows]
     finite = [norm for norm in norms if math.isfinite(norm)]
     bound = float(f"{min(bound, 0.5 * float(np.median(finite)) if finite else bound):.1g}") or 1.0
     return Candidate(
@@ -252,14 +259,12 @@ def _clipping(report: Report, case: Case) -> Candidate:
 def _structural(report: Report, case: Case, limits: Thresholds, data: Candidate | None) -> list[Candidate]:
     """Other weights, activations, normalizations, skip connections, depths; standardizing too where needed."""
     names = sorted(set(case.net.config["activation"]))
-    groups = {
-        "weights": _initializations(report, names),
-        "activation": _activations(report, names),
-        "normalization": _normalizations(report, case.net.config),
-        "depth": _shallower(report, case, limits),
-    }
-    first = _first_group(report, case)
-    groups = {name: groups[name] for name in (first, *groups)}
+    groups = {"weights": _initializations(report, names)}
+    if names:
+        groups["activation"] = _activations(report, names)
+        groups["normalization"] = _normalizations(report, case.net.config)
+        groups["depth"] = _shallower(report, case, limits)
+        groups = {name: groups[name] for name in (_first_group(report, case), *groups)}
     found = _wider(report, case, limits)
     # One of each kind in turn: another kind of change tells more than another of the same kind.
     for row in zip_longest(*groups.values()):
@@ -395,13 +400,14 @@ def _wider(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
 
 def _initializations(report: Report, names: list[str]) -> list[Candidate]:
     found = []
-    if report.config["residual"]:
+    residual = bool(skip_connections(report.config).any())
+    if residual:
         reason = "branches divided by the root of their number keep the sum level"
         found.append(Candidate("scaled residual branches", reason, {"init": "auto"}, "scaled_branches"))
     critical = _critical_initialization(names)
     found.append(critical)
     causes = {finding.cause for finding in report.findings}
-    if "weight_scale" in causes and report.verdict != "non_finite" and not report.config["residual"]:
+    if "weight_scale" in causes and report.verdict != "non_finite" and not residual:
         found.append(Candidate("rescaled weights", f"{critical.reason}; their directions stay", {}, "rescaled"))
     if set(names) <= _ORTHOGONAL:
         reason = "preserves norms exactly, where independent weights do on average"
@@ -412,8 +418,8 @@ def _initializations(report: Report, names: list[str]) -> list[Candidate]:
 
 
 def _critical_initialization(names: list[str]) -> Candidate:
-    gains = ", ".join(f"{CRITICAL_GAIN_SQUARED[name]:.3g}" for name in names)
-    reason = f"weights of variance {gains} / fan_in suit {' and '.join(names)} best"
+    gains = ", ".join(f"{CRITICAL_GAIN_SQUARED[name]:.3g}" for name in names) or "1"
+    reason = f"weights of variance {gains} / fan_in suit {' and '.join(names) or 'a single layer'} best"
     return Candidate("critical initialization", reason, {"init": "auto"})
 
 
@@ -476,7 +482,7 @@ def _shallower(report: Report, case: Case, limits: Thresholds) -> list[Candidate
     widths = case.net.config["widths"]
     if not math.isfinite(slope) or slope == 0.0:
         return []
-    carried = max(2, int(theory.carried_depth(math.exp(slope), limits.norm_ratio)))
+    carried = max(2, int(theory.carried_depth(math.exp(min(slope, 700.0)), limits.norm_ratio)))
     if carried >= len(widths) - 1 or len(set(widths[1:-1])) > 1:
         return []
     kept = widths[:carried]

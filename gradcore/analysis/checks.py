@@ -82,7 +82,7 @@ class Doubt:
 def steps_in_doubt(subject: Subject) -> Doubt | None:
     """Whether the rehearsed steps look too large, and why."""
     rehearsal, limit = subject.measurement.rehearsal, subject.limits.diverged
-    if rehearsal is None:
+    if rehearsal is None or rehearsal.lr == 0.0:
         return None
     losses, guess = rehearsal.losses, no_skill_loss(subject)
     first, peak, later = float(losses[0]), float(np.max(losses)), _later(losses)
@@ -235,17 +235,22 @@ _BOTH_SCALES = "Standardize the inputs and the targets: each by itself makes the
 
 
 def small_steps(subject: Subject, *, explained: bool) -> list[Finding]:
-    """Updates that rounding swallows in every layer, although there is a gradient to follow."""
-    if explained or subject.case.optimizer is None or not subject.has_signal:
+    """Updates that rounding swallows in every layer, although there is a gradient to follow; or a rate of zero."""
+    if subject.case.optimizer is None:
         return []
-    updates = subject.lasting_updates
-    if not np.all(updates < subject.unit_roundoff):
+    every, updates = tuple(range(subject.depth)), subject.lasting_updates
+    if subject.lr == 0.0:
+        text = (
+            f"The learning rate of {subject.optimizer_name} is 0, as before a warm-up or after a schedule has ended: "
+            "no step moves the weights, and none is judged."
+        )
+        return [Finding("update_ratio", "warning", every, "learning_rate", text, {"largest_update": 0.0})]
+    if explained or not subject.has_signal or not np.all(updates < subject.unit_roundoff):
         return []
     text = (
         f"Every layer's update is below {subject.unit_roundoff:.1g} of its weights, which {subject.dtype} rounds away: "
         f"the largest is {wording.factor(float(updates.max()))}. The learning rate is too small for these gradients."
     )
-    every = tuple(range(subject.depth))
     return [Finding("update_ratio", "warning", every, "learning_rate", text, {"largest_update": float(updates.max())})]
 
 

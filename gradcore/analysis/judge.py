@@ -296,11 +296,13 @@ def losses_of_vanishing(subject: Subject) -> dict[str, float]:
     if subject.adaptive:
         needed = steps_to_tell_apart(subject)
         return {"steps_to_tell_inputs_apart": needed} if needed > subject.limits.learning_steps else {}
-    updates, outlook = subject.updates, subject.measurement.outlook
+    speeds, outlook = subject.speeds, subject.measurement.outlook
     learns = outlook is not None and checks.learned(subject, outlook.losses)
-    relative = float(updates.min() / updates.max()) if updates.max() > 0.0 else 0.0
+    relative = float(speeds.min() / speeds.max()) if speeds.max() > 0.0 else 0.0
     if relative < 1.0 / subject.limits.norm_ratio and not learns:
         lost["weakest_update_over_strongest"] = relative
+    if subject.lr == 0.0:
+        return lost
     fall = float(subject.relative_fall[:-1].sum())
     if fall < 1.0 / subject.limits.learning_steps and not learns:
         lost["fall_a_step"] = fall
@@ -372,8 +374,9 @@ def losses_of_exploding(subject: Subject) -> dict[str, float]:
     sensitivity = 0.5 * subject.slope.systematic * subject.slope.steps
     if sensitivity > -math.log(subject.unit_roundoff):
         lost["sensitivity"] = math.exp(min(sensitivity, 700.0))  # rounding in layer 0 decides the output
-    if float(subject.measurement.rms("weight_grad_max_abs").max()) ** 2 > LARGEST[subject.dtype]:
-        lost["square_overflows"] = float(subject.measurement.rms("weight_grad_max_abs").max())
+    peak = float(subject.measurement.rms("weight_grad_max_abs").max())
+    if peak > math.sqrt(LARGEST[subject.dtype]):
+        lost["square_overflows"] = peak
     # The growth has reached the output as well: what is to be learned is buried under the net's own scale.
     guess = checks.no_skill_loss(subject)
     if subject.measurement.loss > subject.limits.diverged * guess > 0.0:
@@ -382,8 +385,8 @@ def losses_of_exploding(subject: Subject) -> dict[str, float]:
         lost["overshoot"] = subject.overshoot
     if subject.adaptive:
         return lost
-    updates = subject.updates[:-1]
-    relative = float(updates.max() / updates.min()) if updates.min() > 0.0 else math.inf
+    speeds, updates = subject.speeds[:-1], subject.updates[:-1]
+    relative = float(speeds.max() / speeds.min()) if speeds.min() > 0.0 else math.inf
     if relative > subject.limits.norm_ratio:
         lost["strongest_update_over_weakest"] = relative
     if updates.max() > subject.limits.largest_update:

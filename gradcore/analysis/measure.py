@@ -217,7 +217,8 @@ class Measurement:
         """Its root mean square over batches, [depth], free of overflow."""
         values = self.stack(name)
         scale = np.maximum(np.abs(values).max(axis=0), np.finfo(np.float64).tiny)
-        return np.asarray(scale * np.sqrt(np.mean((values / scale) ** 2, axis=0)))
+        with np.errstate(invalid="ignore"):  # infinity by itself
+            return np.asarray(scale * np.sqrt(np.mean((values / scale) ** 2, axis=0)))
 
 
 @harmless

@@ -37,7 +37,7 @@ MOST_STEPS = RECOVERY * MOST_REHEARSED
 def look_ahead(subject: Subject, progress: Progress | None = None) -> Outlook | None:
     """The outlook of what was judged, or None where the verdict does not depend on it."""
     case = subject.case
-    if case.optimizer is None:
+    if case.optimizer is None or case.step_size == 0.0:
         return None
     several = RECOVERY * rehearsal_steps(case)
     if checks.steps_in_doubt(subject) is not None:

@@ -64,9 +64,13 @@ def propagate(net: Any, x: Floats, seed: int = 0) -> Propagation:
 def difference(net: Any, x: Floats) -> float:
     """Share of the last hidden layer's pre-activations (normalized, if they are) that differs between the rows of x.
 
-    The root mean square of their deviations from the mean row, relative to their own: 0 where all inputs look alike.
+    The root mean square of their deviations from the mean row, relative to their own: 0 where all inputs look alike,
+    NaN without a hidden layer.
     """
-    last = _Pass(net, _parameters(net), np.asarray(x, dtype=np.float64), None).arguments[-2]
+    arguments = _Pass(net, _parameters(net), np.asarray(x, dtype=np.float64), None).arguments
+    if len(arguments) < 2:
+        return math.nan
+    last = arguments[-2]
     return float(np.sqrt(np.mean((last - last.mean(axis=0)) ** 2) / np.mean(last**2)))
 
 

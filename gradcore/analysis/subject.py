@@ -145,6 +145,11 @@ class Subject:
         return np.array([record.update_ratio for record in self.records])
 
     @cached_property
+    def speeds(self) -> np.ndarray:
+        """`updates` to compare layers by: at a rate of 0, which moves none, those of plain SGD at any other, scaled."""
+        return self.updates if self.lr > 0.0 else self.gradient_norms / self.measurement.rms("weight_norm")
+
+    @cached_property
     def output_error(self) -> float:
         """Mean over rows of |dloss/doutput|^2 of a single row: how wrong the outputs are, whatever the loss."""
         return float(self.measurement.batch_size * self.measurement.rms("delta_norm")[-1] ** 2)

@@ -179,8 +179,9 @@ def _as_logits(output: np.ndarray, classes: int) -> np.ndarray:
 
 
 def best_learning_rate(contestant: Contestant, split: Split, steps: int) -> float | None:
-    """The rate of LEARNING_RATES with the lowest loss after part of the budget; None where one is given."""
-    if contestant.case.optimizer is not None or "lr" in contestant.candidate.training:
+    """The rate of LEARNING_RATES with the lowest loss after part of the budget; None where one above 0 is given."""
+    given = contestant.case.optimizer is not None and contestant.case.step_size > 0.0
+    if given or "lr" in contestant.candidate.training:
         return None
     pilot = max(1, int(_PILOT_SHARE * steps))
 

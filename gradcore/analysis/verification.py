@@ -131,8 +131,8 @@ def _batch_norm_note(candidate: Candidate, case: Case, slope: float | None = Non
 class Runner:
     """The trainings of one contestant, seed by seed, at the learning rate chosen for it.
 
-    Where no optimizer is given, a rate at which any seed diverges is given up for a lower one: no net is
-    judged by a rate that does not suit it.
+    Where no optimizer is given, or one at a rate of 0, a rate at which any seed diverges is given up for a lower one:
+    no net is judged by a rate that does not suit it.
     """
 
     def __init__(self, contestant: Contestant, split: Split, steps: int) -> None:
@@ -262,7 +262,7 @@ class Verification:
 
         It is not to be judged by that. Clipping stays as it is, being itself an answer to steps that are too large.
         """
-        if self.case.optimizer is None or candidate.training:
+        if self.case.optimizer is None or self.case.step_size == 0.0 or candidate.training:
             return candidate
         lr, changed = self.case.step_size, candidate
         for _ in range(_RATES_TRIED):

@@ -52,9 +52,10 @@ def slope_sentence(subject: Subject) -> str:
     drift = f", and {slope.drift:+.2g} by the width" if slope.typical < slope.band_low <= slope.systematic else ""
     norms = subject.profile_norms
     ends = norms[0] / norms[-2] if norms[-2] > 0.0 else math.nan
+    growth = math.exp(min(slope.systematic, 700.0))
     return (
         f"On its way to the input the gradient {verb}: |{what}|^2 is multiplied by "
-        f"{factor(math.exp(slope.systematic))} a layer (slope {slope.systematic:+.3g} +- {half:.2g}{drift}; healthy at "
+        f"{factor(growth)} a layer (slope {slope.systematic:+.3g} +- {half:.2g}{drift}; healthy at "
         f"this depth: within +-{slope.band_high:.2g}). Its norm at layer 0 is {factor(ends)} of that at the last "
         "hidden one."
     )
@@ -175,7 +176,9 @@ def _largest_slope(names: list[str]) -> float:
 
 
 def update_sentence(subject: Subject) -> str:
-    """What this does to the steps of the optimizer."""
+    """What this does to the steps of the optimizer; nothing at a learning rate of 0."""
+    if subject.lr == 0.0:
+        return ""
     updates = subject.updates
     text = (
         f"One step of {subject.optimizer_name} at lr {subject.lr:g} changes the weights of layer 0 by "

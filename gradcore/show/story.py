@@ -363,7 +363,7 @@ def _luck(report: Report) -> str:
 
 def activation_rms(layer: LayerRecord) -> float:
     """Root mean square of the layer's output."""
-    return math.sqrt(layer.activation_var + layer.activation_mean**2)
+    return math.hypot(math.sqrt(layer.activation_var), layer.activation_mean)
 
 
 def profiles(report: Report) -> dict[str, np.ndarray]:
