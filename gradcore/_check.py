@@ -222,9 +222,9 @@ def _as_array(value: Any) -> Array:
 
 
 def converted(values: Array, dtype: DTypeLike) -> Array:
-    """C-contiguous rows of `dtype`; a value too large for it becomes infinite, and is then refused as such."""
+    """Aligned C-contiguous rows of `dtype`; a value too large for it becomes infinite, and is then refused as such."""
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(values, dtype=dtype)
+        return np.require(values, dtype, ["C", "A"])
 
 
 def matrix(value: object, name: str, dtype: np.dtype[Any], columns: int) -> Array:
@@ -250,7 +250,7 @@ def target(value: object, dtype: np.dtype[Any], loss: str, rows: int, columns: i
         raise ValueError(f"{name}: expected {rows} rows as in x, got shape {values.shape}")
     flat = values.ndim == 1 or values.shape == (rows, 1)
     if loss == "cross_entropy" and flat and values.dtype.kind in "iub" and values.shape != (rows, columns):
-        return np.ascontiguousarray(values.reshape(rows), dtype=np.int64)
+        return converted(values.reshape(rows), np.int64)
     if flat and columns == 1:
         values = values.reshape(rows, 1)
     if values.shape != (rows, columns):
@@ -363,7 +363,7 @@ def all_writable(values: list[Any]) -> bool:
 
 def _shared(value: Any) -> Array:
     if isinstance(value, np.ndarray):
-        return value
+        return np.asarray(value)  # the memory of a subclass, such as np.memmap
     if hasattr(value, "__dlpack__"):
         return np.from_dlpack(value)
     return np.asarray(memoryview(value))

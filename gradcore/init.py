@@ -113,8 +113,8 @@ def lsuv(net: MLP, x: ArrayLike, *, seed: int = 0) -> None:
         seed: of the orthonormal weights.
 
     Raises:
-        ValueError: for a bad `x`, or one that gives a layer constant pre-activations; the net is then
-            as it was.
+        ValueError: for a bad `x`, or one that gives a layer constant pre-activations, or ones that vary by less
+            than the dtype's normal numbers; the net is then as it was.
     """
     h = _check.matrix(x, "x", net.dtype, net.in_features)
     draft = net.copy()
@@ -122,8 +122,9 @@ def lsuv(net: MLP, x: ArrayLike, *, seed: int = 0) -> None:
     for layer in range(net.depth):
         weight = draft.parameters[f"dense{layer}.weight"]
         z = ops.dense(h, weight)
-        deviation = float(z.std(dtype=np.float64))
-        if not 0.0 < deviation < math.inf:
+        deviation = _deviation(z)
+        # below the normal numbers digits are lost, and what is divided by so little overflows
+        if not float(np.finfo(h.dtype.type).tiny) <= deviation < math.inf:
             raise ValueError(
                 f"x: expected pre-activations that vary, got standard deviation {deviation:g} in layer {layer}"
             )
@@ -132,6 +133,13 @@ def lsuv(net: MLP, x: ArrayLike, *, seed: int = 0) -> None:
         if layer + 1 < net.depth:
             h = _hidden_output(draft, layer, h, z)
     net.parameters.flat[:] = draft.parameters.flat
+
+
+def _deviation(values: Array) -> float:
+    """Standard deviation, free of over- and underflow of the squares."""
+    exponent = math.frexp(float(np.abs(values).max()))[1]
+    with np.errstate(invalid="ignore"):  # where infinity is among them
+        return float(np.ldexp(float(np.ldexp(values.astype(np.float64), -exponent).std()), exponent))
 
 
 def _hidden_output(net: MLP, layer: int, h: Array, z: Array) -> Array:

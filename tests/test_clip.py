@@ -160,6 +160,15 @@ def test_a_pytorch_model_with_an_unused_layer(torch):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
+def test_subclasses_of_arrays_are_clipped_where_they_lie(dtype, tmp_path):
+    grads = np.memmap(tmp_path / "grads", dtype, "w+", shape=5)
+    grads[:] = 3.0
+    assert gc.clip_grad_norm_([grads], 1.0) == pytest.approx(math.sqrt(45.0))
+    assert np.linalg.norm(grads) == pytest.approx(1.0, rel=1e-5)
+    gc.clip_grad_value_(grads, 0.1)
+    np.testing.assert_array_equal(grads, np.full(5, 0.1, dtype))
+
+
 def test_clip_grad_value(target, dtype, rng):
     arrays = random_arrays(rng, dtype)
     arrays[0][0, :3] = math.nan, math.inf, -math.inf

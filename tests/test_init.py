@@ -215,9 +215,21 @@ def test_lsuv_weights_are_orthogonal_up_to_scale(rng):
     np.testing.assert_allclose(gram, gram[0, 0] * np.eye(20), atol=1e-12 * gram[0, 0])
 
 
-def test_lsuv_refuses_data_without_variation_and_leaves_the_net():
-    net = gc.MLP([4, 6, 2])
+@pytest.mark.parametrize("scale", [0.0, 2.0**-6])
+def test_lsuv_refuses_data_without_variation_and_leaves_the_net(scale, dtype, rng):
+    """Numbers below the normal ones leave nothing to divide by: weights would be infinite."""
+    net = gc.MLP([4, 6, 2], dtype=dtype.name)
     before = net.parameters.flat.copy()
-    with pytest.raises(ValueError, match=r"^x: expected"):
-        gc.init.lsuv(net, np.zeros((8, 4), "float32"))
+    with pytest.raises(
+        ValueError, match=r"^x: expected pre-activations that vary, got standard deviation .* in layer 0"
+    ):
+        gc.init.lsuv(net, scale * np.finfo(dtype).tiny * rng.standard_normal((8, 4)))
     np.testing.assert_array_equal(net.parameters.flat, before)
+
+
+def test_lsuv_divides_by_the_smallest_normal_numbers(dtype, rng):
+    for activation in gc.activations():
+        net = gc.MLP([1, 1, 1], activation=activation, dtype=dtype.name)
+        x = np.array([[-1.0], [1.0]]) * np.finfo(dtype).tiny
+        gc.init.lsuv(net, x)
+        assert np.isfinite(net.parameters.flat).all() and net.parameters.flat.any()

@@ -361,6 +361,19 @@ def test_one_column_targets_may_be_flat(loss, dtype):
     assert case.mlp.loss_and_gradients(case.x, case.target[:, 0], loss=loss) == expected
 
 
+class Subclass(np.ndarray):
+    """As np.memmap and np.matrix are."""
+
+
+def misaligned(x):
+    """A copy that begins a byte beside where its elements should."""
+    memory = np.empty(x.nbytes + 1, np.uint8)
+    copy = memory[1:].view(x.dtype).reshape(x.shape)
+    copy[...] = x
+    assert not copy.flags.aligned
+    return copy
+
+
 class TestInputForms:
     """Anything that holds the numbers is taken: other strides, orders, dtypes, lists, DLPack, buffers."""
 
@@ -379,13 +392,37 @@ class TestInputForms:
             lambda x: x.astype(x.dtype.newbyteorder()),
             lambda x: x.tolist(),
             lambda x: memoryview(x),
+            misaligned,
+            lambda x: x.view(Subclass),
         ],
-        ids=["fortran", "rows", "columns", "wide", "reversed", "byteorder", "list", "memoryview"],
+        ids=[
+            "fortran",
+            "rows",
+            "columns",
+            "wide",
+            "reversed",
+            "byteorder",
+            "list",
+            "memoryview",
+            "misaligned",
+            "subclass",
+        ],
     )
     def test_arrays(self, case, convert):
         np.testing.assert_array_equal(case.mlp(convert(case.x)), case.mlp(case.x))
         expected = case.mlp.loss_and_gradients(case.x, case.target, loss="mse")
         assert case.mlp.loss_and_gradients(convert(case.x), convert(case.target), loss="mse") == expected
+
+    @pytest.mark.parametrize("convert", [misaligned, lambda x: x.view(Subclass)], ids=["misaligned", "subclass"])
+    def test_labels_and_data_sets(self, case, convert):
+        x, labels, net = case.x, np.arange(len(case.x)) % 3, case.mlp
+        assert net.loss(convert(x), convert(labels)) == net.loss(x, labels)
+        assert gc.ops.loss(convert(x), convert(labels)) == gc.ops.loss(x, labels)
+        np.testing.assert_array_equal(gc.ops.activation(convert(x), "tanh"), gc.ops.activation(x, "tanh"))
+        options = {"epochs": 1, "batch_size": 4, "shuffle": False, "progress": False}
+        history = net.copy().fit(x, labels, optimizer=gc.optim.SGD(net, lr=0.1), **options)
+        again = net.copy().fit(convert(x), convert(labels), optimizer=gc.optim.SGD(net, lr=0.1), **options)
+        assert again.loss == history.loss
 
     @pytest.mark.torch
     def test_tensors(self, case, torch):
