@@ -20,7 +20,7 @@ from .propagation import propagate
 from .rehearsal import rehearse
 from .report import Prediction, Report
 from .slope import estimate
-from .subject import Subject, Thresholds
+from .subject import AWAKE, Asleep, Subject, Thresholds
 
 # Learning rate of the plain SGD judged for when no optimizer is given: the usual default for SGD.
 SGD_LR = 0.01
@@ -76,7 +76,7 @@ def analyze(
 
 
 def report_of(
-    case: Case, measurement: Measurement, limits: Thresholds, asleep: tuple[int, ...] = (), *, seconds: float
+    case: Case, measurement: Measurement, limits: Thresholds, asleep: Asleep = AWAKE, *, seconds: float
 ) -> Report:
     """The judgement of what was measured; seconds: what the measurement took."""
     start = time.perf_counter()
@@ -136,16 +136,14 @@ def make_case(
     )
 
 
-def measure_and_rehearse(
-    case: Case, limits: Thresholds, progress: Progress | None
-) -> tuple[Measurement, tuple[int, ...]]:
+def measure_and_rehearse(case: Case, limits: Thresholds, progress: Progress | None) -> tuple[Measurement, Asleep]:
     """The measurement to judge by `limits`, and the layers whose gradients were zero and woke up.
 
     An interrupt after the first batch leaves out what was not measured yet.
     """
     net = case.net.copy()
     measurement = measuring.measure(case, net, progress=progress)
-    asleep: tuple[int, ...] = ()
+    asleep: Asleep = AWAKE
     try:
         measurement, asleep = _woken(case, measurement)
         if np.isfinite(measurement.losses).all() and not measurement.interrupted:
@@ -158,7 +156,7 @@ def measure_and_rehearse(
     return measurement, asleep
 
 
-def _woken(case: Case, measurement: Measurement) -> tuple[Measurement, tuple[int, ...]]:
+def _woken(case: Case, measurement: Measurement) -> tuple[Measurement, Asleep]:
     """The measurement after a few steps where layers without a gradient wake up in them, and those layers."""
     silent = measurement.rms("weight_grad_norm") == 0.0
     blocked = silent.any() and measurement.has_gradient.any() and np.isfinite(measurement.losses).all()
@@ -171,12 +169,13 @@ def _woken(case: Case, measurement: Measurement) -> tuple[Measurement, tuple[int
         later = measuring.measure(case, net)
         woken = silent & (later.rms("weight_grad_norm") > 0.0)
         if woken.any():
-            return later, tuple(int(layer) for layer in np.flatnonzero(woken))
-    return measurement, ()
+            starved = measuring.starved(measurement)
+            return later, {int(layer): bool(starved[layer]) for layer in np.flatnonzero(woken)}
+    return measurement, AWAKE
 
 
 @harmless
-def examine(case: Case, measurement: Measurement, limits: Thresholds, asleep: tuple[int, ...] = ()) -> Subject:
+def examine(case: Case, measurement: Measurement, limits: Thresholds, asleep: Asleep = AWAKE) -> Subject:
     """Everything that is judged, from what was measured."""
     return Subject(
         case=case,

@@ -173,6 +173,17 @@ def signal_dies(subject: Subject) -> bool:
     return bool(squares[-1] * subject.limits.norm_ratio**2 < squares[0])
 
 
+def of_starvation(subject: Subject, layer: int) -> str:
+    """Why next to nothing enters a layer: the inputs, or the weights below it, whichever fall further short."""
+    measurement = subject.measurement
+    inputs = 0.5 * math.log(max(measurement.input_square, _TINY))
+    weights = sum(
+        0.5 * math.log(max(float(weight_var), _TINY) / CRITICAL_GAIN_SQUARED[name])
+        for weight_var, name in zip(measurement.weight_var[:layer], measurement.config["activation"], strict=False)
+    )
+    return "input_scale" if inputs < weights else "weight_scale"
+
+
 def _mostly_masked(subject: Subject) -> bool:
     return all(name in ("relu", "leaky_relu") for name in subject.measurement.config["activation"])
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import causes, checks, wording
-from .measure import harmless, skip_connections
+from .measure import harmless, skip_connections, starved
 from .report import SEVERITIES, VERDICTS, Finding, Slope
 from .subject import LARGEST, Subject
 
@@ -141,23 +141,63 @@ def _first_non_finite(subject: Subject) -> tuple[int, str, int] | None:
 
 def zero_gradient(subject: Subject) -> list[Finding]:
     """Layers whose weights receive exactly zero gradient from every batch."""
-    found = []
-    if subject.asleep:
-        text = (
-            f"The gradients of {wording.layers(subject.asleep)} are exactly zero at the start and no longer after two "
-            "steps: something above them begins at zero, as zero-initialized outputs and branches do."
-        )
-        found.append(Finding("zero_gradient", "info", subject.asleep, "weight_scale", text))
+    found = _asleep(subject)
     silent = tuple(int(layer) for layer in np.flatnonzero(subject.gradient_norms == 0.0))
-    bypassed = tuple(layer for layer in silent if skip_connections(subject.measurement.config)[layer])
+    if not silent:
+        return found
+    if 0 in silent and subject.measurement.input_square == 0.0:
+        return [*found, _silent(silent, "input_scale", "All inputs are zero.", {})]
+    starving, skips = starved(subject.measurement), skip_connections(subject.measurement.config)
+    bypassed = tuple(layer for layer in silent if skips[layer] and not starving[layer])
     if bypassed:
         found.append(_silent_branches(bypassed))
         silent = tuple(layer for layer in silent if layer not in bypassed)
-    if silent:
-        cause, text, evidence = _why_silent(subject, silent)
-        opening = f"No gradient at all reaches the weights of {wording.layers(silent)}. "
-        found.append(Finding("zero_gradient", "critical", silent, cause, opening + text, evidence))
+    closed = _closed_layer(subject) if silent else None
+    if closed is not None:
+        return [*found, _silent(silent, *closed)]
+    hungry = tuple(layer for layer in silent if starving[layer])
+    rest = tuple(layer for layer in silent if layer not in hungry)
+    found += [_silent(rest, *_why_silent(subject))] if rest else []
+    found += [_silent(hungry, *_starvation(subject, hungry[0], _HUNGRY))] if hungry else []
     return found
+
+
+def _silent(layers: tuple[int, ...], cause: str, text: str, evidence: dict[str, Any]) -> Finding:
+    opening = f"No gradient at all reaches the weights of {wording.layers(layers)}. "
+    return Finding("zero_gradient", "critical", layers, cause, opening + text, evidence)
+
+
+def _asleep(subject: Subject) -> list[Finding]:
+    """Layers without a gradient at the start that the first steps wake."""
+    opening = "The gradients of {} are exactly zero at the start and no longer after two steps"
+    found = []
+    above = tuple(layer for layer, hungry in subject.asleep.items() if not hungry)
+    below = tuple(layer for layer, hungry in subject.asleep.items() if hungry)
+    if above:
+        text = ": something above them begins at zero, as zero-initialized outputs and branches do."
+        text = opening.format(wording.layers(above)) + text
+        found.append(Finding("zero_gradient", "info", above, "weight_scale", text))
+    if below:
+        cause, text, evidence = _starvation(subject, below[0], _HUNGRY)
+        text = f"{opening.format(wording.layers(below))}. {text}"
+        found.append(Finding("zero_gradient", "info", below, cause, text, evidence))
+    return found
+
+
+_HUNGRY = "A gradient arrives from above, but from below next to nothing, and their product is zero."
+
+
+def _starvation(subject: Subject, layer: int, what: str) -> tuple[str, str, dict[str, Any]]:
+    """Why next to nothing enters a layer from below, after what comes of it."""
+    cause = causes.of_starvation(subject, layer)
+    if cause == "weight_scale":
+        return (
+            cause,
+            f"{what} The weights of the layers below are too small, or zero: the signal dies on its way up.",
+            {},
+        )
+    evidence = {"input_rms": math.sqrt(subject.measurement.input_square)}
+    return cause, f"{what} The inputs are too small. {wording.input_sentence(subject)}", evidence
 
 
 def _silent_branches(layers: tuple[int, ...]) -> Finding:
@@ -169,7 +209,8 @@ def _silent_branches(layers: tuple[int, ...]) -> Finding:
     return Finding("dead_units", "warning", layers, "dead_units", text)
 
 
-def _why_silent(subject: Subject, silent: tuple[int, ...]) -> tuple[str, str, dict[str, Any]]:
+def _closed_layer(subject: Subject) -> tuple[str, str, dict[str, Any]] | None:
+    """A layer that neither a signal nor a gradient passes: it silences those below and above it."""
     measurement = subject.measurement
     zero = np.flatnonzero(measurement.weight_var == 0.0)
     if zero.size:
@@ -177,21 +218,27 @@ def _why_silent(subject: Subject, silent: tuple[int, ...]) -> tuple[str, str, di
             f"All weights of {wording.layers(zero.tolist())} are zero, and training cannot move them: draw them anew."
         )
         return "weight_scale", text, {"layer": int(zero[-1])}
-    dead = np.flatnonzero(measurement.stack("dead_share").min(axis=0)[:-1] == 1.0)
-    if dead.size:
-        layer = int(dead[0])  # it silences the ones above as well
+    dead = (measurement.stack("dead_share").min(axis=0) == 1.0) & (measurement.rms("delta_norm") == 0.0)
+    if dead[:-1].any():
+        layer = int(np.flatnonzero(dead)[0])  # it silences the ones above as well
+        if layer > 0 and measurement.rms("activation_norm")[layer - 1] < _NEAR_UNDERFLOW[subject.dtype]:
+            what = f"Next to nothing enters layer {layer}, and its units output zero for every row."
+            return _starvation(subject, layer, what)
         width = subject.records[layer].out_features
         cause = "narrow_layer" if width <= _NARROW else "dead_units"
         text = f"All {width} units of layer {layer} output zero for every row, so nothing passes through it."
         if cause == "narrow_layer":
             text += f" With {width} ReLU units the chance of that is 2^-{width} a layer for random weights."
         return cause, text, {"dead_layer": layer, "width": width}
+    return None
+
+
+def _why_silent(subject: Subject) -> tuple[str, str, dict[str, Any]]:
+    """Why nothing arrives from above."""
     smallest = float(subject.profile_norms[subject.profile_norms > 0.0].min(initial=np.inf))
     if smallest < _NEAR_UNDERFLOW[subject.dtype]:
         text = f"The gradient has shrunk to {smallest:.1g}, then to zero: {subject.dtype} has no smaller numbers."
         return "precision", text, {"smallest_norm": smallest}
-    if 0 in silent and measurement.input_square == 0.0:
-        return "input_scale", "All inputs are zero.", {}
     return "saturating_activation", "The derivative of the activation is exactly zero for every row.", {}
 
 

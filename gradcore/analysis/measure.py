@@ -350,6 +350,17 @@ def gain_factors(measurement: Measurement) -> tuple[Floats, list[GainFactors | N
     return gains, [*factors, None]
 
 
+def starved(measurement: Measurement) -> Floats:
+    """Layers whose input is smaller than the delta that arrives at their output, entry by entry, [depth].
+
+    The product of both is dL/dW: where it is zero, this tells which of the two it is for want of.
+    """
+    entries = measurement.batch_size * np.array(measurement.config["widths"][1:], dtype=np.float64)
+    outputs = measurement.rms("activation_norm") / np.sqrt(entries)
+    entering = np.concatenate(([math.sqrt(measurement.input_square)], outputs[:-1]))
+    return np.asarray(entering < measurement.rms("delta_norm") / np.sqrt(entries))
+
+
 def expected_weight_gain(measurement: Measurement) -> Floats:
     """|dL/dh_l|^2 / |delta_{l+1}|^2 for weights of the measured size and random directions, [depth - 1].
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 
@@ -15,6 +17,9 @@ from .report import LayerRecord, Record, Slope
 UNIT_ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
 SMALLEST_NORMAL = {"float32": 2.0**-126, "float64": 2.0**-1022}
 LARGEST = {"float32": 3.4028235e38, "float64": 1.7976931348623157e308}
+
+Asleep = Mapping[int, bool]  # see `Subject`
+AWAKE: Asleep = MappingProxyType({})
 
 _ADAPTIVE = ("RMSprop", "Adam", "AdamW")
 
@@ -71,7 +76,8 @@ class Thresholds(Record):
 class Subject:
     """One measured net with all that is known about it.
 
-    asleep: layers whose gradients were exactly zero at first and woke up within two steps.
+    asleep: layers whose gradients were exactly zero at first and woke up within two steps; True where that was for
+        want of an input (`measure.starved`), not of what comes from above.
     """
 
     case: Case
@@ -79,7 +85,7 @@ class Subject:
     records: tuple[LayerRecord, ...]
     slope: Slope
     limits: Thresholds
-    asleep: tuple[int, ...] = ()
+    asleep: Asleep = field(default_factory=lambda: AWAKE)
 
     @property
     def depth(self) -> int:
