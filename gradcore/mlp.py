@@ -92,7 +92,8 @@ class MLP:
         bias: whether dense layers have biases; they start at zero.
         dtype: "float32", "float64" or "bfloat16": float32 arrays and sums, but dense products take their operands
             (weights, inputs and deltas) rounded to bfloat16. 1.8 to 1.9 times as fast at 512 units and more where
-            `gc.cpu_info()["bfloat16_products"]` (bench/peers.py --dtype bfloat16), else no faster than float32.
+            `gc.cpu_info()["bfloat16_products"]` (bench/peers.py --dtype bfloat16), else no faster than float32. Products
+            of such a CPU take numbers below 2^-126 for zero, others do not: gradients that vanish end sooner there.
         seed: of the initial weights; None for fresh randomness.
 
     Attributes:
@@ -244,7 +245,7 @@ class MLP:
     # ---- passes ------------------------------------------------------------------------------------------
 
     def __call__(self, x: ArrayLike) -> Array:
-        """The net's outputs for `x`, in inference mode: `forward(x)`."""
+        """The net's outputs for `x`, in inference mode: `forward(x)`, which forgets a pass that waits for `backward`."""
         return self.forward(x)
 
     def forward(self, x: ArrayLike, training: bool = False) -> Array:
@@ -273,7 +274,7 @@ class MLP:
 
         Args:
             grad_output: [batch, out_features], the gradient of the loss by the outputs of the last
-                `forward(x, training=True)`; each forward pass serves one backward.
+                `forward(x, training=True)`; each forward pass serves one backward, with no other pass in between.
 
         Returns:
             grad_input, [batch, in_features].
@@ -285,7 +286,10 @@ class MLP:
         return self._core.backward(_check.matrix(grad_output, "grad_output", self.dtype, self.out_features))
 
     def loss(self, x: ArrayLike, target: ArrayLike, loss: str = "cross_entropy") -> float:
-        """The mean loss in inference mode; nothing of the net changes. Arguments as `loss_and_gradients`."""
+        """The mean loss in inference mode. Arguments as `loss_and_gradients`.
+
+        Nothing of the net changes, but a forward pass that waits for its `backward` is forgotten, as by `net(x)`.
+        """
         code = _check.choice(loss, "loss", _check.LOSSES)
         try:
             return self._core.loss(x, target, code)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import gradcore as gc
+from native_diagnosis import diagnose
 
 TRIALS = {"steps": 10, "seeds": 2, "limit": 3}
 
@@ -69,6 +70,78 @@ def test_the_profile_is_judged_at_a_rate_of_zero_too(rng, kind):
     net = gc.MLP([3, 16, 16, 1])
     net.parameters["dense2.weight"] = 0.0  # wakes up at any other rate
     assert gc.analyze(net, x, target, loss="mse", optimizer=kind(net, 0.0)).verdict == "healthy"
+
+
+# ---- layers that nothing enters --------------------------------------------------------------------
+
+
+def silent(report):
+    return [(f.severity, f.layers, f.cause) for f in report.findings if f.kind == "zero_gradient"]
+
+
+def small_weights(activation, layers, scale):
+    net = gc.MLP([16] + [32] * layers + [4], activation=activation)
+    for layer in range(net.depth):
+        net.parameters[f"dense{layer}.weight"] *= scale
+    return net
+
+
+def zero_weights(activation, layer):
+    net = gc.MLP([16, 32, 32, 32, 4], activation=activation)
+    net.parameters[f"dense{layer}.weight"] = 0.0
+    return net
+
+
+FROM_BELOW = "A gradient arrives from above, but from below next to nothing"
+NO_INPUT = {
+    "tanh": (
+        gc.MLP([16, 32, 32, 4], activation="tanh"),
+        [("critical", (0,), "input_scale"), ("info", (1, 2), "input_scale")],
+    ),
+    "relu": (gc.MLP([16, 32, 32, 4]), [("critical", (0, 1, 2), "input_scale")]),
+    "skips": (gc.MLP([16, 16, 16, 4], residual=True), [("critical", (0, 1, 2), "input_scale")]),
+    "no biases": (gc.MLP([16, 32, 32, 4], activation="tanh", bias=False), [("critical", (0, 1, 2), "input_scale")]),
+}
+NO_SIGNAL = {
+    "it dies in tanh": (
+        small_weights("tanh", 30, 0.01),
+        [
+            ("critical", tuple(range(16)), "precision"),
+            ("critical", tuple(range(16, 21)), "weight_scale"),
+            ("info", tuple(range(21, 31)), "weight_scale"),
+        ],
+    ),
+    "it dies in relu": (small_weights("relu", 30, 0.01), [("critical", tuple(range(31)), "weight_scale")]),
+    "zeros below": (zero_weights("tanh", 0), [("info", (1, 2, 3), "weight_scale")]),
+    "zeros between": (zero_weights("tanh", 2), [("info", (0, 1), "weight_scale"), ("info", (3,), "weight_scale")]),
+    "zeros above": (zero_weights("tanh", 3), [("info", (0, 1, 2), "weight_scale")]),
+    "zeros in relu": (zero_weights("relu", 1), [("critical", (0, 1, 2, 3), "weight_scale")]),
+}
+
+
+@pytest.mark.parametrize(("net", "expected"), NO_INPUT.values(), ids=NO_INPUT)
+def test_inputs_of_zero_are_named(rng, net, expected):
+    """Also where the units that they leave at zero, or the biases that wake layers, would explain it."""
+    report = shown(gc.analyze(net, np.zeros((128, 16)), rng.integers(0, 4, 128)))
+    assert silent(report) == expected and "All inputs are zero" in report.findings[0].explanation
+    assert [FROM_BELOW in f.explanation for f in report.findings if f.severity == "info"] == [True] * (len(expected) - 1)
+    verdict, _, findings = diagnose(report._case)
+    assert verdict == report.verdict == "vanishing"
+    assert [(f.severity, f.layers, f.cause) for f in findings if f.kind == "zero_gradient"] == expected
+
+
+@pytest.mark.parametrize(("net", "expected"), NO_SIGNAL.values(), ids=NO_SIGNAL)
+def test_a_layer_that_nothing_enters_is_told_from_one_that_no_gradient_reaches(rng, net, expected):
+    report = shown(gc.analyze(net, rng.standard_normal((128, 16)), rng.integers(0, 4, 128)))
+    assert silent(report) == expected
+    for finding in report.findings:
+        if finding.kind == "zero_gradient" and finding.severity == "info":
+            starts_above = finding.layers[0] == 0
+            assert (FROM_BELOW in finding.explanation) != starts_above
+            assert ("something above them begins at zero" in finding.explanation) == starts_above
+    if net.depth < 10:  # C does not try the steps in which small weights and gradients would have to wake up
+        findings = diagnose(report._case)[2]
+        assert [(f.severity, f.layers, f.cause) for f in findings if f.kind == "zero_gradient"] == expected
 
 
 # ---- numbers near the end of a format --------------------------------------------------------------

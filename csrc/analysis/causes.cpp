@@ -168,4 +168,14 @@ int cause_of_saturation(const Evidence &evidence, int layer) noexcept {
   return large ? GRADCORE_CAUSE_WEIGHT_SCALE : GRADCORE_CAUSE_SATURATING_ACTIVATION;
 }
 
+int cause_of_starvation(const Evidence &evidence, int layer) noexcept {
+  const double inputs = 0.5 * std::log(std::max(evidence.input_square, kTiny));
+  double weights = 0;
+  for (int l = 0; l < layer; l++) {
+    const LayerEvidence &below = evidence.layers[std::size_t(l)];
+    weights += 0.5 * std::log(std::max(below.weight_var, kTiny) / critical_gain_squared(below.spec->activation));
+  }
+  return inputs < weights ? GRADCORE_CAUSE_INPUT_SCALE : GRADCORE_CAUSE_WEIGHT_SCALE;
+}
+
 }  // namespace gradcore

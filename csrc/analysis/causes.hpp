@@ -11,6 +11,7 @@ int cause_of_vanishing(const Evidence &evidence, const Slope &slope);
 int cause_of_exploding(const Evidence &evidence, const Slope &slope);
 int cause_of_overflow(const Evidence &evidence) noexcept;
 int cause_of_saturation(const Evidence &evidence, int layer) noexcept;
+int cause_of_starvation(const Evidence &evidence, int layer) noexcept;
 
 }  // namespace gradcore
 

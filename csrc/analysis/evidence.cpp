@@ -80,6 +80,13 @@ double Evidence::mean_loss() const noexcept {
   return sum / passes();
 }
 
+bool Evidence::starved(int layer) const noexcept {
+  const LayerEvidence &own = layers[std::size_t(layer)];
+  const double arriving = own.delta / std::sqrt(rows() * double(own.spec->out));
+  if (layer == 0) return std::sqrt(input_square) < arriving;
+  return layers[std::size_t(layer - 1)].activation / std::sqrt(rows() * double(own.spec->in)) < arriving;
+}
+
 double Evidence::increment(int pass, int layer) const noexcept {
   const gradcore_layer_flow &below = flow(pass, layer), &above = flow(pass, layer + 1);
   return net->any_residual ? 2 * std::log(below.grad_output_norm) - 2 * std::log(above.grad_output_norm)

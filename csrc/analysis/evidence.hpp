@@ -30,7 +30,8 @@ struct LayerEvidence {
   double width_noise, alignment;  // variance of ln |delta_l|^2 - ln |delta_{l+1}|^2, and alignment's part of it
   bool usable;                    // whether that difference is finite in every pass
   bool finite;                    // its parameters
-  bool waking;                    // a zero gradient is the start's doing, and the next steps end it
+  bool waking;                    // a zero gradient is the start's doing above, and the next steps end it
+  bool moving;                    // any of its parameters has a gradient
 };
 
 struct Evidence {
@@ -60,12 +61,18 @@ struct Evidence {
   bool single() const noexcept { return net->dtype != GRADCORE_FLOAT64; }
   double unit_roundoff() const noexcept { return single() ? 0x1p-24 : 0x1p-53; }
   double largest() const noexcept { return single() ? 0x1.fffffep127 : 0x1.fffffffffffffp1023; }
+  // A norm this close to the smallest subnormal number has lost entries below it.
+  double near_underflow() const noexcept { return single() ? 1e-30 : 1e-290; }
   double smallest_normal() const noexcept { return single() ? 0x1p-126 : 0x1p-1022; }
 
   // The gradient that travels: delta, or, with skip connections, the stream dL/dh beside it.
   double travelling(int layer) const noexcept {
     return net->any_residual ? layers[std::size_t(layer)].grad_output : layers[std::size_t(layer)].delta;
   }
+
+  // Whether a layer's input is smaller than the delta that arrives at its output, entry by entry. Their product is
+  // dL/dW: where it is zero, this tells which of the two it is for want of.
+  bool starved(int layer) const noexcept;
 
   double increment(int pass, int layer) const noexcept;  // of ln |.|^2 from the layer above to this one
 

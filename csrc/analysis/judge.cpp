@@ -43,7 +43,11 @@ class Judge {
   bool non_finite();
   bool nothing_to_learn();
   bool zero_gradient();
-  void why_silent(int first, int count);
+  bool no_input() const noexcept;
+  bool fed(int layer) const noexcept;
+  int closed_layer(int *cause, const char **why) const noexcept;
+  void starvation(int severity, int count, const char *when);
+  void why_silent(Test stuck);
   bool gradient_slope();
   void vanishing();
   void exploding();
@@ -202,50 +206,97 @@ bool Judge::nothing_to_learn() {
 
 bool Judge::zero_gradient() {
   const auto silent = [](const LayerEvidence &layer) { return layer.weight_grad == 0; };
-  const int asleep = collect(depth_, [&](const LayerEvidence &layer, int) { return silent(layer) && layer.waking; });
-  if (asleep)
-    add(GRADCORE_FINDING_ZERO_GRADIENT, GRADCORE_INFO, GRADCORE_CAUSE_WEIGHT_SCALE, asleep,
+  const auto wakes = [&](const LayerEvidence &layer, int l) { return evidence_.starved(l) ? fed(l) : layer.waking; };
+  const auto above = [&](const LayerEvidence &layer, int l) {
+    return silent(layer) && wakes(layer, l) && !evidence_.starved(l);
+  };
+  const auto below = [&](const LayerEvidence &layer, int l) {
+    return silent(layer) && wakes(layer, l) && evidence_.starved(l);
+  };
+  const auto bypassed = [&](const LayerEvidence &layer, int l) {
+    return silent(layer) && !wakes(layer, l) && layer.spec->residual && !evidence_.starved(l) && !no_input();
+  };
+  const auto stuck = [&](const LayerEvidence &layer, int l) {
+    return silent(layer) && !wakes(layer, l) && !bypassed(layer, l);
+  };
+  if (const int count = collect(depth_, above))
+    add(GRADCORE_FINDING_ZERO_GRADIENT, GRADCORE_INFO, GRADCORE_CAUSE_WEIGHT_SCALE, count,
         "The gradients of %d layers are exactly zero because weights above are; those have a gradient, and the next "
         "steps wake the layers below.",
-        asleep);
-  const int bypassed = collect(
-      depth_, [&](const LayerEvidence &layer, int) { return silent(layer) && !layer.waking && layer.spec->residual; });
-  if (bypassed)
-    add(GRADCORE_FINDING_DEAD_UNITS, GRADCORE_WARNING, GRADCORE_CAUSE_DEAD_UNITS, bypassed,
-        "%d branches receive no gradient; their skip connections pass it on.", bypassed);
-  const int first = int(to_.layers.size());
-  const int stuck = collect(
-      depth_, [&](const LayerEvidence &layer, int) { return silent(layer) && !layer.waking && !layer.spec->residual; });
-  if (stuck) why_silent(first, stuck);
-  return asleep || bypassed || stuck;
+        count);
+  if (const int count = collect(depth_, below)) starvation(GRADCORE_INFO, count, " at the start");
+  if (const int count = collect(depth_, bypassed))
+    add(GRADCORE_FINDING_DEAD_UNITS, GRADCORE_WARNING, GRADCORE_CAUSE_DEAD_UNITS, count,
+        "%d branches receive no gradient; their skip connections pass it on.", count);
+  why_silent(stuck);
+  for (const LayerEvidence &layer : layers_)
+    if (silent(layer)) return true;
+  return false;
 }
 
-void Judge::why_silent(int first, int count) {
-  int dead = -1, zero = -1;
-  double smallest = std::numeric_limits<double>::infinity();
-  for (int l = depth_; l-- > 0;) {
+// Whether all that enters the net is zero.
+bool Judge::no_input() const noexcept { return evidence_.input_square == 0 && layers_[0].weight_grad == 0; }
+
+// Whether a layer below has a gradient, and so the next step changes what enters this one.
+bool Judge::fed(int layer) const noexcept {
+  while (layer-- > 0)
+    if (layers_[std::size_t(layer)].moving) return true;
+  return false;
+}
+
+// The `count` layers last collected: a gradient arrives from above, but next to nothing from below.
+void Judge::starvation(int severity, int count, const char *when) {
+  const int cause = cause_of_starvation(evidence_, to_.layers[to_.layers.size() - std::size_t(count)]);
+  add(GRADCORE_FINDING_ZERO_GRADIENT, severity, cause, count,
+      "No gradient at all reaches the weights of %d layers%s. A gradient arrives from above, but from below next to "
+      "nothing: %s.",
+      count, when,
+      cause == GRADCORE_CAUSE_INPUT_SCALE ? "the inputs are too small"
+                                          : "the weights of the layers below are too small, or zero");
+}
+
+// A layer that neither a signal nor a gradient passes silences those below and above it: its number, or -1.
+int Judge::closed_layer(int *cause, const char **why) const noexcept {
+  *cause = GRADCORE_CAUSE_WEIGHT_SCALE, *why = "all of its weights are zero, and training cannot move them";
+  for (int l = depth_; l-- > 0;)
+    if (layers_[std::size_t(l)].weight_var == 0) return l;
+  for (int l = 0; l < depth_ - 1; l++) {
     const LayerEvidence &layer = layers_[std::size_t(l)];
-    if (layer.spec->hidden && layer.dead_units == double(layer.spec->out)) dead = l;
-    if (layer.weight_var == 0 && zero < 0) zero = l;
-    if (evidence_.travelling(l) > 0) smallest = std::min(smallest, evidence_.travelling(l));
+    if (layer.delta > 0 || layer.dead_units < double(layer.spec->out)) continue;
+    *cause = layer.spec->out <= kNarrow ? GRADCORE_CAUSE_NARROW_LAYER : GRADCORE_CAUSE_DEAD_UNITS;
+    *why = "all of its units output zero for every row";
+    if (l > 0 && layers_[std::size_t(l - 1)].activation < evidence_.near_underflow())
+      *cause = cause_of_starvation(evidence_, l), *why = "next to nothing enters it, and its units output zero";
+    return l;
   }
-  int cause = GRADCORE_CAUSE_SATURATING_ACTIVATION, where = to_.layers[std::size_t(first)];
-  const char *why = "the derivative of the activation is exactly zero for every row";
-  if (zero >= 0) {
-    cause = GRADCORE_CAUSE_WEIGHT_SCALE;
-    why = "all of its weights are zero, and training cannot move them", where = zero;
-  } else if (dead >= 0) {
-    cause = layers_[std::size_t(dead)].spec->out <= kNarrow ? GRADCORE_CAUSE_NARROW_LAYER : GRADCORE_CAUSE_DEAD_UNITS;
-    why = "all of its units output zero for every row", where = dead;
-  } else if (smallest < (evidence_.single() ? 1e-30 : 1e-290)) {
-    cause = GRADCORE_CAUSE_PRECISION;
-    why = "the gradient has shrunk until there are no smaller numbers";
-  } else if (where == 0 && evidence_.input_square == 0) {
-    cause = GRADCORE_CAUSE_INPUT_SCALE;
-    why = "all inputs are zero";
+  return -1;
+}
+
+// One finding where one thing silences all of them, else one for what is for want of a gradient and of an input each.
+void Judge::why_silent(Test stuck) {
+  int cause = GRADCORE_CAUSE_INPUT_SCALE, where = 0;
+  const char *why = "all inputs are zero";
+  if (!no_input()) where = closed_layer(&cause, &why);
+  const bool closed = where >= 0;
+  const int count = collect(
+      depth_, [&](const LayerEvidence &layer, int l) { return stuck(layer, l) && (closed || !evidence_.starved(l)); });
+  if (count && !closed) {
+    double smallest = std::numeric_limits<double>::infinity();
+    for (int l = 0; l < depth_; l++)
+      if (evidence_.travelling(l) > 0) smallest = std::min(smallest, evidence_.travelling(l));
+    const bool shrunk = smallest < evidence_.near_underflow();
+    where = to_.layers[to_.layers.size() - std::size_t(count)];
+    cause = shrunk ? GRADCORE_CAUSE_PRECISION : GRADCORE_CAUSE_SATURATING_ACTIVATION;
+    why = shrunk ? "the gradient has shrunk until there are no smaller numbers"
+                 : "the derivative of the activation is exactly zero for every row";
   }
-  add_from(first, GRADCORE_FINDING_ZERO_GRADIENT, GRADCORE_CRITICAL, cause, count,
-           "No gradient at all reaches the weights of %d layers. Layer %d: %s.", count, where, why);
+  if (count)
+    add(GRADCORE_FINDING_ZERO_GRADIENT, GRADCORE_CRITICAL, cause, count,
+        "No gradient at all reaches the weights of %d layers. Layer %d: %s.", count, where, why);
+  if (closed) return;
+  const int hungry =
+      collect(depth_, [&](const LayerEvidence &layer, int l) { return stuck(layer, l) && evidence_.starved(l); });
+  if (hungry) starvation(GRADCORE_CRITICAL, hungry, "");
 }
 
 // ---- gradients that shrink or grow over depth ----
@@ -345,7 +396,7 @@ bool Judge::harms_when_exploding() noexcept {
     if (std::isfinite(step)) taken += layer.weight_grad * step;
     if (layer.spec->hidden) weakest = std::min(weakest, update(layer)), strongest = std::max(strongest, update(layer));
   }
-  bool harm = absolute_ || peak * peak > evidence_.largest();
+  bool harm = absolute_ || peak > std::sqrt(evidence_.largest());
   // What a step would take away if nothing bent, and a loss that is the net's own scale, not the data's.
   const double loss = evidence_.mean_loss(), guess = constant_guess();
   const bool overshoots = loss > 0 && taken / loss > limits::kOvershoot;

@@ -75,7 +75,7 @@ void Recorder::read_parameters(const void *parameters) noexcept {
   for (std::size_t l = net_.layers.size(); l-- > 0;) {
     const LayerSpec &spec = net_.layers[l];
     LayerEvidence &layer = evidence_.layers[l];
-    layer.finite = true;
+    layer.finite = true, layer.moving = false;
     double squares[4] = {};
     const int tensors[4] = {spec.weight, spec.bias, spec.norm_weight, spec.norm_bias};
     for (int i = 0; i < 4; i++) {
@@ -84,6 +84,7 @@ void Recorder::read_parameters(const void *parameters) noexcept {
       const Scan found = scan(parameters, info.offset, info.size());
       squares[i] = found.squares;
       layer.finite &= found.finite;
+      layer.moving |= gradient_square(tensors[i]) > 0;
     }
     layer.weight_var = squares[0] / double(spec.out);
     layer.bias_var = squares[1] / double(spec.out);
