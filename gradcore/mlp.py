@@ -92,8 +92,8 @@ class MLP:
         bias: whether dense layers have biases; they start at zero.
         dtype: "float32", "float64" or "bfloat16": float32 arrays and sums, but dense products take their operands
             (weights, inputs and deltas) rounded to bfloat16. 1.8 to 1.9 times as fast at 512 units and more where
-            `gc.cpu_info()["bfloat16_products"]` (bench/peers.py --dtype bfloat16), else no faster than float32. Products
-            of such a CPU take numbers below 2^-126 for zero, others do not: gradients that vanish end sooner there.
+            `gc.cpu_info()["bfloat16_products"]` (bench/peers.py --dtype bfloat16), else no faster than float32.
+            Products of such a CPU take numbers below 2^-126 for zero, others do not: gradients that vanish end sooner.
         seed: of the initial weights; None for fresh randomness.
 
     Attributes:
@@ -245,7 +245,7 @@ class MLP:
     # ---- passes ------------------------------------------------------------------------------------------
 
     def __call__(self, x: ArrayLike) -> Array:
-        """The net's outputs for `x`, in inference mode: `forward(x)`, which forgets a pass that waits for `backward`."""
+        """The net's outputs for `x`, in inference mode: `forward(x)`; a pass that waits for `backward` is forgotten."""
         return self.forward(x)
 
     def forward(self, x: ArrayLike, training: bool = False) -> Array:

@@ -13,6 +13,10 @@ def kinds(report):
     return {(finding.kind, finding.cause) for finding in report.findings if finding.severity != "info"}
 
 
+def kept(findings):
+    return [(finding.kind, finding.severity, finding.layers, finding.cause) for finding in findings]
+
+
 def shown(report):
     """The report, once all of its forms have been made."""
     assert all(finding.explanation for finding in report.findings)
@@ -56,6 +60,7 @@ def test_a_rate_of_zero_is_told_and_nothing_else_of_steps(rng, kind, target):
     assert report.verdict == "healthy"
     assert kinds(report) == {("update_ratio", "learning_rate"), ("unscaled_input", "target_scale")}
     assert f"learning rate of {kind.__name__} is 0" in report.findings[0].explanation
+    assert ("update_ratio", "warning", (0, 1, 2), "learning_rate") in kept(diagnose(report._case)[2])
 
 
 @pytest.mark.parametrize("kind", [gc.optim.SGD, gc.optim.Adam])
@@ -66,6 +71,7 @@ def test_the_profile_is_judged_at_a_rate_of_zero_too(rng, kind):
     net = gc.MLP([3] + [16] * 20 + [1], activation="sigmoid")
     report = shown(gc.analyze(net, x, target, loss="mse", optimizer=kind(net, 0.0)))
     assert report.verdict == "vanishing" and "lr 0 " not in str(report.findings)
+    assert kept(diagnose(report._case)[2]) == kept(report.findings)
     assert not any("learning rate 0" in remedy.name for remedy in report.remedies(**TRIALS))
     net = gc.MLP([3, 16, 16, 1])
     net.parameters["dense2.weight"] = 0.0  # wakes up at any other rate
@@ -75,8 +81,8 @@ def test_the_profile_is_judged_at_a_rate_of_zero_too(rng, kind):
 # ---- layers that nothing enters --------------------------------------------------------------------
 
 
-def silent(report):
-    return [(f.severity, f.layers, f.cause) for f in report.findings if f.kind == "zero_gradient"]
+def silent(findings):
+    return [found[1:] for found in kept(findings) if found[0] == "zero_gradient"]
 
 
 def small_weights(activation, layers, scale):
@@ -123,17 +129,19 @@ NO_SIGNAL = {
 def test_inputs_of_zero_are_named(rng, net, expected):
     """Also where the units that they leave at zero, or the biases that wake layers, would explain it."""
     report = shown(gc.analyze(net, np.zeros((128, 16)), rng.integers(0, 4, 128)))
-    assert silent(report) == expected and "All inputs are zero" in report.findings[0].explanation
-    assert [FROM_BELOW in f.explanation for f in report.findings if f.severity == "info"] == [True] * (len(expected) - 1)
+    assert silent(report.findings) == expected and "All inputs are zero" in report.findings[0].explanation
+    assert [FROM_BELOW in f.explanation for f in report.findings if f.severity == "info"] == [True] * (
+        len(expected) - 1
+    )
     verdict, _, findings = diagnose(report._case)
     assert verdict == report.verdict == "vanishing"
-    assert [(f.severity, f.layers, f.cause) for f in findings if f.kind == "zero_gradient"] == expected
+    assert silent(findings) == expected
 
 
 @pytest.mark.parametrize(("net", "expected"), NO_SIGNAL.values(), ids=NO_SIGNAL)
 def test_a_layer_that_nothing_enters_is_told_from_one_that_no_gradient_reaches(rng, net, expected):
     report = shown(gc.analyze(net, rng.standard_normal((128, 16)), rng.integers(0, 4, 128)))
-    assert silent(report) == expected
+    assert silent(report.findings) == expected
     for finding in report.findings:
         if finding.kind == "zero_gradient" and finding.severity == "info":
             starts_above = finding.layers[0] == 0
@@ -141,7 +149,7 @@ def test_a_layer_that_nothing_enters_is_told_from_one_that_no_gradient_reaches(r
             assert ("something above them begins at zero" in finding.explanation) == starts_above
     if net.depth < 10:  # C does not try the steps in which small weights and gradients would have to wake up
         findings = diagnose(report._case)[2]
-        assert [(f.severity, f.layers, f.cause) for f in findings if f.kind == "zero_gradient"] == expected
+        assert silent(findings) == expected
 
 
 # ---- numbers near the end of a format --------------------------------------------------------------
@@ -165,3 +173,57 @@ def test_sizes_whose_squares_overflow_are_reported(rng, widths, activation, scal
         report = shown(gc.analyze(net, x, labels, optimizer=optimizer))
         assert report.verdict in ("exploding", "non_finite")
         assert report.remedies(**TRIALS)
+
+
+# ---- whatever can be built -------------------------------------------------------------------------
+
+SCALES = (0.0, 1e-30, 1e-20, 1e-3, 1.0, 1.0, 1e3, 1e10, 1e20, 1e37)
+LOSSES = ("cross_entropy", "binary_cross_entropy", "mse", "mae", "huber")
+
+
+def random_net(rng):
+    """Any architecture of up to eight layers, its weights at any scale, one of them perhaps not finite."""
+    depth = int(rng.integers(1, 9))
+    net = gc.MLP(
+        rng.choice([1, 2, 3, 8, 16], depth + 1).tolist(),
+        activation=rng.choice(gc.activations(), depth - 1).tolist(),
+        normalization=rng.choice([None, None, "batch", "layer", "rms"]),
+        residual=bool(rng.random() < 0.4),
+        bias=bool(rng.random() < 0.7),
+        dtype=str(rng.choice(["float32", "float64", "bfloat16"])),
+        seed=int(rng.integers(1000)),
+    )
+    scale = rng.choice(SCALES)
+    for name in net.parameters:
+        if name.endswith("weight") and rng.random() < 0.7:
+            net.parameters[name] = np.clip(scale * net.parameters[name].astype(float), -1e37, 1e37)
+    if rng.random() < 0.1:
+        net.parameters["dense0.weight"][0, 0] = rng.choice([np.nan, np.inf, 0.0])
+    return net
+
+
+def random_data(rng, net, loss):
+    rows, classes = int(rng.choice([2, 3, 10, 64, 130])), net.out_features
+    x = rng.choice(SCALES) * np.clip(rng.standard_normal((rows, net.in_features)), -3.0, 3.0)
+    if loss == "cross_entropy":
+        return x, rng.integers(0, classes, rows)
+    if loss == "binary_cross_entropy":
+        return x, rng.integers(0, 2, (rows, classes)).astype(float)
+    return x, rng.choice([0.0, 1.0, 1e10, 1e30]) * rng.standard_normal((rows, classes))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("start", range(0, 80, 10))
+def test_every_net_that_can_be_built_is_analysed(start):
+    """Without a warning, by a report that can be shown; of every tenth the remedies are tried."""
+    for seed in range(start, start + 10):
+        rng = np.random.default_rng(seed)
+        net, loss = random_net(rng), str(rng.choice(LOSSES))
+        x, target = random_data(rng, net, loss)
+        rate = float(rng.choice([0.0, 1e-3, 0.1, 1e6]))
+        optimizer = rng.choice([None, gc.optim.SGD(net, rate, momentum=0.9), gc.optim.Adam(net, rate)])
+        batch_size = int(rng.choice([2, 16, 128]))
+        report = shown(gc.analyze(net, x, target, loss=loss, optimizer=optimizer, batch_size=batch_size))
+        assert report.verdict in ("healthy", "vanishing", "exploding", "non_finite")
+        if seed % 10 == 0:
+            report.remedies(steps=3, seeds=2, limit=2)

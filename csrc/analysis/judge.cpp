@@ -7,14 +7,12 @@
 #include <limits>
 
 #include "analysis/causes.hpp"
+#include "analysis/silence.hpp"
 #include "ops/parallel.hpp"
 
 namespace gradcore {
 
 namespace {
-
-// A layer of n ReLU units is dead by chance with probability 2^-n: above 8 units (0.4 %) that is no chance.
-constexpr index kNarrow = 8;
 
 int verdict_of(const Finding &finding) noexcept {
   switch (finding.severity == GRADCORE_INFO ? kNoCause : finding.kind) {
@@ -43,18 +41,14 @@ class Judge {
   bool non_finite();
   bool nothing_to_learn();
   bool zero_gradient();
-  bool no_input() const noexcept;
-  bool fed(int layer) const noexcept;
-  int closed_layer(int *cause, const char **why) const noexcept;
   void starvation(int severity, int count, const char *when);
-  void why_silent(Test stuck);
   bool gradient_slope();
   void vanishing();
   void exploding();
   void slope_finding(int kind, bool harm, int cause, int first, int count, const char *why);
   void luck();
   void undecided();
-  void small_steps();
+  void small_steps(bool explained);
   void few_rows();
   void dead_units();
   index dead_by_chance(index width) const noexcept;
@@ -67,6 +61,7 @@ class Judge {
   double constant_guess() const noexcept;
   double update(const LayerEvidence &layer) const noexcept;
   bool is_rounded_away(double update) const noexcept;
+  double speed(const LayerEvidence &layer) const noexcept;
   bool has_signal() const noexcept;
 
   // The layers below `end` that pass a test, put behind those of other findings; their number.
@@ -88,7 +83,7 @@ class Judge {
 void Judge::look() {
   if (!non_finite() && !nothing_to_learn()) {
     const bool silent = zero_gradient(), sloping = gradient_slope();
-    if (!silent && !sloping) small_steps();
+    small_steps(silent || sloping);
     few_rows();
     dead_units();
     saturation();
@@ -143,6 +138,11 @@ double Judge::update(const LayerEvidence &layer) const noexcept {
 // Whether steps of that size are, once momentum is under way as it is in a net that has been trained.
 bool Judge::is_rounded_away(double update) const noexcept {
   return update * (evidence_.trained ? 1 : evidence_.memory) < evidence_.unit_roundoff();
+}
+
+// The same to compare layers by: at a rate of 0, which moves none, that of plain SGD at any other, scaled.
+double Judge::speed(const LayerEvidence &layer) const noexcept {
+  return evidence_.lr > 0 ? update(layer) : layer.weight_grad / layer.weight;
 }
 
 // Whether any layer's mean gradient stands above batch noise. Without a gradient the mean of K batches has 1 / K of
@@ -205,43 +205,34 @@ bool Judge::nothing_to_learn() {
 // ---- gradients that are exactly zero ----
 
 bool Judge::zero_gradient() {
-  const auto silent = [](const LayerEvidence &layer) { return layer.weight_grad == 0; };
-  const auto wakes = [&](const LayerEvidence &layer, int l) { return evidence_.starved(l) ? fed(l) : layer.waking; };
-  const auto above = [&](const LayerEvidence &layer, int l) {
-    return silent(layer) && wakes(layer, l) && !evidence_.starved(l);
+  const auto collected = [&](Silence kind) {
+    return collect(depth_, [&](const LayerEvidence &, int l) { return silence_of(evidence_, l) == kind; });
   };
-  const auto below = [&](const LayerEvidence &layer, int l) {
-    return silent(layer) && wakes(layer, l) && evidence_.starved(l);
-  };
-  const auto bypassed = [&](const LayerEvidence &layer, int l) {
-    return silent(layer) && !wakes(layer, l) && layer.spec->residual && !evidence_.starved(l) && !no_input();
-  };
-  const auto stuck = [&](const LayerEvidence &layer, int l) {
-    return silent(layer) && !wakes(layer, l) && !bypassed(layer, l);
-  };
-  if (const int count = collect(depth_, above))
+  const std::size_t found = to_.layers.size();
+  if (const int count = collected(Silence::asleep))
     add(GRADCORE_FINDING_ZERO_GRADIENT, GRADCORE_INFO, GRADCORE_CAUSE_WEIGHT_SCALE, count,
         "The gradients of %d layers are exactly zero because weights above are; those have a gradient, and the next "
         "steps wake the layers below.",
         count);
-  if (const int count = collect(depth_, below)) starvation(GRADCORE_INFO, count, " at the start");
-  if (const int count = collect(depth_, bypassed))
+  if (const int count = collected(Silence::starved_at_start)) starvation(GRADCORE_INFO, count, " at the start");
+  if (const int count = collected(Silence::bypassed))
     add(GRADCORE_FINDING_DEAD_UNITS, GRADCORE_WARNING, GRADCORE_CAUSE_DEAD_UNITS, count,
         "%d branches receive no gradient; their skip connections pass it on.", count);
-  why_silent(stuck);
-  for (const LayerEvidence &layer : layers_)
-    if (silent(layer)) return true;
-  return false;
-}
-
-// Whether all that enters the net is zero.
-bool Judge::no_input() const noexcept { return evidence_.input_square == 0 && layers_[0].weight_grad == 0; }
-
-// Whether a layer below has a gradient, and so the next step changes what enters this one.
-bool Judge::fed(int layer) const noexcept {
-  while (layer-- > 0)
-    if (layers_[std::size_t(layer)].moving) return true;
-  return false;
+  // One finding where one thing silences all others, else one for what is for want of a gradient and of an input each.
+  const Closed closed = closed_layer(evidence_);
+  const int stuck = collect(depth_, [&](const LayerEvidence &, int l) {
+    const Silence silence = silence_of(evidence_, l);
+    return silence == Silence::stuck || (silence == Silence::starved && closed.layer >= 0);
+  });
+  if (stuck) {
+    const int first = to_.layers[to_.layers.size() - std::size_t(stuck)];
+    const Closed why = closed.layer >= 0 ? closed : nothing_from_above(evidence_, first);
+    add(GRADCORE_FINDING_ZERO_GRADIENT, GRADCORE_CRITICAL, why.cause, stuck,
+        "No gradient at all reaches the weights of %d layers. Layer %d: %s.", stuck, why.layer, why.text);
+  }
+  if (closed.layer < 0)
+    if (const int count = collected(Silence::starved)) starvation(GRADCORE_CRITICAL, count, "");
+  return to_.layers.size() > found;
 }
 
 // The `count` layers last collected: a gradient arrives from above, but next to nothing from below.
@@ -253,50 +244,6 @@ void Judge::starvation(int severity, int count, const char *when) {
       count, when,
       cause == GRADCORE_CAUSE_INPUT_SCALE ? "the inputs are too small"
                                           : "the weights of the layers below are too small, or zero");
-}
-
-// A layer that neither a signal nor a gradient passes silences those below and above it: its number, or -1.
-int Judge::closed_layer(int *cause, const char **why) const noexcept {
-  *cause = GRADCORE_CAUSE_WEIGHT_SCALE, *why = "all of its weights are zero, and training cannot move them";
-  for (int l = depth_; l-- > 0;)
-    if (layers_[std::size_t(l)].weight_var == 0) return l;
-  for (int l = 0; l < depth_ - 1; l++) {
-    const LayerEvidence &layer = layers_[std::size_t(l)];
-    if (layer.delta > 0 || layer.dead_units < double(layer.spec->out)) continue;
-    *cause = layer.spec->out <= kNarrow ? GRADCORE_CAUSE_NARROW_LAYER : GRADCORE_CAUSE_DEAD_UNITS;
-    *why = "all of its units output zero for every row";
-    if (l > 0 && layers_[std::size_t(l - 1)].activation < evidence_.near_underflow())
-      *cause = cause_of_starvation(evidence_, l), *why = "next to nothing enters it, and its units output zero";
-    return l;
-  }
-  return -1;
-}
-
-// One finding where one thing silences all of them, else one for what is for want of a gradient and of an input each.
-void Judge::why_silent(Test stuck) {
-  int cause = GRADCORE_CAUSE_INPUT_SCALE, where = 0;
-  const char *why = "all inputs are zero";
-  if (!no_input()) where = closed_layer(&cause, &why);
-  const bool closed = where >= 0;
-  const int count = collect(
-      depth_, [&](const LayerEvidence &layer, int l) { return stuck(layer, l) && (closed || !evidence_.starved(l)); });
-  if (count && !closed) {
-    double smallest = std::numeric_limits<double>::infinity();
-    for (int l = 0; l < depth_; l++)
-      if (evidence_.travelling(l) > 0) smallest = std::min(smallest, evidence_.travelling(l));
-    const bool shrunk = smallest < evidence_.near_underflow();
-    where = to_.layers[to_.layers.size() - std::size_t(count)];
-    cause = shrunk ? GRADCORE_CAUSE_PRECISION : GRADCORE_CAUSE_SATURATING_ACTIVATION;
-    why = shrunk ? "the gradient has shrunk until there are no smaller numbers"
-                 : "the derivative of the activation is exactly zero for every row";
-  }
-  if (count)
-    add(GRADCORE_FINDING_ZERO_GRADIENT, GRADCORE_CRITICAL, cause, count,
-        "No gradient at all reaches the weights of %d layers. Layer %d: %s.", count, where, why);
-  if (closed) return;
-  const int hungry =
-      collect(depth_, [&](const LayerEvidence &layer, int l) { return stuck(layer, l) && evidence_.starved(l); });
-  if (hungry) starvation(GRADCORE_CRITICAL, hungry, "");
 }
 
 // ---- gradients that shrink or grow over depth ----
@@ -367,7 +314,7 @@ bool Judge::harms_when_vanishing() noexcept {
   double weakest = std::numeric_limits<double>::infinity(), strongest = 0, fall = 0;
   const double error = evidence_.rows() * layers_.back().delta * layers_.back().delta;
   for (const LayerEvidence &layer : layers_) {
-    weakest = std::min(weakest, update(layer)), strongest = std::max(strongest, update(layer));
+    weakest = std::min(weakest, speed(layer)), strongest = std::max(strongest, speed(layer));
     if (!layer.spec->hidden) continue;
     // An entry g takes a step of lr g / (g + eps): the limit is a share of 1 / kNormRatio.
     const double entry = layer.weight_grad / std::sqrt(double(layer.spec->in) * double(layer.spec->out));
@@ -375,7 +322,8 @@ bool Judge::harms_when_vanishing() noexcept {
     fall += evidence_.lr * evidence_.memory * layer.weight_grad * layer.weight_grad / error;
   }
   if (evidence_.adaptive()) return absolute_;
-  absolute_ = fall < 1 / limits::kLearningSteps || (has_signal() && is_rounded_away(weakest));
+  const bool lost = fall < 1 / limits::kLearningSteps || (has_signal() && is_rounded_away(weakest));
+  absolute_ = lost && evidence_.lr > 0;
   return absolute_ || !(weakest >= strongest / limits::kNormRatio);
 }
 
@@ -394,7 +342,7 @@ bool Judge::harms_when_exploding() noexcept {
     peak = std::max(peak, layer.weight_grad_peak);
     const double step = update(layer) * layer.weight;
     if (std::isfinite(step)) taken += layer.weight_grad * step;
-    if (layer.spec->hidden) weakest = std::min(weakest, update(layer)), strongest = std::max(strongest, update(layer));
+    if (layer.spec->hidden) weakest = std::min(weakest, speed(layer)), strongest = std::max(strongest, speed(layer));
   }
   bool harm = absolute_ || peak > std::sqrt(evidence_.largest());
   // What a step would take away if nothing bent, and a loss that is the net's own scale, not the data's.
@@ -403,7 +351,8 @@ bool Judge::harms_when_exploding() noexcept {
   absolute_ |= overshoots || (guess > 0 && loss > limits::kDiverged * guess);
   harm |= absolute_;
   if (evidence_.adaptive()) return harm;
-  return harm || weakest <= 0 || strongest / weakest > limits::kNormRatio || strongest > limits::kLargestUpdate;
+  harm |= evidence_.lr > 0 && strongest > limits::kLargestUpdate;
+  return harm || weakest <= 0 || strongest / weakest > limits::kNormRatio;
 }
 
 // A profile that leaves the band although the typical draw of the design does not.
@@ -432,16 +381,24 @@ void Judge::undecided() {
 
 // ---- units, step sizes, data, number formats ----
 
-// Updates that rounding swallows in every layer, although there is a gradient to follow.
-void Judge::small_steps() {
-  if (!evidence_.has_optimizer || !has_signal()) return;
-  for (const LayerEvidence &layer : layers_)
-    if (!is_rounded_away(update(layer))) return;
-  add(GRADCORE_FINDING_UPDATE_RATIO, GRADCORE_WARNING, GRADCORE_CAUSE_LEARNING_RATE,
-      collect(depth_, [](const LayerEvidence &, int) { return true; }),
-      "Every layer's update is below %.1g of its weights, and rounded away: the learning rate is too small for these "
-      "gradients.",
-      evidence_.unit_roundoff());
+// Updates that rounding swallows in every layer, although there is a gradient to follow; or a rate of zero.
+void Judge::small_steps(bool explained) {
+  if (!evidence_.has_optimizer) return;
+  const bool standing = evidence_.lr == 0;
+  if (!standing) {
+    if (explained || !has_signal()) return;
+    for (const LayerEvidence &layer : layers_)
+      if (!is_rounded_away(update(layer))) return;
+  }
+  const int count = collect(depth_, [](const LayerEvidence &, int) { return true; });
+  if (standing)
+    add(GRADCORE_FINDING_UPDATE_RATIO, GRADCORE_WARNING, GRADCORE_CAUSE_LEARNING_RATE, count,
+        "The learning rate is 0, as before a warm-up or after a schedule has ended: no step moves the weights.");
+  else
+    add(GRADCORE_FINDING_UPDATE_RATIO, GRADCORE_WARNING, GRADCORE_CAUSE_LEARNING_RATE, count,
+        "Every layer's update is below %.1g of its weights, and rounded away: the learning rate is too small for these "
+        "gradients.",
+        evidence_.unit_roundoff());
 }
 
 // Batch norm over two or three rows: the mean growth of a gradient on its way back has no limit.
@@ -449,7 +406,8 @@ void Judge::few_rows() {
   if (layers_[0].spec->normalization != GRADCORE_NORM_BATCH || evidence_.rows() > 3) return;
   add(GRADCORE_FINDING_UPDATE_RATIO, GRADCORE_WARNING, GRADCORE_CAUSE_BATCH_NORM,
       collect(depth_ - 1, [](const LayerEvidence &, int) { return true; }),
-      "Batch norm over %.0f rows divides by deviations that chance brings near to zero: single steps are far larger than "
+      "Batch norm over %.0f rows divides by deviations that chance brings near to zero: single steps are far larger "
+      "than "
       "others. Take batches of 8 rows and more, or layer norm.",
       evidence_.rows());
 }

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..training import accuracy
 from .candidates import Candidate, Preparation
-from .measure import Case
+from .measure import Case, harmless
 from .subject import Thresholds
 
 # Learning rates tried where none is given: each net gets the best of them, so that neither loses by the choice.
@@ -153,6 +153,7 @@ def train(contestant: Contestant, split: Split, *, steps: int, seed: int, lr: fl
     return Trial(start, *_evaluate(net, case, x, split.test, preparation), min(seconds))
 
 
+@harmless
 def _evaluate(net: Any, case: Case, x: np.ndarray, rows: np.ndarray, preparation: Preparation) -> tuple[float, float]:
     """(loss, accuracy) in inference mode."""
     from .. import ops
