@@ -274,7 +274,7 @@ void Judge::slope_finding(int kind, bool harm, int cause, int first, int count, 
       "at this depth: within +-%.2g). %s.%s",
       slope_.value < 0 ? "shrinks" : "grows", evidence_.net->any_residual ? "dL/dh" : "delta",
       std::exp(slope_.systematic), slope_.systematic, 0.5 * (slope_.systematic_high - slope_.systematic_low),
-      slope_.band, why, harm ? "" : " No layer's learning is lost by that under this optimizer.");
+      slope_.band, why, harm ? "" : " Under this optimizer it does not stop the layers from moving.");
 }
 
 void Judge::vanishing() {
