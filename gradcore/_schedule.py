@@ -34,8 +34,8 @@ class Every:
     def before(self) -> None:
         """The step itself begins."""
 
-    def after(self, recorded: bool) -> None:
-        """It has ended, and the monitor's work after it begins."""
+    def after(self, recorded: bool, rows: int) -> None:
+        """It has ended, having taken so many rows, and the monitor's work after it begins."""
 
     def done(self, worked: bool) -> None:
         """That has ended too."""
@@ -44,10 +44,38 @@ class Every:
         """The check is over; routine: without an analysis to confirm what it showed."""
 
 
+class _Steps:
+    """The time of steps that are not recorded, by their rows: the line of least squares, which never falls."""
+
+    def __init__(self) -> None:
+        self._count = self._rows = self._rows_squared = 0
+        self._seconds = self._rows_seconds = 0.0
+
+    def add(self, rows: int, seconds: float) -> None:
+        """One more."""
+        self._count += 1
+        self._rows += rows
+        self._rows_squared += rows * rows
+        self._seconds += seconds
+        self._rows_seconds += rows * seconds
+
+    @property
+    def mean(self) -> float:
+        """Seconds of a step; NaN before the first."""
+        return self._seconds / self._count if self._count else math.nan
+
+    def expected(self, rows: int) -> float:
+        """Seconds of a step of so many rows: the mean, where all have had as many; NaN before the first."""
+        spread = self._count * self._rows_squared - self._rows * self._rows
+        together = self._count * self._rows_seconds - self._rows * self._seconds
+        slope = max(together / spread, 0.0) if spread else 0.0
+        return max(self.mean + slope * (rows - self._rows / self._count), 0.0) if self._count else math.nan
+
+
 class Budget(Every):
     """Checks whose cost, summed up, stays below `share` of the time that the steps alone take.
 
-    The cost is measured: what a recorded step takes more than the mean of the others, and everything the
+    The cost is measured: what a recorded step takes more than others of as many rows, and everything the
     monitor does after it. The first check is taken on credit, and so are those that confirm a suspicion;
     the next one waits until the time trained has paid for them. What noting every step costs, which no check
     more or less would change, is measured beside it.
@@ -61,7 +89,7 @@ class Budget(Every):
         self._share, self._clock = share, clock
         self._forced: int | None = first
         self._mark = self._price = self._spent_before = 0.0
-        self._plain_seconds, self._plain_steps = 0.0, 0
+        self._plain = _Steps()
         self.trained = self.spent = self.noted = 0.0
 
     def due(self, step: int) -> bool:
@@ -90,18 +118,16 @@ class Budget(Every):
         self.noted += now - self._mark
         self._mark = now
 
-    def after(self, recorded: bool) -> None:
+    def after(self, recorded: bool, rows: int) -> None:
         """A step has ended."""
         now = self._clock()
-        seconds = now - self._mark
-        if recorded and self._plain_steps:
-            plain = self._plain_seconds / self._plain_steps
+        seconds, plain = now - self._mark, self._plain.expected(rows)
+        if not recorded or math.isnan(plain):
+            self._plain.add(rows, seconds)
+            self.trained += seconds
+        else:
             self.spent += max(seconds - plain, 0.0)
             self.trained += plain
-        else:
-            self._plain_seconds += seconds
-            self._plain_steps += 1
-            self.trained += seconds
         self._mark = now
 
     def done(self, worked: bool) -> None:
@@ -123,7 +149,7 @@ class Budget(Every):
         owed_steps: how many more steps, of the mean time, would pay for the checks taken on credit.
         """
         owed = self.spent - self._share * self.trained
-        step = self._plain_seconds / self._plain_steps if self._plain_steps else math.nan
+        step = self._plain.mean
         whole = self.trained if self.trained > 0.0 else math.nan
         return {
             "seconds": self.spent,

@@ -101,7 +101,8 @@ class Monitor(Callback):
             or a function of the TrainingFinding that returns such a name, several, or None. The last three
             are for what steps bring about: numbers that are not finite, exploding gradients, and units that
             die or saturate on the way; other findings only warn. () only collects.
-        batches: recorded steps of a check, >= 1.
+        batches: recorded steps of a check, >= 1. They may differ in size, and every row counts alike; but so few rows
+            that batch norm makes another net of them are left out, and up to as many steps more recorded.
         confirm: checks in a row that must show a finding before it is analysed and raised, >= 1.
         thresholds: limits of the judgement; see `gc.analysis.Thresholds`.
         lr_factor: in (0, 1).
@@ -176,7 +177,7 @@ class Monitor(Callback):
         asleep = self._lr * self.thresholds.norm_ratio < self._highest_lr
         if self._group is None and not self._broken and not asleep and self._schedule.due(self.step):
             self._schedule.started(self.step)
-            self._group = in_training.Group(run, self.step)
+            self._group = in_training.Group(run, self.step, self.thresholds.norm_ratio)
         self._schedule.before()
         return self._group is not None
 
@@ -187,7 +188,7 @@ class Monitor(Callback):
     def after_step(self, loss: float, total_norm: float = 0.0) -> bool:
         """As `on_step`, for a loop of your own that takes its steps itself; True when it should end."""
         run, recorded = self._running(), self._group is not None
-        self._schedule.after(recorded)
+        self._schedule.after(recorded, run.num_rows(self._rows))
         self._note(loss, total_norm)
         if not math.isfinite(loss) or not math.isfinite(total_norm):
             self._on_broken(None)
@@ -196,7 +197,7 @@ class Monitor(Callback):
             if self._group is not None:
                 self._group.add(run, self._rows, loss, total_norm)
                 self._counts["recorded_passes"] += 1
-                if len(self._group) == self.batches:
+                if self._group.complete(self.batches):
                     self._check()
             elif loss > self._limit:
                 self._schedule.urgent(self.step)
@@ -207,7 +208,7 @@ class Monitor(Callback):
 
     def on_error(self, error: FloatingPointError) -> bool | None:
         """Explains gradients that clipping refused; raises them on unless an action deals with them."""
-        self._schedule.after(self._group is not None)
+        self._schedule.after(self._group is not None, self._running().num_rows(self._rows))
         self._note(None, math.nan)
         acted = self._num_actions
         self._on_broken(error)
@@ -288,18 +289,18 @@ class Monitor(Callback):
         losses = self._relevant_losses(group)
         subject = group.subject(run, self.thresholds, losses)
         verdict, findings = judge(subject)
-        self._remember(subject, self.step - 1, float(np.mean(group.losses)), group.total_norms[-1])
+        loss, no_skill = subject.measurement.loss, no_skill_loss(subject)
+        self._remember(subject, self.step - 1, loss, group.total_norms[-1])
         if verdict == "non_finite":  # in hidden layers: an activation that saturates can hide it from the loss
             if not any(finding.kind == "non_finite" and finding.ended is None for finding in self.findings):
                 self._on_broken(None)
             return
-        loss, no_skill = float(np.mean(group.losses)), no_skill_loss(subject)
         learned = loss * self.thresholds.norm_ratio < no_skill
         serious = [finding for finding in findings if finding.severity != "info"]
         counted = [finding for finding in serious if not learned or verdict_of([finding]) != "healthy"]
         ready, acted = self._suspected(counted, group.first_step, loss), self._num_actions
         if ready:
-            self._confirmed(ready, group, losses)
+            self._confirmed(ready, subject)
         if self._num_actions > acted:
             return
         self._checked_until, self._checked_loss = self.step - 1, loss
@@ -358,11 +359,11 @@ class Monitor(Callback):
             if finding.ended is None and finding.kind not in self._suspicions:
                 self.findings[index] = replace(finding, ended=first_step)
 
-    def _confirmed(self, kinds: list[str], group: in_training.Group, losses: list[float]) -> None:
-        """Raises those of the kinds that an analysis finds as well."""
-        run = self._running()
+    def _confirmed(self, kinds: list[str], subject: Subject) -> None:
+        """Raises those of the kinds that an analysis finds as well. subject: where they were found."""
+        run, rehearsal = self._running(), subject.measurement.rehearsal
+        assert rehearsal is not None
         self._counts["analyses"] += 1
-        rehearsal = group.rehearsal(run.optimizer.lr, losses)
         report = in_training.confirm(run, list(self._recent), rehearsal, self.thresholds, seed=self.step)
         found = {finding.kind: finding for finding in report.findings if finding.severity != "info"}
         for kind in kinds:

@@ -67,6 +67,12 @@ class Run:
             raise ValueError("rows: expected a pair (x, target), as this run has no data of its own")
         return self.x[rows], self.target[rows]
 
+    def num_rows(self, rows: Rows) -> int:
+        """How many rows a step takes, from the same."""
+        if isinstance(rows, slice):
+            return len(self.batch(rows)[0])
+        return len(rows[0] if isinstance(rows, tuple) else rows)
+
     def step(self, x: ArrayLike, target: ArrayLike, record: bool = False) -> tuple[float, float]:
         """One step with the present settings: (loss, total_norm)."""
         return self.net.train_step(x, target, self.optimizer, self.loss, self.clip_norm, self.clip_value, record)
@@ -245,11 +251,11 @@ def _warn_of_small_batch(net: MLP, num_rows: int, batch_size: int) -> None:
     from .analysis.subject import Thresholds
 
     last, limit = num_rows % batch_size, Thresholds().norm_ratio
-    growth = _extra_growth(net, last, batch_size)
+    growth = extra_growth(net, last, batch_size)
     if growth <= limit:
         return
     times = f"{growth:.1g} times" if math.isfinite(growth) else "any number of times"
-    better = (size for size in range(batch_size - 1, 1, -1) if _extra_growth(net, num_rows % size, size) <= limit)
+    better = (size for size in range(batch_size - 1, 1, -1) if extra_growth(net, num_rows % size, size) <= limit)
     other = next(better, None)
     text = (
         f"batch_size: the last batch of each epoch has {last} of {batch_size} rows, and batch norm in {net.depth - 1} "
@@ -260,19 +266,19 @@ def _warn_of_small_batch(net: MLP, num_rows: int, batch_size: int) -> None:
     _progress.warn(f"{text}.", TrainingWarning)
 
 
-def _extra_growth(net: MLP, last: int, batch_size: int) -> float:
-    """The gradient's norm in the first layer for a batch of `last` rows, over that for `batch_size` rows.
+def extra_growth(net: MLP, few: int, batch_size: int) -> float:
+    """The gradient's norm in the first layer for a batch of `few` rows, over that for `batch_size`; 1 if not fewer.
 
     Mean-field theory: every batch norm but the last multiplies |delta|^2 on its way back by a growth that rises
     without bound as the rows become few, (B - 2) / (B - 3). Skip connections lead the gradient past them.
     """
     from .analysis.mean_field import batch_norm_growth
 
-    if net.normalization != "batch" or net.residual or last in (0, 1):
+    if net.normalization != "batch" or net.residual or not 1 < few < batch_size:
         return 1.0
     growth = 0.0
     for activation in net.activations[:-1]:
-        growth += math.log(batch_norm_growth(activation, last)) - math.log(batch_norm_growth(activation, batch_size))
+        growth += math.log(batch_norm_growth(activation, few)) - math.log(batch_norm_growth(activation, batch_size))
     return math.exp(min(0.5 * growth, 700.0)) if math.isfinite(growth) else math.inf
 
 

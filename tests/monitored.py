@@ -3,6 +3,8 @@
 import numpy as np
 
 import gradcore as gc
+import gradcore.monitor
+from gradcore._schedule import Budget
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((640, 20)).astype("f4")
@@ -22,6 +24,16 @@ def deep(**options):
 def runaway(step):
     """A learning rate that becomes far too high at step 30."""
     return 0.05 if step < 30 else 30.0
+
+
+def count_instead_of_time(monkeypatch, clock):
+    """Monitors within a budget read this clock."""
+
+    class Counted(Budget):
+        def __init__(self, share, first):
+            super().__init__(share, first, clock)
+
+    monkeypatch.setattr(gradcore.monitor, "Budget", Counted)
 
 
 class At(gc.Callback):

@@ -380,7 +380,7 @@ def _loses_digits(subject: Subject, record: LayerRecord) -> bool:
     They do not where the typical delta, times the unit roundoff, is a normal number, as in a net that is sure of
     most rows: the sums that they enter round off more than they have lost.
     """
-    typical = record.delta_norm / math.sqrt(subject.measurement.batch_size * record.out_features)
+    typical = record.delta_norm / math.sqrt(subject.measurement.mean_rows * record.out_features)
     negligible = typical * subject.unit_roundoff >= SMALLEST_NORMAL[subject.dtype]
     return record.delta_subnormal_share > subject.limits.underflow and not negligible
 

@@ -77,7 +77,8 @@ class TrainingReport(Record):
     verdict: worst of the findings, one of VERDICTS, also where they have ended. findings: in the order in
         which they were raised. steps: number watched.
     history: what each check measured: arrays [checks] for the names of SERIES, [checks, depth] for those of
-        PROFILES. A last row stands for the step that left the finite range.
+        PROFILES, norms as of a batch of the check's mean size. A last row stands for the step that left the finite
+        range.
     config: the net's settings. conditions: loss, optimizer, and how it was watched. cost: checks,
         recorded_passes, analyses, and with a budget seconds and share of the training time, noting_share (of
         noting every step), owed_steps (how many more steps would pay for checks taken on credit; 0: paid).

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._tape import ReplayedStep, Snapshot, Tape
-from ..training import Rows, Run
+from ..training import Rows, Run, extra_growth
 from . import causes, wording
 from . import measure as measuring
 from .analyze import examine, make_case, report_of
@@ -38,56 +38,70 @@ _MOST_ROWS = 8192
 class Group:
     """Recorded steps one after the other, as good as batches at one place of the parameters.
 
-    first_step: number of the first. rows: of each step. Only batches of one size go together: the last one of an
-    epoch may be smaller, and is left out.
+    Batches of any size go together (see `Measurement`), but for those that batch norm makes another net of: so few rows
+    that the gradient is more than `norm_ratio` times as large as over those of another batch. They are left out.
+
+    first_step: number of the first. rows: of each step that is not left out.
     """
 
-    def __init__(self, run: Run, first_step: int) -> None:
+    def __init__(self, run: Run, first_step: int, norm_ratio: float) -> None:
         self.first_step = first_step
         self.rows: list[Rows] = []
         self.losses: list[float] = []
         self.total_norms: list[float] = []
+        self._norm_ratio = norm_ratio
+        self._recorded = 0
         self._flows: list[Any] = []
-        self._gradient = np.zeros(run.net.gradients.flat.shape)
+        self._gradient = np.zeros(run.net.gradients.flat.shape)  # sum, by the rows of each over those of the first
 
-    def __len__(self) -> int:
-        return len(self._flows)
+    def complete(self, batches: int) -> bool:
+        """Whether it holds so many; what is left out is replaced, by as many steps again at most."""
+        return len(self._flows) == batches or self._recorded == 2 * batches
 
     def add(self, run: Run, rows: Rows, loss: float, total_norm: float) -> None:
         """The step just taken, which `net.flow` has recorded."""
         flow = run.net.flow
-        if self._flows and flow.batch_size < self._flows[0].batch_size:
+        self._recorded += 1
+        sizes = [kept.batch_size for kept in self._flows] or [flow.batch_size]
+        if extra_growth(run.net, flow.batch_size, max(sizes)) > self._norm_ratio:
             return
-        if self._flows and flow.batch_size > self._flows[0].batch_size:
+        if extra_growth(run.net, min(sizes), flow.batch_size) > self._norm_ratio:
             for kept in (self._flows, self.rows, self.losses, self.total_norms):
                 kept.clear()
             self._gradient[:] = 0.0
         self._flows.append(flow)
-        self._gradient += run.net.gradients.flat
+        self._gradient += np.multiply(
+            run.net.gradients.flat, flow.batch_size / self._flows[0].batch_size, dtype=np.float64
+        )
         self.rows.append(rows)
         self.losses.append(loss)
         self.total_norms.append(total_norm)
 
-    def rehearsal(self, lr: float, losses: Sequence[float]) -> Rehearsal:
-        """The training itself in the place of a rehearsal on a copy."""
-        updates = np.mean([flow.update_ratio for flow in self._flows], axis=0)
-        return Rehearsal(lr, np.asarray(losses), np.array(self.total_norms), updates)
-
     def subject(self, run: Run, limits: Thresholds, losses: Sequence[float]) -> Subject:
-        """What there is to judge. losses: of the training so far, as far as they matter."""
-        mean = run.net.gradients.like(self._gradient / len(self))
-        case = _case(run, run.net, self.rows)
+        """What there is to judge, the training itself in the place of a rehearsal on a copy.
+
+        losses: of the training so far, as far as they matter.
+        """
+        case, first = _case(run, run.net, self.rows), self._flows[0].batch_size
+        mean = run.net.gradients.like(self._gradient / (len(case.x) / first))
         measurement = summarize(run.net, self._flows, self.losses, mean, mean_square(case.x))
-        return examine(case, replace(measurement, rehearsal=self.rehearsal(case.step_size, losses)), limits)
+        updates = measurement.mean("update_ratio")
+        rehearsal = Rehearsal(case.step_size, np.asarray(losses), np.array(self.total_norms), updates)
+        return examine(case, replace(measurement, rehearsal=rehearsal), limits)
 
 
 def _case(run: Run, net: Any, rows: Sequence[Rows]) -> Case:
     """The batches of these steps as a Case."""
-    batches = [run.batch(part) for part in rows]
-    size = len(batches[0][0])
-    x, target = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-    numbers = tuple(np.arange(index * size, (index + 1) * size) for index in range(len(batches)))
+    x, target = _together(run, rows)
+    ends = np.cumsum([run.num_rows(part) for part in rows])
+    numbers, size = tuple(np.split(np.arange(len(x)), ends[:-1])), round(len(x) / len(rows))
     return Case(net, x, target, run.loss, run.optimizer, run.optimizer.lr, size, numbers, seed=0, trained=True)
+
+
+def _together(run: Run, rows: Sequence[Rows]) -> tuple[Any, Any]:
+    """Inputs and targets of these steps."""
+    x, target = (np.concatenate(parts) for parts in zip(*(run.batch(part) for part in rows), strict=True))
+    return x, target
 
 
 def confirm(run: Run, recent: Sequence[Rows], rehearsal: Rehearsal, limits: Thresholds, seed: int) -> Report:
@@ -102,8 +116,8 @@ def confirm(run: Run, recent: Sequence[Rows], rehearsal: Rehearsal, limits: Thre
     """
     start = time.perf_counter()
     if run.x is None or run.target is None:
-        x, target = (np.concatenate(parts) for parts in zip(*(run.batch(rows) for rows in recent), strict=True))
-        size = len(run.batch(recent[-1])[0])
+        x, target = _together(run, recent)
+        size = round(len(x) / len(recent))
     else:
         count = min(len(run.x), max(_MOST_ROWS, _CONFIRMING_BATCHES * run.batch_size))
         rows = np.random.default_rng(seed).permutation(len(run.x))[:count]

@@ -23,6 +23,10 @@ from .report import GainFactors, LayerRecord, Slope
 # Activations whose derivative is exactly 0 over half a line: their mask can be told from their slope.
 _MASKED = {"relu": "activation_zero_share", "hard_tanh": "saturated_share"}
 
+# The square of a norm goes with the n rows of a batch as n^(1 - power): |h|^2 is a sum over them, and so is |delta|^2,
+# to which each gives 1 / n^2 of its own; all else is no sum over rows.
+_ROW_POWERS = {"activation_norm": 0, "delta_norm": 2, "grad_output_norm": 2, "grad_preact_norm": 2}
+
 Floats = NDArray[Any]  # float64 but for the data, which has the net's dtype
 Progress = Callable[[int, int, str], None]
 P = ParamSpec("P")
@@ -48,8 +52,8 @@ class Case:
     """What is analysed: a private copy of the net, the data, the loss, and how to measure.
 
     optimizer: an Optimizer of the user's net, or None to judge for plain SGD at lr.
-    rows: the index arrays of the batches. training: "lr" or "clip_norm" to train with instead.
-    trained: whether the optimizer has taken steps on this net.
+    batch_size: rows of a batch, their mean where they differ. rows: the index arrays of the batches.
+    training: "lr" or "clip_norm" to train with instead. trained: whether the optimizer has taken steps on this net.
     """
 
     net: Any
@@ -162,6 +166,10 @@ class Outlook:
 class Measurement:
     """Recorded passes of one net over the batches of a case.
 
+    Where batches differ in size, every row counts alike: means are weighted by rows, and norms are those of a batch of
+    the mean size n. For sums over rows that is exact, and for |dL/dW|^2 it holds in expectation: |G|^2 + trace / n_i
+    averages to |G|^2 + trace / n with the weights n_i.
+
     flows, losses: one a batch. mean_gradient_norm: |mean of dL/dW over batches| a layer. weight_var,
     bias_var: scales of the weights (`predict.layer_scales`). input_square: mean square of the inputs.
     has_gradient: whether any parameter of the layer, biases and normalization included, received a gradient.
@@ -189,19 +197,29 @@ class Measurement:
         """Number of dense layers."""
         return len(self.weight_var)
 
+    @functools.cached_property
+    def mean_rows(self) -> float:
+        """Rows of a batch, their mean."""
+        return float(np.mean([flow.batch_size for flow in self.flows]))
+
     @property
     def batch_size(self) -> int:
-        """Rows of each batch."""
-        return int(self.flows[0].batch_size)
+        """The same as a whole number."""
+        return round(self.mean_rows)
+
+    @functools.cached_property
+    def weights(self) -> Floats:
+        """Rows of each batch relative to their mean, [batches]."""
+        return np.array([flow.batch_size for flow in self.flows]) / self.mean_rows
 
     @property
     def loss(self) -> float:
-        """Mean loss over the batches."""
-        return float(self.losses.mean())
+        """Mean loss over the rows."""
+        return float(self.mean_of(self.losses))
 
     def preact_square(self) -> Floats:
         """Mean square of z of each dense layer that random weights of the measured size make, [depth]."""
-        entries = self.batch_size * np.array(self.config["widths"][1:], dtype=np.float64)
+        entries = self.mean_rows * np.array(self.config["widths"][1:], dtype=np.float64)
         squares = np.concatenate(([self.input_square], (self.rms("activation_norm") ** 2 / entries)[:-1]))
         return np.asarray(self.weight_var * squares + self.bias_var)
 
@@ -209,16 +227,21 @@ class Measurement:
         """A field of the flows, [batches, depth]."""
         return np.array([getattr(flow, name) for flow in self.flows], dtype=np.float64)
 
+    def mean_of(self, values: Floats, power: int = 1) -> Floats:
+        """Mean of values [batches, ...], weighted by rows to a power (`_ROW_POWERS`)."""
+        weights = self.weights**power
+        return np.asarray(np.mean(weights.reshape(-1, *[1] * (values.ndim - 1)) * values, axis=0))
+
     def mean(self, name: str) -> Floats:
-        """Its mean over batches, [depth]."""
-        return np.asarray(self.stack(name).mean(axis=0))
+        """A field's mean over the rows, [depth]."""
+        return self.mean_of(self.stack(name))
 
     def rms(self, name: str) -> Floats:
-        """Its root mean square over batches, [depth], free of overflow."""
+        """Its root mean square, [depth], free of overflow: of a batch of the mean size."""
         values = self.stack(name)
         scale = np.maximum(np.abs(values).max(axis=0), np.finfo(np.float64).tiny)
         with np.errstate(invalid="ignore"):  # infinity by itself
-            return np.asarray(scale * np.sqrt(np.mean((values / scale) ** 2, axis=0)))
+            return np.asarray(scale * np.sqrt(self.mean_of((values / scale) ** 2, _ROW_POWERS.get(name, 1))))
 
 
 @harmless
@@ -264,7 +287,7 @@ def summarize(
 ) -> Measurement:
     """A Measurement of recorded passes of `net`, whose parameters are read as they are now.
 
-    mean_gradient: of all parameters over the passes, by name. input_square: mean square of their inputs.
+    mean_gradient: of all parameters over the rows, by name. input_square: mean square of their inputs.
     """
     weight_var, bias_var = layer_scales(net)
     weights = [mean_gradient[f"dense{layer}.weight"] for layer in range(net.depth)]
@@ -304,7 +327,7 @@ def update_ratio(case: Case, measurement: Measurement) -> Floats:
 
 
 def signal_and_noise(measurement: Measurement) -> tuple[Floats, Floats]:
-    """Estimates of |E g|^2 and of the variance of g = dL/dW over batches of this size, [depth] each.
+    """Estimates of |E g|^2 and of the variance of g = dL/dW over batches of the mean size, [depth] each.
 
     The two-batch-size identity E|g_B|^2 = |G|^2 + trace / B, with the single batches as the small size
     and their mean as the large one (McCandlish et al. 2018, arXiv:1812.06162, appendix A). NaN with one
@@ -470,4 +493,4 @@ def layer_records(case: Case, measurement: Measurement) -> tuple[LayerRecord, ..
 
 def underflow_shares(measurement: Measurement, number_format: str) -> Floats:
     """Share of the non-zero deltas that would flush to zero in a format, [depth]."""
-    return np.asarray(np.mean([flow.underflow_share(number_format) for flow in measurement.flows], axis=0))
+    return measurement.mean_of(np.array([flow.underflow_share(number_format) for flow in measurement.flows]))

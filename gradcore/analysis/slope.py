@@ -7,7 +7,7 @@ what counts, whatever kinds of layers it comes from, and the slope is its share 
 
     slope = sum(d_l) / steps,     width_error^2 = sum(v_l) / steps^2                      (S.1)
 
-Batch noise is the spread of (S.1) over batches.
+Batch noise is the spread of (S.1) over batches, which count by their rows.
 
 Most of v_l is luck of one draw of weights: how W_{l+1} happens to be turned towards delta_{l+1}. It is measured too
 ("alignment", see GainFactors). Where its sum is what random directions give, the slope without it is reported as
@@ -34,11 +34,11 @@ GAUSS_95 = 1.96
 RANDOM_WITHIN = 3.0
 
 
-def student_95(degrees: int) -> float:
-    """Half width, in standard errors, of a 95 % interval of a mean with this many degrees of freedom."""
-    if degrees < 1:
-        return math.inf
-    return _STUDENT_95[degrees - 1] if degrees <= len(_STUDENT_95) else GAUSS_95 + 2.5 / degrees
+def student_95(degrees: float) -> float:
+    """Half width, in standard errors, of a 95 % interval of a mean with this many degrees of freedom, at least 1."""
+    if degrees > len(_STUDENT_95):
+        return GAUSS_95 + 2.5 / degrees
+    return float(np.interp(degrees, np.arange(1, len(_STUDENT_95) + 1), _STUDENT_95))
 
 
 def profile(measurement: Measurement) -> np.ndarray:
@@ -118,7 +118,7 @@ def estimate(measurement: Measurement, norm_ratio: float, *, trained: bool = Fal
         return Slope(nan, nan, nan, nan, nan, nan, nan, nan, -band, band, steps, nan, False, nan)
     noise, alignment_noise = (values[usable] for values in step_noise(measurement))
     per_batch = increments[:, usable].mean(axis=1)
-    value, error = float(per_batch.mean()), half_interval(per_batch)
+    value, error = float(measurement.mean_of(per_batch)), half_interval(per_batch, measurement.weights)
     width_error = math.sqrt(noise.sum()) / len(noise)
     half = math.hypot(error, GAUSS_95 * width_error)
     drift = -0.5 * float(alignment_noise.mean())
@@ -139,7 +139,7 @@ def estimate(measurement: Measurement, norm_ratio: float, *, trained: bool = Fal
         systematic=0.5 * (low + high),
         systematic_low=low,
         systematic_high=high,
-        batch_error=error_of_mean(per_batch),
+        batch_error=error_of_mean(per_batch, measurement.weights),
         width_error=width_error,
         band_low=-band,
         band_high=band,
@@ -156,11 +156,28 @@ def _is_random(luck: float, drift: float, alignment_noise: np.ndarray) -> bool:
     return drift - RANDOM_WITHIN * spread <= luck <= RANDOM_WITHIN * spread
 
 
-def error_of_mean(values: np.ndarray) -> float:
-    """Standard error of the mean of independent values; NaN for a single one."""
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+def error_of_mean(values: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Standard error of the mean of independent values; NaN for a single one.
+
+    weights: of a weighted mean, with mean 1. Leaving out each value in turn (the jackknife: Tukey 1958) needs to know
+    nothing of how the noise of a value goes with its weight: for any variances the square is at least (n - 1) / n of
+    what it estimates on average, and without weights it is that of the textbook.
+    """
+    count = len(values)
+    if count < 2:
+        return math.nan
+    weights = np.ones(count) if weights is None else weights
+    shifts = weights * (count - 1) / (count - weights) * (values - np.mean(weights * values))
+    return math.sqrt(np.sum(shifts**2) / (count - 1)) / math.sqrt(count)
 
 
-def half_interval(values: np.ndarray) -> float:
-    """Half width of the 95 % interval of their mean; 0 for a single one, which tells nothing of it."""
-    return error_of_mean(values) * student_95(len(values) - 1) if len(values) > 1 else 0.0
+def half_interval(values: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Half width of the 95 % interval of their mean; 0 for a single one, which tells nothing of it.
+
+    Values of unequal weights count as fewer, (sum of weights)^2 / sum of squares of them (Kish 1965), but never as
+    fewer than two.
+    """
+    if len(values) < 2:
+        return 0.0
+    count = len(values) if weights is None else len(values) ** 2 / float(np.sum(weights**2))
+    return error_of_mean(values, weights) * student_95(count - 1)

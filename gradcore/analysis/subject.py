@@ -158,7 +158,7 @@ class Subject:
     @cached_property
     def output_error(self) -> float:
         """Mean over rows of |dloss/doutput|^2 of a single row: how wrong the outputs are, whatever the loss."""
-        return float(self.measurement.batch_size * self.measurement.rms("delta_norm")[-1] ** 2)
+        return float(self.measurement.mean_rows * self.measurement.rms("delta_norm")[-1] ** 2)
 
     @cached_property
     def relative_fall(self) -> np.ndarray:

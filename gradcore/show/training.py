@@ -81,6 +81,8 @@ def _on_credit(report: TrainingReport) -> str:
 def title(report: TrainingReport) -> str:
     """The verdict of the run."""
     if report.verdict == "healthy":
+        if not report.findings and not report.cost["checks"]:
+            return "No check completed yet"
         return "Healthy training" if not report.findings else "Healthy gradients, with findings"
     return f"{story.TITLES[report.verdict]} while training"
 
