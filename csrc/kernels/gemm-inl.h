@@ -14,8 +14,8 @@
 // The lines that will be written next, C's or others, are fetched while a tile sums, so that stores do not wait (for
 // one row alone that costs more than it saves); and one or two lines of what follows at each step of k.
 // Where at most half of the last vector's columns exist, AVX-512 takes half a vector: Zen 4 works on 512 bits in two
-// steps, so that 100 columns cost 104 lanes and not 112 (bench/experiments.md: b128 w100 d50 1.05 times as fast, w50 1.13).
-// All three products of a dense layer are this one kernel, told apart by strides alone:
+// steps, so that 100 columns cost 104 lanes and not 112 (bench/experiments.md: b128 w100 d50 1.05 times as fast,
+// w50 1.13). All three products of a dense layer are this one kernel, told apart by strides alone:
 //   forward        A = input        [n, in]        B = weight^T in panels   a_row = ld, a_step = 1
 //   backward_data  A = delta        [n, out]       B = weight in panels     a_row = ld, a_step = 1
 //   backward_params A = delta^T     [out, n]       B = input [n, in]        a_row = 1,  a_step = ld
@@ -149,17 +149,17 @@ void gemm_tile(const GemmTile<T> &tile) {
 
 // The weight gradient of so few rows that tiles would be over before they have begun: C is written from its first line
 // to its last, at the rate at which lines can be written (one row of w64: 1.1 times as fast as tiles with AVX-512, 1.55
-// with AVX2, 1.5 on the baseline; four rows 1.0, 1.25 and 1.2; eight 0.96, 1.03 and 1.08).
+// with AVX2, 1.5 on the baseline; four rows 1.0, 1.25 and 1.2; six 0.99, 1.08 and 1.15; eight 0.96, 1.02 and 1.07).
 template <class T, class Terms, int Depth>
 GRADCORE_INLINE void write_outer_products(index rows, index cols, const T *a, index lda, const T *b, index ldb, T *c) {
   constexpr int W = kLanes<T>, kVectors = sizeof(Vec<T>) < kCacheLine ? 2 : 1;
   for (index i = 0; i < rows; i++, c += cols) {
     Vec<T> ai[Depth];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int k = 0; k < Depth; k++) ai[k] = Terms::splat(a[k * lda + i]);
     const auto sum_at = [&](index j) {
       Vec<T> sum{};
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int k = 0; k < Depth; k++) sum = Terms::add(ai[k], load(b + k * ldb + j), sum);
       return sum;
     };
@@ -172,6 +172,9 @@ GRADCORE_INLINE void write_outer_products(index rows, index cols, const T *a, in
     if (j < cols) store_partial(c + j, sum_at(j), int(cols - j));
   }
 }
+
+// So many, where that is faster than tiles: more of short vectors.
+inline constexpr int kMostOuterProducts = GRADCORE_VECTOR_BYTES < 64 ? 6 : 4;
 
 template <class T, class Terms, int Depth = kMostOuterProducts>
 void outer_products(index depth, index rows, index cols, const T *a, index lda, const T *b, index ldb, T *c) {
@@ -294,6 +297,7 @@ constexpr void fill_gemm(ProductKernels<T> &set) {
   set.tile_vectors = GRADCORE_TILE_VECTORS;
   set.params_vectors = GRADCORE_PARAMS_VECTORS;
   set.outer_products = outer_products<T, Terms>;
+  set.most_outer_products = kMostOuterProducts;
   set.packs_delta = GRADCORE_ACCUMULATORS < 24;
   set.params_rows = set.packs_delta ? 128 : 256;
   set.tile_rows[Vectors - 1] = kRows;

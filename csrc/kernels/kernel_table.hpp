@@ -54,7 +54,6 @@ inline constexpr std::size_t kCacheLine = 64;  // bytes
 // The largest tile of any target; tables are [rows - 1][vectors - 1], null beyond the target's own.
 inline constexpr int kMaxTileRows = 8;
 inline constexpr int kMaxTileVectors = 4;
-inline constexpr index kMostOuterProducts = 4;
 
 // One optimizer update over a range. The numbers are double, so that 1 - beta keeps its digits; all of
 // one element's arithmetic is in T.
@@ -93,14 +92,15 @@ struct ProductKernels {
   int tile_vectors;                // columns of the widest GEMM tile, in vectors
   int params_vectors;              // the same for a weight gradient, whose panels are not packed
   int params_rows;                 // of a block of a weight gradient's operands
+  index most_outer_products;       // of which a weight gradient is made without tiles
   bool packs_delta;                // a wide layer's weight gradient takes delta from a copy
   int tile_rows[kMaxTileVectors];  // rows of the tallest tile of each width
   int pairs;                       // 1 where an element holds two terms, else 0
 
   // (gemm-inl.h, bfloat16-inl.h, pairs-inl.h)
   GemmTileKernel<T> gemm_tile[kMaxTileRows][kMaxTileVectors];
-  // C[i, j] = sum_k a[k * lda + i] * b[k * ldb + j] as a tile sums it, for 1 to kMostOuterProducts k. The rows of C are
-  // cols apart; b is readable up to full vectors.
+  // C[i, j] = sum_k a[k * lda + i] * b[k * ldb + j] as a tile sums it, for 1 to most_outer_products k. The rows of C
+  // are cols apart; b is readable up to full vectors.
   void (*outer_products)(index depth, index rows, index cols, const T *a, index lda, const T *b, index ldb, T *c);
   // panel[k * width + j] = j < cols ? src[j * ld + k] : 0 for k < depth, j < width. width is padded. Of pairs,
   // panel[k / 2 * width + j] holds k and k + 1.

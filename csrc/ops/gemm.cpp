@@ -126,7 +126,7 @@ template <class T>
 void gemm_params(const KernelSet<T> &set, index rows, index in, index out_begin, index out_end, const T *delta,
                  index ldd, const T *x, index ldx, T *dw, bool accumulate, const Pieces &pieces, const T *next_x,
                  T *packed_delta) noexcept {
-  if (rows <= std::min(kMostOuterProducts, pieces.rows) && !accumulate)
+  if (rows <= std::min(set.most_outer_products, pieces.rows) && !accumulate)
     return set.outer_products(rows, out_end - out_begin, in, delta + out_begin, ldd, x, ldx, dw + out_begin * in);
   const PanelSplit split(in, set.lanes, set.params_vectors);
   const bool packs = packed_delta && packs_delta(set, in) && std::min(rows, pieces.rows) >= kLeastPackedRows;
