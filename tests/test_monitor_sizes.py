@@ -150,6 +150,9 @@ def test_thirty_sigmoid_layers_vanish(sizes):
     for report in reports:
         (finding,) = report.findings
         assert (report.verdict, finding.cause, finding.since) == ("vanishing", "activation_slope", 2)
+    confirmed = reports[0].findings[0]
+    last = list(itertools.islice(SIZES[sizes](), confirmed.raised + 1))[-8:]
+    assert confirmed.report.conditions["batch_size"] == round(sum(last) / 8)
     assert reports[0].cost == reports[1].cost == {"checks": 10, "recorded_passes": 40, "analyses": 1}
     assert reports[0].history["step"].tolist() == reports[1].history["step"].tolist()
 

@@ -378,7 +378,7 @@ def starved(measurement: Measurement) -> Floats:
 
     The product of both is dL/dW: where it is zero, this tells which of the two it is for want of.
     """
-    entries = measurement.batch_size * np.array(measurement.config["widths"][1:], dtype=np.float64)
+    entries = measurement.mean_rows * np.array(measurement.config["widths"][1:], dtype=np.float64)
     outputs = measurement.rms("activation_norm") / np.sqrt(entries)
     entering = np.concatenate(([math.sqrt(measurement.input_square)], outputs[:-1]))
     return np.asarray(entering < measurement.rms("delta_norm") / np.sqrt(entries))
