@@ -407,8 +407,7 @@ void Judge::few_rows() {
   add(GRADCORE_FINDING_UPDATE_RATIO, GRADCORE_WARNING, GRADCORE_CAUSE_BATCH_NORM,
       collect(depth_ - 1, [](const LayerEvidence &, int) { return true; }),
       "Batch norm over %.0f rows divides by deviations that chance brings near to zero: single steps are far larger "
-      "than "
-      "others. Take batches of 8 rows and more, or layer norm.",
+      "than others. Take batches of 8 rows and more, or layer norm.",
       evidence_.rows());
 }
 
