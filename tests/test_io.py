@@ -164,6 +164,18 @@ def test_a_link_leads_to_what_is_replaced(tmp_path):
     link.symlink_to(target.name)
     gc.MLP([3, 8, 2]).save(link)
     assert link.is_symlink() and gc.load(target).depth == 2
+    target.unlink()
+    (tmp_path / "newest").symlink_to(link)
+    gc.MLP([3, 2]).save(tmp_path / "newest")  # to a link to a link, which leads to nothing yet
+    assert link.is_symlink() and gc.load(target).depth == 1
+
+
+def test_links_in_a_circle_are_refused(tmp_path):
+    for name, other in ("one", "two"), ("two", "one"):
+        (tmp_path / name).symlink_to(other)
+    with pytest.raises(OSError, match="symbolic links") as error:
+        gc.MLP([3, 2]).save(tmp_path / "one")
+    assert error.value.errno == errno.ELOOP and (tmp_path / "one").is_symlink()
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/null")], ids=["pipe", "device"])

@@ -7,7 +7,6 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
-#include <cstdlib>
 #include <ctime>
 #include <system_error>
 
@@ -86,23 +85,30 @@ FileDraft::~FileDraft() {
   errno = reason;
 }
 
-// What is there must be a file, which a link may lead to: a pipe or a device would be gone, and a link without its
+// What is there must be a file, which links may lead to: a pipe or a device would be gone, and a link without its
 // target.
 gradcore_status FileDraft::open(const char *path) {
+  constexpr int kMostLinks = 40;  // as Linux follows
+  struct stat there{};
   path_ = path;
-  struct stat replaced{};
-  if (stat(path, &replaced) == 0) {
-    if (!S_ISREG(replaced.st_mode)) {
-      errno = S_ISDIR(replaced.st_mode) ? EISDIR : EINVAL;
-      return fail_io("a regular file");
-    }
-    char *target = realpath(path, nullptr);
-    if (!target) return fail_io("a file that can be replaced");
-    path_ = target;
-    std::free(target);
+  const auto folder_of_path = [&] {
+    const std::size_t slash = path_.rfind('/');
+    return slash == std::string::npos ? std::string() : path_.substr(0, slash + 1);
+  };
+  bool exists;
+  for (int links = 0; (exists = lstat(path_.c_str(), &there) == 0) && S_ISLNK(there.st_mode); links++) {
+    char target[4096];
+    const ssize_t length = readlink(path_.c_str(), target, sizeof target);
+    if (links == kMostLinks) errno = ELOOP;
+    if (length < 0 || links == kMostLinks) return fail_io("a file that can be replaced");
+    path_ = (target[0] == '/' ? std::string() : folder_of_path()) + std::string(target, std::size_t(length));
   }
-  const std::size_t slash = path_.rfind('/');
-  folder_ = slash == std::string::npos ? "." : path_.substr(0, slash + 1);
+  if (exists && !S_ISREG(there.st_mode)) {
+    errno = S_ISDIR(there.st_mode) ? EISDIR : EINVAL;
+    return fail_io("a regular file");
+  }
+  folder_ = folder_of_path();
+  if (folder_.empty()) folder_ = ".";
   std::string draft = folder_ + "/" + draft_name();
   file_.number = ::open(draft.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (file_.number < 0) return fail_io("a file that can be written");
