@@ -459,7 +459,7 @@ gradcore_status gradcore_op_loss(int32_t dtype, int32_t loss, const gradcore_mat
     using T = ElementOf<decltype(kernels)>;
     const TargetView<T> view{target->labels, static_cast<const T *>(target->values.data), target->values.stride};
     const double scale = loss_scale(loss, n, c);
-    std::vector<double> sums(std::size_t((n + kTileRows - 1) / kTileRows));
+    std::vector<double> sums(std::size_t(num_tiles(n)));
     for_tiles(n, kFlopsPerTranscendental * double(n) * double(c), [&](index first, index rows) {
       sums[std::size_t(first / kTileRows)] = loss_rows(
           kernels, loss, rows, c, static_cast<const T *>(output->data) + first * output->stride, output->stride,

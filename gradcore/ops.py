@@ -153,6 +153,9 @@ def layer_norm_backward(
 def rms_norm(input: ArrayLike, weight: ArrayLike, eps: float = 1e-5) -> tuple[Array, Array]:
     """Root-mean-square normalization of each row (Zhang & Sennrich 2019, arXiv:1910.07467).
 
+    Args:
+        eps: added to the mean square; > 0, and not subnormal in the dtype.
+
     Returns:
         output [batch, features] and save_invstd [batch], 1 / sqrt(mean(input^2) + eps).
     """

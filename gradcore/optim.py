@@ -88,6 +88,8 @@ class Optimizer:
     def step(self, clip_norm: float | None = None, clip_value: float | None = None, *, record: bool = False) -> float:
         """One update of the net's parameters from `net.gradients`, which are read and not changed.
 
+        A `forward` still waiting for its `backward` is forgotten: its activations belong to the old weights.
+
         Args:
             clip_norm: scale the gradients used to at most this total L2 norm: coefficient
                 min(1, clip_norm / (total_norm + 1e-6)), as PyTorch.

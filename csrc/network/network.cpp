@@ -238,10 +238,11 @@ gradcore_status Network::check_target(const gradcore_target_data *target, int lo
     using T = Element<decltype(schedule)>;
     const KernelSet<T> &kernels = current_target().template set<T>();
     const gradcore_matrix &values = target->values;
+    const bool of_probabilities = loss == GRADCORE_CROSS_ENTROPY || loss == GRADCORE_BINARY_CROSS_ENTROPY;
+    if (of_probabilities && are_probabilities<T>(values)) return GRADCORE_OK;  // finite then, in one pass
     if (!kernels.all_finite(rows, out, static_cast<const T *>(values.data), values.stride))
       return report_non_finite("target", values);
-    const bool of_probabilities = loss == GRADCORE_CROSS_ENTROPY || loss == GRADCORE_BINARY_CROSS_ENTROPY;
-    if (!of_probabilities || are_probabilities<T>(values)) return GRADCORE_OK;
+    if (!of_probabilities) return GRADCORE_OK;
     // Beyond them these losses have no least value: training would run to minus infinity and look like success.
     const index at = find_unwanted<T>(values, [](T value) { return value >= 0 && value <= 1; });
     const index row = at / out, col = at % out;

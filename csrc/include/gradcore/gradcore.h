@@ -311,7 +311,8 @@ typedef struct gradcore_step {
 
 /* One update from the net's gradients. clip_norm > 0 scales them to at most that total norm
  * (coefficient max_norm / (total_norm + 1e-6), at most 1), then clip_value > 0 clamps each
- * element; 0 means no clipping. The gradients themselves are read, not changed.
+ * element; 0 means no clipping. The gradients themselves are read, not changed. A forward pass still
+ * waiting for its backward is forgotten: its activations belong to the old weights.
  * A non-finite total norm leaves parameters and state untouched when clip_norm > 0 is asked for,
  * and returns GRADCORE_NON_FINITE.
  * record != 0: the flow's updates are those of this step; the rest stays that of the last recorded pass. */
@@ -418,7 +419,8 @@ GRADCORE_API gradcore_status gradcore_op_activation(int32_t dtype, int32_t activ
 /* grad_input = grad_output * act'(input) */
 GRADCORE_API gradcore_status gradcore_op_activation_backward(int32_t dtype, int32_t activation, const void *grad_output,
                                                              const void *input, int64_t count, void *grad_input);
-/* Training-mode batch norm of input [n, c]; save_mean, save_invstd [c] are outputs. */
+/* Training-mode batch norm of input [n, c]; save_mean, save_invstd [c] are outputs. eps of both norms is
+ * a normal number of the dtype, > 0. */
 GRADCORE_API gradcore_status gradcore_op_batch_norm(int32_t dtype, const gradcore_matrix *input, const void *weight,
                                                     const void *bias, double eps, void *output, void *save_mean,
                                                     void *save_invstd);
