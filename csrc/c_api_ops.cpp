@@ -1,6 +1,5 @@
 // The C interface of clipping and of the single ops on plain arrays: checks, then ops and kernels.
 #include <algorithm>
-#include <cfloat>
 #include <cmath>
 #include <initializer_list>
 #include <limits>
@@ -31,14 +30,6 @@ gradcore_status check_pointers(std::initializer_list<Argument> arguments) noexce
   for (const Argument &argument : arguments)
     if (!argument.pointer) return null_argument(argument.name);
   return GRADCORE_OK;
-}
-
-// One that rounds to zero makes 0 / 0 of constant rows or columns.
-gradcore_status check_eps(int32_t dtype, double eps) noexcept {
-  const double least = dtype == GRADCORE_FLOAT64 ? DBL_MIN : double(FLT_MIN);
-  if (eps >= least) return GRADCORE_OK;
-  return fail(GRADCORE_INVALID_ARGUMENT, "eps: expected at least %g, the smallest normal number of the dtype, got %g",
-              least, eps);
 }
 
 gradcore_status check_matrix(const char *name, const gradcore_matrix *m) noexcept {

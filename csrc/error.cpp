@@ -1,6 +1,8 @@
 #include "error.hpp"
 
 #include <cctype>
+#include <cfloat>
+#include <cmath>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
@@ -20,6 +22,13 @@ gradcore_status fail(gradcore_status status, const char *format, ...) noexcept {
   for (char *nan = text; (nan = std::strstr(nan, " -nan")); nan++)
     if (!std::isalnum(static_cast<unsigned char>(nan[5]))) std::memmove(nan + 1, nan + 2, std::strlen(nan + 1));
   return status;
+}
+
+gradcore_status check_eps(int32_t dtype, double eps) noexcept {
+  const double least = dtype == GRADCORE_FLOAT64 ? DBL_MIN : double(FLT_MIN);
+  if (std::isfinite(eps) && eps >= least) return GRADCORE_OK;
+  return fail(GRADCORE_INVALID_ARGUMENT,
+              "eps: expected a finite number >= %g, the smallest normal number of the dtype, got %g", least, eps);
 }
 
 const char *last_error() noexcept { return text; }

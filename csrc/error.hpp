@@ -17,6 +17,10 @@ inline gradcore_status null_argument(const char *name) noexcept {
   return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected a pointer, got NULL", name);
 }
 
+// The eps of a normalization or an optimizer: one that rounds to zero makes 0 / 0 of what is constant, or has no
+// gradient.
+gradcore_status check_eps(int32_t dtype, double eps) noexcept;
+
 // Runs a call that may throw; the only exception the core lets through is std::bad_alloc.
 template <class F>
 gradcore_status guarded(F &&call) noexcept {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .analysis.candidates import standard_scaling
+from ._scaling import standard_scaling
 
 CLASS_LOSSES = ("cross_entropy", "binary_cross_entropy")
 VALUE_LOSSES = ("mse", "mae", "huber")

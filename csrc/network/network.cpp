@@ -1,6 +1,5 @@
 #include "network/network.hpp"
 
-#include <cfloat>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
@@ -122,12 +121,7 @@ gradcore_status Network::check_optimizer(const gradcore_optimizer_config *config
   for (const auto &[name, value] : shares)
     if (!(value >= 0 && value < 1))
       return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected a number in [0, 1), got %g", name, value);
-  // One that rounds to zero makes 0 / 0 of a parameter without a gradient.
-  const double least = net_.element_size() == 4 ? double(FLT_MIN) : DBL_MIN;
-  if (!finite_at_least(config->eps, least))
-    return fail(GRADCORE_INVALID_ARGUMENT,
-                "eps: expected at least %g, the smallest normal number of the net's dtype, got %g", least, config->eps);
-  return GRADCORE_OK;
+  return check_eps(net_.dtype, config->eps);
 }
 
 Network::Network(const gradcore_net_config &config)

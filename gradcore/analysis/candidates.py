@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .._scaling import standard_scaling
 from ..init import CRITICAL_GAIN_SQUARED, lsuv
 from . import mean_field as theory
 from .causes import can_be_level
@@ -130,17 +131,6 @@ class Preparation:
 def _scaling(values: np.ndarray, wanted: bool) -> tuple[np.ndarray, np.ndarray]:
     columns = values.shape[1] if values.ndim == 2 else 1
     return standard_scaling(values) if wanted else (np.zeros(columns), np.ones(columns))
-
-
-def standard_scaling(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shift and scale of each column: (values - shift) / scale has mean 0 and variance 1, or is 0 in constant columns.
-
-    Float64 [columns]; constant is what varies no more than rounding does.
-    """
-    exact = np.asarray(values, dtype=np.float64)
-    mean, deviation = exact.mean(axis=0), exact.std(axis=0)
-    constant = deviation <= 1e-12 * np.abs(exact).max(axis=0)
-    return np.where(constant, exact[0], mean), np.where(constant, 1.0, deviation)
 
 
 # ---- proposals ----
