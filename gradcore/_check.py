@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 import numbers
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -80,10 +81,12 @@ def integer(value: object, name: str, least: int) -> int:
     return int(value)
 
 
-def flag(value: object, name: str) -> bool:
+def flag(value: object, name: str, expected: str = "True or False") -> bool:
     """True or False, and no other truth."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}: expected True or False, got {described(value)}")
+    if value is True or value is False:  # the usual case of every step, at once
+        return value
+    if not isinstance(value, np.bool_):
+        raise TypeError(f"{name}: expected {expected}, got {described(value)}")
     return bool(value)
 
 
@@ -107,6 +110,14 @@ def instance(value: object, name: str, kind: type, expected: str) -> None:
     """An object of this type."""
     if not isinstance(value, kind):
         raise TypeError(f"{name}: expected {expected}, got {described(value)}")
+
+
+def path(value: Any) -> str | bytes:
+    """The name of a file, given as text, bytes or a path."""
+    try:
+        return os.fspath(value)  # type: ignore[no-any-return]
+    except TypeError:
+        raise TypeError(f"path: expected the name of a file, got {described(value)}") from None
 
 
 def optional(module: str, extra: str, what: str) -> Any:
@@ -184,7 +195,8 @@ def array(value: object, name: str) -> Array:
         if values.dtype == object and hasattr(value, "dtypes") and hasattr(value, "isna"):
             values = _of_pandas(value, name)
     if values.dtype.kind not in "fiub":
-        raise TypeError(f"{name}: expected real numbers, got dtype {values.dtype}{_encoding(values)}")
+        came = f"dtype {values.dtype}{_encoding(values)}" if values.ndim else described(value)
+        raise TypeError(f"{name}: expected real numbers, got {came}")
     return values
 
 
@@ -215,7 +227,7 @@ def _unmasked(value: object, name: str) -> None:
 
 
 def _as_array(value: Any) -> Array:
-    array = np.asarray(value)
+    array = np.asarray(memoryview(value) if isinstance(value, bytes) else value)  # NumPy takes bytes for text
     if array.dtype == object and hasattr(value, "__dlpack__"):
         return np.from_dlpack(value)
     return array

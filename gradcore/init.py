@@ -116,6 +116,9 @@ def lsuv(net: MLP, x: ArrayLike, *, seed: int = 0) -> None:
         ValueError: for a bad `x`, or one that gives a layer constant pre-activations, or ones that vary by less
             than the dtype's normal numbers; the net is then as it was.
     """
+    from .mlp import MLP
+
+    _check.instance(net, "net", MLP, "a gradcore.MLP")
     h = _check.matrix(x, "x", net.dtype, net.in_features)
     draft = net.copy()
     initialize(draft, "orthogonal", _check.seed(seed))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from os import PathLike
 
-from . import _core
+from . import _check, _core
 from .mlp import MLP
 
 
@@ -21,7 +21,7 @@ def save(net: MLP, path: str | PathLike[str]) -> None:
     Raises:
         OSError: when the file cannot be written; nothing is left behind.
     """
-    net._core.save(os.fsencode(path))
+    net._core.save(os.fsencode(_check.path(path)))
 
 
 def load(path: str | PathLike[str]) -> MLP:
@@ -31,10 +31,11 @@ def load(path: str | PathLike[str]) -> MLP:
         ValueError: for a file that is damaged or that gradcore did not write, saying what is wrong.
         OSError: when the file cannot be read.
     """
+    name = _check.path(path)
     try:
-        return MLP._around(_core.Net.load(os.fsencode(path)))
+        return MLP._around(_core.Net.load(os.fsencode(name)))
     except ValueError as error:
-        raise ValueError(f"{os.fspath(path)}: {error}") from None
+        raise ValueError(f"{os.fsdecode(name)}: {error}") from None
 
 
 def to_bytes(net: MLP) -> bytes:

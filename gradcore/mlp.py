@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike
 
 from . import _check, _core, flow, init
 from ._core import ConversionNeeded
+from .optim import Optimizer
 
 if TYPE_CHECKING:
     from .history import History
-    from .optim import Optimizer
 
 Array = _check.Array
 
@@ -62,7 +62,11 @@ class Tensors(Mapping[str, Array]):
         return self._flat()[offset : offset + size].reshape(shape)
 
     def __setitem__(self, name: str, values: ArrayLike) -> None:
-        self[name][...] = values
+        view, array = self[name], _check.array(values, name)
+        try:
+            view[...] = array
+        except ValueError:
+            raise ValueError(f"{name}: expected shape {list(view.shape)}, got {array.shape}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._table)
@@ -263,6 +267,7 @@ class MLP:
         Raises:
             ValueError: for a wrong shape, no rows, or NaN or infinity in `x`.
         """
+        training = _check.flag(training, "training")
         try:
             return self._core.forward(x, training)
         except ConversionNeeded:
@@ -317,7 +322,7 @@ class MLP:
         Raises:
             ValueError: for wrong shapes, labels out of range, NaN or infinity in the data.
         """
-        code = _check.choice(loss, "loss", _check.LOSSES)
+        code, record = _check.choice(loss, "loss", _check.LOSSES), _check.flag(record, "record")
         try:
             return self._core.loss_and_gradients(x, target, code, record)
         except ConversionNeeded:
@@ -351,13 +356,11 @@ class MLP:
             FloatingPointError: with `clip_norm`, when the total norm is not finite; parameters and
                 optimizer state are then as before.
         """
-        code = _check.choice(loss, "loss", _check.LOSSES)
+        _check.instance(optimizer, "optimizer", Optimizer, "one of gc.optim")
+        code, record = _check.choice(loss, "loss", _check.LOSSES), _check.flag(record, "record")
         norm = 0.0 if clip_norm is None else _check.clip_bound(clip_norm, "clip_norm")
         value = 0.0 if clip_value is None else _check.clip_bound(clip_value, "clip_value")
-        try:
-            ready = optimizer._ready()
-        except AttributeError:
-            raise TypeError(f"optimizer: expected one of gc.optim, got {_check.described(optimizer)}") from None
+        ready = optimizer._ready()
         try:
             return Step(*self._core.train_step(x, target, code, ready, norm, value, record))
         except ConversionNeeded:

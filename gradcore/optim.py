@@ -106,7 +106,7 @@ class Optimizer:
                 optimizer state are then as before.
         """
         norm, value = _check.clip_bound(clip_norm, "clip_norm"), _check.clip_bound(clip_value, "clip_value")
-        return self._ready().step(norm, value, record)[1]
+        return self._ready().step(norm, value, _check.flag(record, "record"))[1]
 
     def _ready(self) -> _core.Optimizer:
         """The native optimizer, with the learning rate of the step to come."""
@@ -126,7 +126,7 @@ class Optimizer:
         Raises:
             OSError: when the file cannot be written; nothing is left behind.
         """
-        self._core.save(os.fsencode(path))
+        self._core.save(os.fsencode(_check.path(path)))
 
     def load(self, path: str | PathLike[str]) -> None:
         """Continue where the optimizer that wrote `path` left off, to the bit, from C and C++ as well.
@@ -138,10 +138,11 @@ class Optimizer:
             ValueError: for another kind, other shapes or a damaged file, saying what is wrong; nothing is changed.
             OSError: when the file cannot be read.
         """
+        name = _check.path(path)
         try:
-            self._core.load(os.fsencode(path))
+            self._core.load(os.fsencode(name))
         except ValueError as error:
-            raise ValueError(f"{os.fspath(path)}: {error}") from None
+            raise ValueError(f"{os.fsdecode(name)}: {error}") from None
 
     def state_dict(self) -> dict[str, Any]:
         """Learning rate, step count and state vectors, copied; `load_state_dict` takes them back."""

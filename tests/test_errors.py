@@ -147,6 +147,11 @@ BAD_DATA = {
         lambda s: s.net.train_step(s.x, s.y, gc.optim.SGD(gc.MLP([IN, OUT]), lr=0.1), loss="mse"),
         "net",
     ),
+    "parameters of another shape": (
+        "dense0.weight",
+        lambda s: s.net.parameters.__setitem__("dense0.weight", np.ones((2, 2))),
+        r"\[9, 6\], got \(2, 2\)",
+    ),
     "unknown loss": ("loss", lambda s: s.net.loss_and_gradients(s.x, s.y, loss="l3"), "l3"),
     "unknown loss in a step": ("loss", lambda s: s.net.train_step(s.x, s.y, s.optimizer, loss="nll"), "nll"),
 }
@@ -248,6 +253,20 @@ WRONG_TYPES = {
     "clip_norm a string": ("clip_norm", train(clip_norm="1")),
     "loss a number": ("loss", lambda s: s.net.loss_and_gradients(s.x, s.y, loss=2)),
     "grads a list of lists": ("grads[0]", clip([[1.0, 2.0]])),
+    "training a number": ("training", lambda s: s.net.forward(s.x, 1)),
+    "record a string": ("record", lambda s: s.net.loss_and_gradients(s.x, s.y, loss="mse", record="no")),
+    "record a string in a step": ("record", train(record="no")),
+    "record a string in an optimizer's step": ("record", lambda s: s.optimizer.step(record="no")),
+    "optimizer a class": ("optimizer", lambda s: s.net.train_step(s.x, s.y, gc.optim.SGD, loss="mse")),
+    "parameters of text": ("dense0.weight", lambda s: s.net.parameters.__setitem__("dense0.weight", "abc")),
+    "lsuv of widths": ("net", lambda s: gc.init.lsuv([IN, OUT], s.x)),
+    "a number to save to": ("path", lambda s: s.net.save(3)),
+    "nothing to load": ("path", lambda s: gc.load(None)),
+    "an optimizer's number to save to": ("path", lambda s: s.optimizer.save(3)),
+    "an optimizer's nothing to load": ("path", lambda s: s.optimizer.load(None)),
+    "callbacks a function": ("callbacks", fit(callbacks=print)),
+    "callbacks None": ("callbacks", fit(callbacks=None)),
+    "progress a number": ("progress", fit(progress=1)),
     "seed a float": ("seed", lambda s: gc.MLP([6, 4], seed=0.5)),
     "epochs a float": ("epochs", fit(epochs=1.5)),
 }
@@ -292,6 +311,21 @@ def test_wrong_types(mistake):
     with pytest.raises((TypeError, ValueError), match=f"^{re.escape(argument)}.*: expected "):
         call(setup)
     assert_untouched(setup)
+
+
+@pytest.mark.parametrize("value", ["table.csv", None, {"a": 1}])
+def test_what_is_no_array_at_all_is_told(value):
+    with pytest.raises(TypeError, match=re.escape(f"x: expected real numbers, got {value!r}")):
+        fresh().net(value)
+
+
+def test_an_error_of_a_schedule_is_its_own():
+    """It was taken for an object that is no optimizer."""
+    setup, table = fresh(), SimpleNamespace(rate=0.1)
+    optimizer = gc.optim.SGD(setup.net, lr=lambda step: table.rate)
+    del table.rate
+    with pytest.raises(AttributeError, match="rate"):
+        setup.net.train_step(setup.x, setup.y, optimizer, loss="mse")
 
 
 FEATURES = {

@@ -343,13 +343,11 @@ def test_views_outlive_the_net():
     gradient[...] = flat[0]
 
 
-@pytest.mark.parametrize("kind", ["labels", "probabilities"])
+@pytest.mark.parametrize("kind", [*np.typecodes["AllInteger"], ">i2", "bytes", "probabilities"])
 def test_cross_entropy_targets(kind, dtype):
     case = Case(Net((5, 8, 3), ("tanh",)), dtype, batch_size=10, loss="cross_entropy")
-    target = {
-        "labels": case.target.astype(np.int32),
-        "probabilities": reference.one_hot(case.target, 3).astype(dtype),
-    }[kind]
+    others = {"bytes": bytes(case.target.tolist()), "probabilities": reference.one_hot(case.target, 3).astype(dtype)}
+    target = others[kind] if kind in others else case.target.astype(kind)
     loss = case.mlp.loss_and_gradients(case.x, target, loss="cross_entropy")
     assert loss == pytest.approx(case.reference()[0], rel=tolerances.NETWORK[dtype.name])
 
