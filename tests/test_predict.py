@@ -95,6 +95,15 @@ def test_where_no_weight_scale_decides_there_is_no_critical_gain():
     assert gc.predict(WIDTHS).critical_gain == pytest.approx(math.sqrt(2))
 
 
+def test_weights_of_the_critical_scale_are_told_to_be():
+    """hard tanh is linear where signals settle; biases of ReLU add to the signal and leave the gradient as it is."""
+    for options, gain in (({"activation": "hard_tanh"}, 1.0), ({"bias_var": 0.1}, math.sqrt(2))):
+        prediction = gc.predict(WIDTHS, **options)
+        assert prediction.critical_gain == pytest.approx(gain)
+        assert prediction.chi_star == pytest.approx(1.0)
+        assert "No weight scale" not in str(prediction)
+
+
 @pytest.mark.parametrize(("batch_size", "growth"), [(8, 1.2), (16, 14 / 13), (64, 62 / 61)])
 def test_batch_norm_grows_by_the_batch_size(batch_size, growth):
     linear = gc.predict(WIDTHS, activation="identity", normalization="batch", batch_size=batch_size)

@@ -163,6 +163,7 @@ def test_gradients_shrink_left_of_the_critical_line_and_grow_right_of_it(activat
 def test_known_points_of_the_critical_line():
     np.testing.assert_allclose(sweeps.critical_line("relu", [0.0, 0.1, 1.0]), 2.0)
     np.testing.assert_allclose(sweeps.critical_line("tanh", [0.0]), 1.0)
+    np.testing.assert_allclose(sweeps.critical_line("hard_tanh", [0.0]), 1.0)
     # the point (1.76, 0.05) of Schoenholz et al. 2017, to more digits by quadrature with mpmath
     np.testing.assert_allclose(sweeps.critical_line("tanh", [0.05]), 1.760955, atol=1e-6)
     assert np.isnan(sweeps.critical_line("silu", [0.0])).all()

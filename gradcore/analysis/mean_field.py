@@ -193,7 +193,8 @@ def critical_point(activation: str | Nonlinearity, bias_var: float = 0.0) -> tup
 
     (nan, nan) where none exists: without biases GELU, SiLU and mish have no variance that is both kept
     and critical (Roberts, Yaida & Hanin 2022, arXiv:2106.10165, section 5.3.4). Scale-free activations
-    (ReLU, identity) keep every variance; theirs is reported at q* = 1.
+    (ReLU, identity) keep every variance; theirs is reported at q* = 1. So does hard tanh where it is linear;
+    its q* is the largest of them.
     """
 
     def missing_bias(log_q: float) -> float:
@@ -210,8 +211,21 @@ def critical_point(activation: str | Nonlinearity, bias_var: float = 0.0) -> tup
         q = _bisect(missing_bias, grid[falls[0]], grid[falls[0] + 1], math.exp)
         return q, critical_weight_var(activation, q)
     weight_var = critical_weight_var(activation, 0.0)
-    dies_out = values[0] <= 0.0 and fixed_point(activation, weight_var, bias_var) == 0.0
-    return (0.0, weight_var) if dies_out else (math.nan, math.nan)
+    q = fixed_point(activation, weight_var, bias_var)
+    settles = values[0] <= 0.0 and abs(chi(activation, q, weight_var) - 1.0) < 1e-9  # at 0, or where it is linear
+    return (q, weight_var) if settles else (math.nan, math.nan)
+
+
+def level_weight_var(activation: str | Nonlinearity, bias_var: float = 0.0) -> float:
+    """weight_var for which chi = 1 in deep layers: that of the critical point, NaN where none exists.
+
+    Where biases make the variance of z grow without bound along it (ReLU), chi is that of its limit.
+    """
+    weight_var = critical_point(activation, bias_var)[1]
+    if math.isnan(weight_var) and bias_var > 0.0:
+        limit = critical_weight_var(activation, 1e20)
+        weight_var = limit if math.isinf(fixed_point(activation, limit, bias_var)) else math.nan
+    return weight_var
 
 
 def depth_scale(factor: float) -> float:

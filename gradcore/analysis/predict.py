@@ -309,4 +309,4 @@ def _critical_gain(stack: _Stack, activation: str, bias_var: float) -> float:
     """The gain for which chi is 1; NaN where the weights' scale does not decide it, or none does."""
     if stack.normalization is not None or stack.residual:
         return math.nan
-    return math.sqrt(theory.critical_point(activation, bias_var)[1])
+    return math.sqrt(theory.level_weight_var(activation, bias_var))
