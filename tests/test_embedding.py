@@ -120,6 +120,13 @@ def test_the_library_exports_the_header_and_nothing_else():
     assert exported == set(c_header.read(native.include_dir() / "gradcore" / "gradcore.h").functions)
 
 
+@pytest.mark.skipif(native.library_file().suffix == ".a", reason="a static library is not loaded")
+def test_a_host_may_load_it_at_any_time():
+    """Thread-local storage of the initial-exec model takes of a small reserve, which other libraries may have used up."""
+    listing = native.run(native.needs("readelf"), "-d", native.library_file())
+    assert "STATIC_TLS" not in listing
+
+
 UNLOADED = """
 import _ctypes, ctypes, sys
 for _ in range(3):

@@ -179,6 +179,80 @@ def test_a_net_in_use_at_the_fork_says_so(rng):
     net.loss(x, labels)  # the parent's is as it was
 
 
+# ---- the pool ----------------------------------------------------------------------------------------------
+
+POOL = """
+import os, threading, time
+import numpy as np
+tasks = lambda: set(os.listdir("/proc/self/task"))
+before = tasks()
+import gradcore as gc
+gc.set_num_threads(3)
+
+def work(seed):
+    net = gc.MLP([100, 200, 200, 10], seed=seed)
+    for _ in range(20):
+        net.loss_and_gradients(np.ones((256, 100), "f"), np.zeros(256, int))
+
+callers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+for caller in callers:
+    caller.start()
+for caller in callers:
+    caller.join()
+workers = tasks() - before
+state = lambda task: open(f"/proc/self/task/{task}/stat").read().rpartition(")")[2].split()[0]
+for _ in range(1000):
+    resting = all(state(task) == "S" for task in workers)
+    if resting:
+        break
+    time.sleep(0.01)
+print(len(workers), resting)
+"""
+
+
+def test_callers_at_once_share_one_pool_that_sleeps_after_them(run_python):
+    """Two workers however many call, and none of them spins on."""
+    assert run_python(POOL) == "2 True"
+
+
+LIMITED = """
+{}
+gc.set_num_threads(2)
+pool, = (entry for entry in threadpoolctl.threadpool_info() if entry["user_api"] == "gradcore")
+print(pool["num_threads"], pool["version"] == gc.__version__, pool["filepath"].startswith(gc.get_library_dir()))
+with threadpoolctl.threadpool_limits(1):
+    print(gc.get_num_threads())
+with threadpoolctl.threadpool_limits(1, user_api="gradcore"):
+    print(gc.get_num_threads())
+with threadpoolctl.threadpool_limits(1, user_api="blas"):
+    print(gc.get_num_threads())
+print(gc.get_num_threads())
+"""
+
+
+@pytest.mark.parametrize("modules", [("gradcore as gc", "threadpoolctl"), ("threadpoolctl", "gradcore as gc")])
+def test_threadpoolctl_limits_it(modules, run_python):
+    """Whichever is imported first."""
+    pytest.importorskip("threadpoolctl", minversion="3.2")
+    imports = "\n".join(f"import {module}" for module in modules)
+    assert run_python(LIMITED.format(imports)).split() == ["2", "True", "True", "1", "1", "2", "2"]
+
+
+def test_a_fork_right_after_import_works(run_python):
+    code = """
+import os
+import numpy as np
+import gradcore as gc
+gc.set_num_threads(2)
+child = os.fork()
+gc.MLP([64, 300, 10]).loss_and_gradients(np.ones((512, 64), "f"), np.zeros(512, int))
+if child == 0:
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert run_python(code, OPENBLAS_NUM_THREADS="1") == "7"
+
+
 # ---- environment and settings -----------------------------------------------------------------------------
 
 SHOW_THREADS = "import gradcore as gc; print(gc.get_num_threads())"
