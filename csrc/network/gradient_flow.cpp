@@ -122,9 +122,11 @@ void GradientFlow<T>::delta(int l, const LayerState<T> &layer, const Tile &tile)
 template <class T>
 void GradientFlow<T>::parameter(index block, int rank, const T *parameters, const T *gradients) noexcept {
   const ParamBlock &b = blocks_[block];
-  index *histogram = b.kind == ParamBlock::weight ? thread_histogram(b.layer, 1, rank) : nullptr;
-  block_[block].gradient = StatsSums{};
-  kernels_.block_stats(1, b.size, gradients + b.offset, b.size, &block_[block].gradient, histogram);
+  StatsSums &to = block_[block].gradient = StatsSums{};
+  if (b.kind == ParamBlock::weight)
+    kernels_.block_stats(1, b.size, gradients + b.offset, b.size, &to, thread_histogram(b.layer, 1, rank));
+  else if (b.kind == ParamBlock::bias)
+    to.sumsq = finite_squares(1, b.size, gradients + b.offset, b.size);
   before_update(block, parameters);
 }
 
@@ -198,19 +200,19 @@ void GradientFlow<T>::finish_parameters(bool updated) noexcept {
   std::size_t block = 0;
   for (int l = 0; l < net_.depth(); l++) {
     gradcore_layer_flow &to = result_[l];
-    StatsSums weight{}, bias{};
-    long double parameter_sumsq = 0;
+    StatsSums weight{};
+    long double parameter_sumsq = 0, bias_sumsq = 0;
     double update_sumsq = 0;
     for (; block < blocks_.size() && blocks_[block].layer == l; block++) {
       const BlockSums &from = block_[block];
-      if (blocks_[block].kind == ParamBlock::bias) merge_stats(bias, from.gradient);
+      if (blocks_[block].kind == ParamBlock::bias) bias_sumsq += from.gradient.sumsq;
       if (blocks_[block].kind != ParamBlock::weight) continue;
       merge_stats(weight, from.gradient);
       parameter_sumsq += weight_sumsq_[block];
       update_sumsq += from.update_sumsq;
     }
     to.weight_grad = finish_stats(weight);
-    to.bias_grad_norm = finish_stats(bias).norm;
+    to.bias_grad_norm = double(std::sqrt(bias_sumsq));
     to.weight_norm = double(std::sqrt(parameter_sumsq));
     to.update_norm = updated ? std::sqrt(update_sumsq) : std::numeric_limits<double>::quiet_NaN();
   }
