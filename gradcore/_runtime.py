@@ -22,7 +22,8 @@ def set_num_threads(num_threads: int) -> None:
     """Let each call use up to `num_threads` threads; results do not depend on it.
 
     Before the first call of this function the number is that of GRADCORE_NUM_THREADS in the
-    environment, else OMP_NUM_THREADS, else of the CPUs this process may run on.
+    environment, else OMP_NUM_THREADS, else of the cores this process may run on, however many hardware
+    threads each has, within the quota of its control group.
     """
     _core.set_num_threads(min(_check.integer(num_threads, "num_threads", 1), 2**31 - 1))
 

@@ -293,6 +293,41 @@ def test_workers_may_run_wherever_the_process_may(cpus, run_python):
     assert run_python(WORKERS_MAY_RUN_ON.format(cpus)) == "3 True"
 
 
+WHO_MOVES = """
+import os, time
+import numpy as np
+import gradcore as gc
+
+def switches():  # how often each thread has slept
+    found = {}
+    for task in os.listdir("/proc/self/task"):
+        status = open(f"/proc/self/task/{task}/status").read().split()
+        found[task] = int(status[status.index("voluntary_ctxt_switches:") + 1])
+    return found
+
+net = gc.MLP([64, 64, 64, 10])
+def run(rows):
+    net.loss_and_gradients(np.ones((rows, 64), "f"), np.zeros(rows, int))
+
+before = set(switches())
+gc.set_num_threads(8)
+run(2000)
+workers = set(switches()) - before
+gc.set_num_threads(2)
+time.sleep(0.1)  # all are asleep
+asleep = switches()
+for _ in range(20):
+    run(200)
+    time.sleep(0.002)
+awake = switches()
+print(len(workers), sum(awake[worker] > asleep[worker] for worker in workers))
+"""
+
+
+def test_a_small_team_leaves_the_other_workers_asleep(run_python):
+    assert run_python(WHO_MOVES) == "7 1"
+
+
 def test_set_num_threads_wins_over_the_environment(run_python):
     code = "import gradcore as gc; gc.set_num_threads(4); print(gc.get_num_threads())"
     assert run_python(code, GRADCORE_NUM_THREADS="3") == "4"

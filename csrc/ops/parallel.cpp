@@ -13,7 +13,7 @@
 #include <new>
 #include <thread>
 
-#include "ops/cpu_quota.hpp"
+#include "ops/cpus.hpp"
 
 namespace gradcore {
 
@@ -56,9 +56,9 @@ ThreadCount default_num_threads() noexcept {
   cpu_set_t set;
   CPU_ZERO(&set);
   const bool known = sched_getaffinity(0, sizeof set, &set) == 0;
-  const int cpus = known ? CPU_COUNT(&set) : int(std::thread::hardware_concurrency()), quota = cpu_quota();
-  if (quota < cpus) return {quota < kMaxThreads ? quota : kMaxThreads, "cgroup quota"};
-  return {cpus < 1 ? 1 : cpus < kMaxThreads ? cpus : kMaxThreads, "CPU affinity"};
+  const int cores = known ? count_cores(set) : int(std::thread::hardware_concurrency()), quota = cpu_quota();
+  if (quota < cores) return {quota < kMaxThreads ? quota : kMaxThreads, "cgroup quota"};
+  return {cores < 1 ? 1 : cores < kMaxThreads ? cores : kMaxThreads, "CPU affinity"};
 }
 
 std::atomic<int> num_threads{0};  // 0: not asked for yet
@@ -76,8 +76,11 @@ void leave_cpu(int cpu) noexcept {
   sched_setaffinity(0, sizeof allowed, &allowed);
 }
 
-// Workers wait on `epoch_`; a job is published by writing it and raising the epoch. Every worker
-// that exists answers every epoch, so that none can see a job twice or miss one.
+constexpr int group_of(int rank) noexcept { return 31 - __builtin_clz(unsigned(rank)); }
+
+// Workers wait on the gate of their group: rank 1, ranks 2 and 3, 4 to 7, ...; a job is published by writing it and
+// opening the gates of as many groups as it needs, so that a small team neither wakes the other workers of a large pool
+// nor waits for them. Every worker of these groups answers, so that none can see a job twice or miss one.
 class Pool {
  public:
   // False: another caller, or this very thread further up its stack, is inside.
@@ -86,8 +89,9 @@ class Pool {
     size_ = ensure_workers(size);
     meeting_.reset(size_);
     body_ = &body;
-    unfinished_.reset(std::uint32_t(num_workers_));
-    epoch_.add(1);
+    const int groups = size_ > 1 ? group_of(size_ - 1) + 1 : 0, called = (1 << groups) - 1;
+    unfinished_.reset(std::uint32_t(std::min(called, num_workers_)));
+    for (int group = 0; group < groups; group++) jobs_[group].add(1);
     body(Team{0, size_, &meeting_});
     for (std::uint32_t left; (left = unfinished_.value()) != 0;) unfinished_.wait_while(left);
     taken_.store(false, std::memory_order_release);
@@ -98,8 +102,9 @@ class Pool {
   // Returns fewer than asked for when the system refuses a thread.
   int ensure_workers(int size) noexcept {
     while (num_workers_ < size - 1) {
+      const int rank = num_workers_ + 1;
       try {
-        std::thread(&Pool::work, this, num_workers_ + 1, epoch_.value(), sched_getcpu()).detach();
+        std::thread(&Pool::work, this, rank, jobs_[group_of(rank)].value(), sched_getcpu()).detach();
       } catch (...) {
         break;
       }
@@ -108,10 +113,10 @@ class Pool {
     return num_workers_ + 1 < size ? num_workers_ + 1 : size;
   }
 
-  void work(int rank, std::uint32_t epoch, int makers_cpu) noexcept {
+  void work(int rank, std::uint32_t job, int makers_cpu) noexcept {
     leave_cpu(makers_cpu);
-    for (;; epoch++) {
-      epoch_.wait_while(epoch);
+    for (;; job++) {
+      jobs_[group_of(rank)].wait_while(job);
       if (rank < size_) (*body_)(Team{rank, size_, &meeting_});
       unfinished_.add(std::uint32_t(-1));
     }
@@ -122,7 +127,7 @@ class Pool {
   const FunctionRef<void(const Team &)> *body_ = nullptr;
   int size_ = 0;
   int num_workers_ = 0;
-  Gate epoch_, unfinished_;
+  Gate jobs_[group_of(kMaxThreads - 1) + 1], unfinished_;
 };
 
 thread_local const ThreadSource *thread_source = nullptr;  // null: the pool, and get_num_threads()

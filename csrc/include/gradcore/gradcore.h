@@ -143,7 +143,7 @@ GRADCORE_API gradcore_status gradcore_set_target(const char *name);
 GRADCORE_API int32_t gradcore_has_bfloat16_products(void);
 
 /* Threads that a call may use, itself included. Default: GRADCORE_NUM_THREADS, else
- * OMP_NUM_THREADS, else the CPUs this process may run on (affinity and cgroup quota). At most 256. */
+ * OMP_NUM_THREADS, else the cores this process may run on, one thread each (affinity and cgroup quota). At most 256. */
 GRADCORE_API int32_t gradcore_get_num_threads(void);
 /* What decided it: "set_num_threads", "GRADCORE_NUM_THREADS", "OMP_NUM_THREADS", "CPU affinity" or "cgroup quota". */
 GRADCORE_API const char *gradcore_num_threads_source(void);

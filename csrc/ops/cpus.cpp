@@ -1,4 +1,4 @@
-#include "ops/cpu_quota.hpp"
+#include "ops/cpus.hpp"
 
 #include <climits>
 #include <cstdio>
@@ -43,7 +43,30 @@ bool controls_cpu(const char *list, const char *end) noexcept {
   return false;
 }
 
+// Whether one of `cpus` below `cpu` is a thread of the same core, by a list such as "0,64" or "0-3".
+bool shares_core_with_lower(int cpu, const cpu_set_t &cpus, const char *root) noexcept {
+  char path[kMostPath];
+  std::snprintf(path, sizeof path, "%s/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", root, cpu);
+  std::FILE *file = std::fopen(path, "r");
+  if (!file) return false;
+  bool shares = false;
+  for (int first, last; !shares && std::fscanf(file, "%d", &first) == 1; std::fgetc(file)) {
+    if (std::fscanf(file, "-%d", &last) != 1) last = first;
+    for (int sibling = first < 0 ? 0 : first; sibling <= last && sibling < cpu; sibling++)
+      shares = shares || CPU_ISSET(std::size_t(sibling), &cpus);
+  }
+  std::fclose(file);
+  return shares;
+}
+
 }  // namespace
+
+int count_cores(const cpu_set_t &cpus, const char *root) noexcept {
+  int cores = 0;
+  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+    cores += CPU_ISSET(std::size_t(cpu), &cpus) && !shares_core_with_lower(cpu, cpus, root);
+  return cores;
+}
 
 int cpu_quota(const char *root) noexcept {
   char line[kMostPath], folder[kMostPath];

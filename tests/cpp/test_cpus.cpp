@@ -1,13 +1,15 @@
-// The quota of control groups, in folders that stand for "/" on hosts, in containers, and where nothing can be read.
+// Cores and the quota of control groups, in folders that stand for "/" on hosts, in containers, and where nothing can
+// be read.
 #include <unistd.h>
 
 #include <climits>
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <vector>
 
 #include "check.hpp"
-#include "ops/cpu_quota.hpp"
+#include "ops/cpus.hpp"
 
 namespace {
 
@@ -16,19 +18,23 @@ using gradcore::testing::tally;
 
 using Files = std::map<std::string, std::string>;  // path below the root -> content
 
-int quota_with(const char *where, const Files &files) {
+// What f(root) finds among these files.
+template <class F>
+int found(const char *where, const Files &files, F &&f) {
   tally().where = where;
-  const fs::path root = fs::temp_directory_path() / ("gradcore-cpu-quota-" + std::to_string(getpid()));
+  const fs::path root = fs::temp_directory_path() / ("gradcore-cpus-" + std::to_string(getpid()));
   fs::remove_all(root);
   for (const auto &[path, content] : files) {
     const fs::path file = root / path;
     fs::create_directories(file.parent_path());
     std::ofstream(file) << content;
   }
-  const int quota = gradcore::cpu_quota(root.c_str());
+  const int result = f(root.c_str());
   fs::remove_all(root);
-  return quota;
+  return result;
 }
+
+int quota_with(const char *where, const Files &files) { return found(where, files, gradcore::cpu_quota); }
 
 const std::string kSelf = "proc/self/cgroup", kTop = "sys/fs/cgroup/";
 
@@ -69,9 +75,34 @@ void test_nothing_to_read() {
         1);
 }
 
+// Of `cpus`, with the siblings of each CPU of the machine.
+int cores_of(const char *where, const std::vector<int> &cpus, const std::vector<std::string> &siblings) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (const int cpu : cpus) CPU_SET(std::size_t(cpu), &set);
+  Files files;
+  for (std::size_t cpu = 0; cpu < siblings.size(); cpu++)
+    files["sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list"] = siblings[cpu] + "\n";
+  return found(where, files, [&](const char *root) { return gradcore::count_cores(set, root); });
+}
+
+void test_cores() {
+  const std::vector<std::string> halves = {"0,2", "1,3", "0,2", "1,3"}, pairs = {"0-1", "0-1", "2-3", "2-3"};
+  CHECK(cores_of("no second threads", {0, 1, 2}, {"0", "1", "2"}) == 3);
+  CHECK(cores_of("second threads after the first ones", {0, 1, 2, 3}, halves) == 2);
+  CHECK(cores_of("side by side", {0, 1, 2, 3}, pairs) == 2);
+  CHECK(cores_of("a second thread alone", {3}, halves) == 1);
+  CHECK(cores_of("one of two, and two of two", {1, 2, 3}, pairs) == 2);
+  CHECK(cores_of("four threads a core", {0, 1, 2, 3, 4}, {"0-3", "0-3", "0-3", "0-3", "4"}) == 2);
+  CHECK(cores_of("ranges in a list", {0, 1, 4, 5}, {"0-1,4-5", "0-1,4-5", "2", "3", "0-1,4-5", "0-1,4-5"}) == 1);
+  CHECK(cores_of("nothing to read", {0, 1, 7}, {}) == 3);
+  CHECK(cores_of("not such lists", {0, 1, 2, 3}, {"", "x", "-", "9-,"}) == 4);
+}
+
 }  // namespace
 
 int main() {
+  test_cores();
   test_version2();
   test_version1();
   test_nothing_to_read();
