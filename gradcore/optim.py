@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -158,9 +158,11 @@ class Optimizer:
         Raises:
             ValueError, TypeError: naming what is wrong with `state`; the optimizer stays as it was.
         """
+        _check.instance(state, "state", Mapping, "what state_dict gave")
         missing = {"lr", "step_count", "states"} - set(state)
         if missing:
             raise ValueError(f"state: expected lr, step_count and states, got no {' and no '.join(sorted(missing))}")
+        _check.instance(state["states"], "state['states']", Iterable, "a list of arrays")
         views, saved = self._core.states(), [np.asarray(values) for values in state["states"]]
         if [(view.dtype, view.shape) for view in views] != [(values.dtype, values.shape) for values in saved]:
             raise ValueError("state: expected the state vectors of an optimizer of this kind for this net's shape")

@@ -264,6 +264,11 @@ WRONG_TYPES = {
     "nothing to load": ("path", lambda s: gc.load(None)),
     "an optimizer's number to save to": ("path", lambda s: s.optimizer.save(3)),
     "an optimizer's nothing to load": ("path", lambda s: s.optimizer.load(None)),
+    "a state a number": ("state", lambda s: s.optimizer.load_state_dict(3)),
+    "no states": (
+        "state['states']",
+        lambda s: s.optimizer.load_state_dict(s.optimizer.state_dict() | {"states": None}),
+    ),
     "callbacks a function": ("callbacks", fit(callbacks=print)),
     "callbacks None": ("callbacks", fit(callbacks=None)),
     "progress a number": ("progress", fit(progress=1)),
