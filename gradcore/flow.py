@@ -60,7 +60,7 @@ class GradientFlow:
     activation_nonfinite_share: Floats
     activation_zero_share: Floats  # of act(y)
     saturated_share: Floats  # |act'(y)| below 1 % of its maximum
-    dead_units: Ints  # units whose act(y) is zero on every row
+    dead_units: Ints  # units whose act(y) is zero on every row; none in the last layer
     dead_share: Floats
     mean_squared_derivative: Floats  # of act'(y); 1 for the last layer
 

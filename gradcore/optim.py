@@ -94,8 +94,8 @@ class Optimizer:
             clip_norm: scale the gradients used to at most this total L2 norm: coefficient
                 min(1, clip_norm / (total_norm + 1e-6)), as PyTorch.
             clip_value: then clamp each element to [-clip_value, clip_value].
-            record: put the size of the update into `net.flow`, whose other numbers stay those of the last
-                recorded pass.
+            record: put the size of the update, NaN where it was refused, and that of the weights before it into
+                `net.flow`, whose other numbers stay those of the last recorded pass.
 
         Returns:
             The total norm of all gradients, before clipping.

@@ -118,7 +118,7 @@ def _delta_fields(step, delta):
 def _activation_fields(net, layer, step):
     stats = array_stats(step.h)
     derivative = net.activation(layer).df(step.y)
-    dead = (step.a == 0).all(axis=0)
+    dead = (step.a == 0).all(axis=0) & net.is_hidden(layer)
     return {
         "activation_mean": stats["mean"],
         "activation_var": stats["variance"],

@@ -198,6 +198,16 @@ def test_dead_units_and_saturation_by_construction(dtype):
     assert flow.weight_grad_zero_share[0] == pytest.approx(3 / 8)
 
 
+def test_an_output_of_zero_is_not_dead(dtype):
+    """Of a last layer that starts at zero: it learns."""
+    case = Case(Net((4, 8, 2), ("tanh",)), dtype, batch_size=10)
+    for kind in ("weight", "bias"):
+        case.mlp.parameters[f"dense1.{kind}"] = 0
+        case.params[f"dense1.{kind}"] = np.zeros_like(case.params[f"dense1.{kind}"])
+    assert_flow(case)
+    assert case.mlp.flow.activation_zero_share.tolist() == [0, 1] and case.mlp.flow.dead_units.tolist() == [0, 0]
+
+
 def test_subnormal_deltas(dtype):
     """An identity net scales exactly, so the last weight matrix can push deltas below the normal range."""
     info = np.finfo(dtype)

@@ -1,6 +1,7 @@
 """The theory against constants known in closed form or computed independently, and against simulated nets."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -181,6 +182,17 @@ def test_depth_scales():
 )  # fmt: skip
 def test_batch_norm_growth(activation, growth):
     assert theory.batch_norm_growth(activation) == pytest.approx(growth, abs=6e-5)
+
+
+def test_long_use_holds_little_memory():
+    theory.derivative_moment("relu", 1.0)
+    tracemalloc.start()
+    try:
+        for q in np.linspace(0.1, 3.0, 300):
+            theory.derivative_moment("relu", q)
+        assert tracemalloc.get_traced_memory()[0] < 2e6  # the points of 300 q are 5 MB
+    finally:
+        tracemalloc.stop()
 
 
 def test_batch_norm_growth_of_small_batches():

@@ -161,6 +161,18 @@ def test_the_smallest_eps_leaves_parameters_without_a_gradient_where_they_are(na
 # ---- learning rates ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_a_gradient_counts_in_full_after_a_much_larger_one(name, target, dtype, rng):
+    """As torch.lerp: m + (1 - beta1) (g - m), computed from m alone, would keep of g what m's last digit leaves."""
+    mlp = small_case(dtype).mlp
+    optimizer = getattr(gc.optim, name)(mlp, betas=(0.0, 0.999))
+    random_gradients(mlp, rng)
+    for scale in (1.0, 2.0**-70):
+        mlp.gradients.flat[:] *= scale
+        optimizer.step()
+        np.testing.assert_array_equal(optimizer.state_dict()["states"][0], mlp.gradients.flat)
+
+
 def test_schedule_is_called_with_the_step(rng):
     case, steps = small_case("float64"), []
 

@@ -143,7 +143,8 @@ void clamp_array(index n, T bound, T *x) {
 //            without momentum           d = g                                            (U.3)
 //   rmsprop  v = alpha * v + (1 - alpha) * g^2;  d = g / (sqrt(v) + eps)
 //            with momentum              m = momentum * m + d;  d = m                     (U.4)
-//   adam     m = m + (1 - beta1) * (g - m);  v = beta2 * v + (1 - beta2) * g^2
+//   adam     m = m + (1 - beta1) * (g - m), from g where that is nearer: else a larger m would leave few digits of g
+//            v = beta2 * v + (1 - beta2) * g^2
 //            d = m / (sqrt(v) / sqrt(bias2) + eps)                                       (U.5)
 //   p' = p - rate * d,  rate = lr; adam and adamw: lr / bias1; adamw: p * (1 - lr * weight_decay) for p
 //   *update_sumsq += (p' - p)^2 in double: the step as rounding left it                  (U.6)
@@ -193,13 +194,16 @@ template <class T>
 struct AdamRule {
   const UpdateArgs<T> &args;
   Vec<T> rate = splat<T>(T(args.lr / args.bias1)), inverse_root_bias2 = splat<T>(T(1 / square_root(args.bias2)));
-  Vec<T> rest1 = splat<T>(T(1 - args.beta1)), beta2 = splat<T>(T(args.beta2)), rest2 = splat<T>(T(1 - args.beta2));
+  bool from_g = args.beta1 <= 0.5;
+  Vec<T> share = splat<T>(T(from_g ? -args.beta1 : 1 - args.beta1));  // of the way from m to g, or of that back
+  IVec<T> starts_at_g = splat_int<T>(from_g ? -1 : 0);
+  Vec<T> beta2 = splat<T>(T(args.beta2)), rest2 = splat<T>(T(1 - args.beta2));
   Vec<T> eps = splat<T>(T(args.eps));
 
   template <class Lanes>
   GRADCORE_INLINE_MEMBER Vec<T> direction(index i, Lanes lanes, Vec<T> g) const {
     const Vec<T> m0 = lanes.get(args.state0 + i);
-    const Vec<T> m = fma(rest1, g - m0, m0);
+    const Vec<T> m = fma(share, g - m0, select(starts_at_g, g, m0));
     const Vec<T> v = fma(beta2, lanes.get(args.state1 + i), rest2 * g * g);
     lanes.put(args.state0 + i, m);
     lanes.put(args.state1 + i, v);

@@ -72,7 +72,7 @@ def nonlinearity(activation: str | Nonlinearity) -> Nonlinearity:
 # ---- expectations ----
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=32)  # for what is asked about one q; 20 kB each, and most q of a watched training come once
 def _grid(kinks: tuple[float, ...], scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Points scale * z and weights for E f(scale * z).
 

@@ -315,7 +315,8 @@ typedef struct gradcore_step {
  * waiting for its backward is forgotten: its activations belong to the old weights.
  * A non-finite total norm leaves parameters and state untouched when clip_norm > 0 is asked for,
  * and returns GRADCORE_NON_FINITE.
- * record != 0: the flow's updates are those of this step; the rest stays that of the last recorded pass. */
+ * record != 0: the flow's updates and weight norms are those of this step, NaN and the present ones where it was
+ * refused; the rest stays that of the last recorded pass. */
 GRADCORE_API gradcore_status gradcore_optimizer_step(gradcore_optimizer *optimizer, double clip_norm, double clip_value,
                                                      int32_t record, gradcore_step *step);
 
@@ -379,7 +380,7 @@ typedef struct gradcore_layer_flow {
   double mean_squared_derivative; /* of act'(y) over units and rows; 1 for the last layer */
   int64_t act_zeros;              /* entries of act(y) that are exactly zero */
   int64_t saturated;              /* entries with |act'(y)| < 1 % of its maximum */
-  int64_t dead_units;             /* units with act(y) == 0 on every row */
+  int64_t dead_units;             /* units with act(y) == 0 on every row; 0 for the last layer */
   double update_norm;             /* |dW| of the recorded step; NaN when no step was recorded */
 } gradcore_layer_flow;
 
