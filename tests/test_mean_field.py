@@ -121,8 +121,8 @@ def test_activations_without_a_critical_point():
     for activation in ("gelu", "silu", "mish", "softplus"):
         assert math.isnan(theory.critical_point(activation)[1])
     assert theory.critical_point("relu") == pytest.approx((1.0, 2.0))
-    q, weight_var = theory.critical_point("hard_tanh")  # the largest variance of which nothing is cut off
-    assert 0 < q < 0.01
+    q, weight_var = theory.critical_point("hard_tanh")  # what it cuts off is lost in rounding
+    assert 0 <= q < 0.05
     assert weight_var == pytest.approx(1.0)
     q, weight_var = theory.critical_point("sigmoid")  # far into saturation: not a scale to use
     assert weight_var > 100

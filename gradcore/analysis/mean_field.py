@@ -194,7 +194,7 @@ def critical_point(activation: str | Nonlinearity, bias_var: float = 0.0) -> tup
     (nan, nan) where none exists: without biases GELU, SiLU and mish have no variance that is both kept
     and critical (Roberts, Yaida & Hanin 2022, arXiv:2106.10165, section 5.3.4). Scale-free activations
     (ReLU, identity) keep every variance; theirs is reported at q* = 1. So does hard tanh where it is linear;
-    its q* is the largest of them.
+    its q* is about the largest of them.
     """
 
     def missing_bias(log_q: float) -> float:
