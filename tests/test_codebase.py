@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import inspect
+import operator
 import re
 from pathlib import Path
 
@@ -101,13 +102,79 @@ def test_every_public_name_is_documented():
     assert bare == []
 
 
-@pytest.mark.parametrize(
-    "name",
-    """MLP activations initializers load clip_grad_norm_ clip_grad_value_ clip_grad_adaptive_ ops optim init
-    set_num_threads get_num_threads cpu_info analyze""".split(),
-)
-def test_the_contract_is_there(name):
-    assert hasattr(gc, name)
+# What others build on. A later version may take more, by further arguments that have defaults.
+CONTRACT = """
+MLP(widths, *, activation="relu", normalization=None, residual=False, init="auto", bias=True, dtype="float32", seed=0)
+MLP.__call__(self, x)
+MLP.forward(self, x, training=False)
+MLP.backward(self, grad_output)
+MLP.loss_and_gradients(self, x, target, loss="cross_entropy", record=False)
+MLP.train_step(self, x, target, optimizer, loss="cross_entropy", clip_norm=None, clip_value=None, record=False)
+MLP.fit(self, X, target, *, epochs, batch_size, optimizer, loss="cross_entropy", clip_norm=None, validation=None, \
+    callbacks=(), progress=True, shuffle=True, seed=0)
+MLP.save(self, path)
+load(path)
+Step(loss, total_norm)
+optim.SGD(net, lr, momentum=0, nesterov=False, weight_decay=0)
+optim.RMSprop(net, lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0, momentum=0)
+optim.Adam(net, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0)
+optim.AdamW(net, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+optim.Optimizer.step(self, clip_norm=None, clip_value=None)
+clip_grad_norm_(grads, max_norm, norm_type=2.0, error_if_nonfinite=False)
+clip_grad_value_(grads, clip_value)
+clip_grad_adaptive_(net, clipping=0.01, eps=1e-3)
+init.lsuv(net, x)
+activations()
+initializers()
+set_num_threads(num_threads)
+get_num_threads()
+cpu_info()
+analyze(net, x, target, *, loss="cross_entropy", optimizer=None, batch_size=128, batches=8, seed=0)
+analysis.Report.remedies(self, verify=True)
+analysis.Remedy.apply(self)
+analysis.Report.to_dict(self)
+analysis.Report.to_json(self)
+analysis.Report.to_dataframe(self)
+analysis.Report.plot(self)
+analysis.Report.save_html(self, path)
+get_include()
+get_library_dir()
+get_cmake_dir()
+get_pkgconfig_dir()
+"""
+
+
+@pytest.mark.parametrize("line", CONTRACT.replace("\\\n", "").split("\n")[1:-1])
+def test_the_contract_is_kept(line):
+    name, _, arguments = line.partition("(")
+    expected = inspect.signature(eval(f"lambda {arguments[:-1]}: None")).parameters
+    given = inspect.signature(operator.attrgetter(name)(gc)).parameters
+    given = {key: value.replace(annotation=inspect.Parameter.empty) for key, value in given.items()}
+    by_position = [key for key, value in expected.items() if value.kind is not inspect.Parameter.KEYWORD_ONLY]
+    assert list(given)[: len(by_position)] == by_position
+    assert {key: given.get(key) for key in expected} == dict(expected)
+    further = [value for key, value in given.items() if key not in expected]
+    assert all(value.default is not value.empty or value.kind is value.VAR_KEYWORD for value in further)
+
+
+def test_the_names_of_the_contract_are_kept():
+    assert set(gc.activations()) >= set(
+        """identity relu leaky_relu elu selu gelu gelu_tanh silu mish softplus tanh hard_tanh sigmoid""".split()
+    )
+    assert set(gc.initializers()) >= set(
+        """auto glorot_uniform glorot_normal he_uniform he_normal lecun_uniform lecun_normal orthogonal""".split()
+    )
+    report = gc.analysis.report
+    assert report.VERDICTS == ("healthy", "vanishing", "exploding", "non_finite")
+    assert report.SEVERITIES == ("info", "warning", "critical")
+    assert set(report.KINDS) >= set(
+        """vanishing exploding non_finite dead_units saturation zero_gradient loss_output_mismatch unscaled_input
+        update_ratio underflow""".split()
+    )
+    assert set(report.CAUSES) >= set(
+        """weight_scale saturating_activation activation_slope depth batch_norm narrow_layer input_scale target_scale
+        overflow dead_units loss_output learning_rate precision""".split()
+    )
 
 
 @needs_checkout
