@@ -2,7 +2,10 @@
 
 import contextlib
 import multiprocessing
+import pickle
+import sys
 import threading
+import time
 import warnings
 
 import numpy as np
@@ -94,6 +97,45 @@ def test_two_nets_from_two_python_threads(num_threads):
     assert errors == []
     for name in names:
         assert_same_bits(together[name], alone[name])
+
+
+WITHOUT_THE_GIL = {
+    "forward": lambda net, optimizer, x, y: net(x),
+    "step": lambda net, optimizer, x, y: net.train_step(x, y, optimizer),
+    "update": lambda net, optimizer, x, y: optimizer.step(),
+    "op": lambda net, optimizer, x, y: gc.ops.activation(x, "gelu"),
+    "clip": lambda net, optimizer, x, y: gc.clip_grad_norm_(x, 1e9),
+    "file": lambda net, optimizer, x, y: pickle.dumps(net),
+}
+
+
+@pytest.mark.parametrize("call", WITHOUT_THE_GIL)
+def test_other_python_threads_run_during_a_call(call):
+    """They never get a turn by time here, only while a call has released the interpreter."""
+    net = gc.MLP([300, 500, 500, 10])
+    optimizer, x, y = gc.optim.Adam(net), np.ones((500, 300), "float32"), np.zeros(500, int)
+    inside, seen, ended = [False], [False], [False]
+
+    def work():
+        for _ in range(500):
+            inside[0] = True
+            WITHOUT_THE_GIL[call](net, optimizer, x, y)
+            inside[0] = False
+            if seen[0]:
+                break
+        ended[0] = True
+
+    interval, worker = sys.getswitchinterval(), threading.Thread(target=work)
+    sys.setswitchinterval(1000)
+    try:
+        worker.start()
+        while not ended[0]:
+            seen[0] |= inside[0]
+            time.sleep(0)
+        worker.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert seen[0]
 
 
 def test_one_net_from_two_python_threads_is_an_error_or_in_turn(num_threads):
