@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+import gradcore as gc
 from gradcore.analysis.history import PROFILES, TrainingReport
 from gradcore.show import html, plots, story, svg, text
 from synthetic_reports import CASES, make_report
@@ -319,3 +320,71 @@ def test_renderers_import_nothing_beyond_numpy():
         for node in ast.walk(tree):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             assert not set(names) - (set(sys.stdlib_module_names) | {"numpy"}), module.__name__
+
+
+# ---- what has no place on an axis ----------------------------------------------------------------------------
+
+
+def _net_report(net):
+    rng = np.random.default_rng(0)
+    return gc.analyze(net, rng.standard_normal((256, 8)), rng.integers(0, 4, 256))
+
+
+def _closed_net():
+    net = gc.MLP([8] + [16] * 6 + [4])
+    net.parameters["dense3.bias"][:] = -100.0  # no unit of layer 3 is ever active
+    return net
+
+
+def test_zeros_are_marked_at_the_lower_edge_not_finite_ones_at_the_upper():
+    closed, broken = _net_report(_closed_net()), _closed_net()
+    broken.parameters["dense0.weight"][0, 0] = np.nan
+    for report, mark, edge in ((closed, "0", 261), (_net_report(broken), "&#215;", 21)):
+        chart = html.delta_chart(report)
+        assert len(re.findall(rf'class="bad"[^>]*y="{edge}">{mark}<', chart)) == chart.count('class="bad"') > 0
+    pytest.importorskip("matplotlib")
+    labels = {line.get_label() for line in closed.plot().axes[0].get_lines()}
+    assert "exactly 0" in labels and "NaN or infinite" not in labels
+
+
+def test_nets_of_one_and_two_layers_show_their_layers_and_no_others():
+    for net, layers in ((gc.MLP([8, 4]), ["0"]), (gc.MLP([8, 16, 4]), ["0", "1"])):
+        report = _net_report(net)
+        chart, page = html.delta_chart(report), html.render(report)
+        assert re.findall(r'y="279">(-?\d+)</text>', chart) == layers
+        assert "healthy at this depth" not in page
+        assert all("<circle" in part or len(layers) == 2 for part in re.findall(r"<polyline.*?</svg>", page))
+    pytest.importorskip("matplotlib")
+    for ax in report.plot().axes[:3]:
+        assert all(float(tick).is_integer() for tick in ax.get_xticks())
+
+
+def test_a_large_factor_lies_within_its_chart():
+    chart = html.factor_chart({"weight_scale": 2.0e180, "mask": 1e-100})
+    texts = re.findall(r'<text x="(\d+)"[^>]*>&#215; (.*?)</text>', chart)
+    assert all(int(x) + 6.2 * (2 + len(number)) <= 420 for x, number in texts) and len(texts) == 3
+
+
+def test_words_after_a_power_of_ten_stand_on_the_line():
+    chart = ElementTree.fromstring(svg.heat_map(np.zeros((1, 2)), np.array([3.0]), (-1.0, 1.0), "map"))
+    scale = next(text for text in chart.iter("text") if "shades" in (text.text or ""))
+    shifts = [float(part.get("dy", 0)) for part in scale]
+    assert "".join(scale.itertext()) == "step (up: layer); shades from 10-1 to 101" and sum(shifts[:2]) == 0
+
+
+def test_maps_of_a_training_that_broke_at_once_are_red():
+    pytest.importorskip("matplotlib")
+    history = {name: np.full((1, 3), np.nan) for name in PROFILES} | {"step": np.zeros(1), "loss": np.full(1, np.nan)}
+    report = TrainingReport("non_finite", (), 0, history, {"widths": [4, 4, 4, 2]}, {}, {"checks": 1})
+    assert all(len(ax.images) == 1 for ax in report.plot().axes[:4])
+
+
+def test_skip_connections_are_told_from_branches():
+    page = html.render(_net_report(gc.MLP([8] + [16] * 6 + [4], residual=True)))
+    assert "|dL/dh|<sup>2</sup>" in page
+    assert "|^2" not in re.sub(r'aria-label="[^"]*"', "", page)  # which a screen reader speaks
+    assert "judged by dL/dh" in page and "judged by dL/dh" not in html.render(_net_report(gc.MLP([8, 16, 16, 4])))
+
+
+def test_an_output_that_does_not_move_is_said_in_words():
+    assert "The output does not move with the input." in story.nearby_lines(_net_report(_closed_net()))

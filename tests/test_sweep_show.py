@@ -114,6 +114,26 @@ def test_page_is_well_formed(shown, tmp_path):
     assert page.count('<polyline class="theory"') == sum(bool(panel.line) for panel in sweep_story.panels(shown))
 
 
+def test_a_net_too_shallow_for_a_gain_is_no_alarm():
+    shallow = gc.sweep({"depth": [1, 2]}, batch_size=16, progress=False)
+    page = sweep_html.render(shallow)
+    assert page.count(">n/a</text>") == 2 and 'rect class="bad"' not in page
+    pytest.importorskip("matplotlib")
+    assert [text.get_text() for text in shallow.plot().axes[0].texts] == ["n/a", "n/a"]
+
+
+def test_titles_of_axes_lie_within_small_maps():
+    few = gc.sweep({"weight_var": [1.0, 2.0], "bias_var": [0.0, 0.1]}, batch_size=16, progress=False)
+    chart = ElementTree.fromstring(re.search(r"<svg.*?</svg>", sweep_html.render(few))[0])
+    width, height = (float(edge) for edge in chart.attrib["viewBox"].split()[2:])
+    below, beside = (next(text for text in chart.iter("text") if text.text == sweep_story.TITLES[name])
+                     for name in ("weight_var", "bias_var"))  # fmt: skip
+    half = 3.1 * len(below.text)
+    assert half <= float(below.attrib["x"]) <= width - half
+    middle, half = float(re.search(r"translate\(11 ([\d.]+)\)", beside.attrib["transform"])[1]), 3.1 * len(beside.text)
+    assert half - 0.1 <= middle <= height - half + 0.1
+
+
 def test_figure(shown, tmp_path):
     pytest.importorskip("matplotlib")
     figure = shown.plot()

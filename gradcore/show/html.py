@@ -15,7 +15,7 @@ import numpy as np
 
 from ..analysis.report import Finding, LayerRecord, Report
 from . import remedy_story, story
-from .svg import Chart, log_range
+from .svg import Chart, layer_range, log_range
 
 _MAX_DOTS = 120  # layers beyond which single markers would run into each other
 
@@ -73,15 +73,28 @@ def _tiles(report: Report) -> str:
 
 
 def _delta_section(report: Report) -> str:
-    legend = [("measured", "measured"), ("healthy", "healthy at this depth")]
+    legend = [("measured", "measured")]
+    if np.isfinite(story.healthy_cone(report)[0]).sum() > 1:
+        legend.append(("healthy", "healthy at this depth"))
     if report.prediction.valid:
         legend.append(("theory", "mean-field theory, 95% band"))
     keys = "".join(f'<span><i class="key {css}"></i>{escape(text)}</span>' for css, text in legend)
     return (
         "<section><h2>Gradients over depth</h2>"
         '<p class="muted">&delta; is the gradient of the loss with respect to a layer&rsquo;s '
-        "pre-activation. Backpropagation runs from the right (output) to the left (input).</p>"
+        "pre-activation. Backpropagation runs from the right (output) to the left (input)."
+        f"{_beside_branches(report)}</p>"
         f'<div class="legend">{keys}</div><div class="scroll wide">{delta_chart(report)}</div></section>'
+    )
+
+
+def _beside_branches(report: Report) -> str:
+    """Which gradient the factor per layer is of, where that is not the one drawn."""
+    if not report.config.get("residual"):
+        return ""
+    return (
+        " With skip connections &delta; is the gradient inside the blocks; the factor per layer is judged by dL/dh, "
+        "the gradient of a layer&rsquo;s output, which passes beside them too."
     )
 
 
@@ -90,15 +103,13 @@ def delta_chart(report: Report) -> str:
     measured = story.log10(story.profiles(report)["delta"])
     cone_low, cone_high = story.healthy_cone(report)
     low, high, middle = story.predicted_deltas(report)
-    chart = Chart((0, max(len(measured) - 1, 1)), log_range(measured, middle, cone_low, cone_high), size=(860, 300),
+    chart = Chart(layer_range(len(measured)), log_range(measured, middle, cone_low, cone_high), size=(860, 300),
                   x_label="layer (0 is at the input)")  # fmt: skip
     chart.band(cone_low, cone_high, "healthy")
     chart.band(low, high, "theory-band")
     chart.line(middle, "theory")
     chart.line(measured, "measured", dots=len(measured) <= _MAX_DOTS)
-    for layer in report.layers:
-        if layer.delta_nonfinite_share > 0 or not math.isfinite(layer.delta_norm):
-            chart.cross(layer.index, "bad", f"layer {layer.index}: NaN or infinite")
+    chart.missing(story.profiles(report)["delta"])
     return chart.svg(f"Norm of the deltas over depth. {' '.join(story.why(report))}")
 
 
@@ -131,12 +142,11 @@ def _figure(title: str, chart: str) -> str:
 
 def _profile_chart(values: np.ndarray, label: str, rounding: float = 0.0) -> str:
     log = story.log10(values)
-    chart = Chart((0, max(len(log) - 1, 1)), log_range(log))
+    chart = Chart(layer_range(len(log)), log_range(log))
     chart.line(log, "measured", dots=len(log) <= _MAX_DOTS)
     if rounding:
         chart.level(math.log10(rounding), "limit", "lost to rounding below this")
-    for index in np.flatnonzero(~np.isfinite(values)):
-        chart.cross(int(index), "bad", f"layer {index}: {story.number(values[index])}")
+    chart.missing(values)
     return chart.svg(f"{label}, over the layers")
 
 
@@ -146,7 +156,7 @@ def _unit_chart(report: Report) -> str:
     dead = np.array([layer.dead_share for layer in hidden])
     if not np.any(saturated > 0) and not np.any(dead > 0):
         return ""
-    chart = Chart((0, max(len(report.layers) - 1, 1)), (0.0, 1.0), log=False)
+    chart = Chart(layer_range(len(report.layers)), (0.0, 1.0), log=False)
     chart.line(saturated, "measured")
     chart.line(dead, "theory")
     return chart.svg("Share of saturated and of dead units, over the layers")
@@ -160,12 +170,12 @@ def exponent_chart(report: Report) -> str:
     exponents, counts = histogram
     scale = math.log10(2.0)
     ribbons = [scale * quantile(exponents, counts, share) for share in (0.05, 0.25, 0.5, 0.75, 0.95)]
-    chart = Chart((0, max(len(counts) - 1, 1)), log_range(*ribbons[1:], np.array([-9.0, -1.0])))
+    chart = Chart(layer_range(len(counts)), log_range(*ribbons[1:], np.array([-9.0, -1.0])))
     chart.band(ribbons[0], ribbons[4], "spread")
     chart.band(ribbons[1], ribbons[3], "spread")
     chart.line(ribbons[2], "measured")
     for name, exponent in story.FLUSH_EXPONENTS.items():
-        chart.level(scale * exponent, "limit", f"zero in {name} below this")
+        chart.level(scale * exponent, "limit", f"{name}: zero below")
     return chart.svg("Median, middle half and middle 90% of the single deltas of each layer")
 
 
@@ -190,14 +200,14 @@ def factor_chart(factors: dict[str, float]) -> str:
             ("together", math.prod(factors.values()))]  # fmt: skip
     reach = max(0.3, *(abs(math.log10(value)) for _, value in rows))
     height = 20 + 30 * len(rows)
-    marks = [f'<line class="axis" x1="285" x2="285" y1="6" y2="{height - 8}"/>']
+    marks = [f'<line class="axis" x1="270" x2="270" y1="6" y2="{height - 8}"/>']
     for row, (name, value) in enumerate(rows):
-        y, length = 10 + 30 * row, 72 * math.log10(value) / reach
+        y, length = 10 + 30 * row, 64 * math.log10(value) / reach
         css = "bar together" if name == "together" else "bar"
         marks.append(f'<text text-anchor="end" x="200" y="{y + 14}">{escape(name)}</text>')
-        marks.append(f'<rect class="{css}" x="{285 + min(length, 0):.1f}" y="{y}" height="20" '
+        marks.append(f'<rect class="{css}" x="{270 + min(length, 0):.1f}" y="{y}" height="20" '
                      f'width="{max(abs(length), 1):.1f}"/>')  # fmt: skip
-        marks.append(f'<text x="366" y="{y + 14}">&#215; {story.number(value, 3)}</text>')
+        marks.append(f'<text x="344" y="{y + 14}">&#215; {story.number(value, 3)}</text>')
     label = "; ".join(f"{name} {story.number(value, 3)}" for name, value in rows)
     return f'<svg viewBox="0 0 420 {height}" role="img" aria-label="{escape(label)}">{"".join(marks)}</svg>'
 

@@ -52,7 +52,7 @@ def plot_training(report: TrainingReport) -> Any:
     for ax, (name, words) in zip(axes, MAPS.items(), strict=False):
         ax.set(title=words, ylabel="layer")
         values = map_values(report, name)
-        if np.isfinite(values).any():
+        if len(values):
             ax.set_facecolor(_RED)  # what is not finite, or exactly zero, has no colour of its own
             image = ax.imshow(values.T, origin="lower", aspect="auto", cmap="Blues", interpolation="nearest")
             image.set_clim(*map_range(values))
@@ -89,9 +89,11 @@ def plot_prediction(prediction: Prediction) -> Any:
     axes[0].plot(layers, middle, ".-", color=_GOLD, label="typical net")
     axes[0].set(title="deltas relative to the output layer, norm", xlabel="layer (0 is at the input)", ylabel="log10")
     axes[0].legend(frameon=False, fontsize=8)
+    _whole_layers(axes[0])
     for column, (title, values, log) in enumerate(profiles):
         ax = figure.add_subplot(grid[1, column])
         ax.plot(layers, story.log10(values) if log else values, ".-", color=_GOLD)
+        _whole_layers(ax)
         ax.set(title=title.replace("|delta|^2", "|delta|$^2$"), xlabel="layer", ylabel="log10" if log else "")
         if title.startswith("chi"):
             ax.axhline(0, color=_GREY, lw=0.8)
@@ -113,6 +115,11 @@ def _at_least(ax: Any, decades: float) -> None:
         ax.set_ylim((low + high - decades) / 2, (low + high + decades) / 2)
 
 
+def _whole_layers(ax: Any) -> None:
+    """There is no layer 0.5, which the axis of a shallow net would show."""
+    ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+
+
 def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
@@ -122,38 +129,43 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _deltas(ax: Any, report: Report) -> None:
-    values = story.log10(story.profiles(report)["delta"])
+    values = story.profiles(report)["delta"]
     layers = np.arange(len(values))
     low, high, middle = story.predicted_deltas(report)
     cone_low, cone_high = story.healthy_cone(report)
-    ax.fill_between(layers, cone_low, cone_high, color=_GREEN, alpha=0.18, lw=0, label="healthy at this depth")
+    if np.isfinite(cone_low).sum() > 1:
+        ax.fill_between(layers, cone_low, cone_high, color=_GREEN, alpha=0.18, lw=0, label="healthy at this depth")
     if report.prediction.valid:
         ax.fill_between(layers, low, high, color=_GOLD, alpha=0.2, lw=0)
         ax.plot(layers, middle, "--", color=_GOLD, lw=1.3, label="mean-field theory, 95% band")
-    _finish_profile(ax, layers, values, "deltas, norm")
+    _profile(ax, values, "deltas, norm")
     ax.legend(frameon=False, fontsize=8)
 
 
 def _profile(ax: Any, values: np.ndarray, title: str) -> None:
-    _finish_profile(ax, np.arange(len(values)), story.log10(values), title)
-
-
-def _finish_profile(ax: Any, layers: np.ndarray, log: np.ndarray, title: str) -> None:
-    ax.plot(layers, log, ".-", color=_BLUE, label="measured", zorder=3)
-    missing = layers[np.isnan(log)]
-    if len(missing):
-        ax.plot(missing, np.full(len(missing), 0.98), "x", color=_RED, transform=ax.get_xaxis_transform())
+    """A profile on a log axis; what has no place there is marked at its upper (NaN, infinity) or lower edge (0)."""
+    layers = np.arange(len(values))
+    ax.plot(layers, story.log10(values), ".-", color=_BLUE, label="measured", zorder=3)
+    for mark, words, height, where in (("x", "NaN or infinite", 0.98, ~np.isfinite(values)),
+                                       ("$0$", "exactly 0", 0.03, values == 0)):  # fmt: skip
+        if where.any():
+            edge = np.full(where.sum(), height)
+            ax.plot(
+                layers[where], edge, ls="", marker=mark, color=_RED, label=words, transform=ax.get_xaxis_transform()
+            )
     _at_least(ax, 2.0)
+    _whole_layers(ax)
     ax.set(title=title, xlabel="layer (0 is at the input)", ylabel="log10")
 
 
 def _factors(ax: Any, report: Report) -> None:
     ax.set_title("factors of the gain of |delta|$^2$")
     layers = [layer for layer in report.layers if layer.factors is not None]
-    if not layers:
+    names = story.mean_factors(report)
+    if not names:
         _say(ax, "no gain between layers to split")
         return
-    for name in story.mean_factors(report):
+    for name in names:
         values = np.array([getattr(layer.factors, name) for layer in layers], np.float64)
         ax.plot(
             [layer.index for layer in layers],
@@ -166,6 +178,7 @@ def _factors(ax: Any, report: Report) -> None:
     gains = np.array([GainFactors.product(layer.factors) for layer in layers if layer.factors])
     ax.plot([layer.index for layer in layers], story.log10(gains), color="black", lw=1.8, label="together")
     ax.axhline(0, color=_GREY, lw=0.8)
+    _whole_layers(ax)
     ax.set(xlabel="layer", ylabel="log10")
     bottom, top = ax.get_ylim()
     ax.set_ylim(bottom, top + 0.5 * (top - bottom))  # room for the legend: the factors lie on all sides of 0
@@ -199,6 +212,7 @@ def _exponents(ax: Any, report: Report) -> None:
             ax.axhline(exponent, color=_RED, ls=":", lw=1)
             inwards = "top" if 2 * exponent > exponents[first] + exponents[last - 1] + 1 else "bottom"
             ax.text(-0.3, exponent, f" zero in {name}", color=_RED, fontsize=7, va=inwards)
+    _whole_layers(ax)
     ax.set(xlabel="layer", ylabel="log2 of the size")
 
 

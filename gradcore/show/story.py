@@ -244,7 +244,7 @@ def _factor_sentence(report: Report) -> list[str]:
         words["normalization"] = "normalization, in which the size of the weights cancels"
     sign = 1.0 if report.slope.value > 0 else -1.0
     name, value = max(factors.items(), key=lambda item: sign * math.log(item[1]))
-    return [f"Its largest part is the {words[name]}: {number(value, 3)} per layer."]
+    return [f"The largest part of that factor is the {words[name]}: {number(value, 3)} per layer."]
 
 
 def _but_sentence(report: Report) -> list[str]:
@@ -340,7 +340,9 @@ def nearby_lines(report: Report) -> list[str]:
         if len(expected) > 1 and math.isfinite(expected[-2]):
             line += f" (theory: {number(float(expected[-2]), 3)})"
         lines.append(line + ".")
-    if jacobian is not None and math.isfinite(jacobian.mean_square):
+    if jacobian is not None and jacobian.mean_square == 0.0:
+        lines.append("The output does not move with the input.")
+    elif jacobian is not None and math.isfinite(jacobian.mean_square):
         low = ("" if jacobian.exact else "at most ") + number(float(jacobian.smallest[-1]))
         lines.append(
             f"The output moves with the input by singular values of {number(float(jacobian.largest[0]))} down to "
@@ -384,8 +386,8 @@ def log10(values: np.ndarray) -> np.ndarray:
 
 def formulas(text: str) -> str:
     """Text escaped for HTML, with the ASCII spelling of the formulas set as formulas."""
-    text = escape(text).replace("|delta|^2", "|&delta;|<sup>2</sup>").replace("|delta|", "|&delta;|")
-    return text.replace("sqrt(fan_in)", "&radic;<i>fan_in</i>")
+    text = escape(text).replace("|^2", "|<sup>2</sup>").replace("|delta|", "|&delta;|")
+    return text.replace("sqrt(fan_in)", "&radic;<i>fan_in</i>").replace("+-", "&plusmn;")
 
 
 def healthy_cone(report: Report) -> tuple[np.ndarray, np.ndarray]:

@@ -53,11 +53,14 @@ class Chart:
         return round(self.height - self.bottom - share * (self.height - self.top - self.bottom), 1)
 
     def line(self, ys: Sequence[float] | np.ndarray, css: str, dots: bool = False, unit: str = "layer") -> None:
-        """A line over x = 0, 1, ... (of `unit`); with `dots`, markers that show their value when pointed at."""
+        """A line over x = 0, 1, ... (of `unit`); with `dots`, markers that show their value when pointed at.
+
+        A point between gaps has a marker in any case.
+        """
         for start, stop in runs(np.asarray(ys)):
             points = " ".join(f"{self.x(i)},{self.y(ys[i])}" for i in range(start, stop))
             self.marks.append(f'<polyline class="{css}" points="{points}"/>')
-            if dots:
+            if dots or stop - start == 1:  # a line of one point is invisible
                 self.marks += [self._dot(i, ys[i], css, unit) for i in range(start, stop)]
 
     def _dot(self, index: int, value: float, css: str, unit: str) -> str:
@@ -88,12 +91,15 @@ class Chart:
             f'<text class="small" x="{x}" y="{y - 3}">{escape(label)}</text>'
         )
 
-    def cross(self, index: int, css: str, label: str) -> None:
-        """A cross on the upper edge: a value that has no place on the axis."""
-        self.marks.append(
-            f'<text class="{css}" text-anchor="middle" x="{self.x(index)}" y="{self.top + 9}">&#215;'
-            f"<title>{escape(label)}</title></text>"
-        )
+    def missing(self, values: np.ndarray) -> None:
+        """Marks what has no place on a log axis: NaN and infinity by a cross on the upper edge, 0 on the lower one."""
+        floor = self.height - self.bottom - 3
+        for index in np.flatnonzero(~np.isfinite(values) | (values == 0)):
+            mark, y = ("0", floor) if values[index] == 0 else ("&#215;", self.top + 9)
+            self.marks.append(
+                f'<text class="bad" text-anchor="middle" x="{self.x(float(index))}" y="{y}">{mark}'
+                f"<title>layer {index}: {values[index]:g}</title></text>"
+            )
 
     def svg(self, label: str) -> str:
         """The chart as an <svg> element that a screen reader announces as `label`."""
@@ -155,7 +161,7 @@ def heat_map(
         x = round(left + wide * min(int(np.searchsorted(steps, step)), columns - 1) / columns, 1)
         line = f'<line class="limit" x1="{x}" x2="{x}" y1="{top}" y2="{top + high}">'
         parts.append(f"{line}<title>step {step:.0f}: {escape(words)}</title></line>")
-    scale = f"step (up: layer); shades from {_power(round(low))} to {_power(round(full))}"
+    scale = f"step (up: layer); shades from {_power(round(low), ' to ')}{_power(round(full))}"
     parts.append(f'<text text-anchor="middle" x="{left + wide / 2}" y="{height - 8}">{scale}</text>')
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
 
@@ -191,6 +197,11 @@ def runs(values: np.ndarray) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
+def layer_range(count: int) -> tuple[float, float]:
+    """x values of a chart over `count` layers; a single one stands in the middle."""
+    return (0.0, count - 1.0) if count > 1 else (-0.5, 0.5)
+
+
 def log_range(*series: np.ndarray, least: float = 2.0) -> tuple[float, float]:
     """Whole decades around all finite values, at least `least` of them; (-1, 1) when there are none."""
     values = np.concatenate([np.ravel(entry) for entry in series])
@@ -215,5 +226,7 @@ def _ticks(low: float, high: float, most: int) -> list[float]:
     return [tick * scale for tick in _whole_ticks(low / scale, high / scale, most)]
 
 
-def _power(exponent: int) -> str:
-    return f'10<tspan dy="-4" font-size="8">{exponent}</tspan>'
+def _power(exponent: int, then: str = "") -> str:
+    """A power of ten; `then`: words after it, which the raised exponent would else lift too."""
+    back = f'<tspan dy="4">{then}</tspan>' if then else ""
+    return f'10<tspan dy="-4" font-size="8">{exponent}</tspan>{back}'

@@ -62,12 +62,14 @@ def _figure(panel: Panel) -> str:
 def heat_map(panel: Panel) -> str:
     """One panel as an <svg> element of fixed size."""
     left = 24 + _LETTER * max(len(_y_tick(panel, y)) for y in panel.ys)
-    width = left + _CELL_WIDTH * len(panel.xs) + _RIGHT
-    height = _TOP + _CELL_HEIGHT * len(panel.ys) + _BOTTOM
+    # few cells are smaller than the titles beside them
+    width = max(left + _CELL_WIDTH * len(panel.xs) + _RIGHT, _LETTER * len(sweep_story.TITLES[panel.x_name]))
+    height: float = _TOP + _CELL_HEIGHT * len(panel.ys) + _BOTTOM
+    height = max(height, _LETTER * len(sweep_story.TITLES[panel.y_name])) if panel.y_name else height
     frame = _Frame(left, len(panel.ys))
     marks = [_cell(frame, x, y, row, panel)
              for y, line in enumerate(panel.cells) for x, row in enumerate(line) if row is not None]  # fmt: skip
-    marks += _axes(panel, frame, height)
+    marks += _axes(panel, frame, width, height)
     points = [
         f"{frame.x(sweep_story.position(panel.xs, w)):.1f},{frame.y(sweep_story.position(panel.ys, b)):.1f}"
         for w, b in panel.line
@@ -76,7 +78,7 @@ def heat_map(panel: Panel) -> str:
     if len(points) > 1:
         marks.append(f'<polyline class="theory" points="{" ".join(points)}"/>')
     title = escape(f"Heat map of the gain per layer over {panel.x_name}, {panel.y_name or ''} {panel.title}".strip())
-    size = f'viewBox="0 0 {width:.0f} {height}" style="width:{min(width, _PANEL_WIDTH):.0f}px"'
+    size = f'viewBox="0 0 {width:.0f} {height:.0f}" style="width:{min(width, _PANEL_WIDTH):.0f}px"'
     return f'<svg {size} role="img" aria-label="{title}">{"".join(marks)}</svg>'
 
 
@@ -95,14 +97,17 @@ class _Frame:
 
 def _cell(frame: _Frame, x: int, y: int, row: Row, panel: Panel) -> str:
     shade = sweep_story.colour(row[panel.value])
-    css = "bad" if math.isnan(shade) else "hot" if shade > 0 else "cold"
-    opacity = 1.0 if math.isnan(shade) else math.sqrt(abs(shade))  # the root shows small departures from 1
+    broken = sweep_story.broken(row, panel.value)
+    css = "bad" if broken else "hot" if shade > 0 else "cold"
+    # the root shows small departures from 1; a net too shallow for a gain has no colour
+    opacity = 1.0 if broken else 0.0 if math.isnan(shade) else math.sqrt(abs(shade))
     title = f"<title>{escape(sweep_story.cell_title(row))}</title>"
     mark = f'<rect class="{css}" {_box(frame, x, y, 1)} fill-opacity="{opacity:.2f}">{title}</rect>'
     if row["healthy"] == 1.0:
-        mark += f'<rect class="ring" {_box(frame, x, y, 2)} rx="3"/>'
+        # green on red is no contrast for many readers: the ring lies on a wider one of the page's colour
+        mark += "".join(f'<rect class="{ring}" {_box(frame, x, y, 2)} rx="3"/>' for ring in ("ring halo", "ring"))
     if len(panel.xs) <= _MAX_TEXT_CELLS:
-        shown = "&#215;" if math.isnan(shade) else sweep_story.shown(row[panel.value])
+        shown = "&#215;" if broken else sweep_story.shown(row[panel.value])
         place = f'text-anchor="middle" x="{frame.x(x):.1f}" y="{frame.y(y) + 4:.1f}"'
         mark += f'<text class="{"onfull" if opacity > 0.6 else "cell"}" {place}>{shown}</text>'
     return mark
@@ -114,7 +119,7 @@ def _box(frame: _Frame, x: int, y: int, margin: int) -> str:
     return f'x="{left:.1f}" y="{top:.1f}" width="{width}" height="{height}"'
 
 
-def _axes(panel: Panel, frame: _Frame, height: float) -> list[str]:
+def _axes(panel: Panel, frame: _Frame, width: float, height: float) -> list[str]:
     floor = height - _BOTTOM
     step = 1 if len(panel.xs) <= _MAX_TEXT_CELLS else -(-len(panel.xs) // _MAX_TEXT_CELLS)
     marks = [
@@ -126,14 +131,20 @@ def _axes(panel: Panel, frame: _Frame, height: float) -> list[str]:
         f'<text text-anchor="end" x="{frame.left - 5:.1f}" y="{frame.y(i) + 4:.1f}">{escape(_y_tick(panel, y))}</text>'
         for i, y in enumerate(panel.ys)
     ]
-    middle = frame.x((len(panel.xs) - 1) / 2)
     title = sweep_story.TITLES[panel.x_name]
+    middle = _inside(frame.x((len(panel.xs) - 1) / 2), title, width)
     marks.append(f'<text text-anchor="middle" x="{middle:.1f}" y="{height - 8}">{escape(title)}</text>')
     if panel.y_name:
-        y = _TOP + _CELL_HEIGHT * len(panel.ys) / 2
-        name = escape(sweep_story.TITLES[panel.y_name])
-        marks.append(f'<text text-anchor="middle" transform="translate(11 {y:.1f}) rotate(-90)">{name}</text>')
+        name = sweep_story.TITLES[panel.y_name]
+        y = _inside(_TOP + _CELL_HEIGHT * len(panel.ys) / 2, name, height)
+        marks.append(f'<text text-anchor="middle" transform="translate(11 {y:.1f}) rotate(-90)">{escape(name)}</text>')
     return marks
+
+
+def _inside(middle: float, title: str, length: float) -> float:
+    """The place nearest to `middle` at which a title of an axis lies within `length` as a whole."""
+    half = _LETTER * len(title) / 2
+    return max(half, min(middle, length - half))
 
 
 def _y_tick(panel: Panel, value: object) -> str:

@@ -61,10 +61,10 @@ def _heat_map(ax: Any, panel: Panel) -> Any:
                 continue
             shade = sweep_story.colour(row[panel.value])
             if row["healthy"] == 1.0:
-                ax.plot(
-                    np.array([-1, 1, 1, -1, -1]) * 0.44 + x, np.array([-1, -1, 1, 1, -1]) * 0.42 + y, color=_GREEN, lw=1
-                )
-            if math.isnan(shade):
+                frame = np.array([-1, 1, 1, -1, -1]) * 0.44 + x, np.array([-1, -1, 1, 1, -1]) * 0.42 + y
+                ax.plot(*frame, color="white", lw=3)  # green on red is no contrast for many readers
+                ax.plot(*frame, color=_GREEN, lw=1)
+            if sweep_story.broken(row, panel.value):
                 ax.plot(x, y, "x", color=_MISSING)
             elif len(panel.xs) <= _MAX_TEXT_CELLS:
                 tone = "white" if abs(shade) > 0.7 else "black"

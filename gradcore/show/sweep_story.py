@@ -127,6 +127,11 @@ def colour(gain: float) -> float:
     return math.nan if math.isnan(gain) else min(max(math.log(max(gain, 1e-300)) / FULL_COLOUR, -1.0), 1.0)
 
 
+def broken(row: Row, value: str) -> bool:
+    """Whether a design has no gain because its gradients are zero or not finite, not for want of depth."""
+    return math.isnan(row[value]) and row["verdict"] != "healthy"
+
+
 def shown(gain: float) -> str:
     """A gain as it stands in a cell."""
     return f"{gain:.2f}" if 0.095 <= gain < 10.0 else story.number(gain, 1)
