@@ -169,6 +169,13 @@ def test_subclasses_of_arrays_are_clipped_where_they_lie(dtype, tmp_path):
     np.testing.assert_array_equal(grads, np.full(5, 0.1, dtype))
 
 
+def test_gradients_in_shared_memory_are_clipped_where_they_lie(dtype):
+    """An array over a ctypes one names its byte order, the native one."""
+    memory = np.ctypeslib.as_ctypes(np.full(5, 3.0, dtype))
+    assert gc.clip_grad_norm_(np.ctypeslib.as_array(memory), 1.0) == pytest.approx(math.sqrt(45.0))
+    assert np.linalg.norm(memory) == pytest.approx(1.0, rel=1e-5)
+
+
 def test_clip_grad_value(target, dtype, rng):
     arrays = random_arrays(rng, dtype)
     arrays[0][0, :3] = math.nan, math.inf, -math.inf

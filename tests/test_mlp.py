@@ -363,6 +363,11 @@ class Subclass(np.ndarray):
     """As np.memmap and np.matrix are."""
 
 
+def in_ctypes(x):
+    """As multiprocessing shares it; NumPy keeps the byte order that its buffer names, which is the native one."""
+    return np.ctypeslib.as_array(np.ctypeslib.as_ctypes(x.copy()))
+
+
 def misaligned(x):
     """A copy that begins a byte beside where its elements should."""
     memory = np.empty(x.nbytes + 1, np.uint8)
@@ -372,6 +377,21 @@ def misaligned(x):
     return copy
 
 
+FORMS = {
+    "fortran": np.asfortranarray,
+    "rows": lambda x: np.repeat(x, 2, axis=0)[::2],
+    "columns": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+    "wide": lambda x: np.hstack([x, x])[:, : x.shape[1]],
+    "reversed": lambda x: x[::-1].copy()[::-1],
+    "byteorder": lambda x: x.astype(x.dtype.newbyteorder()),
+    "list": lambda x: x.tolist(),
+    "memoryview": memoryview,
+    "ctypes": in_ctypes,
+    "misaligned": misaligned,
+    "subclass": lambda x: x.view(Subclass),
+}
+
+
 class TestInputForms:
     """Anything that holds the numbers is taken: other strides, orders, dtypes, lists, DLPack, buffers."""
 
@@ -379,40 +399,15 @@ class TestInputForms:
     def case(self, dtype):
         return Case(Net((6, 8, 3), ("tanh",)), dtype, batch_size=10)
 
-    @pytest.mark.parametrize(
-        "convert",
-        [
-            lambda x: np.asfortranarray(x),
-            lambda x: np.repeat(x, 2, axis=0)[::2],
-            lambda x: np.repeat(x, 2, axis=1)[:, ::2],
-            lambda x: np.hstack([x, x])[:, : x.shape[1]],
-            lambda x: x[::-1].copy()[::-1],
-            lambda x: x.astype(x.dtype.newbyteorder()),
-            lambda x: x.tolist(),
-            lambda x: memoryview(x),
-            misaligned,
-            lambda x: x.view(Subclass),
-        ],
-        ids=[
-            "fortran",
-            "rows",
-            "columns",
-            "wide",
-            "reversed",
-            "byteorder",
-            "list",
-            "memoryview",
-            "misaligned",
-            "subclass",
-        ],
-    )
+    @pytest.mark.parametrize("convert", FORMS.values(), ids=FORMS)
     def test_arrays(self, case, convert):
         np.testing.assert_array_equal(case.mlp(convert(case.x)), case.mlp(case.x))
         expected = case.mlp.loss_and_gradients(case.x, case.target, loss="mse")
         assert case.mlp.loss_and_gradients(convert(case.x), convert(case.target), loss="mse") == expected
 
-    @pytest.mark.parametrize("convert", [misaligned, lambda x: x.view(Subclass)], ids=["misaligned", "subclass"])
-    def test_labels_and_data_sets(self, case, convert):
+    @pytest.mark.parametrize("form", ["ctypes", "misaligned", "subclass"])
+    def test_labels_and_data_sets(self, case, form):
+        convert = FORMS[form]
         x, labels, net = case.x, np.arange(len(case.x)) % 3, case.mlp
         assert net.loss(convert(x), convert(labels)) == net.loss(x, labels)
         assert gc.ops.loss(convert(x), convert(labels)) == gc.ops.loss(x, labels)

@@ -56,13 +56,16 @@ inline py::ssize_t item_size(int32_t dtype) {
   return dtype == GRADCORE_FLOAT64 ? py::ssize_t{sizeof(double)} : py::ssize_t{sizeof(float)};
 }
 
+// Of native arrays NumPy says '=', or the order itself where a buffer named it, as those of ctypes do.
+constexpr char kSwappedOrder = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '>' : '<';
+
 // Native byte order, aligned, and of exactly this NumPy type number. Subclasses are looked at by the Python layer: a
 // mask says that some entries are none.
 inline bool has_type_number(const py::array &array, int number) {
   const py::dtype type = array.dtype();
   const bool plain = reinterpret_cast<PyObject *>(Py_TYPE(array.ptr())) ==
                      reinterpret_cast<PyObject *>(py::detail::npy_api::get().PyArray_Type_);
-  return plain && type.num() == number && type.byteorder() == '=' &&
+  return plain && type.num() == number && type.byteorder() != kSwappedOrder &&
          (array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
 }
 
