@@ -95,6 +95,8 @@ def test_a_batch_larger_than_the_cache(dtype):
 MANY_ROWS = [
     (Net((20, 40, 40, 10), ("gelu", "tanh"), "layer", residual=True), 1300),
     (Net((7, 16, 16, 3), ("relu", "silu"), bias=False), 1025),
+    (Net((5, 9, 9, 3), ("silu", "tanh"), residual=True), 8195),  # 16 groups
+    (Net((5, 9, 9, 3), ("tanh", "elu"), "rms"), 17001),  # 32
     (Net((64, 120, 120, 120, 120, 120, 10), ("tanh", "elu", "relu", "gelu", "mish"), "rms"), 2501),
 ]
 

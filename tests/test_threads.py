@@ -27,6 +27,7 @@ NETS = {
     "linear": (Net((500, 10), ()), 333),
     "many rows": (Net((20, 40, 40, 10), ("gelu", "tanh"), "layer", residual=True), 1111),
     "many more rows": (Net((30, 90, 90, 90, 10), ("relu", "silu", "tanh")), 5001),
+    "many groups": (Net((7, 20, 20, 5), ("elu", "tanh"), "layer"), 17001),
     "weights larger than the cache": (Net((300, 1100, 1100, 10), ("relu", "tanh")), 70),
     "larger than the cache": (Net((200, 600, 600, 10), ("gelu", "relu"), "layer"), 2500),
     "batch norm, larger than the cache": (Net((200, 400, 400, 400, 10), ("relu",) * 3, "batch"), 900),
@@ -223,10 +224,28 @@ def test_a_net_in_use_at_the_fork_says_so(rng):
 
 # ---- the pool ----------------------------------------------------------------------------------------------
 
-POOL = """
-import os, threading, time
-import numpy as np
+# Programs of their own: `asleep(before)` waits until all threads started since sleep, and returns them.
+ASLEEP = """
+import os, time
 tasks = lambda: set(os.listdir("/proc/self/task"))
+
+def state(task):
+    try:
+        return open(f"/proc/self/task/{task}/stat").read().rpartition(")")[2].split()[0]
+    except OSError:
+        return "ended"
+
+def asleep(before):
+    for _ in range(3000):
+        started = tasks() - before
+        if all(state(task) == "S" for task in started):
+            return started
+        time.sleep(0.01)
+    raise TimeoutError("a worker spins on")
+"""
+POOL = """
+import threading
+import numpy as np
 before = tasks()
 import gradcore as gc
 gc.set_num_threads(3)
@@ -241,20 +260,13 @@ for caller in callers:
     caller.start()
 for caller in callers:
     caller.join()
-workers = tasks() - before
-state = lambda task: open(f"/proc/self/task/{task}/stat").read().rpartition(")")[2].split()[0]
-for _ in range(1000):
-    resting = all(state(task) == "S" for task in workers)
-    if resting:
-        break
-    time.sleep(0.01)
-print(len(workers), resting)
+print(len(asleep(before)))
 """
 
 
 def test_callers_at_once_share_one_pool_that_sleeps_after_them(run_python):
     """Two workers however many call, and none of them spins on."""
-    assert run_python(POOL) == "2 True"
+    assert run_python(ASLEEP + POOL) == "2"
 
 
 LIMITED = """
@@ -335,39 +347,34 @@ def test_workers_may_run_wherever_the_process_may(cpus, run_python):
     assert run_python(WORKERS_MAY_RUN_ON.format(cpus)) == "3 True"
 
 
-WHO_MOVES = """
-import os, time
+SMALL_TEAM = """
 import numpy as np
 import gradcore as gc
 
-def switches():  # how often each thread has slept
-    found = {}
-    for task in os.listdir("/proc/self/task"):
-        status = open(f"/proc/self/task/{task}/status").read().split()
-        found[task] = int(status[status.index("voluntary_ctxt_switches:") + 1])
-    return found
+def sleeps(task):  # how often it has begun to
+    status = open(f"/proc/self/task/{task}/status").read().split()
+    return int(status[status.index("voluntary_ctxt_switches:") + 1])
 
 net = gc.MLP([64, 64, 64, 10])
 def run(rows):
     net.loss_and_gradients(np.ones((rows, 64), "f"), np.zeros(rows, int))
 
-before = set(switches())
+before = tasks()
 gc.set_num_threads(8)
 run(2000)
-workers = set(switches()) - before
+workers = asleep(before)
 gc.set_num_threads(2)
-time.sleep(0.1)  # all are asleep
-asleep = switches()
+first = {worker: sleeps(worker) for worker in workers}
 for _ in range(20):
     run(200)
     time.sleep(0.002)
-awake = switches()
-print(len(workers), sum(awake[worker] > asleep[worker] for worker in workers))
+asleep(before)
+print(len(workers), sum(sleeps(worker) > first[worker] for worker in workers))
 """
 
 
 def test_a_small_team_leaves_the_other_workers_asleep(run_python):
-    assert run_python(WHO_MOVES) == "7 1"
+    assert run_python(ASLEEP + SMALL_TEAM) == "7 1"
 
 
 def test_set_num_threads_wins_over_the_environment(run_python):

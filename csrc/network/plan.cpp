@@ -19,7 +19,8 @@ constexpr double kChunkBytes = 2e6;     // a chunk's activations and deltas: abo
 constexpr index kMinChunkRows = 256;    // fewer rows, and reading and writing dW costs more than its products
 constexpr double kSpanBytes = 256e3;    // input and output of a layer for a span: a part of the L2 cache
 constexpr index kLeastSpanRows = 96;    // fewer, and reading the packed weights costs more than that
-constexpr index kGroups = 8;            // adding up their gradients takes 1/2 % with 8, 1 % with 16 (b8192 w128 d8)
+// Adding up the gradients of groups takes 1/2 % of the time where they have 1024 rows each, 1 % with 512 (w128 d8).
+constexpr index kLeastGroups = 8, kMostGroups = 32, kGroupRows = 512;
 constexpr index kLeastGroupRows = 128;  // of a group's chunk (64 rows of w64: 0.97 of the speed)
 constexpr double kGroupBytes = 1e6;     // of a group's chunk: one core's L2 cache
 // Of the parameters where groups pay: with 2 MB 1.13 to 1.24 times the speed where a message between cores takes
@@ -68,13 +69,22 @@ index fill_layers(const Architecture &net, double chunk_bytes) noexcept {
   return std::max<index>(1, index(kFillBytes / chunk_bytes * net.depth()));
 }
 
-// Rows of a chunk where groups take them, as many chunks each; 0 where all threads share them.
-index group_chunk_rows(const Architecture &net, index rows, double row_bytes) noexcept {
-  if (double(net.element_size()) * double(net.flat_size) > kGroupParameters) return 0;
-  const index least = std::max(kLeastGroupRows, net.max_width());
-  const index most_chunks = rows / least / kGroups * kGroups;
-  const index chunks = round_up(divide_up(rows, std::max<index>(1, index(kGroupBytes / row_bytes))), kGroups);
-  return most_chunks == 0 ? 0 : round_up(divide_up(rows, std::min(chunks, most_chunks)), row_unit(net));
+index least_group_rows(const Architecture &net) noexcept { return std::max(kLeastGroupRows, net.max_width()); }
+
+// As many as have enough rows, for as many threads; 1 where all threads share the chunks.
+index num_groups(const Architecture &net, index rows) noexcept {
+  const index least = least_group_rows(net);
+  if (rows < kLeastGroups * least || double(net.element_size()) * double(net.flat_size) > kGroupParameters) return 1;
+  index groups = kLeastGroups;
+  while (groups < kMostGroups && rows >= 2 * groups * std::max(kGroupRows, least)) groups *= 2;
+  return groups;
+}
+
+// Rows of a chunk where each group takes as many of them.
+index group_chunk_rows(const Architecture &net, index rows, index groups, double row_bytes) noexcept {
+  const index most_chunks = rows / least_group_rows(net) / groups * groups;
+  const index chunks = round_up(divide_up(rows, std::max<index>(1, index(kGroupBytes / row_bytes))), groups);
+  return round_up(divide_up(rows, std::min(chunks, most_chunks)), row_unit(net));
 }
 
 class ProgramBuilder {
@@ -123,9 +133,10 @@ class ProgramBuilder {
 RowPlan plan_rows(const Architecture &net, index rows, bool whole_batch) noexcept {
   const double row_bytes = bytes_per_row(net);
   const bool may_cut = !whole_batch && !net.any_batch_norm;
-  if (const index chunk = may_cut ? group_chunk_rows(net, rows, row_bytes) : 0) {
+  if (const index groups = may_cut ? num_groups(net, rows) : 1; groups > 1) {
+    const index chunk = group_chunk_rows(net, rows, groups, row_bytes);
     const index tile = round_up(divide_up(chunk, divide_up(chunk, kManyTilesRows)), row_unit(net));
-    return {rows, chunk, tile, span_tiles(net, chunk, tile), net.depth(), kGroups};
+    return {rows, chunk, tile, span_tiles(net, chunk, tile), net.depth(), groups};
   }
   index chunk = rows;
   if (may_cut) {
