@@ -8,9 +8,12 @@ import numpy as np
 def standard_scaling(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Shift and scale of each column: (values - shift) / scale has mean 0 and variance 1, or is 0 in constant columns.
 
-    Float64 [columns]; constant is what varies no more than rounding does.
+    Float64 [columns], free of over- and underflow; constant is what varies no more than rounding does.
     """
     exact = np.asarray(values, dtype=np.float64)
-    mean, deviation = exact.mean(axis=0), exact.std(axis=0)
-    constant = deviation <= 1e-12 * np.abs(exact).max(axis=0)
-    return np.where(constant, exact[0], mean), np.where(constant, 1.0, deviation)
+    exponent = np.frexp(np.abs(exact).max(axis=0))[1]
+    near_one = np.ldexp(exact, -exponent)
+    deviation = near_one.std(axis=0)
+    constant = deviation <= 1e-12
+    mean = np.ldexp(near_one.mean(axis=0), exponent)
+    return np.where(constant, exact[0], mean), np.where(constant, 1.0, np.ldexp(deviation, exponent))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import gradcore as gc
+from gradcore._scaling import standard_scaling
 from native_diagnosis import diagnose
 
 TRIALS = {"steps": 10, "seeds": 2, "limit": 3}
@@ -173,6 +174,15 @@ def test_sizes_whose_squares_overflow_are_reported(rng, widths, activation, scal
         report = shown(gc.analyze(net, x, labels, optimizer=optimizer))
         assert report.verdict in ("exploding", "non_finite")
         assert report.remedies(**TRIALS)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-5, 1.0, 1e200])
+def test_columns_of_any_size_are_standardized(scale, rng):
+    table = rng.normal([0, 1e5, 7], 1.0, (50, 3))
+    table[:, 2] = 7
+    shift, deviation = standard_scaling(scale * table)
+    expected = (table - table.mean(axis=0)) / [*table[:, :2].std(axis=0), 1.0]
+    np.testing.assert_allclose((scale * table - shift) / deviation, expected, atol=1e-9)
 
 
 # ---- whatever can be built -------------------------------------------------------------------------

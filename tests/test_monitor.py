@@ -174,6 +174,19 @@ def test_a_loss_that_runs_away_is_looked_at_at_once():
     assert monitor.findings[-1].cause in ("learning_rate", "target_scale")
 
 
+def test_squares_beyond_float64_are_nothing_to_warn_of():
+    net, monitor = gc.MLP([20, 16, 5], normalization="layer", dtype="float64"), gc.Monitor(4, action=())
+    net.fit(
+        1e200 * X.astype(float),
+        LABELS,
+        epochs=1,
+        batch_size=BATCH,
+        optimizer=gc.optim.SGD(net, lr=0),
+        callbacks=[monitor],
+    )
+    assert monitor.report.cost["checks"] > 0
+
+
 # ---- what it costs ------------------------------------------------------------------------------------------------------
 
 

@@ -58,6 +58,7 @@ class Group:
         """Whether it holds so many; what is left out is replaced, by as many steps again at most."""
         return len(self._flows) == batches or self._recorded == 2 * batches
 
+    @harmless
     def add(self, run: Run, rows: Rows, loss: float, total_norm: float) -> None:
         """The step just taken, which `net.flow` has recorded."""
         flow = run.net.flow
@@ -77,6 +78,7 @@ class Group:
         self.losses.append(loss)
         self.total_norms.append(total_norm)
 
+    @harmless
     def subject(self, run: Run, limits: Thresholds, losses: Sequence[float]) -> Subject:
         """What there is to judge, the training itself in the place of a rehearsal on a copy.
 
