@@ -282,16 +282,33 @@ def interpret_target(
     values = np.unique(raw)
     whole = not text and bool(np.all(values == np.floor(values)))
     labels = raw.ndim == 1 and (text or (whole and len(values) <= MAX_CLASSES))
+    if loss in (None, "cross_entropy") and _is_one_hot(raw):
+        note = f"target: one-hot rows of {raw.shape[1]} classes, so a classification with cross_entropy"
+        names = tuple(map(str, range(raw.shape[1])))
+        return raw.argmax(axis=1), "cross_entropy", len(names), names, note
     if loss in VALUE_LOSSES or (loss is None and not labels):
         return _as_numbers(raw, loss or "mse")
-    if raw.ndim == 2 or not (text or whole):
+    if raw.ndim == 2:
+        y, _, count, _, _ = _as_numbers(raw, str(loss))
+        return y, str(loss), count, (), f"target: probabilities of {count} classes, for {loss}"
+    if not (text or whole):
         raise ValueError(f"{source}: {loss} needs class labels, the target holds numbers ({values[0]:g})")
     if len(values) < 2:
-        raise ValueError(f"{source}: expected at least 2 classes in the target, got only {values[0]}")
+        raise ValueError(f"{source}: expected at least 2 classes in the target, got only {_class_names(values)[0]}")
     if loss is None and outputs == 1 and len(values) > 2 and not text:
         return _as_numbers(raw, "mse")
     default = "binary_cross_entropy" if outputs == 1 else "cross_entropy"
     return _as_classes(source, raw, values, loss or default)
+
+
+def _is_one_hot(raw: np.ndarray) -> bool:
+    if raw.ndim != 2 or raw.shape[1] < 2 or raw.dtype.kind not in "biuf":
+        return False
+    return bool(np.all((raw == 0) | (raw == 1)) and np.all(raw.sum(axis=1) == 1))
+
+
+def _class_names(values: np.ndarray) -> tuple[str, ...]:
+    return tuple(str(int(value)) if values.dtype.kind in "iuf" else str(value) for value in values)
 
 
 def _as_numbers(raw: np.ndarray, loss: str) -> tuple[np.ndarray, str, int, tuple[str, ...], str]:
@@ -304,7 +321,7 @@ def _as_classes(
     source: str, raw: np.ndarray, values: np.ndarray, loss: str
 ) -> tuple[np.ndarray, str, int, tuple[str, ...], str]:
     labels = np.searchsorted(values, raw)
-    names = tuple(str(int(v)) if raw.dtype.kind in "iuf" else str(v) for v in values)
+    names = _class_names(values)
     shown = ", ".join(names if len(names) <= 10 else (*names[:8], "...", names[-1]))
     note = f"target: {len(names)} classes ({shown}), so a classification with {loss}"
     if loss == "cross_entropy":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 from . import _data
 from ._status import Status
@@ -32,8 +33,8 @@ _NEXT = """  gradcore demo --html report.html      this report as a page with ch
 class Demo:
     """The data, its split, and the terminal; every stage is a method."""
 
-    def __init__(self, seed: int, silent: bool) -> None:
-        self.seed, self.silent = seed, silent
+    def __init__(self, seed: int, silent: bool, interrupted: Callable[[], bool]) -> None:
+        self.seed, self.silent, self.interrupted = seed, silent, interrupted
         table = _data.load("digits")
         train, test = _data.holdout(table, HELD_OUT, seed)
         self.notes, self.classes = table.notes, len(table.classes)
@@ -48,7 +49,9 @@ class Demo:
             print("\n".join(lines), flush=True)
 
     def heading(self, title: str) -> None:
-        """A numbered part, with the time since the start."""
+        """A numbered part, with the time since the start; none after Ctrl-C, at which the last one has ended early."""
+        if self.interrupted():
+            raise KeyboardInterrupt
         self.say(self.terminal.rule(f"{title} [{time.monotonic() - self.start:.0f} s]"))
 
     def train(self, net: MLP) -> float:
@@ -95,19 +98,22 @@ class _Accuracy(Callback):
         return done
 
 
-def run(seed: int, quick: bool, silent: bool = False) -> tuple[Report, bool]:
+def run(
+    seed: int, quick: bool, silent: bool = False, interrupted: Callable[[], bool] = lambda: False
+) -> tuple[Report, bool]:
     """The whole demonstration.
 
     Args:
         seed: of the split, the weights and the batches.
         quick: shorter trials of the remedies.
         silent: print nothing but progress.
+        interrupted: asked before each part, whether to raise KeyboardInterrupt.
 
     Returns:
         (report of the sick net with the remedies tried, whether the cured net passed 95 % on the held-out
         digits while the sick one stayed at chance).
     """
-    demo = Demo(seed, silent)
+    demo = Demo(seed, silent, interrupted)
     demo.heading("1. A deep net that does not learn")
     net = MLP(WIDTHS, activation="sigmoid", seed=seed)
     demo.say(*demo.notes, f"{net!r}", f"trained by {_TRAINING}:")

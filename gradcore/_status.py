@@ -1,7 +1,9 @@
-"""What a long command is doing right now: one live line on a terminal, else a line for each stage."""
+"""What a long command is doing right now, as one live line on a terminal, else a line for each stage; and Ctrl-C."""
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from typing import TextIO
 
@@ -41,3 +43,27 @@ class Status:
     def __exit__(self, *exception: object) -> None:
         if self._live:
             print("\r\033[K", end="", file=self._stream, flush=True)
+
+
+class Interrupts:
+    """Notes Ctrl-C, at which a training, an analysis or a sweep ends without an error and gives what it has."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._noting = False
+
+    def __enter__(self) -> Interrupts:
+        main = threading.current_thread() is threading.main_thread()
+        self._noting = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not if it is ignored
+        if self._noting:
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._noting and not self.seen:  # else the process is about to end, and a second Ctrl-C hastens that
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        self.seen = True
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise KeyboardInterrupt

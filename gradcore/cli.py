@@ -1,7 +1,8 @@
 """The command line: `gradcore demo`, `gradcore analyze`, `gradcore predict`, `gradcore sweep`, `gradcore info`.
 
 Reports go to stdout, progress and errors to stderr. Every error is one line and exit code 2; with GRADCORE_TRACEBACK=1
-in the environment its traceback comes before that line.
+in the environment its traceback comes before that line. At Ctrl-C a command shows what it has found by then and starts
+nothing new; a second one ends it at once.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 
 from . import _check, _core, _data, config
 from ._runtime import cpu_info, get_num_threads
-from ._status import Status
+from ._status import Interrupts, Status
 from .analysis.report import Prediction, Report
 from .init import activations, initializers
 from .show import story, sweep_text, text
@@ -30,7 +31,8 @@ OK, UNHEALTHY, ERROR, INTERRUPTED = 0, 1, 2, 130
 OPTIMIZERS = ("sgd", "rmsprop", "adam", "adamw")
 _NORMALIZATIONS: dict[Any, Any] = {"none": None, "batch": "batch", "layer": "layer", "rms": "rms"}
 
-_EXIT_CODES = "exit code: 0 the gradients are healthy, 1 they are not, 2 an error (one line on stderr says which)"
+_EXIT_CODES = """exit code: 0 the gradients are healthy, 1 they are not, 2 an error (one line on stderr says which),
+130 it was interrupted (the report tells what was found by then)"""
 _ANALYZE_EXAMPLES = f"""examples:
   gradcore analyze --data digits --widths 64,100x30,10 --activation sigmoid
   gradcore analyze --data houses.csv --target price --widths 12,64x8,1 --standardize --html report.html
@@ -59,8 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         parser.error("expected a command: demo, analyze, predict, sweep or info")
     try:
-        code = int(arguments.run(arguments))
-        sys.stdout.flush()  # a broken pipe shows here, not in the interpreter's last flush
+        with Interrupts() as arguments.interrupts:
+            code = int(arguments.run(arguments))
+            sys.stdout.flush()  # a broken pipe shows here, not in the interpreter's last flush
+        if arguments.interrupts.seen:
+            raise KeyboardInterrupt
         return code
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -131,7 +136,7 @@ def _add_demo(commands: Any) -> None:
         description="A 30-layer sigmoid net cannot learn the handwritten digits. The demo shows it failing, "
         "lets the analysis say where and why its gradients vanish, tries the remedies, and trains the best one. "
         "Needs scikit-learn for its bundled data: pip install 'gradcore[demo]'",
-        epilog="exit code: 0 the cured net learned and the sick one did not, 1 otherwise, 2 an error",
+        epilog="exit code: 0 the cured net learned and the sick one did not, 1 otherwise, 2 an error, 130 interrupted",
     )
     demo.add_argument("--quick", action="store_true", help="shorter trials of the remedies, for a slow machine")
     _add_outputs(demo)
@@ -312,7 +317,8 @@ def run_analyze(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             progress=status,
         )
-        if not arguments.no_remedies and (report.verdict != "healthy" or starts_small(report)):
+        whole = not report.conditions["interrupted"]
+        if whole and not arguments.no_remedies and (report.verdict != "healthy" or starts_small(report)):
             report.remedies(progress=status)
     if arguments.json != "-":
         print("\n".join(table.notes), end="\n\n")
@@ -382,6 +388,8 @@ def check_outputs(arguments: argparse.Namespace) -> None:
     """Find out that a report cannot be written before it is computed."""
     names = ("html", "json", "csv", "out")
     for option, name in ((f"--{name}", getattr(arguments, name, None)) for name in names):
+        if name == "-" and option in ("--html", "--out"):
+            raise ValueError(f"{option}: expected a file, got '-'")
         if name and name != "-" and (Path(name).is_dir() or not Path(name).resolve().parent.is_dir()):
             raise ValueError(f"{option}: cannot write {name}: it is a directory, or its directory does not exist")
 
@@ -455,7 +463,12 @@ def run_demo(arguments: argparse.Namespace) -> int:
     from . import _demo
 
     check_outputs(arguments)
-    report, worked = _demo.run(seed=arguments.seed, quick=arguments.quick, silent=arguments.json == "-")
+    report, worked = _demo.run(
+        seed=arguments.seed,
+        quick=arguments.quick,
+        silent=arguments.json == "-",
+        interrupted=lambda: arguments.interrupts.seen,
+    )
     write_outputs(report, arguments)
     return OK if worked else UNHEALTHY
 

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -261,6 +263,17 @@ def test_labels_keep_their_names():
     assert "3 classes (10, 20, 30)" in note
 
 
+def test_one_hot_rows_are_classes_and_probabilities_are_those_of_the_loss():
+    hot, soft = np.eye(3)[[0, 2, 0]], np.array([[0.5, 0.25, 0.25]] * 3)
+    y, loss, outputs, classes, note = _data.interpret_target("t", hot, None, 3)
+    assert (y.tolist(), loss, outputs, classes) == ([0, 2, 0], "cross_entropy", 3, ("0", "1", "2"))
+    assert note == "target: one-hot rows of 3 classes, so a classification with cross_entropy"
+    for values, given, expected in ((hot, "mse", "mse"), (soft, None, "mse"), (soft, "cross_entropy", "cross_entropy")):
+        y, loss, outputs, _, note = _data.interpret_target("t", values, given, 3)
+        assert (y.shape, y.dtype, loss, outputs) == ((3, 3), np.float32, expected, 3)
+    assert note == "target: probabilities of 3 classes, for cross_entropy"
+
+
 def test_npz(tmp_path):
     path = str(tmp_path / "t.npz")
     np.savez(path, X=np.ones((4, 3)), target=np.arange(8.0).reshape(4, 2))
@@ -324,6 +337,54 @@ def test_demo_cures_the_net(capsys, tmp_path):
     assert cured > 95.0
     assert "the net as it is" in err
     assert page.stat().st_size > 20_000
+
+
+@pytest.fixture
+def pressed(monkeypatch):
+    """(part of a command's work at which Ctrl-C is pressed, the command) -> exit code."""
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell's children ignore it
+
+    def run_it(part, *arguments, after=0):
+        show = Status.__call__
+
+        def press(self, done, total, what):
+            show(self, done, total, what)
+            if what == part and done == after:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        monkeypatch.setattr(Status, "__call__", press)
+        return cli.main(arguments)
+
+    yield run_it
+    signal.signal(signal.SIGINT, before)
+
+
+ANALYZE = ("analyze", "--data", "digits", "--widths", "64,16x12,10", "--activation", "sigmoid")
+
+
+def test_ctrl_c_ends_an_analysis_with_what_was_found(pressed, capsys):
+    pytest.importorskip("sklearn")
+    assert pressed("the net as it is", *ANALYZE) == 130
+    out, err = capsys.readouterr()
+    assert out.startswith("handwritten digits") and "VANISHING GRADIENTS" in out and "Proposed, not tried" in out
+    assert err.endswith("gradcore: interrupted\n")
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL  # a second one ends it at once
+
+
+def test_a_measurement_cut_short_is_told_and_no_remedies_follow(pressed, capsys, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr("gradcore.analysis.report.Report.remedies", lambda *arguments, **options: pytest.fail("tried"))
+    assert pressed("measuring gradients", *ANALYZE, after=2) == 130
+    assert "cut short: not all was measured" in " ".join(capsys.readouterr().out.split())
+
+
+def test_ctrl_c_ends_the_demo_after_the_part_it_cut_short(pressed, capsys, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr("gradcore._demo.Demo.train", lambda *arguments: 0.1)
+    assert pressed("the net as it is", "demo", "--quick") == 130
+    out, err = capsys.readouterr()
+    assert "Proposed, not tried" in out and "4. The cure" not in out and err.endswith("gradcore: interrupted\n")
 
 
 def test_info(capsys, num_threads):

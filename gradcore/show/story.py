@@ -159,6 +159,8 @@ def conditions_line(report: Report) -> str:
     # settings that are off say nothing about what was judged
     optimizer = re.sub(r", \w+=(False|0\.0)\b", "", conditions.get("optimizer") or _NO_OPTIMIZER)
     parts.append(f"judged for {optimizer}")
+    if conditions.get("interrupted"):
+        parts.append("cut short: not all was measured")
     return ", ".join(filter(None, parts))
 
 
