@@ -153,6 +153,58 @@ def test_a_layer_that_nothing_enters_is_told_from_one_that_no_gradient_reaches(r
         assert silent(findings) == expected
 
 
+# ---- units that are alike --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize(("activation", "normalization", "weight", "layers"), [
+    ("tanh", None, 0.05, (0, 1, 2)),
+    ("relu", None, 0.03, (0, 1, 2)),
+    ("gelu", "layer", -0.1, (0, 1, 2)),
+    ("sigmoid", None, 0.0, (1, 2)),  # the third step wakes layer 0
+    ("elu", "batch", 0.2, (0, 1, 2)),
+])  # fmt: skip
+def test_weights_that_all_start_at_one_number_are_named(rng, dtype, activation, normalization, weight, layers):
+    """The first steps wake the layers where that number is 0, and leave their units alike."""
+    net = gc.MLP([16, 33, 20, 17, 4], activation=activation, normalization=normalization, dtype=dtype)
+    for layer in range(net.depth):
+        net.parameters[f"dense{layer}.weight"] = weight
+    x, labels = rng.uniform(0, 1, (300, 16)), rng.integers(0, 4, 300)
+    optimizer = gc.optim.Adam(net, lr=1e-3)
+    report = shown(gc.analyze(net, x, labels, optimizer=optimizer, batch_size=37))
+    assert report.verdict == "vanishing"
+    expected = ("critical", layers, "weight_scale")
+    assert expected in silent(report.findings)
+    assert f"tells the units of layers {layers[0]}-2 apart" in report.findings[0].explanation
+    if weight and normalization != "layer":  # C tries no steps, in which what the norm makes zero wakes
+        assert expected in silent(diagnose(report._case)[2])
+    remedies = {remedy.name: remedy.helps for remedy in report.remedies(steps=60, seeds=2, limit=3)}
+    assert remedies.get("rescaled weights") is not True
+    for _ in range(20):
+        net.train_step(x[:64], labels[:64], optimizer)
+    first = net.parameters["dense1.weight"]
+    assert (first == first[0]).all()
+
+
+def test_units_that_one_step_tells_apart_are_not_called_alike(rng):
+    """Equal weights below an output layer that is drawn at random; skip connections that start at zero; one unit."""
+    nets = [gc.MLP([16, 32, 4]), gc.MLP([16, 16, 16, 4], residual=True), gc.MLP([16, 1, 1, 4], activation="tanh")]
+    nets[0].parameters["dense0.weight"] = 0.05
+    nets[1].parameters["dense1.weight"] = 0.0
+    for net in nets:
+        report = gc.analyze(net, rng.uniform(0, 1, (300, 16)), rng.integers(0, 4, 300))
+        assert "apart" not in str(report.findings) and "apart" not in str(diagnose(report._case)[2])
+
+
+def test_a_net_without_a_pair_of_equal_widths_has_no_skip_connection_to_speak_of(rng):
+    widths = [16, 90, 80, 70, 60, 50, 4]
+    net = gc.MLP(widths, activation="sigmoid", init="lecun_normal", residual=True)
+    net.parameters.flat[:] *= 3**-0.5  # weights too small, and an activation that no weights keep level
+    report = shown(gc.analyze(net, rng.standard_normal((128, 16)), rng.integers(0, 4, 128)))
+    assert "dL/dh" not in str(report) and "|delta|^2 is multiplied" in report.findings[0].explanation
+    assert report.findings[0].cause == "weight_scale" and "It would stay level with" not in str(report)
+
+
 # ---- numbers near the end of a format --------------------------------------------------------------
 
 

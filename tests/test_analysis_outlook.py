@@ -93,6 +93,43 @@ def test_a_loss_that_is_thrown_up_may_come_down_again(peak, later, severity):
     assert ("below that of a constant guess" in finding.explanation) == (severity == "info")
 
 
+@pytest.mark.parametrize(("later", "slower", "severity"), [
+    (1.9, 0.5, "critical"),  # no better than a constant guess, 1.78
+    (1.9, 1.9, None),  # slow at any rate
+    (1.2, 0.5, "info"),  # it learns, but later than at a tenth of the rate
+    (0.5, 1.2, None),
+    (100.0, 1.9, "critical"),  # thrown up for good
+])  # fmt: skip
+def test_a_loss_that_rises_a_little_is_judged_by_what_a_lower_rate_makes_of_it(later, slower, severity):
+    net, x, target, how = net_on("waves", 4, 64, activation="tanh")
+    case = make_case(net, x, target, how["loss"], gc.optim.Adam(net, lr=1e-3), 128, 8, 0)
+    measurement, _ = measure_and_rehearse(case, Thresholds(), None)
+    rehearsal = Rehearsal(1e-3, np.array([1.4, 4.0, 2.0, 1.5, 1.5, 1.5, 1.5, 1.5]), np.ones(8), np.full(5, 0.1))
+    slope = examine(case, measurement, Thresholds()).slope
+    losses = [np.full(64, level) for level in (later, slower)]
+    measurement = replace(measurement, rehearsal=rehearsal, outlook=Outlook(losses[0], slope, 1.0, (), losses[1]))
+    subject = examine(case, measurement, Thresholds())
+    assert [found.severity for found in checks.large_steps(subject, vanishing=False)] == (
+        [severity] if severity else []
+    )
+    assert checks.large_steps(subject, vanishing=True) == []
+    if severity == "info":
+        assert "at a tenth of this rate, 0.5" in checks.large_steps(subject, vanishing=False)[0].explanation
+
+
+@pytest.mark.parametrize(("hidden", "activation", "optimizer", "lr"), [
+    (4, "relu", gc.optim.SGD, 1.0),  # where the units die after some hundred steps
+    (16, "tanh", gc.optim.Adam, 0.05),  # weights of 0.2 that each step moves by 0.05
+])  # fmt: skip
+def test_a_rate_is_called_too_large_although_the_loss_falls_for_a_while(hidden, activation, optimizer, lr):
+    x, labels = load_digits(return_X_y=True)
+    net = gc.MLP([64, *[64] * hidden, 10], activation=activation)
+    report = gc.analyze(net, x / 8 - 1, labels, optimizer=optimizer(net, lr=lr))
+    assert (first(report).kind, first(report).cause) == ("exploding", "learning_rate")
+    assert "at a tenth of this rate" in first(report).explanation
+    assert gc.analyze(net, x / 8 - 1, labels, optimizer=optimizer(net, lr=lr / 50)).findings == ()
+
+
 @pytest.mark.parametrize(
     ("source", "hidden", "width", "verdict"),
     [("digits", 4, 48, "healthy"), ("waves", 6, 32, "healthy"), ("diabetes", 6, 32, "exploding")],

@@ -83,7 +83,7 @@ def test_signal_and_noise_of_batches_of_several_sizes():
         ]
         together = math.hypot(*np.average(gradients, axis=0, weights=sizes))
         nan = np.full(1, np.nan)
-        measured = Measurement({}, tuple(flows), nan, np.array([together]), nan, nan, 1.0, nan, nan)
+        measured = Measurement({}, tuple(flows), nan, np.array([together]), nan, nan, 1.0, nan, nan, nan)
         found.append([float(values[0]) for values in signal_and_noise(measured)])
     signal, noise = np.transpose(found)
     for values, expected in ((signal, float(mean @ mean)), (noise, 3 / sizes.mean())):

@@ -30,6 +30,7 @@ struct LayerEvidence {
   double width_noise, alignment;  // variance of ln |delta_l|^2 - ln |delta_{l+1}|^2, and alignment's part of it
   bool usable;                    // whether that difference is finite in every pass
   bool finite;                    // its parameters
+  bool alike;                     // its units are one over and over
   bool waking;                    // a zero gradient is the start's doing above, and the next steps end it
   bool moving;                    // any of its parameters has a gradient
 };

@@ -215,6 +215,9 @@ bool Judge::zero_gradient() {
         "steps wake the layers below.",
         count);
   if (const int count = collected(Silence::starved_at_start)) starvation(GRADCORE_INFO, count, " at the start");
+  if (const int count = collect(depth_, [](const LayerEvidence &layer, int) { return layer.alike; }))
+    add(GRADCORE_FINDING_ZERO_GRADIENT, GRADCORE_CRITICAL, GRADCORE_CAUSE_WEIGHT_SCALE, count,
+        "No gradient tells the units of %d layers apart. Draw their weights at random.", count);
   if (const int count = collected(Silence::bypassed))
     add(GRADCORE_FINDING_DEAD_UNITS, GRADCORE_WARNING, GRADCORE_CAUSE_DEAD_UNITS, count,
         "%d branches receive no gradient; their skip connections pass it on.", count);
@@ -361,9 +364,8 @@ void Judge::luck() {
       GRADCORE_CAUSE_NARROW_LAYER,
       collect(
           1, [](const LayerEvidence &, int) { return true; }),
-      "In this draw of the weights the profile leaves the band: a slope of %+.2g a layer, of which the sizes of "
-      "weights and derivatives make %+.2g; the rest is chance, which makes %+.2g on the typical draw of layers this "
-      "narrow: another seed will differ.",
+      "This draw of the weights leaves the band: of a slope of %+.2g a layer the sizes of weights and derivatives make "
+      "%+.2g; the rest is chance, %+.2g on the typical draw of layers this narrow.",
       slope_.value, slope_.systematic, slope_.drift);
 }
 
@@ -373,9 +375,8 @@ void Judge::undecided() {
   add(shrinks ? GRADCORE_FINDING_VANISHING : GRADCORE_FINDING_EXPLODING, GRADCORE_INFO,
       shrinks ? cause_of_vanishing(evidence_, slope_) : cause_of_exploding(evidence_, slope_),
       collect(1, [](const LayerEvidence &, int) { return true; }),
-      "The profile leaves the band, but not beyond the noise of batches: a slope of %+.2g a layer with an interval "
-      "from "
-      "%+.2g to %+.2g, where +-%.2g is healthy. More batches would decide.",
+      "The profile leaves the band, but not beyond the noise of batches: a slope of %+.2g a layer with an "
+      "interval from %+.2g to %+.2g, where +-%.2g is healthy. More batches would decide.",
       slope_.value, slope_.value - slope_.batch_half, slope_.value + slope_.batch_half, slope_.band);
 }
 
@@ -480,9 +481,8 @@ void Judge::underflow() {
   });
   if (lossy)
     add(GRADCORE_FINDING_UNDERFLOW, GRADCORE_INFO, GRADCORE_CAUSE_PRECISION, lossy,
-        "Without loss scaling up to %.0f %% of the non-zero deltas of some layer would become zero in fp16, and %.0f "
-        "%% "
-        "in bf16.",
+        "Without loss scaling up to %.0f %% of the non-zero deltas of some layer would become zero in fp16, "
+        "and %.0f %% in bf16.",
         100 * fp16, 100 * bf16);
 }
 

@@ -90,6 +90,14 @@ void Recorder::read_parameters(const void *parameters) noexcept {
     layer.bias_var = squares[1] / double(spec.out);
     const double gradient = gradient_square(spec.weight);
     layer.mean_gradient = std::sqrt(gradient) / passes();
+    // Rows beside themselves, one further: sums run in one order for all units, so these agree to the bit or not.
+    const TensorInfo &weight = net_.parameters[std::size_t(spec.weight)];
+    const std::size_t rest = std::size_t(weight.size() - spec.in), size = std::size_t(net_.element_size());
+    const char *first = static_cast<const char *>(parameters) + std::size_t(weight.offset) * size;
+    const double *sums = &gradient_sum_[std::size_t(weight.offset)];
+    layer.alike = spec.hidden && rest && gradient > 0 &&
+                  !std::memcmp(first, first + std::size_t(spec.in) * size, rest * size) &&
+                  !std::memcmp(sums, sums + spec.in, rest * sizeof *sums);
     bool passes_on = false;
     for (int pass = 0; pass < passes(); pass++) passes_on |= evidence_.flow(pass, int(l)).mean_squared_derivative > 0;
     if (spec.norm_weight >= 0 && squares[2] == 0) gate_above |= gradient_square(spec.norm_weight) > 0;

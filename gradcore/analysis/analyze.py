@@ -51,9 +51,9 @@ def analyze(
         x: [rows, in_features]. target: as `net.loss_and_gradients` takes it, for all rows.
         loss: name of the loss.
         optimizer: one of gc.optim made for this net: its update sizes are judged, in its present state, and a
-            few steps of it are rehearsed on a copy of the net; where the verdict depends on them, up to 1000 more
-            (`analysis.outlook`). None: plain SGD at a rate that suits the net; updates are given for lr 0.01, but
-            steps count as too large only where they are so at 1e-4.
+            few steps of it are rehearsed on a copy of the net; where the verdict depends on them, up to 1000 more,
+            and as many at a tenth of the rate (`analysis.outlook`). None: plain SGD at a rate that suits the net;
+            updates are given for lr 0.01, but steps count as too large only where they are so at 1e-4.
         batch_size, batches: disjoint random batches to measure; fewer or smaller ones where the data holds
             less. Batch norm's gradients depend on the batch size, which is kept for it: take the one you train with.
         seed: of the choice of batches.

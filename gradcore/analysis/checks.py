@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import causes, wording
-from .measure import Case
+from .measure import Case, Outlook
 from .report import Finding, LayerRecord
 from .slope import GAUSS_95, half_interval
 from .subject import SMALLEST_NORMAL, Subject
@@ -46,9 +46,10 @@ def large_steps(subject: Subject, *, vanishing: bool) -> list[Finding]:
     if rehearsal is None or doubt is None or (vanishing and doubt.replacing):
         return []
     recovered = outlook is not None and learned(subject, outlook.losses)
-    if doubt.falling and (outlook is None or recovered):
+    slow = outlook is not None and outpaced(subject, outlook)
+    if doubt.falling and not slow and (outlook is None or recovered):
         return []
-    if doubt.rising and (vanishing or outlook is None or not diverged(subject, outlook.losses)):
+    if doubt.rising and (vanishing or outlook is None or not (slow or diverged(subject, outlook.losses))):
         return []
     first, guess = float(rehearsal.losses[0]), no_skill_loss(subject)
     cause = causes.of_large_step(subject, scaled_loss=first > limit * guess)
@@ -57,9 +58,8 @@ def large_steps(subject: Subject, *, vanishing: bool) -> list[Finding]:
     text += f"{wording.input_sentence(subject)} {_BOTH_SCALES if both else _LARGE_STEP[cause]}"
     peak = float(np.max(rehearsal.losses))
     evidence = {"lr": rehearsal.lr, "first_loss": first, "highest_loss": peak, "largest_update": doubt.update}
-    if outlook is not None and recovered:
-        text += f" Within {len(outlook.losses)} steps the loss comes down again, to "
-        text += f"{wording.factor(_later(outlook.losses))}, below that of a constant guess, {wording.factor(guess)}."
+    if outlook is not None and (recovered or outlook.slower is not None):
+        text += f" {wording.outlook_sentence(outlook, guess, recovered)}"
     every = tuple(range(subject.depth))
     return [Finding("exploding", "info" if recovered else "critical", every, cause, text, evidence)]
 
@@ -69,7 +69,8 @@ class Doubt:
     """What rehearsed steps do that makes them look too large.
 
     update: |dW| / |W|, the largest. replacing: by its size alone, at a loss near that of a constant guess or below.
-    falling: the loss does fall, so that only more steps can tell. rising: it rises, but not far: the same.
+    falling: the loss does fall, so that only more steps can tell. rising: it rises, but not far: the same, and what a
+    lower rate makes of as many. passing: it rises in single steps only.
     """
 
     what: str
@@ -77,6 +78,7 @@ class Doubt:
     replacing: bool = False
     falling: bool = False
     rising: bool = False
+    passing: bool = False
 
 
 def steps_in_doubt(subject: Subject) -> Doubt | None:
@@ -105,9 +107,10 @@ def steps_in_doubt(subject: Subject) -> Doubt | None:
         return Doubt(what, update, falling=True)
     base = max(subject.measurement.loss, guess)
     noise = _noise_of_loss(subject, base, len(losses) - len(losses) // 2)
-    if subject.case.optimizer is not None and _no_lower(losses) and later > base + noise:
-        what = f"in {len(losses)} of them the loss goes from {first:.3g} to {later:.3g}, and stays up with more."
-        return Doubt(what, update, rising=True)
+    stays = _no_lower(losses) and later > base + noise
+    if subject.case.optimizer is not None and (stays or peak > base + _noise_of_loss(subject, base, 1)):
+        what = f"in {len(losses)} of them the loss goes from {first:.3g} up to {peak:.3g}."
+        return Doubt(what, update, rising=True, passing=not stays)
     return None
 
 
@@ -141,6 +144,15 @@ def learned(subject: Subject, losses: np.ndarray) -> bool:
 def diverged(subject: Subject, losses: np.ndarray) -> bool:
     """Whether it is far above both the loss that the net began with and that of a constant guess."""
     return not _later(losses) <= subject.limits.diverged * max(subject.measurement.loss, no_skill_loss(subject))
+
+
+def outpaced(subject: Subject, outlook: Outlook) -> bool:
+    """Whether the same steps at a lower rate learn, and end below those of the rate in use beyond the noise of both."""
+    if outlook.slower is None or not learned(subject, outlook.slower):
+        return False
+    ends = [losses[len(losses) // 2 :] for losses in (outlook.slower, outlook.losses)]
+    (low, margin), (high, other) = ((float(part.mean()), half_interval(part)) for part in ends)
+    return low + margin < high - other
 
 
 def _noise_of_loss(subject: Subject, loss: float, steps: int) -> float:

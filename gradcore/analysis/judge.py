@@ -141,7 +141,7 @@ def _first_non_finite(subject: Subject) -> tuple[int, str, int] | None:
 
 def zero_gradient(subject: Subject) -> list[Finding]:
     """Layers whose weights receive exactly zero gradient from every batch."""
-    found = _asleep(subject)
+    found = [*_asleep(subject), *_alike(subject)]
     silent = tuple(int(layer) for layer in np.flatnonzero(subject.gradient_norms == 0.0))
     if not silent:
         return found
@@ -165,6 +165,19 @@ def zero_gradient(subject: Subject) -> list[Finding]:
 def _silent(layers: tuple[int, ...], cause: str, text: str, evidence: dict[str, Any]) -> Finding:
     opening = f"No gradient at all reaches the weights of {wording.layers(layers)}. "
     return Finding("zero_gradient", "critical", layers, cause, opening + text, evidence)
+
+
+def _alike(subject: Subject) -> list[Finding]:
+    """Layers whose units are one over and over, as where all weights start at the same number."""
+    layers = tuple(int(layer) for layer in np.flatnonzero(subject.measurement.alike))
+    if not layers:
+        return []
+    text = (
+        f"No gradient tells the units of {wording.layers(layers)} apart: they have the same weights and receive the "
+        "same gradient, so that every step leaves them alike and a layer does no more than one unit could. Draw the "
+        "weights at random."
+    )
+    return [Finding("zero_gradient", "critical", layers, "weight_scale", text)]
 
 
 def _asleep(subject: Subject) -> list[Finding]:

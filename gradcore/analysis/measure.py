@@ -153,13 +153,14 @@ class Outlook:
     losses: of the steps taken. slope: of the net after them; None where a number broke. difference: share of the last
     hidden layer's pre-activations that differs between rows, then. calmed_by: "input_scale", "target_scale" or both,
     larger first, where steps that are too large are fine on data of unit scale; or "weight_scale" where they are with
-    weights of critical size.
+    weights of critical size. slower: losses of the same steps at a lower rate, where they were tried.
     """
 
     losses: Floats
     slope: Slope | None
     difference: float
     calmed_by: tuple[str, ...] = ()
+    slower: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ class Measurement:
     flows, losses: one a batch. mean_gradient_norm: |mean of dL/dW over batches| a layer. weight_var,
     bias_var: scales of the weights (`predict.layer_scales`). input_square: mean square of the inputs.
     has_gradient: whether any parameter of the layer, biases and normalization included, received a gradient.
-    finite_parameters: a flag a layer.
+    finite_parameters: a flag a layer. alike: whether its units are one over and over.
     rehearsal: None where no step was tried. propagation: None where it was not measured. outlook: None where
     the verdict does not depend on it. interrupted: stopped before everything was measured.
     """
@@ -187,6 +188,7 @@ class Measurement:
     input_square: float
     has_gradient: Floats
     finite_parameters: Floats
+    alike: Floats
     rehearsal: Rehearsal | None = None
     propagation: Propagation | None = None
     outlook: Outlook | None = None
@@ -290,7 +292,8 @@ def summarize(
     mean_gradient: of all parameters over the rows, by name. input_square: mean square of their inputs.
     """
     weight_var, bias_var = layer_scales(net)
-    weights = [mean_gradient[f"dense{layer}.weight"] for layer in range(net.depth)]
+    names = [f"dense{layer}.weight" for layer in range(net.depth)]
+    weights = [mean_gradient[name] for name in names]
     return Measurement(
         config=net.config,
         flows=tuple(flows),
@@ -301,6 +304,7 @@ def summarize(
         input_square=input_square,
         has_gradient=_layers_with(net, mean_gradient, np.any),
         finite_parameters=~_layers_with(net, net.parameters, lambda values: not np.isfinite(values).all()),
+        alike=np.array([*(_units_alike(net.parameters[name], mean_gradient[name]) for name in names[:-1]), False]),
         interrupted=interrupted,
     )
 
@@ -308,6 +312,11 @@ def summarize(
 def mean_square(values: Floats) -> float:
     """Mean of the squares, in float64."""
     return float(np.mean(np.square(values, dtype=np.float64)))
+
+
+def _units_alike(weight: Floats, gradient: Floats) -> bool:
+    """Whether a layer's units have the same weights and gradients, to the bit: sums run in one order for all."""
+    return bool(len(weight) > 1 and gradient.any() and (weight == weight[0]).all() and (gradient == gradient[0]).all())
 
 
 def _layers_with(net: Any, tensors: Mapping[str, Floats], test: Callable[[Floats], Any]) -> Floats:
@@ -398,10 +407,8 @@ def expected_weight_gain(measurement: Measurement) -> Floats:
 
 def skip_connections(config: Mapping[str, Any]) -> Floats:
     """Which dense layers have a skip connection around their block, [depth]."""
-    widths = np.array(config["widths"])
-    skips = (widths[:-1] == widths[1:]) & bool(config["residual"])
-    skips[-1] = False
-    return np.asarray(skips)
+    widths = np.array(config["widths"][:-1])
+    return np.append((widths[:-1] == widths[1:]) & bool(config["residual"]), False)
 
 
 def mask_shares(measurement: Measurement) -> Floats:
@@ -474,7 +481,8 @@ def layer_records(case: Case, measurement: Measurement) -> tuple[LayerRecord, ..
     broken[:-1] |= broken[1:]  # a gain leads from one layer to the next
     columns["delta_gain"] = np.where(broken, np.nan, gains)
     dead = measurement.stack("dead_units").min(axis=0)
-    underflow = {name: underflow_shares(measurement, name) for name in FORMATS}
+    flushed = {name: np.array([flow.underflow_share(name) for flow in measurement.flows]) for name in FORMATS}
+    underflow = {name: measurement.mean_of(shares) for name, shares in flushed.items()}
     widths, activations = measurement.config["widths"], [*measurement.config["activation"], None]
     return tuple(
         LayerRecord(
@@ -489,8 +497,3 @@ def layer_records(case: Case, measurement: Measurement) -> tuple[LayerRecord, ..
         )
         for layer in range(measurement.depth)
     )
-
-
-def underflow_shares(measurement: Measurement, number_format: str) -> Floats:
-    """Share of the non-zero deltas that would flush to zero in a format, [depth]."""
-    return measurement.mean_of(np.array([flow.underflow_share(number_format) for flow in measurement.flows]))

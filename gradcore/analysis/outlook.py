@@ -1,7 +1,8 @@
 """What the optimizer's own steps make of a net, tried on a copy where the verdict depends on it.
 
 Three things no pass can tell. A step that throws the loss up may be the start of a divergence, or one of the few with
-which a large rate finds flatter ground (Lewkowycz et al. 2020, arXiv:2003.02218). A profile that is not level, or
+which a large rate finds flatter ground (Lewkowycz et al. 2020, arXiv:2003.02218); where it is thrown up a little, steps
+of a tenth of the rate tell whether they are too large or the net slow. A profile that is not level, or
 outputs of a wrong scale, need not stop an optimizer that rescales each entry of the gradient: it moves every weight
 by about lr a step, so that |w| / lr steps are the time in which it can write the weights anew. By then it has made
 good what it can make good, or the net has lost what tells its inputs apart (`judge.steps_to_tell_apart`). And SGD's
@@ -29,6 +30,8 @@ from .subject import Subject
 
 # After this many times the rehearsed steps a rate that finds flatter ground has found it, or is on its way.
 RECOVERY = 8
+# The other rate that steps are tried at, as a share of theirs: the first that a lower one is looked for at.
+SLOWER = 0.1
 # Steps at most: a smaller rate, which would need more to write the weights anew, is left undecided.
 MOST_STEPS = RECOVERY * MOST_REHEARSED
 
@@ -40,18 +43,26 @@ def look_ahead(subject: Subject, progress: Progress | None = None) -> Outlook | 
     if case.optimizer is None or case.step_size == 0.0:
         return None
     several = RECOVERY * rehearsal_steps(case)
-    if checks.steps_in_doubt(subject) is not None:
-        return _outlook(subject, several, progress, patient=True, calmed_by=_calmed_by(subject))
+    doubt = checks.steps_in_doubt(subject)
+    if doubt is not None and not doubt.passing:
+        return _of_doubt(subject, doubt, several, progress)
     if may_leave_plateau(subject):
         return _outlook(subject, several, progress, until=round(min(subject.limits.plateau_steps, MOST_STEPS)))
     grows = bool(checks.error_of_scale(subject))
-    if not grows and not (rescaled(subject) and beyond_band(subject.slope) < 0):
-        return None
-    steps = _rewriting_steps(case)
-    if not 0.0 < steps <= MOST_STEPS:
-        return None
-    # Weights that have to grow, or to shrink, need longer than it takes to write them at the size they have.
-    return _outlook(subject, max(math.ceil(steps), several if grows else 0), progress, patient=grows)
+    if grows or (rescaled(subject) and beyond_band(subject.slope) < 0):
+        steps = _rewriting_steps(case)
+        if not 0.0 < steps <= MOST_STEPS:
+            return None
+        # Weights that have to grow, or to shrink, need longer than it takes to write them at the size they have.
+        return _outlook(subject, max(math.ceil(steps), several if grows else 0), progress, patient=grows)
+    return None if doubt is None else _of_doubt(subject, doubt, several, progress)
+
+
+def _of_doubt(subject: Subject, doubt: checks.Doubt, steps: int, progress: Progress | None) -> Outlook:
+    """What becomes of steps that look too large; where they may not be, also of as many at a lower rate."""
+    found = _outlook(subject, steps, progress, patient=True, calmed_by=_calmed_by(subject))
+    unsure = doubt.rising or doubt.falling
+    return replace(found, slower=_slower(subject.case, len(found.losses), progress)) if unsure else found
 
 
 def _calmed_by(subject: Subject) -> tuple[str, ...]:
@@ -80,13 +91,14 @@ def _at_unit_scale(case: Case, scales: Mapping[str, float]) -> Case:
 
 
 def _calm(subject: Subject, case: Case) -> bool:
-    """Whether rehearsed steps of a changed case raise no doubt."""
+    """Whether rehearsed steps of a changed case raise no doubt but one that passes."""
     net = case.net.copy()
     measurement = measuring.measure(case, net)
     if not np.isfinite(measurement.losses).all():
         return False
     measurement = replace(measurement, rehearsal=rehearse(case, net))
-    return checks.steps_in_doubt(replace(subject, case=case, measurement=measurement)) is None
+    doubt = checks.steps_in_doubt(replace(subject, case=case, measurement=measurement))
+    return doubt is None or doubt.passing
 
 
 def rescale(net: Any) -> None:
@@ -138,6 +150,14 @@ def _outlook(
         return Outlook(losses, None, math.nan, calmed_by)
     slope = estimate(measuring.measure(case, net), subject.limits.norm_ratio, trained=True)
     return Outlook(losses, slope, difference(net, case.x[case.rows[0]]), calmed_by)
+
+
+def _slower(case: Case, steps: int, progress: Progress | None) -> np.ndarray:
+    """Losses of the same steps on the same batches at a tenth of the rate."""
+    case = replace(case, training={**case.training, "lr": SLOWER * case.step_size})
+    net = case.net.copy()
+    optimizer = case.optimizer_for(net, keep_state=case.trained)
+    return _train(case, net, optimizer, np.random.default_rng((case.seed, 3)), steps, progress)
 
 
 def _comes_down(losses: np.ndarray) -> bool:

@@ -19,6 +19,7 @@ from .causes import (
     target_scale,
     weight_excess,
 )
+from .measure import Outlook, skip_connections
 from .subject import Subject
 
 
@@ -46,7 +47,7 @@ def layers(indices: Iterable[int]) -> str:
 def slope_sentence(subject: Subject) -> str:
     """What the profile does, with its error bar and the band."""
     slope = subject.slope
-    what = "dL/dh" if subject.measurement.config["residual"] else "delta"
+    what = "dL/dh" if skip_connections(subject.measurement.config).any() else "delta"
     verb = "shrinks" if slope.value < 0.0 else "grows"
     half = 0.5 * (slope.systematic_high - slope.systematic_low)
     drift = f", and {slope.drift:+.2g} by the width" if slope.typical < slope.band_low <= slope.systematic else ""
@@ -147,7 +148,7 @@ def exploding_cause(subject: Subject, cause: str) -> str:
         )
     if cause == "activation_slope":
         return _normalized(subject, names)
-    if subject.measurement.config["residual"]:
+    if skip_connections(subject.measurement.config).any():
         return (
             "Every skip connection adds its branch to the stream, and the sum grows from layer to layer: "
             "branches scaled down by the root of the depth, or a normalization, keep it level."
@@ -244,6 +245,16 @@ def input_sentence(subject: Subject) -> str:
     """Which scale of the data is far from one."""
     rms = math.sqrt(subject.measurement.input_square)
     return f"Inputs have a root mean square of {factor(rms)}, targets of {factor(target_scale(subject))}."
+
+
+def outlook_sentence(outlook: Outlook, guess: float, recovered: bool) -> str:
+    """What more steps make of a loss that steps threw up, and those of a lower rate where they were tried."""
+    halves = [losses[len(losses) // 2 :] for losses in (outlook.losses, outlook.slower) if losses is not None]
+    ends = [factor(float(half.mean())) for half in halves]
+    beside = f"{'below' if recovered else 'no better than'} that of a constant guess, {factor(guess)}"
+    verb = "the loss comes down again, to" if recovered else "it is at"
+    text = f"Within {len(outlook.losses)} steps {verb} {ends[0]}, {beside}"
+    return text + (f"; at a tenth of this rate, {ends[1]}." if len(ends) > 1 else ".")
 
 
 def grown_weights(layer: int, growth: float, step: int) -> str:

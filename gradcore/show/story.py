@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..analysis.causes import can_be_level
 from ..analysis.judge import beyond_band
 from ..analysis.report import Finding, GainFactors, LayerRecord, Prediction, Report
 from ..analysis.subject import Thresholds
@@ -191,14 +192,20 @@ def gain(log_squared: float) -> str:
     return number(exp(log_squared), 3)
 
 
+def _has_skips(report: Report) -> bool:
+    """Whether there is a pair of equal widths for a skip connection to join."""
+    equal = any(layer.in_features == layer.out_features for layer in report.layers[:-1])
+    return bool(report.config.get("residual")) and equal
+
+
 def traveller(report: Report) -> str:
     """The gradient whose slope is judged: with skip connections the one beside the branches."""
-    return "|dL/dh|" if report.config.get("residual") else "|delta|"
+    return "|dL/dh|" if _has_skips(report) else "|delta|"
 
 
 def travelling(report: Report) -> np.ndarray:
     """Norm of that gradient, [layers]."""
-    name = "grad_output_norm" if report.config.get("residual") else "delta_norm"
+    name = "grad_output_norm" if _has_skips(report) else "delta_norm"
     return np.array([getattr(layer, name) for layer in report.layers])
 
 
@@ -301,8 +308,9 @@ def prediction_lines(report: Report) -> list[str]:
         if math.isfinite(prediction.trainable_depth):
             words += f"; inputs stay distinguishable through about {number(prediction.trainable_depth)} layers"
         lines.append(words + ".")
-    # where the activation is to blame, larger weights would keep the size and saturate the units
+    # where the activation is to blame, in part or wholly, larger weights would keep the size and saturate the units
     blames_weights = any(finding.cause == "weight_scale" for finding in report.findings)
+    blames_weights &= all(can_be_level(layer.activation) for layer in report.layers if layer.activation)
     if blames_weights and math.isfinite(prediction.critical_gain):
         spread = number(prediction.critical_gain, 3)
         lines.append(f"It would stay level with weights of standard deviation {spread} / sqrt(fan_in).")
