@@ -178,10 +178,22 @@ def test_links_in_a_circle_are_refused(tmp_path):
     assert error.value.errno == errno.ELOOP and (tmp_path / "one").is_symlink()
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/null")], ids=["pipe", "device"])
-def test_pipes_and_devices_are_not_replaced(make, tmp_path):
+@pytest.fixture
+def terminal():
+    """A device that nobody else has: one that is replaced after all must not be the machine's."""
+    controller, device = os.openpty()
+    yield os.ttyname(device)
+    os.close(controller)
+    os.close(device)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_pipes_and_devices_are_not_replaced(kind, terminal, tmp_path):
     path = tmp_path / "there"
-    make(path)
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(terminal)
     before = path.stat()
     with pytest.raises(OSError, match="not a regular file") as error:
         gc.MLP([3, 2]).save(path)
