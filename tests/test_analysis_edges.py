@@ -228,6 +228,16 @@ def test_sizes_whose_squares_overflow_are_reported(rng, widths, activation, scal
         assert report.remedies(**TRIALS)
 
 
+def test_large_weights_for_small_inputs_are_measured(rng):
+    """Infinity times zero, of their squares, is no variance of what lies between them."""
+    net = gc.MLP([17, 8, 32, 3, 8], activation="tanh", dtype="float64")
+    net.parameters["dense0.weight"] *= 1e200
+    x, labels = 1e-200 * rng.standard_normal((64, 17)), rng.integers(0, 8, 64)
+    report = shown(gc.analyze(net, x, labels))
+    verdict, _, findings = diagnose(report._case)
+    assert verdict == report.verdict and kept(findings) == kept(report.findings)
+
+
 @pytest.mark.parametrize("scale", [1e-200, 1e-5, 1.0, 1e200])
 def test_columns_of_any_size_are_standardized(scale, rng):
     table = rng.normal([0, 1e5, 7], 1.0, (50, 3))

@@ -54,9 +54,9 @@ double rms(const Evidence &evidence, int layer, Field of) noexcept {
   return scale * std::sqrt(sum / evidence.passes());
 }
 
-// E act'^4 / (E act'^2)^2 at the variance that the layer's pre-activations have.
+// E act'^4 / (E act'^2)^2 at the variance that the layer's pre-activations have; at 1e6 where that is infinity times 0.
 double kurtosis(const Evidence &evidence, const LayerEvidence &layer) noexcept {
-  const double q = layer.spec->normalization ? 1.0 : std::min(std::max(layer.preact_square, 1e-6), 1e6);
+  const double q = layer.spec->normalization ? 1.0 : std::max(std::min(1e6, layer.preact_square), 1e-6);
   return std::min(moments(evidence.derivative, layer.spec->activation, q).kurtosis(), 50.0);
 }
 

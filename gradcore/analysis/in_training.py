@@ -137,6 +137,7 @@ def confirm(run: Run, recent: Sequence[Rows], rehearsal: Rehearsal, limits: Thre
 # ---- numbers that are not finite ----
 
 
+@harmless
 def explain(tape: Tape, healthy: Snapshot, limits: Thresholds) -> tuple[ReplayedStep, Subject | None, Finding]:
     """The first step since the tape's snapshot in which a value left the finite range.
 

@@ -67,7 +67,8 @@ def step_noise(measurement: Measurement) -> tuple[np.ndarray, np.ndarray]:
 def _kurtosis(measurement: Measurement, layer: int) -> float:
     """E phi'^4 / (E phi'^2)^2 of a layer, at the pre-activation variance it has."""
     q = 1.0 if measurement.config["normalization"] else measurement.preact_square()[layer]
-    return min(theory.kurtosis(measurement.config["activation"][layer], float(np.clip(q, 1e-6, 1e6))), 50.0)
+    q = max(min(1e6, float(q)), 1e-6)  # 1e6, too, for squares beyond float64 of weights times those below it of inputs
+    return min(theory.kurtosis(measurement.config["activation"][layer], q), 50.0)
 
 
 def _weight_gain(measurement: Measurement) -> np.ndarray:
