@@ -37,7 +37,7 @@ file(RELATIVE_PATH pkgconfig_to_include "${full_pkgconfig_dir}" "${full_include_
 file(RELATIVE_PATH pkgconfig_to_library "${full_pkgconfig_dir}" "${full_library_dir}")
 if(GRADCORE_STATIC)
   set(pkgconfig_cflags " -DGRADCORE_STATIC")
-  set(pkgconfig_libs " -lstdc++ -lm -pthread")
+  set(pkgconfig_libs " -l${gradcore_cxx_library} -lm -pthread")
 elseif(GRADCORE_BUILD_PYTHON) # no loader looks into a wheel by itself
   set(pkgconfig_libs " -Wl,-rpath,\${libdir}")
 endif()

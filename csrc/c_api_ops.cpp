@@ -19,7 +19,7 @@ using namespace gradcore;
 namespace {
 
 // Rows that one task takes: fixed, so that sums over rows do not depend on threads.
-constexpr index kTileRows = 64;
+constexpr int64_t kTileRows = 64;
 
 struct Argument {
   const char *name;
@@ -43,7 +43,7 @@ gradcore_status check_matrix(const char *name, const gradcore_matrix *m) noexcep
   return GRADCORE_OK;
 }
 
-gradcore_status check_shape(const char *name, const gradcore_matrix *m, index rows, index cols) noexcept {
+gradcore_status check_shape(const char *name, const gradcore_matrix *m, int64_t rows, int64_t cols) noexcept {
   GRADCORE_TRY(check_matrix(name, m));
   if (m->rows != rows || m->cols != cols)
     return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected %lld x %lld, got %lld x %lld", name, (long long)rows,
@@ -64,33 +64,33 @@ gradcore_status with_kernels(int32_t dtype, F &&body) noexcept {
 template <class K>
 using ElementOf = typename std::decay_t<K>::Element;
 
-index num_tiles(index n) noexcept { return (n + kTileRows - 1) / kTileRows; }
+int64_t num_tiles(int64_t n) noexcept { return (n + kTileRows - 1) / kTileRows; }
 
 // task(first row, rows) over a matrix of n rows.
 template <class F>
-void for_tiles(index n, double flops, F &&task) noexcept {
-  parallel_for(num_tiles(n), flops, [&](index t) {
-    const index first = t * kTileRows;
+void for_tiles(int64_t n, double flops, F &&task) noexcept {
+  parallel_for(num_tiles(n), flops, [&](int64_t t) {
+    const int64_t first = t * kTileRows;
     task(first, n - first < kTileRows ? n - first : kTileRows);
   });
 }
 
 // What rows_of(first row, rows, partial) makes of each tile of n rows: a row of `width` numbers. May throw bad_alloc.
 template <class T, class F>
-std::vector<T> partials_of_tiles(index n, index width, F &&rows_of) {
+std::vector<T> partials_of_tiles(int64_t n, int64_t width, F &&rows_of) {
   std::vector<T> partials(std::size_t(num_tiles(n) * width));
   for_tiles(n, 8.0 * double(n) * double(width),
-            [&](index first, index rows) { rows_of(first, rows, partials.data() + first / kTileRows * width); });
+            [&](int64_t first, int64_t rows) { rows_of(first, rows, partials.data() + first / kTileRows * width); });
   return partials;
 }
 
 // Their sums, in double: one number of type T would lose the digits of millions of rows.
 template <class T, class F>
-std::vector<double> sums_of_tiles(index n, index width, F &&rows_of) {
+std::vector<double> sums_of_tiles(int64_t n, int64_t width, F &&rows_of) {
   const std::vector<T> partials = partials_of_tiles<T>(n, width, rows_of);
   std::vector<double> sums(std::size_t(width), 0.0);
   for (const T *partial = partials.data(), *end = partial + partials.size(); partial < end; partial += width)
-    for (index i = 0; i < width; i++) sums[std::size_t(i)] += double(partial[i]);
+    for (int64_t i = 0; i < width; i++) sums[std::size_t(i)] += double(partial[i]);
   return sums;
 }
 
@@ -103,13 +103,13 @@ struct PaddedCopy {
   }
   T *data() const noexcept { return static_cast<T *>(buffer.data()); }
   AlignedBuffer buffer;
-  index ld;
+  int64_t ld;
 };
 
 // Panels of a weight [out, in], for the forward or the backward_input product.
 template <class T>
 void pack_weight(const KernelSet<T> &kernels, const gradcore_matrix &weight, bool forward, AlignedBuffer &packed) {
-  const index out = weight.rows, in = weight.cols;
+  const int64_t out = weight.rows, in = weight.cols;
   packed.reserve(std::size_t(packed_size(kernels, forward ? in : out, forward ? out : in)) * sizeof(T));
   const T *w = static_cast<const T *>(weight.data);
   T *panels = static_cast<T *>(packed.data());
@@ -140,25 +140,25 @@ gradcore_status check_activation(int32_t activation, int64_t count, std::initial
 }
 
 // Elementwise work is cut into pieces of this many elements.
-constexpr index kPiece = 8192;
+constexpr int64_t kPiece = 8192;
 constexpr double kFlopsPerTranscendental = 16;
 
 template <class F>
-void for_elements(index count, F &&task) noexcept {
-  parallel_for((count + kPiece - 1) / kPiece, kFlopsPerTranscendental * double(count), [&](index p) {
-    const index first = p * kPiece;
+void for_elements(int64_t count, F &&task) noexcept {
+  parallel_for((count + kPiece - 1) / kPiece, kFlopsPerTranscendental * double(count), [&](int64_t p) {
+    const int64_t first = p * kPiece;
     task(first, count - first < kPiece ? count - first : kPiece);
   });
 }
 
 // dz = dy * act'(z), by way of the stack: dz may be dy or z.
 template <class T>
-void activation_backward(const KernelSet<T> &kernels, int32_t activation, index count, const T *dy, const T *z,
+void activation_backward(const KernelSet<T> &kernels, int32_t activation, int64_t count, const T *dy, const T *z,
                          T *dz) noexcept {
-  constexpr index kMost = 512;
+  constexpr int64_t kMost = 512;
   alignas(64) T act[kMost], slope[kMost];
-  for (index i = 0; i < count; i += kMost) {
-    const index n = count - i < kMost ? count - i : kMost;
+  for (int64_t i = 0; i < count; i += kMost) {
+    const int64_t n = count - i < kMost ? count - i : kMost;
     kernels.activation_forward_grad[activation](1, n, z + i, n, act, n, slope, n);
     kernels.multiply(1, n, dy + i, n, slope, n);
     kernels.copy(1, n, slope, n, dz + i, n);
@@ -208,14 +208,14 @@ gradcore_status gradcore_op_dense(int32_t dtype, const gradcore_matrix *input, c
   if (!output) return null_argument("output");
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<decltype(kernels)>;
-    const index in = weight->cols, out = weight->rows;
+    const int64_t in = weight->cols, out = weight->rows;
     AlignedBuffer packed, start;
     pack_weight(kernels, *weight, true, packed);
     if (bias) {  // tiles read it in full vectors
       start.reserve(std::size_t(out + 16) * sizeof(T));
       kernels.copy(1, out, static_cast<const T *>(bias), out, static_cast<T *>(start.data()), out);
     }
-    for_tiles(input->rows, 2.0 * double(input->rows) * double(in) * double(out), [&](index first, index rows) {
+    for_tiles(input->rows, 2.0 * double(input->rows) * double(in) * double(out), [&](int64_t first, int64_t rows) {
       gemm(kernels, rows, in, out, static_cast<const T *>(input->data) + first * input->stride, input->stride,
            RightMatrix<T>{static_cast<const T *>(packed.data())}, static_cast<T *>(output) + first * out, out,
            bias ? TileInit::bias : TileInit::zero, static_cast<const T *>(start.data()));
@@ -233,13 +233,13 @@ gradcore_status gradcore_op_dense_backward(int32_t dtype, const gradcore_matrix 
   GRADCORE_TRY(check_shape("grad_output", grad_output, input->rows, weight->rows));
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<decltype(kernels)>;
-    const index n = input->rows, in = weight->cols, out = weight->rows;
+    const int64_t n = input->rows, in = weight->cols, out = weight->rows;
     const double flops = 2.0 * double(n) * double(in) * double(out);
     const T *dy = static_cast<const T *>(grad_output->data);
     AlignedBuffer packed;
     if (grad_input) {
       pack_weight(kernels, *weight, false, packed);
-      for_tiles(n, flops, [&](index first, index rows) {
+      for_tiles(n, flops, [&](int64_t first, int64_t rows) {
         gemm(kernels, rows, out, in, dy + first * grad_output->stride, grad_output->stride,
              RightMatrix<T>{static_cast<const T *>(packed.data())}, static_cast<T *>(grad_input) + first * in, in,
              TileInit::zero, static_cast<const T *>(nullptr));
@@ -247,13 +247,13 @@ gradcore_status gradcore_op_dense_backward(int32_t dtype, const gradcore_matrix 
     }
     if (grad_weight) {
       const PaddedCopy<T> x(kernels, *input);
-      for_tiles(out, flops, [&](index first, index rows) {
+      for_tiles(out, flops, [&](int64_t first, int64_t rows) {
         gemm_params(kernels, n, in, first, first + rows, dy, grad_output->stride, x.data(), x.ld,
                     static_cast<T *>(grad_weight), false);
       });
     }
     if (grad_bias) {
-      const std::vector<double> sums = sums_of_tiles<T>(n, out, [&](index first, index rows, T *partial) {
+      const std::vector<double> sums = sums_of_tiles<T>(n, out, [&](int64_t first, int64_t rows, T *partial) {
         kernels.column_sum(rows, out, dy + first * grad_output->stride, grad_output->stride, false, partial);
       });
       std::copy(sums.begin(), sums.end(), static_cast<T *>(grad_bias));
@@ -267,7 +267,7 @@ gradcore_status gradcore_op_activation(int32_t dtype, int32_t activation, const 
   GRADCORE_TRY(check_activation(activation, count, {{"input", input}, {"output", output}}));
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<decltype(kernels)>;
-    for_elements(count, [&](index first, index n) {
+    for_elements(count, [&](int64_t first, int64_t n) {
       kernels.activation_forward[activation](1, n, static_cast<const T *>(input) + first, n,
                                              static_cast<T *>(output) + first, n);
     });
@@ -281,7 +281,7 @@ gradcore_status gradcore_op_activation_backward(int32_t dtype, int32_t activatio
                                 {{"grad_output", grad_output}, {"input", input}, {"grad_input", grad_input}}));
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<decltype(kernels)>;
-    for_elements(count, [&](index first, index n) {
+    for_elements(count, [&](int64_t first, int64_t n) {
       activation_backward(kernels, activation, n, static_cast<const T *>(grad_output) + first,
                           static_cast<const T *>(input) + first, static_cast<T *>(grad_input) + first);
     });
@@ -303,20 +303,20 @@ gradcore_status gradcore_op_batch_norm(int32_t dtype, const gradcore_matrix *inp
   GRADCORE_TRY(check_eps(dtype, eps));
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<decltype(kernels)>;
-    const index n = input->rows, c = input->cols, stride = input->stride;
+    const int64_t n = input->rows, c = input->cols, stride = input->stride;
     const T *x = static_cast<const T *>(input->data), *gamma = static_cast<const T *>(weight);
     T *mean = static_cast<T *>(save_mean), *inv_std = static_cast<T *>(save_invstd), *y = static_cast<T *>(output);
-    const std::vector<T> partials = partials_of_tiles<T>(n, 3 * c, [&](index first, index rows, T *partial) {
+    const std::vector<T> partials = partials_of_tiles<T>(n, 3 * c, [&](int64_t first, int64_t rows, T *partial) {
       kernels.column_moments(rows, c, x + first * stride, stride, partial, partial + c, partial + 2 * c);
     });
     std::vector<T> columns(std::size_t(2 * c));
     T *scale = columns.data(), *shift = scale + c;
-    for_column_groups({0, c}, [&](index begin, index count) {
+    for_column_groups({0, c}, [&](int64_t begin, int64_t count) {
       double means[kMergeColumns], m2[kMergeColumns];
       merge_moments<T>(
-          num_tiles(n), [&](index t) { return partials.data() + t * 3 * c + begin; }, c,
-          [&](index t) { return std::min(kTileRows, n - t * kTileRows); }, n, count, means, m2);
-      for (index i = begin; i < begin + count; i++) {
+          num_tiles(n), [&](int64_t t) { return partials.data() + t * 3 * c + begin; }, c,
+          [&](int64_t t) { return std::min(kTileRows, n - t * kTileRows); }, n, count, means, m2);
+      for (int64_t i = begin; i < begin + count; i++) {
         const double inverse = 1.0 / std::sqrt(m2[i - begin] / double(n) + eps);
         mean[i] = T(means[i - begin]);
         inv_std[i] = T(inverse);
@@ -325,7 +325,7 @@ gradcore_status gradcore_op_batch_norm(int32_t dtype, const gradcore_matrix *inp
                      double(gamma[i]) * inverse * (means[i - begin] - double(mean[i])));
       }
     });
-    for_tiles(n, 8.0 * double(n) * double(c), [&](index first, index rows) {
+    for_tiles(n, 8.0 * double(n) * double(c), [&](int64_t first, int64_t rows) {
       kernels.batch_norm_forward(rows, c, x + first * stride, stride, mean, scale, shift, y + first * c, c);
     });
     return GRADCORE_OK;
@@ -346,24 +346,24 @@ gradcore_status gradcore_op_batch_norm_backward(int32_t dtype, const gradcore_ma
                                {"grad_bias", grad_bias}}));
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<decltype(kernels)>;
-    const index n = input->rows, c = input->cols;
+    const int64_t n = input->rows, c = input->cols;
     std::vector<T> factors(std::size_t(3 * c));
     T *a = factors.data(), *s1 = a + c, *s2 = s1 + c;
     const T *x = static_cast<const T *>(input->data), *dy = static_cast<const T *>(grad_output->data);
     const T *mean = static_cast<const T *>(save_mean), *inv_std = static_cast<const T *>(save_invstd);
     T *dgamma = static_cast<T *>(grad_weight), *dbeta = static_cast<T *>(grad_bias);
-    const std::vector<double> sums = sums_of_tiles<T>(n, 2 * c, [&](index first, index rows, T *partial) {
+    const std::vector<double> sums = sums_of_tiles<T>(n, 2 * c, [&](int64_t first, int64_t rows, T *partial) {
       kernels.batch_norm_sums(rows, c, dy + first * grad_output->stride, grad_output->stride, x + first * input->stride,
                               input->stride, mean, inv_std, partial, partial + c);
     });
-    for (index i = 0; i < c; i++) {
+    for (int64_t i = 0; i < c; i++) {
       dbeta[i] = T(sums[std::size_t(i)]);
       dgamma[i] = T(sums[std::size_t(c + i)]);
       a[i] = static_cast<const T *>(weight)[i] * inv_std[i];
       s1[i] = T(sums[std::size_t(i)] / double(n));
       s2[i] = T(sums[std::size_t(c + i)] / double(n));
     }
-    for_tiles(n, 8.0 * double(n) * double(c), [&](index first, index rows) {
+    for_tiles(n, 8.0 * double(n) * double(c), [&](int64_t first, int64_t rows) {
       kernels.batch_norm_backward(rows, c, dy + first * grad_output->stride, grad_output->stride,
                                   x + first * input->stride, input->stride, mean, inv_std, a, s1, s2,
                                   static_cast<T *>(grad_input) + first * c, c);
@@ -382,8 +382,8 @@ gradcore_status gradcore_op_layer_norm(int32_t dtype, const gradcore_matrix *inp
   GRADCORE_TRY(check_eps(dtype, eps));
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<decltype(kernels)>;
-    const index c = input->cols;
-    for_tiles(input->rows, 8.0 * double(input->rows) * double(c), [&](index first, index rows) {
+    const int64_t c = input->cols;
+    for_tiles(input->rows, 8.0 * double(input->rows) * double(c), [&](int64_t first, int64_t rows) {
       kernels.layer_norm_forward(rows, c, static_cast<const T *>(input->data) + first * input->stride, input->stride,
                                  static_cast<const T *>(weight), static_cast<const T *>(bias), rms != 0, T(eps),
                                  static_cast<T *>(output) + first * c, c, static_cast<T *>(save_mean) + first,
@@ -407,17 +407,17 @@ gradcore_status gradcore_op_layer_norm_backward(int32_t dtype, const gradcore_ma
   if (!rms && !grad_bias) return null_argument("grad_bias");
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<decltype(kernels)>;
-    const index n = input->rows, c = input->cols;
+    const int64_t n = input->rows, c = input->cols;
     const T *x = static_cast<const T *>(input->data), *dy = static_cast<const T *>(grad_output->data);
     const T *mean = static_cast<const T *>(save_mean), *inv_std = static_cast<const T *>(save_invstd);
-    const std::vector<double> sums = sums_of_tiles<T>(n, 2 * c, [&](index first, index rows, T *partial) {
+    const std::vector<double> sums = sums_of_tiles<T>(n, 2 * c, [&](int64_t first, int64_t rows, T *partial) {
       kernels.layer_norm_param_grads(rows, c, dy + first * grad_output->stride, grad_output->stride,
                                      x + first * input->stride, input->stride, mean + first, inv_std + first, partial,
                                      rms ? nullptr : partial + c);
     });
     std::copy_n(sums.begin(), c, static_cast<T *>(grad_weight));
     if (!rms) std::copy_n(sums.begin() + c, c, static_cast<T *>(grad_bias));
-    for_tiles(n, 8.0 * double(n) * double(c), [&](index first, index rows) {
+    for_tiles(n, 8.0 * double(n) * double(c), [&](int64_t first, int64_t rows) {
       kernels.layer_norm_backward(rows, c, dy + first * grad_output->stride, grad_output->stride,
                                   x + first * input->stride, input->stride, static_cast<const T *>(weight),
                                   mean + first, inv_std + first, rms != 0, static_cast<T *>(grad_input) + first * c, c);
@@ -432,7 +432,7 @@ gradcore_status gradcore_op_loss(int32_t dtype, int32_t loss, const gradcore_mat
   GRADCORE_TRY(check_pointers({{"target", target}, {"loss_value", loss_value}}));
   if (loss < 0 || loss >= GRADCORE_NUM_LOSSES)
     return fail(GRADCORE_INVALID_ARGUMENT, "loss: expected 0 to %d, got %d", GRADCORE_NUM_LOSSES - 1, loss);
-  const index n = output->rows, c = output->cols;
+  const int64_t n = output->rows, c = output->cols;
   if (!target->labels) {
     GRADCORE_TRY(check_shape("target", &target->values, n, c));
   } else {
@@ -441,7 +441,7 @@ gradcore_status gradcore_op_loss(int32_t dtype, int32_t loss, const gradcore_mat
     if (target->num_labels != n)
       return fail(GRADCORE_INVALID_ARGUMENT, "target: expected %lld labels, got %lld", (long long)n,
                   (long long)target->num_labels);
-    for (index r = 0; r < n; r++)
+    for (int64_t r = 0; r < n; r++)
       if (target->labels[r] < 0 || target->labels[r] >= c)
         return fail(GRADCORE_INVALID_ARGUMENT, "target[%lld]: expected a label in [0, %lld), got %lld", (long long)r,
                     (long long)c, (long long)target->labels[r]);
@@ -451,7 +451,7 @@ gradcore_status gradcore_op_loss(int32_t dtype, int32_t loss, const gradcore_mat
     const TargetView<T> view{target->labels, static_cast<const T *>(target->values.data), target->values.stride};
     const double scale = loss_scale(loss, n, c);
     std::vector<double> sums(std::size_t(num_tiles(n)));
-    for_tiles(n, kFlopsPerTranscendental * double(n) * double(c), [&](index first, index rows) {
+    for_tiles(n, kFlopsPerTranscendental * double(n) * double(c), [&](int64_t first, int64_t rows) {
       sums[std::size_t(first / kTileRows)] = loss_rows(
           kernels, loss, rows, c, static_cast<const T *>(output->data) + first * output->stride, output->stride,
           view.from_row(first), T(scale), grad_output ? static_cast<T *>(grad_output) + first * c : nullptr, c);

@@ -219,8 +219,8 @@ struct MakeLanes<0, I...> {
 template <int H, class V, int... I>
 GRADCORE_INLINE void exchange(V &a, V &b, Lanes<I...>) {
   constexpr int W = sizeof...(I);
-  const V low = __builtin_shufflevector(a, b, ((I & H) ? I - H + W : I)...);
-  b = __builtin_shufflevector(a, b, ((I & H) ? I + W : I + H)...);
+  const V low = shuffle<((I & H) ? I - H + W : I)...>(a, b);
+  b = shuffle<((I & H) ? I + W : I + H)...>(a, b);
   a = low;
 }
 

@@ -11,6 +11,7 @@
 #ifndef GRADCORE_KERNELS_KERNEL_TABLE_HPP
 #define GRADCORE_KERNELS_KERNEL_TABLE_HPP
 
+#include <cstddef>
 #include <cstdint>
 
 #include "gradcore/gradcore.h"
@@ -208,7 +209,7 @@ inline const KernelSet<double> &KernelTable::set<double>() const {
 }
 
 // One a file in targets/.
-#if defined(__x86_64__)
+#if defined(__x86_64__) && defined(__LP64__)
 namespace baseline {
 extern const KernelTable kTable;
 }
@@ -221,10 +222,12 @@ extern const KernelTable kTable;
 namespace avx512_bf16 {
 extern const ProductKernels<float> kProducts;  // by pairs
 }
-#else
+#elif defined(__AARCH64EL__)
 namespace neon {
 extern const KernelTable kTable;
 }
+#else
+#error "gradcore: expected x86-64 or little-endian AArch64"
 #endif
 
 // dispatch.cpp

@@ -7,6 +7,7 @@
 //
 // A comparison of vectors (a < b) gives an integer vector: lanes all ones or all zeros.
 
+#include <cstddef>
 #include <cstdint>
 
 #if defined(__x86_64__)
@@ -361,6 +362,18 @@ GRADCORE_INLINE I one_hot(I k) {
   return ((I{} + 1) << (k & (kBits - 1))) & (k < kBits);
 }
 #endif
+
+// ---- between lanes ----
+
+// Lanes I... of a and, from kLanes on, of b. GCC knows Clang's word since GCC 12 only.
+template <int... I, class V>
+GRADCORE_INLINE V shuffle(V a, V b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, I...);
+#else
+  return __builtin_shuffle(a, b, decltype(a < b){I...});
+#endif
+}
 
 // ---- conversions ----
 
