@@ -59,6 +59,20 @@ def test_momentum_and_few_rows_are_judged_alike(options, optimizer, rows):
     assert report.findings
 
 
+@pytest.mark.parametrize(("scale", "options", "optimizer", "found"), [
+    (0.3, {}, gc.optim.SGD, False), (0.05, {}, gc.optim.SGD, True), (0.05, {}, gc.optim.Adam, False),
+    (0.005, {}, gc.optim.Adam, True), (0.005, {"normalization": "batch"}, gc.optim.SGD, False),
+    (1e-4, {"normalization": "batch"}, gc.optim.SGD, True),
+])  # fmt: skip
+def test_inputs_in_units_that_make_them_small(rng, scale, options, optimizer, found):
+    x, labels = scale * rng.standard_normal((512, 8)), rng.integers(0, 3, 512)
+    net = gc.MLP([8, 32, 32, 32, 3], **options)
+    report = gc.analyze(net, x, labels, optimizer=optimizer(net, lr=0.01))
+    _, _, findings = diagnose(report._case)
+    assert ("unscaled_input" in [finding.kind for finding in report.findings]) == found
+    assert kept(findings) == kept(report.findings)
+
+
 def test_what_takes_more_than_passes_is_left_out(rng):
     """The scales of targets and of single columns."""
     x = rng.standard_normal((400, 6)).astype("f4") * np.array([1e-2, 1, 1, 1, 1, 1e3], dtype="f4") / 500

@@ -455,7 +455,8 @@ void Judge::saturation() {
 
 void Judge::unscaled_input() {
   const double rms = std::sqrt(evidence_.input_square);
-  if (rms > limits::kInputScale)
+  const double seen = layers_[0].spec->normalization ? rms / std::sqrt(rms * rms + 1e-5) : rms;  // eps: checks.py
+  if (rms > limits::kInputScale || (seen > 0 && seen < std::pow(limits::kInputScale, evidence_.adaptive() ? -2 : -1)))
     add(GRADCORE_FINDING_UNSCALED_INPUT, GRADCORE_WARNING, GRADCORE_CAUSE_INPUT_SCALE,
         collect(1, [](const LayerEvidence &, int) { return true; }),
         "Inputs have a root mean square of %.3g, which the first layer's outputs and gradients take over: standardize "

@@ -362,6 +362,8 @@ def unscaled_input(subject: Subject) -> list[Finding]:
     problems = []
     if rms > limits.input_scale:
         problems.append(f"Inputs have a root mean square of {wording.factor(rms)}")
+    elif 0.0 < _seen_scale(subject, rms) < limits.input_scale ** (-2.0 if subject.adaptive else -1.0):
+        problems.append(f"Inputs have a root mean square of only {wording.factor(rms)}")
     if ratio > limits.column_ratio:
         problems.append(f"the most spread column has {wording.factor(ratio)} times the deviation of the median one")
     findings = []
@@ -381,6 +383,16 @@ def unscaled_input(subject: Subject) -> list[Finding]:
             Finding("unscaled_input", "warning", (subject.depth - 1,), "target_scale", text, {"target_rms": scale})
         )
     return findings
+
+
+# What every normalization adds to the variance it divides by.
+_NORM_EPS = 1e-5
+
+
+def _seen_scale(subject: Subject, rms: float) -> float:
+    """Root mean square of the inputs as the layers after the first one meet it: a normalization makes most good."""
+    normalized = subject.measurement.config["normalization"] is not None and subject.depth > 1
+    return rms / math.sqrt(rms**2 + _NORM_EPS) if normalized else rms
 
 
 # ---- number formats ----

@@ -62,7 +62,8 @@ class Thresholds(Record):
     saturated: float = 0.5
 
     # Root mean square of the inputs beyond which (or below whose inverse) the first layer's scale is the
-    # data's doing: it enters the layer's output and its gradient, so that 10 makes norm_ratio.
+    # data's doing: it enters the layer's output and its gradient, so that 10 makes norm_ratio. Steps of an
+    # adaptive optimizer do not shrink with the gradient, so that small inputs slow it by the output alone: 1 / 100.
     input_scale: float = 10.0
 
     # Ratio of column standard deviations beyond which the weak columns learn (1 / ratio)^2 as fast: norm_ratio.
