@@ -5,6 +5,7 @@ import runpy
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import gradcore as gc
@@ -84,6 +85,17 @@ def test_readme_watches_a_training_without_a_warning(capsys, tmp_path, monkeypat
         warnings.simplefilter("error", gc.TrainingWarning)
         exec(compile(program.replace("epochs=50", "epochs=1"), "README.md", "exec"), given)
     assert capsys.readouterr().out and (tmp_path / "run.html").exists()
+
+
+def test_readme_brings_a_net_over_from_pytorch(capsys, rng):
+    torch = pytest.importorskip("torch")
+    program = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[2]
+    model = torch.nn.Sequential(torch.nn.Linear(5, 9), torch.nn.Tanh(), torch.nn.Linear(9, 3))
+    x, labels = rng.standard_normal((256, 5)).astype("float32"), rng.integers(0, 3, 256)
+    given = {"gc": gc, "torch": torch, "model": model, "x": x, "labels": labels}
+    exec(compile(program, "README.md", "exec"), given)
+    assert "verdict" in capsys.readouterr().out
+    np.testing.assert_allclose(given["net"](x), model(torch.from_numpy(x)).detach().numpy(), atol=1e-5)
 
 
 def test_readme_opens_with_its_two_commands():
