@@ -10,12 +10,12 @@ namespace {
 
 // A tile of more rows is cut in two. A whole chunk: for a second thread, which serves 5 to 16 rows (1.1 to 1.8 times as
 // fast; with two tiles in place of one statistics cost one thread 4 % more). Few tiles: for further threads, as long as
-// they are large enough for what is done tile by tile, kFewTilesElements of a layer; inference has little of that, and
-// 6 or 16 threads take 16 tiles more evenly than 8. Many: because of the caches.
+// they are large enough for what is done tile by tile, kFewTilesElements of a layer. Many: because of the caches;
+// they are 16, which 6 or 16 threads share more evenly than 8, but for batch norm, whose sums are merged tile by tile.
 // (bench/experiments.md, Caches and threads)
 constexpr index kUncutRows = 4;
 constexpr index kFewTilesElements = 1024, kFewTilesLeastRows = 8, kFewTilesMostRows = 16;
-constexpr index kManyTiles = 8, kManyTilesOfInference = 16, kManyTilesRows = 64;
+constexpr index kManyTiles = 16, kManyTilesOfBatchNorm = 8, kManyTilesRows = 64;
 constexpr double kChunkBytes = 2e6;     // a chunk's activations and deltas: about the L2 caches of two cores
 constexpr index kMinChunkRows = 256;    // fewer rows, and reading and writing dW costs more than its products
 constexpr double kSpanBytes = 256e3;    // input and output of a layer for a span: a part of the L2 cache
@@ -41,7 +41,8 @@ double element_bytes(const Architecture &net) noexcept {
 index row_unit(const Architecture &net) noexcept { return net.dtype == GRADCORE_BFLOAT16 ? 2 : 1; }
 
 // A power of two of tiles, all but the last of one size: threads get even shares.
-index tile_rows(const Architecture &net, index rows, index many_tiles) noexcept {
+index tile_rows(const Architecture &net, index rows) noexcept {
+  const index many_tiles = net.any_batch_norm ? kManyTilesOfBatchNorm : kManyTiles;
   index tiles = 1;
   const auto most = [&] {
     if (tiles == 1) return kUncutRows;
@@ -145,13 +146,13 @@ RowPlan plan_rows(const Architecture &net, index rows, bool whole_batch) noexcep
     const index most = std::max({kMinChunkRows, net.max_width(), index(kChunkBytes / row_bytes)});
     chunk = divide_up(rows, divide_up(rows, most));
   }
-  const index tile = tile_rows(net, chunk, kManyTiles);
+  const index tile = tile_rows(net, chunk);
   chunk = std::min(rows, round_up(chunk, tile));
   return {rows, chunk, tile, span_tiles(net, chunk, tile), fill_layers(net, row_bytes * double(chunk))};
 }
 
 RowPlan plan_inference(const Architecture &net, index rows) noexcept {
-  const index tile = tile_rows(net, rows, kManyTilesOfInference);
+  const index tile = tile_rows(net, rows);
   return {rows, rows, tile, span_tiles(net, rows, tile), 1};
 }
 
