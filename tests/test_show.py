@@ -147,6 +147,15 @@ def test_a_slope_outside_its_band_that_is_no_verdict_says_why(severity, half, en
     assert said[-1] == ending if ending else not any("moving" in sentence or "luck" in sentence for sentence in said)
 
 
+@pytest.mark.parametrize(
+    ("severity", "title"), [("info", "Healthy gradients"), ("warning", "Healthy gradients, with warnings")]
+)
+def test_the_first_words_tell_of_warnings_beside_healthy_gradients(severity, title):
+    report = make_report("healthy", findings=(replace(make_report().findings[-1], severity=severity),))
+    assert text.render(report).splitlines()[0] == title.upper()
+    assert f">{title}</p>" in html.render(report) and story.title(make_report()) == "Vanishing gradients"
+
+
 def test_profiles_that_overflow_are_not_judged_by_their_words():
     assert story.exp(1e6) == math.inf
     layers = make_report().layers

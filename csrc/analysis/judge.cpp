@@ -455,7 +455,7 @@ void Judge::saturation() {
 
 void Judge::unscaled_input() {
   const double rms = std::sqrt(evidence_.input_square);
-  const double seen = layers_[0].spec->normalization ? rms / std::sqrt(rms * rms + 1e-5) : rms;  // eps: checks.py
+  const double seen = layers_[0].spec->normalization ? rms / std::sqrt(rms * rms + kNormEps) : rms;
   if (rms > limits::kInputScale || (seen > 0 && seen < std::pow(limits::kInputScale, evidence_.adaptive() ? -2 : -1)))
     add(GRADCORE_FINDING_UNSCALED_INPUT, GRADCORE_WARNING, GRADCORE_CAUSE_INPUT_SCALE,
         collect(1, [](const LayerEvidence &, int) { return true; }),

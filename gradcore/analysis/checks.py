@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..mlp import NORM_EPS
 from . import causes, wording
 from .measure import Case, Outlook
 from .report import Finding, LayerRecord
@@ -385,14 +386,10 @@ def unscaled_input(subject: Subject) -> list[Finding]:
     return findings
 
 
-# What every normalization adds to the variance it divides by.
-_NORM_EPS = 1e-5
-
-
 def _seen_scale(subject: Subject, rms: float) -> float:
     """Root mean square of the inputs as the layers after the first one meet it: a normalization makes most good."""
     normalized = subject.measurement.config["normalization"] is not None and subject.depth > 1
-    return rms / math.sqrt(rms**2 + _NORM_EPS) if normalized else rms
+    return rms / math.sqrt(rms**2 + NORM_EPS) if normalized else rms
 
 
 # ---- number formats ----

@@ -22,7 +22,7 @@ _MAX_DOTS = 120  # layers beyond which single markers would run into each other
 
 def page(report: Report) -> str:
     """A complete HTML document."""
-    return document(f"{story.TITLES[report.verdict]}: {story.net_line(report)}", render(report))
+    return document(f"{story.title(report)}: {story.net_line(report)}", render(report))
 
 
 def document(title: str, body: str) -> str:
@@ -48,7 +48,7 @@ def render(report: Report) -> str:
 def _head(report: Report) -> str:
     sentences = "".join(f"<p>{story.formulas(sentence)}</p>" for sentence in story.why(report))
     return (
-        f'<header><p class="verdict {report.verdict}">{escape(story.TITLES[report.verdict])}</p>'
+        f'<header><p class="verdict {report.verdict}">{escape(story.title(report))}</p>'
         f"<h1>{escape(story.net_line(report))}</h1>"
         f'<p class="muted">{escape(story.conditions_line(report))}</p></header>{_tiles(report)}{sentences}'
     )

@@ -55,6 +55,15 @@ TERMS = (
 )
 
 
+# ---- the verdict -----------------------------------------------------------------------------
+
+
+def title(report: Report) -> str:
+    """The verdict in words, and whether there is something beside healthy gradients that a reader should know first."""
+    warned = report.verdict == "healthy" and any(finding.severity != "info" for finding in report.findings)
+    return TITLES[report.verdict] + (", with warnings" if warned else "")
+
+
 # ---- numbers ---------------------------------------------------------------------------------
 
 

@@ -111,7 +111,7 @@ def render(
 
 
 def _head(report: Report, terminal: Terminal) -> list[str]:
-    title = terminal.style(story.TITLES[report.verdict].upper(), VERDICT_STYLE[report.verdict])
+    title = terminal.style(story.title(report).upper(), VERDICT_STYLE[report.verdict])
     subtitle = [story.net_line(report), story.conditions_line(report)]
     lines = [title, *(terminal.style(line, "dim") for text in subtitle for line in terminal.wrap(text)), ""]
     return lines + [line for sentence in story.why(report) for line in terminal.wrap(sentence)]
