@@ -42,3 +42,13 @@ def test_no_more_than_all_of_a_change_happens_at_one_place(others, sentence):
     assert sentence in wording.location_sentence(subject)
     assert "between layers 5 and 4" in wording.location_sentence(subject)
     assert np.isfinite(share)
+
+
+@pytest.mark.parametrize("loud", [1.0, 1e8])
+def test_norms_that_one_batch_makes_are_told_from_those_of_the_typical_batch(loud):
+    """Slopes are means over batches; norms are root mean squares, which a batch that explodes makes by itself."""
+    slope = subject_of(gc.MLP([20] + [64] * 9 + [5], init="lecun_normal")).slope
+    typical = np.exp(0.5 * slope.value * (slope.steps - 1))
+    said = wording.uneven_batches(slope, loud * typical, wording.factor)
+    assert said == "" if loud == 1.0 else said.endswith(f"in the typical batch it is {wording.factor(typical)}")
+    assert wording.uneven_batches(slope, 0.0, wording.factor) == ""

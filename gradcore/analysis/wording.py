@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from .causes import (
     weight_excess,
 )
 from .measure import Outlook, skip_connections
+from .report import Slope
 from .subject import Subject
 
 
@@ -58,8 +59,20 @@ def slope_sentence(subject: Subject) -> str:
         f"On its way to the input the gradient {verb}: |{what}|^2 is multiplied by "
         f"{factor(growth)} a layer (slope {slope.systematic:+.3g} +- {half:.2g}{drift}; healthy at "
         f"this depth: within +-{slope.band_high:.2g}). Its norm at layer 0 is {factor(ends)} of that at the last "
-        "hidden one."
+        f"hidden one{uneven_batches(slope, ends, factor)}."
     )
+
+
+def uneven_batches(slope: Slope, ends: float, words: Callable[[float], str]) -> str:
+    """What to add to a ratio of norms that the typical batch, whose slope is judged, is far from.
+
+    A slope is a mean over batches; norms over several batches are root mean squares.
+    """
+    typical = 0.5 * slope.value * (slope.steps - 1)
+    if not (0.0 < ends < math.inf and abs(math.log(ends) - typical) >= math.log(3.0)):
+        return ""
+    told = words(math.exp(min(typical, 700.0)))
+    return f", by root mean square over batches, in which the loudest count most; in the typical batch it is {told}"
 
 
 def location_sentence(subject: Subject) -> str:

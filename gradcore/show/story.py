@@ -20,6 +20,7 @@ from ..analysis.judge import beyond_band
 from ..analysis.report import Finding, GainFactors, LayerRecord, Prediction, Report
 from ..analysis.subject import Thresholds
 from ..analysis.wording import layers as layer_names
+from ..analysis.wording import uneven_batches
 
 TITLES = {
     "healthy": "Healthy gradients",
@@ -237,7 +238,8 @@ def _ends_sentence(report: Report) -> list[str]:
         return []
     many, word = times(ratio)
     size = "about as large as" if 0.5 < ratio < 2 else f"{many} times {word} than"
-    return [f"At layer 0 {traveller(report)} is {size} at layer {len(report.layers) - 2}, the last hidden one."]
+    uneven = uneven_batches(report.slope, ratio, lambda typical: "{} times {}".format(*times(typical)))
+    return [f"At layer 0 {traveller(report)} is {size} at layer {len(report.layers) - 2}, the last hidden one{uneven}."]
 
 
 def _nonfinite_sentences(report: Report) -> list[str]:
