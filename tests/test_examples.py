@@ -87,8 +87,8 @@ def test_readme_watches_a_training_without_a_warning(capsys, tmp_path, monkeypat
     assert capsys.readouterr().out and (tmp_path / "run.html").exists()
 
 
-def test_readme_brings_a_net_over_from_pytorch(capsys, rng):
-    torch = pytest.importorskip("torch")
+@pytest.mark.torch
+def test_readme_brings_a_net_over_from_pytorch(capsys, rng, torch):
     program = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[2]
     model = torch.nn.Sequential(torch.nn.Linear(5, 9), torch.nn.Tanh(), torch.nn.Linear(9, 3))
     x, labels = rng.standard_normal((256, 5)).astype("float32"), rng.integers(0, 3, 256)
