@@ -3,7 +3,7 @@
     cc $(python -m gradcore --cflags) program.c $(python -m gradcore --libs)
     cmake -S . -B build -Dgradcore_DIR="$(python -m gradcore --cmakedir)"
 
-Nothing here compiles or loads anything.
+Nothing here compiles anything.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-_PACKAGE = Path(__file__).resolve().parent
+from . import _core
+
+# Beside the native module, not this file: an editable install leaves the Python files where the source is.
+_PACKAGE = Path(_core.__file__).resolve().parent
 
 
 def get_include() -> str:

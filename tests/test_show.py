@@ -31,6 +31,14 @@ def report(request):
 # ---- text --------------------------------------------------------------------------------------------------
 
 
+def test_at_the_prompt_a_report_is_one_line(report):
+    """What it holds is printed, or shown in a notebook; its arrays are nothing to read."""
+    training = TrainingReport("healthy", (), 900, {}, {}, {}, {"checks": 22})
+    for said in map(repr, (report, gc.predict([9, 8, 8, 3]), training)):
+        assert said[0] == "<" and said[-1] == ">" and len(said) < 80 and "\n" not in said
+    assert report.verdict in repr(report)
+
+
 @pytest.mark.parametrize("width", [72, 80, 120])
 def test_text_fits_the_terminal(report, width):
     assert max(len(line) for line in text.render(report, width=width).splitlines()) <= width

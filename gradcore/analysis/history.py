@@ -117,6 +117,9 @@ class TrainingReport(Record):
 
         Path(path).write_text(training.page(self), encoding="utf-8")
 
+    def __repr__(self) -> str:
+        return f"<TrainingReport: {self.verdict}, {self.cost['checks']} checks, {len(self.findings)} findings>"
+
     def __str__(self) -> str:
         from ..show import training
 

@@ -276,6 +276,9 @@ class Prediction(Record):
 
         Path(path).write_text(prediction_html.page(self), encoding="utf-8")
 
+    def __repr__(self) -> str:
+        return f"<Prediction: {len(self.chi)} layers, {self.slope:+.3g} on ln |delta|^2 a layer>"
+
     def __str__(self) -> str:
         from ..show.prediction_text import render
 
@@ -463,6 +466,9 @@ class Report(Record):
         from ..show import html
 
         Path(path).write_text(html.page(self), encoding="utf-8")
+
+    def __repr__(self) -> str:
+        return f"<Report: {self.verdict}, {len(self.layers)} layers, {len(self.findings)} findings>"
 
     def __str__(self) -> str:
         from ..show import text
