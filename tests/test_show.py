@@ -231,7 +231,8 @@ def test_a_regression_has_no_right_answers():
 
 def test_everything_is_escaped():
     nasty = '<script>alert("x")</script>'
-    report = make_report(config={"widths": [1, 1], "activation": nasty, "init": nasty}, conditions={"loss": nasty})
+    config = {"widths": [1, 1], "activation": nasty, "init": nasty, "residual": False}
+    report = make_report(config=config, conditions={"loss": nasty})
     remedy = report.tried[0]
     object.__setattr__(remedy, "name", nasty)
     object.__setattr__(remedy, "note", nasty)

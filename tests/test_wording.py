@@ -1,5 +1,7 @@
 """Sentences of findings that a reader would stumble over if they were said without looking."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -52,3 +54,16 @@ def test_norms_that_one_batch_makes_are_told_from_those_of_the_typical_batch(lou
     said = wording.uneven_batches(slope, loud * typical, wording.factor)
     assert said == "" if loud == 1.0 else said.endswith(f"in the typical batch it is {wording.factor(typical)}")
     assert wording.uneven_batches(slope, 0.0, wording.factor) == ""
+
+
+def test_a_typical_batch_beyond_all_numbers_is_told():
+    """A ratio of float64 norms may leave float64 itself, where "times smaller" would divide by zero."""
+    report = gc.analyze(gc.MLP([20] + [64] * 9 + [5], init="lecun_normal"), X, LABELS)
+    steep = replace(report, slope=replace(report.slope, value=-400.0))
+    assert "in the typical batch it is 1.0e304 times smaller" in str(steep).replace("\n", " ")
+
+
+def test_a_page_without_skip_connections_does_not_speak_of_them():
+    """residual=True joins equal widths, and there are none."""
+    plain, joined = (gc.analyze(gc.MLP([20, *widths, 5], residual=True), X, LABELS) for widths in ([30, 40], [30, 30]))
+    assert "With skip connections" not in plain._repr_html_() and "With skip connections" in joined._repr_html_()

@@ -71,7 +71,7 @@ def uneven_batches(slope: Slope, ends: float, words: Callable[[float], str]) -> 
     typical = 0.5 * slope.value * (slope.steps - 1)
     if not (0.0 < ends < math.inf and abs(math.log(ends) - typical) >= math.log(3.0)):
         return ""
-    told = words(math.exp(min(typical, 700.0)))
+    told = words(math.exp(min(max(typical, -700.0), 700.0)))
     return f", by root mean square over batches, in which the loudest count most; in the typical batch it is {told}"
 
 

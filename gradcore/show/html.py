@@ -90,7 +90,7 @@ def _delta_section(report: Report) -> str:
 
 def _beside_branches(report: Report) -> str:
     """Which gradient the factor per layer is of, where that is not the one drawn."""
-    if not report.config.get("residual"):
+    if not story.has_skips(report):
         return ""
     return (
         " With skip connections &delta; is the gradient inside the blocks; the factor per layer is judged by dL/dh, "

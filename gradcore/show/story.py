@@ -17,6 +17,7 @@ import numpy as np
 
 from ..analysis.causes import can_be_level
 from ..analysis.judge import beyond_band
+from ..analysis.measure import skip_connections
 from ..analysis.report import Finding, GainFactors, LayerRecord, Prediction, Report
 from ..analysis.subject import Thresholds
 from ..analysis.wording import layers as layer_names
@@ -202,20 +203,19 @@ def gain(log_squared: float) -> str:
     return number(exp(log_squared), 3)
 
 
-def _has_skips(report: Report) -> bool:
-    """Whether there is a pair of equal widths for a skip connection to join."""
-    equal = any(layer.in_features == layer.out_features for layer in report.layers[:-1])
-    return bool(report.config.get("residual")) and equal
+def has_skips(report: Report) -> bool:
+    """Whether any skip connection leads past a block: `residual` alone does not make one where no widths are equal."""
+    return bool(skip_connections(report.config).any())
 
 
 def traveller(report: Report) -> str:
     """The gradient whose slope is judged: with skip connections the one beside the branches."""
-    return "|dL/dh|" if _has_skips(report) else "|delta|"
+    return "|dL/dh|" if has_skips(report) else "|delta|"
 
 
 def travelling(report: Report) -> np.ndarray:
     """Norm of that gradient, [layers]."""
-    name = "grad_output_norm" if _has_skips(report) else "delta_norm"
+    name = "grad_output_norm" if has_skips(report) else "delta_norm"
     return np.array([getattr(layer, name) for layer in report.layers])
 
 
