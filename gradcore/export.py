@@ -1,11 +1,11 @@
-"""Nets as C source: one C99 file with its weights, for where not even libgradcore goes.
+"""Nets as C source: one file with its weights, C99 and C++17 alike, for where not even libgradcore goes.
 
 The source computes what `net(x)` computes, one row a call, in the net's dtype; that of a net which multiplies
 bfloat16 multiplies float32, nearer to the exact result. Its products sum in the library's order with one
 accumulator, so that nets of piecewise linear activations, with batch norm or none, give the library's bits:
 those of its baseline target when the compiler may not fuse a product into a sum (-ffp-contract=off), those of
 its other targets when it does. The other activations take their exponentials from <math.h>, and layer norm
-its sums in plain order: a few ULP apart.
+its sums in plain order: a few ULP apart. So is what -ffast-math makes of any of them; it must not meet NaN.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _MAX_NAME = 64
 def export_c(net: MLP, path: str | PathLike[str], *, name: str | None = None) -> None:
     """Write `net` as C source for inference, and its header beside it.
 
-    The source is C99 and needs nothing but <math.h>, and that only for activations and normalizations
-    that need a function of it. It holds the weights as hexadecimal constants, equal to the bit. It
-    declares, for a net called digits,
+    The source is C99, and C++17 just as well: compiled by itself, or included. It needs nothing but <math.h>, and
+    that only for activations and normalizations that need a function of it. It holds the weights as hexadecimal
+    constants, equal to the bit. It declares, for a net called digits,
 
         void digits_forward(const float *input, float *output, float *scratch);
 
@@ -120,12 +120,12 @@ def _scratch(net: MLP) -> tuple[int, int]:
 
 
 def _source(net: MLP, name: str, header: str) -> Iterator[str]:
-    functions = _functions(net)
-    text = "\n".join(_body(function, net) for function in functions)
+    text = "\n".join(_body(function, net, name) for function in _functions(net))
     yield f"/* {_title(net)} */\n"
     yield f'#include "{header}"\n'
     if re.search(r"\b(exp|expm1|log1p|erfc|tanh|sqrt|fabs)f?\(", text):
         yield "\n#include <math.h>\n"
+    yield _RESTRICT.replace("NAME", name.upper())
     yield f"\n{text}"
     for array, values in _constants(net):
         yield from _array(f"{name}_{array}", values, net)
@@ -146,14 +146,15 @@ def _has_skip(net: MLP, layer: int) -> bool:
     return net.residual and layer < net.depth - 1 and net.widths[layer] == net.widths[layer + 1]
 
 
-def _body(function: str, net: MLP) -> str:
-    """The helper's text, in the net's type: real is it, and f the ending of its constants and functions."""
+def _body(function: str, net: MLP, name: str) -> str:
+    """The helper's text, with the net's name, in the net's type: f ends its constants and functions of <math.h>."""
     if function in _ACTIVATIONS:
         text = _LOOP.replace("NAME", function).replace("STATEMENTS", _ACTIVATIONS[function])
     else:
         text = _HELPERS[function]
         if function == "dense" and not net.bias:
             text = text.replace(", const real *bias", "").replace("bias[j]", "0")
+    text = text.replace("RESTRICT", f"{name.upper()}_RESTRICT").replace("static void ", f"static void {name}_")
     text = re.sub(r"\breal\b", _real(net), text)
     suffix = "f" if net.dtype == np.float32 else ""
     text = re.sub(r"\b(exp|expm1|log1p|erfc|tanh|sqrt|fabs)\(", rf"\g<1>{suffix}(", text)
@@ -213,7 +214,7 @@ def _forward(net: MLP, name: str) -> str:
     x = "input"
     for layer in range(net.depth):
         h = "output" if layer == net.depth - 1 else ("even", "odd")[layer % 2]
-        lines += [f"  {call};" for call in _calls(net, name, layer, x, h)]
+        lines += [f"  {name}_{call};" for call in _calls(net, name, layer, x, h)]
         x = h
     return "\n".join([*lines, "}\n"])
 
@@ -240,13 +241,23 @@ def _calls(net: MLP, name: str, layer: int, x: str, h: str) -> Iterator[str]:
 
 # ---- the helpers ---------------------------------------------------------------------------------------
 #
-# `real` stands for the type; functions of <math.h> and constants get its ending. Names are the source's
-# own (static), so that several nets fit into one program.
+# `real` stands for the type; functions of <math.h> and constants get its ending. Names are the source's own:
+# static, so that several nets fit into one program, and with the net's name before them, so that they also fit into
+# one translation unit, as a unity build makes it.
+
+# C++ has no restrict, but its compilers have this.
+_RESTRICT = """
+#ifdef __cplusplus
+#define NAME_RESTRICT __restrict
+#else
+#define NAME_RESTRICT restrict
+#endif
+"""
 
 _HELPERS = {
     "dense": """\
 /* y = x W^T + b, W stored [in, out]: k ascends for every y[j], and the inner loop fills vectors. */
-static void dense(int in, int out, const real *x, const real *weight, const real *bias, real *restrict y) {
+static void dense(int in, int out, const real *x, const real *weight, const real *bias, real *RESTRICT y) {
   for (int j = 0; j < out; j++) y[j] = bias[j];
   for (int k = 0; k < in; k++, weight += out)
     for (int j = 0; j < out; j++) y[j] += x[k] * weight[j];

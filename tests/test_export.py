@@ -12,7 +12,9 @@ import nets
 import reference
 import tolerances
 
-WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wdouble-promotion", "-Werror")
+WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Wdouble-promotion", "-Werror")
+C99, CPP17 = ("-std=c99",), ("-x", "c++", "-std=c++17")
+FAST = ("-O3", "-ffast-math")
 NORMALIZATIONS = (None, "batch", "layer", "rms")
 PIECEWISE_LINEAR = ["identity", "relu", "leaky_relu", "hard_tanh"]
 WITHOUT_FMA = platform.machine() == "x86_64"  # what its baseline target lacks, and all others have
@@ -21,12 +23,9 @@ COMPILERS_OWN = {"memcpy", "memmove", "memset", "_GLOBAL_OFFSET_TABLE_"}
 
 MAIN = """
 #include <stdio.h>
-#include <stdlib.h>
 enum {{ GUARD = 16 }};
+static {real} input[{macro}_IN_FEATURES], output[{macro}_OUT_FEATURES], scratch[{macro}_SCRATCH + GUARD];
 int main(void) {{
-  {real} *input = malloc(sizeof(*input) * {macro}_IN_FEATURES);
-  {real} *output = malloc(sizeof(*output) * {macro}_OUT_FEATURES);
-  {real} *scratch = malloc(sizeof(*scratch) * ({macro}_SCRATCH + GUARD));
   for (int i = 0; i < {macro}_SCRATCH + GUARD; i++) scratch[i] = i < {macro}_SCRATCH ? ({real})(0.0 / zero) : 7;
   while (fread(input, sizeof(*input), {macro}_IN_FEATURES, stdin) == {macro}_IN_FEATURES) {{
     {name}_forward(input, output, scratch);
@@ -34,13 +33,12 @@ int main(void) {{
   }}
   for (int i = 0; i < GUARD; i++)
     if (scratch[{macro}_SCRATCH + i] != 7) return 1;
-  free(input), free(output), free(scratch);
   return 0;
 }}
 """
 
 
-def build(net, folder, compiler=None, name="model", options=()):
+def build(net, folder, compiler=None, name="model", language=C99, options=("-O2",)):
     """Exports, compiles and links; a function from x to the program's outputs."""
     gc.export_c(net, folder / f"{name}.c")
     real = {"float32": "float", "float64": "double"}[net.dtype.name]
@@ -49,15 +47,12 @@ def build(net, folder, compiler=None, name="model", options=()):
     program = folder / "program"
     native.run(
         compiler or native.needs("cc"),
-        "-std=c99",
-        "-O2",
+        *language,
         *WARNINGS,
         *options,
         folder / f"{name}.c",
         folder / "main.c",
-        "-o",
-        program,
-        "-lm",
+        *("-o", program, "-lm"),
     )
 
     def run(x):
@@ -85,14 +80,19 @@ def as_reference(net):
     return described, wide
 
 
+@pytest.mark.parametrize(
+    ("language", "options"),
+    [(C99, ("-O2",)), (("-std=c11",), FAST), (CPP17, ("-O0",)), (CPP17, FAST)],
+    ids=["c99", "c11 fast", "c++17", "c++17 fast"],
+)
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_every_activation_and_normalization(compilers, normalization, dtype, rng, tmp_path):
+def test_every_activation_and_normalization(compilers, normalization, dtype, language, options, rng, tmp_path):
     """All of them in one residual net, some widths repeated and some not, against library and reference."""
     activations = list(gc.activations())
     hidden = [11, 11, 17, 17, 17, 5, 9, 9, 9, 30, 30, 12, 12]
     net = trained([7, *hidden, 3], rng, dtype.name, activation=activations, normalization=normalization, residual=True)
     x = rng.normal(size=(50, 7)).astype(dtype)
-    result = build(net, tmp_path, compilers[0])(x)
+    result = build(net, tmp_path, compilers[language is CPP17], language=language, options=options)(x)
     described, wide = as_reference(net)
     exact, _ = reference.forward(described, wide, x.astype(np.float64), wide)
     bound = tolerances.NETWORK[dtype.name] * np.abs(exact).max()
@@ -104,7 +104,9 @@ def test_every_activation_and_normalization(compilers, normalization, dtype, rng
 def test_piecewise_linear_nets_to_the_bit(target, compilers, normalization, dtype, rng, tmp_path):
     """Sums in the library's order, constants rounded as it rounds them: nothing is left to differ."""
     fused = not (WITHOUT_FMA and target == "baseline")
-    options = ("-ffp-contract=fast", *(["-mfma"] if WITHOUT_FMA else [])) if fused else ("-ffp-contract=off",)
+    options = (
+        ("-O2", "-ffp-contract=fast", *(["-mfma"] if WITHOUT_FMA else [])) if fused else ("-O2", "-ffp-contract=off")
+    )
     net = trained(
         [70, 33, 33, 64, 64, 5], rng, dtype.name, activation=PIECEWISE_LINEAR, normalization=normalization,
         residual=True, bias=normalization is None,
@@ -168,23 +170,26 @@ def test_weights_are_stored_to_the_bit(tmp_path):
     assert np.array(stored).tobytes() == np.array(values).tobytes()
 
 
-def test_two_nets_in_one_cpp_program(tmp_path):
+@pytest.mark.parametrize("suffix", ["h", "c"], ids=["linked", "included"])
+def test_two_nets_in_one_cpp_program(suffix, tmp_path):
+    """Compiled as C; or in one C++ translation unit, as unity builds have them, though both have a dense product."""
     nets_by_name = {"first": gc.MLP([3, 4, 2]), "second": gc.MLP([2, 4, 1], activation="tanh")}
     for name, net in nets_by_name.items():
         gc.export_c(net, tmp_path / f"{name}.c")
         native.run(native.needs("cc"), "-std=c99", "-c", tmp_path / f"{name}.c", "-o", tmp_path / f"{name}.o")
-    (tmp_path / "main.cpp").write_text("""
+    main = """
         #include <cstdio>
-        #include "first.h"
-        #include "second.h"
+        #include "first.SUFFIX"
+        #include "second.SUFFIX"
         int main() {
           float x[FIRST_IN_FEATURES] = {1, 2, 3}, h[FIRST_OUT_FEATURES], y[SECOND_OUT_FEATURES];
           float scratch[FIRST_SCRATCH + SECOND_SCRATCH];
           first_forward(x, h, scratch);
           second_forward(h, y, scratch);
           std::printf("%.9g", double(y[0]));
-        }""")
-    objects = [tmp_path / f"{name}.o" for name in nets_by_name]
+        }"""
+    (tmp_path / "main.cpp").write_text(main.replace("SUFFIX", suffix))
+    objects = [tmp_path / f"{name}.o" for name in nets_by_name] if suffix == "h" else []
     native.run(native.needs("c++"), tmp_path / "main.cpp", *objects, "-o", tmp_path / "main", "-lm")
     x = np.array([[1, 2, 3]], np.float32)
     expected = nets_by_name["second"](nets_by_name["first"](x))
