@@ -34,7 +34,9 @@ class History:
         return len(self.epochs)
 
     def __getitem__(self, name: str) -> list[float]:
-        """One quantity over the epochs, such as history["loss"]."""
+        """One quantity over the epochs, such as history["loss"]; KeyError for one that there is not."""
+        if name not in self:
+            raise KeyError(f"history: expected one of {', '.join(self.keys()) or 'none'}, got {name!r}")
         return [logs[name] for logs in self.epochs]
 
     def __contains__(self, name: object) -> bool:

@@ -164,8 +164,12 @@ class Optimizer:
             raise ValueError(f"state: expected lr, step_count and states, got no {' and no '.join(sorted(missing))}")
         _check.instance(state["states"], "state['states']", Iterable, "a list of arrays")
         views, saved = self._core.states(), [np.asarray(values) for values in state["states"]]
-        if [(view.dtype, view.shape) for view in views] != [(values.dtype, values.shape) for values in saved]:
-            raise ValueError("state: expected the state vectors of an optimizer of this kind for this net's shape")
+        expected, got = ([f"{vector.dtype} {vector.shape}" for vector in vectors] for vectors in (views, saved))
+        if expected != got:
+            raise ValueError(
+                f"state['states']: expected the state vectors of {type(self).__name__} for this net, "
+                f"{' and '.join(expected) or 'none'}, got {' and '.join(got) or 'none'}"
+            )
         step_count = _check.integer(state["step_count"], "state['step_count']", 0)
         if step_count > _MOST_STEPS:
             raise ValueError(f"state['step_count']: expected at most 2**53, got {step_count}")

@@ -333,6 +333,21 @@ def test_the_band_follows_from_the_ratio():
     assert narrow.slope.band_high == pytest.approx(wide.slope.band_high / 2)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("norm_ratio", 1.0, "a finite number > 1, got 1.0"),
+        ("diverged", math.nan, "a finite number > 1, got nan"),
+        ("learning_steps", math.inf, "a finite number > 0, got inf"),
+        ("saturated", -0.5, r"a number in \(0, 1\], got -0.5"),
+        ("overshoot", "4", "a finite number > 0, got '4'"),
+    ],
+)
+def test_limits_out_of_range_are_refused(name, value, expected):
+    with pytest.raises((ValueError, TypeError), match=f"thresholds.{name}: expected {expected}"):
+        Thresholds(**{name: value})
+
+
 # ---- judgements that the design asks for -----------------------------------------------------
 
 

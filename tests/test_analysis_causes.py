@@ -100,7 +100,7 @@ def test_gelu_weights_a_little_too_small_let_the_signal_die():
 def test_what_rehearsed_steps_give_away(losses, update, words):
     net, x, target, how = net_on("waves", 4, 64, activation="tanh")
     case = make_case(net, x, target, how["loss"], gc.optim.Adam(net, lr=1e-3), 128, 8, 0)
-    measurement, _ = measure_and_rehearse(case, Thresholds(), None)
+    measurement = measure_and_rehearse(case, Thresholds(), None)
     rehearsal = Rehearsal(1e-3, np.array(losses, float), np.ones(8), np.array([0.1, np.inf, update, 0.1, 0.1]))
     subject = examine(case, replace(measurement, rehearsal=rehearsal), Thresholds())
     findings = checks.large_steps(subject, vanishing=False)
@@ -201,7 +201,7 @@ def test_mean_field_of_the_weights_there_are_is_what_is_measured():
         net, x, target, how = net_on("digits", 12, 400, activation="softplus", **options)
         limits = Thresholds()
         case = make_case(net, x, target, how["loss"], None, 128, 4, 0)
-        subject = examine(case, measure_and_rehearse(case, limits, None)[0], limits)
+        subject = examine(case, measure_and_rehearse(case, limits, None), limits)
         expected = causes.slope_of_random(subject.measurement, subject.measurement.weight_var, np.zeros(13))
         assert expected == pytest.approx(subject.slope.value, abs=0.1), options
 

@@ -126,6 +126,21 @@ NO_SIGNAL = {
 }
 
 
+def test_dead_units_that_momentum_wakes_are_named(rng):
+    """Nothing of the data reaches them, nor those above and below: earlier gradients move them."""
+    x, labels = rng.standard_normal((512, 16)), rng.integers(0, 2, 512)
+    net = gc.MLP([16] + [32] * 6 + [2], seed=0)
+    optimizer = gc.optim.SGD(net, lr=0.05, momentum=0.9)
+    net.train_step(x, labels, optimizer)
+    velocity = net.gradients.like(np.zeros_like(net.parameters.flat))
+    net.parameters["dense3.bias"], velocity["dense3.bias"] = -20.0, -600.0
+    optimizer.load_state_dict({**optimizer.state_dict(), "states": [velocity.flat]})
+    report = shown(gc.analyze(net, x, labels, optimizer=optimizer))
+    assert silent(report.findings) == [("info", (0, 1, 2, 3, 4), "dead_units")]
+    text = next(finding for finding in report.findings if finding.kind == "zero_gradient").explanation
+    assert "layer 3 output zero" in text and "what SGD has gathered from earlier steps" in text
+
+
 @pytest.mark.parametrize(("net", "expected"), NO_INPUT.values(), ids=NO_INPUT)
 def test_inputs_of_zero_are_named(rng, net, expected):
     """Also where the units that they leave at zero, or the biases that wake layers, would explain it."""

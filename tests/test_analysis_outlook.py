@@ -39,7 +39,7 @@ def test_entries_below_eps_still_make_a_step_of_adam():
     net, x, target, how = net_on("digits", 8, 64, activation="sigmoid", init="lecun_uniform")
     net.parameters.flat[:] *= 3**-0.5  # the variance of 1 / (3 fan_in) that PyTorch draws
     case = make_case(net, x, target, how["loss"], gc.optim.Adam(net, lr=1e-3), 128, 8, 0)
-    subject = examine(case, measure_and_rehearse(case, Thresholds(), None)[0], Thresholds())
+    subject = examine(case, measure_and_rehearse(case, Thresholds(), None), Thresholds())
     assert subject.gradient_elements[0] < subject.eps and judge.rescaled(subject)
     entries = subject.updates[0] * subject.records[0].weight_norm / np.sqrt(64 * 64)
     assert entries / 1e-3 == pytest.approx(subject.smallest_adaptive_step, rel=0.3)
@@ -84,7 +84,7 @@ def test_difference_is_the_share_that_differs_between_rows(rng):
 def test_a_loss_that_is_thrown_up_may_come_down_again(peak, later, severity):
     net, x, target, how = net_on("waves", 4, 64, activation="tanh")
     case = make_case(net, x, target, how["loss"], gc.optim.Adam(net, lr=1e-3), 128, 8, 0)
-    measurement, _ = measure_and_rehearse(case, Thresholds(), None)
+    measurement = measure_and_rehearse(case, Thresholds(), None)
     rehearsal = Rehearsal(1e-3, np.array([1.4, peak, 30, 20, 20, 10, 10, 5]), np.ones(8), np.full(5, 0.1))
     slope = examine(case, measurement, Thresholds()).slope if np.isfinite(later).all() else None
     measurement = replace(measurement, rehearsal=rehearsal, outlook=Outlook(later, slope, 1.0))
@@ -103,7 +103,7 @@ def test_a_loss_that_is_thrown_up_may_come_down_again(peak, later, severity):
 def test_a_loss_that_rises_a_little_is_judged_by_what_a_lower_rate_makes_of_it(later, slower, severity):
     net, x, target, how = net_on("waves", 4, 64, activation="tanh")
     case = make_case(net, x, target, how["loss"], gc.optim.Adam(net, lr=1e-3), 128, 8, 0)
-    measurement, _ = measure_and_rehearse(case, Thresholds(), None)
+    measurement = measure_and_rehearse(case, Thresholds(), None)
     rehearsal = Rehearsal(1e-3, np.array([1.4, 4.0, 2.0, 1.5, 1.5, 1.5, 1.5, 1.5]), np.ones(8), np.full(5, 0.1))
     slope = examine(case, measurement, Thresholds()).slope
     losses = [np.full(64, level) for level in (later, slower)]
@@ -167,7 +167,7 @@ def test_an_outlook_leaves_the_net_and_its_optimizer_as_they_were():
 def test_a_rate_too_small_to_write_the_weights_anew_is_not_judged_by_it():
     net, x, target, how = net_on("digits", 7, 28, activation="sigmoid", init="he_uniform")
     case = make_case(net, x, target, how["loss"], gc.optim.Adam(net, lr=1e-6), 128, 8, 0)
-    measurement, _ = measure_and_rehearse(case, Thresholds(), None)
+    measurement = measure_and_rehearse(case, Thresholds(), None)
     assert measurement.outlook is None and judge.steps_to_tell_apart(examine(case, measurement, Thresholds())) == 0.0
 
 
@@ -184,7 +184,7 @@ def test_the_loss_of_a_constant_guess(loss, target, guess, rng):
     net = gc.MLP([4, 8, 8, outputs])
     x = rng.standard_normal((4, 4)).astype("f4")
     case = make_case(net, x, target if target.dtype.kind == "i" else target.astype("f4"), loss, None, 4, 1, 0)
-    measurement, _ = measure_and_rehearse(case, Thresholds(), None)
+    measurement = measure_and_rehearse(case, Thresholds(), None)
     assert checks.no_skill_loss(examine(case, measurement, Thresholds())) == pytest.approx(guess)
 
 
@@ -194,7 +194,7 @@ def test_a_loss_that_comes_down_slowly_is_given_time():
 
     net, x, target, how = HeldOut("", "healthy", (), design_of(5173)).make()
     case = make_case(net, x, target, how["loss"], how["optimizer"], how["batch_size"], 8, how["seed"])
-    measurement, _ = measure_and_rehearse(case, Thresholds(), None)
+    measurement = measure_and_rehearse(case, Thresholds(), None)
     assert len(measurement.outlook.losses) > 64
     assert gc.analyze(net, x, target, **how).verdict == "healthy"
 

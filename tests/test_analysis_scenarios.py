@@ -300,7 +300,7 @@ def test_learning_with_momentum_is_judged_by_its_full_step():
     subjects = []
     for momentum in (0.0, 0.99):
         case = make_case(net, x, labels, "cross_entropy", gc.optim.SGD(net, 1e-3, momentum=momentum), 128, 8, 0)
-        subjects.append(examine(case, measure_and_rehearse(case, Thresholds(), None)[0], Thresholds()))
+        subjects.append(examine(case, measure_and_rehearse(case, Thresholds(), None), Thresholds()))
     plain, heavy = subjects
     assert len(plain.measurement.rehearsal.losses) == 8 and len(heavy.measurement.rehearsal.losses) == 100
     assert heavy.relative_fall == pytest.approx(100.0 * plain.relative_fall)
@@ -404,7 +404,7 @@ def test_sgd_leaves_a_plateau_by_the_growth_of_its_own_signal(net, rate, verdict
     net = gc.MLP(**{**net, "init": init})
     optimizer = gc.optim.SGD(net, **rate)
     case = make_case(net, x, labels, "cross_entropy", optimizer, 64, 8, 0)
-    measurement, _ = measure_and_rehearse(case, Thresholds(), None)
+    measurement = measure_and_rehearse(case, Thresholds(), None)
     expected = judge.steps_to_escape(examine(case, measurement, Thresholds()))
     report = gc.analyze(net, x, labels, optimizer=optimizer, batch_size=64)
     assert report.verdict == verdict

@@ -65,7 +65,14 @@ def test_a_healthy_net_stays_as_it_is():
     assert cure.net is not sound
     assert_same_bits(cure.net.parameters, copies(sound.parameters))
     assert cure.optimizer.net is cure.net and cure.optimizer.lr == optimizer.lr
-    assert "nothing to repair" in str(cure)
+    assert "no gradients to repair" in str(cure) and "Findings" not in str(cure)
+
+
+def test_what_a_repair_leaves_is_told():
+    sound = gc.repair(gc.MLP([20, 30, 5]), 30.0 * X, LABELS)
+    assert sound.cured and sound.remedies == ()
+    assert str(sound).startswith("Healthy gradients, with warnings: no gradients to repair")
+    assert "warning: unscaled input" in str(sound)
 
 
 def test_too_high_a_learning_rate_gives_an_optimizer_with_a_lower_one():

@@ -76,6 +76,8 @@ def test_history_is_what_the_steps_gave(data):
     assert "loss" in history and "val_loss" not in history and 0 not in history
     assert dict(history) == history.to_dict() == {name: history[name] for name in history}
     assert dict(gc.History()) == {} and "loss" not in gc.History()
+    with pytest.raises(KeyError, match=r"history: expected one of epoch, epochs, loss, .*, got 'los'"):
+        history["los"]
     assert history["loss"] == [pytest.approx((rows * losses).sum() / 300)]
     assert history["total_norm"] == [pytest.approx(norms.mean())]
     assert_same_bits(one.parameters, copies(two.parameters))

@@ -17,8 +17,7 @@ def cause_of(net):
 
 def subject_of(net):
     case = make_case(net, X, LABELS, "cross_entropy", None, 32, 8, 0)
-    measurement, asleep = measure_and_rehearse(case, Thresholds(), None)
-    return examine(case, measurement, Thresholds(), asleep)
+    return examine(case, measure_and_rehearse(case, Thresholds(), None), Thresholds())
 
 
 def test_a_net_is_not_sent_back_to_the_weights_it_was_made_with():

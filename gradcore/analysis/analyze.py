@@ -20,7 +20,7 @@ from .propagation import propagate
 from .rehearsal import rehearse
 from .report import Prediction, Report
 from .slope import estimate
-from .subject import AWAKE, Asleep, Subject, Thresholds
+from .subject import Subject, Thresholds
 
 # Learning rate of the plain SGD judged for when no optimizer is given: the usual default for SGD.
 SGD_LR = 0.01
@@ -71,16 +71,14 @@ def analyze(
     case = make_case(net, x, target, loss, optimizer, batch_size, batches, seed)
     limits = thresholds or Thresholds()
     _check.instance(limits, "thresholds", Thresholds, "a gradcore.analysis.Thresholds or None")
-    measurement, asleep = measure_and_rehearse(case, limits, progress)
-    return report_of(case, measurement, limits, asleep, seconds=time.perf_counter() - start)
+    measurement = measure_and_rehearse(case, limits, progress)
+    return report_of(case, measurement, limits, seconds=time.perf_counter() - start)
 
 
-def report_of(
-    case: Case, measurement: Measurement, limits: Thresholds, asleep: Asleep = AWAKE, *, seconds: float
-) -> Report:
+def report_of(case: Case, measurement: Measurement, limits: Thresholds, *, seconds: float) -> Report:
     """The judgement of what was measured; seconds: what the measurement took."""
     start = time.perf_counter()
-    subject = examine(case, measurement, limits, asleep)
+    subject = examine(case, measurement, limits)
     verdict, findings = judge(subject)
     prediction = _prediction(measurement)
     return Report(
@@ -136,28 +134,27 @@ def make_case(
     )
 
 
-def measure_and_rehearse(case: Case, limits: Thresholds, progress: Progress | None) -> tuple[Measurement, Asleep]:
-    """The measurement to judge by `limits`, and the layers whose gradients were zero and woke up.
+def measure_and_rehearse(case: Case, limits: Thresholds, progress: Progress | None) -> Measurement:
+    """The measurement to judge by `limits`.
 
     An interrupt after the first batch leaves out what was not measured yet.
     """
     net = case.net.copy()
     measurement = measuring.measure(case, net, progress=progress)
-    asleep: Asleep = AWAKE
     try:
-        measurement, asleep = _woken(case, measurement)
+        measurement = _woken(case, measurement)
         if np.isfinite(measurement.losses).all() and not measurement.interrupted:
             # `net` again: measuring changed its gradients and running statistics, and a step reads neither
             measurement = replace(measurement, rehearsal=rehearse(case, net))
             measurement = replace(measurement, propagation=propagate(case.net, case.x[case.rows[0]], case.seed))
-            measurement = replace(measurement, outlook=look_ahead(examine(case, measurement, limits, asleep), progress))
+            measurement = replace(measurement, outlook=look_ahead(examine(case, measurement, limits), progress))
     except KeyboardInterrupt:
         measurement = replace(measurement, interrupted=True)
-    return measurement, asleep
+    return measurement
 
 
-def _woken(case: Case, measurement: Measurement) -> tuple[Measurement, Asleep]:
-    """The measurement after a few steps where layers without a gradient wake up in them, and those layers."""
+def _woken(case: Case, measurement: Measurement) -> Measurement:
+    """The measurement after a few steps where layers without a gradient wake up in them."""
     silent = measurement.rms("weight_grad_norm") == 0.0
     blocked = silent.any() and measurement.has_gradient.any() and np.isfinite(measurement.losses).all()
     if blocked and not measurement.interrupted:
@@ -167,15 +164,13 @@ def _woken(case: Case, measurement: Measurement) -> tuple[Measurement, Asleep]:
         for index in range(WAKING_STEPS):
             net.train_step(*case.batch(index), optimizer, loss=case.loss)
         later = measuring.measure(case, net)
-        woken = silent & (later.rms("weight_grad_norm") > 0.0)
-        if woken.any():
-            starved = measuring.starved(measurement)
-            return later, {int(layer): bool(starved[layer]) for layer in np.flatnonzero(woken)}
-    return measurement, AWAKE
+        if later.rms("weight_grad_norm")[silent].any():
+            return replace(later, asleep=measurement)
+    return measurement
 
 
 @harmless
-def examine(case: Case, measurement: Measurement, limits: Thresholds, asleep: Asleep = AWAKE) -> Subject:
+def examine(case: Case, measurement: Measurement, limits: Thresholds) -> Subject:
     """Everything that is judged, from what was measured."""
     return Subject(
         case=case,
@@ -183,7 +178,6 @@ def examine(case: Case, measurement: Measurement, limits: Thresholds, asleep: As
         records=measuring.layer_records(case, measurement),
         slope=estimate(measurement, limits.norm_ratio, trained=case.trained),
         limits=limits,
-        asleep=asleep,
     )
 
 

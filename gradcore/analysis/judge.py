@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -182,16 +183,27 @@ def _alike(subject: Subject) -> list[Finding]:
 
 def _asleep(subject: Subject) -> list[Finding]:
     """Layers without a gradient at the start that the first steps wake."""
+    start = subject.measurement.asleep
+    if start is None:
+        return []
+    before = replace(subject, measurement=start)
+    woken = (before.gradient_norms == 0.0) & (subject.gradient_norms > 0.0)
     opening = "The gradients of {} are exactly zero at the start and no longer after two steps"
-    found = []
-    above = tuple(layer for layer, hungry in subject.asleep.items() if not hungry)
-    below = tuple(layer for layer, hungry in subject.asleep.items() if hungry)
+    dead = None if (start.weight_var == 0.0).any() else _dead_layer(before)
+    if dead is not None:  # their steps are zero but for those that an optimizer still makes of earlier gradients
+        layers = tuple(int(layer) for layer in np.flatnonzero(woken))
+        text = f"{opening.format(wording.layers(layers))}: all units of layer {dead} output zero for every row, until "
+        text += f"what {subject.optimizer_name} has gathered from earlier steps moves them."
+        return [Finding("zero_gradient", "info", layers, "dead_units", text, {"dead_layer": dead})]
+    found, hungry = [], starved(start)
+    above = tuple(int(layer) for layer in np.flatnonzero(woken & ~hungry))
+    below = tuple(int(layer) for layer in np.flatnonzero(woken & hungry))
     if above:
         text = ": something above them begins at zero, as zero-initialized outputs and branches do."
         text = opening.format(wording.layers(above)) + text
         found.append(Finding("zero_gradient", "info", above, "weight_scale", text))
     if below:
-        cause, text, evidence = _starvation(subject, below[0], _HUNGRY)
+        cause, text, evidence = _starvation(before, below[0], _HUNGRY)
         text = f"{opening.format(wording.layers(below))}. {text}"
         found.append(Finding("zero_gradient", "info", below, cause, text, evidence))
     return found
@@ -231,9 +243,8 @@ def _closed_layer(subject: Subject) -> tuple[str, str, dict[str, Any]] | None:
             f"All weights of {wording.layers(zero.tolist())} are zero, and training cannot move them: draw them anew."
         )
         return "weight_scale", text, {"layer": int(zero[-1])}
-    dead = (measurement.stack("dead_share").min(axis=0) == 1.0) & (measurement.rms("delta_norm") == 0.0)
-    if dead[:-1].any():
-        layer = int(np.flatnonzero(dead)[0])  # it silences the ones above as well
+    layer = _dead_layer(subject)
+    if layer is not None:
         if layer > 0 and measurement.rms("activation_norm")[layer - 1] < _NEAR_UNDERFLOW[subject.dtype]:
             what = f"Next to nothing enters layer {layer}, and its units output zero for every row."
             return _starvation(subject, layer, what)
@@ -244,6 +255,13 @@ def _closed_layer(subject: Subject) -> tuple[str, str, dict[str, Any]] | None:
             text += f" With {width} ReLU units the chance of that is 2^-{width} a layer for random weights."
         return cause, text, {"dead_layer": layer, "width": width}
     return None
+
+
+def _dead_layer(subject: Subject) -> int | None:
+    """The lowest hidden layer whose units all output zero and pass no gradient, for every row: it silences the rest."""
+    measurement = subject.measurement
+    dead = (measurement.stack("dead_share").min(axis=0) == 1.0) & (measurement.rms("delta_norm") == 0.0)
+    return int(np.flatnonzero(dead[:-1])[0]) if dead[:-1].any() else None
 
 
 def _why_silent(subject: Subject) -> tuple[str, str, dict[str, Any]]:

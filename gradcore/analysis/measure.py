@@ -175,8 +175,8 @@ class Measurement:
     bias_var: scales of the weights (`predict.layer_scales`). input_square: mean square of the inputs.
     has_gradient: whether any parameter of the layer, biases and normalization included, received a gradient.
     finite_parameters: a flag a layer. alike: whether its units are one over and over.
-    rehearsal: None where no step was tried. propagation: None where it was not measured. outlook: None where
-    the verdict does not depend on it. interrupted: stopped before everything was measured.
+    rehearsal, propagation: None where they were not tried. outlook: None where the verdict does not depend on it.
+    asleep: of the start, where layers without a gradient woke up after it. interrupted: not all was measured.
     """
 
     config: Mapping[str, Any]
@@ -192,6 +192,7 @@ class Measurement:
     rehearsal: Rehearsal | None = None
     propagation: Propagation | None = None
     outlook: Outlook | None = None
+    asleep: Measurement | None = None
     interrupted: bool = False
 
     @property

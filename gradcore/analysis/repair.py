@@ -142,8 +142,8 @@ def _applied(
     optimizer = _like(given, net, training)
     case = replace(make_case(net, *found.prepare(*data), optimizer=optimizer, **settings), training=training)
     limits = Thresholds(**found.before.conditions["thresholds"])
-    measurement, asleep = measure_and_rehearse(case, limits, progress)
-    after = report_of(case, measurement, limits, asleep, seconds=time.perf_counter() - start)
+    measurement = measure_and_rehearse(case, limits, progress)
+    after = report_of(case, measurement, limits, seconds=time.perf_counter() - start)
     return replace(found, optimizer=optimizer, after=after, cured=after.verdict == "healthy")
 
 

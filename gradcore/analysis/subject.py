@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import cached_property
-from types import MappingProxyType
 
 import numpy as np
 
+from .. import _check
 from .measure import Case, Measurement, skip_connections
 from .report import LayerRecord, Record, Slope
 
@@ -18,15 +18,16 @@ UNIT_ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
 SMALLEST_NORMAL = {"float32": 2.0**-126, "float64": 2.0**-1022}
 LARGEST = {"float32": 3.4028235e38, "float64": 1.7976931348623157e308}
 
-Asleep = Mapping[int, bool]  # see `Subject`
-AWAKE: Asleep = MappingProxyType({})
-
 _ADAPTIVE = ("RMSprop", "Adam", "AdamW")
 
 
 @dataclass(frozen=True)
 class Thresholds(Record):
-    """The limits of the judgement. None is an absolute norm: those change with batch, loss and width."""
+    """The limits of the judgement. None is an absolute norm: those change with batch, loss and width.
+
+    Raises:
+        ValueError, TypeError: naming the limit that is no finite number, or out of its range (`_RANGES`).
+    """
 
     # Gradient norms at the two ends of the net may differ by this factor. Plain SGD has one learning rate:
     # at a factor r the weaker end contributes r^-2 of the stronger end's share to the fall of the loss, and
@@ -72,21 +73,30 @@ class Thresholds(Record):
     # Share of non-zero deltas that flush to zero in a number format worth mentioning.
     underflow: float = 0.05
 
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            expected, accept = _RANGES.get(entry.name, _POSITIVE)
+            _check.number(getattr(self, entry.name), f"thresholds.{entry.name}", expected, accept)
+
+
+_POSITIVE = "a finite number > 0", lambda x: 0.0 < x < math.inf
+_RATIO = "a finite number > 1", lambda x: 1.0 < x < math.inf
+_SHARE = "a number in (0, 1]", lambda x: 0.0 < x <= 1.0
+_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    **dict.fromkeys(("norm_ratio", "diverged", "input_scale", "column_ratio"), _RATIO),
+    **dict.fromkeys(("false_alarm", "saturated", "underflow"), _SHARE),
+}
+
 
 @dataclass(frozen=True)
 class Subject:
-    """One measured net with all that is known about it.
-
-    asleep: layers whose gradients were exactly zero at first and woke up within two steps; True where that was for
-        want of an input (`measure.starved`), not of what comes from above.
-    """
+    """One measured net with all that is known about it."""
 
     case: Case
     measurement: Measurement
     records: tuple[LayerRecord, ...]
     slope: Slope
     limits: Thresholds
-    asleep: Asleep = field(default_factory=lambda: AWAKE)
 
     @property
     def depth(self) -> int:

@@ -205,10 +205,10 @@ def _gain(report: Report, terminal: Terminal) -> list[str]:
 # ---- findings and prediction -----------------------------------------------------------------
 
 
-def _findings(report: Report, terminal: Terminal) -> list[str]:
+def _findings(report: Report, terminal: Terminal, heading: str = "Findings") -> list[str]:
     if not report.findings:
         return []
-    lines = [terminal.rule("Findings")]
+    lines = [terminal.rule(heading)]
     for finding in report.findings:
         lines.append(terminal.style(f"{finding.severity}: {story.finding_title(finding)}",
                                     SEVERITY_STYLE[finding.severity]))  # fmt: skip
@@ -271,13 +271,14 @@ def render_repair(repair: Repair) -> str:
         lines += [terminal.rule(f"Applied: {remedy.name}"), *terminal.wrap(f"Why: {remedy.reason}.")]
         lines += terminal.wrap(remedy_story.effect_sentence(remedy))
         lines += terminal.wrap(remedy.note[:1].upper() + remedy.note[1:] + ".") if remedy.note else []
-    return "\n".join([*lines, *remedies(before, terminal)])
+    lines += remedies(before, terminal)
+    return "\n".join(lines + _findings(after, terminal, "What remains" if repair.remedies else "Findings"))
 
 
 def _repair_head(repair: Repair, terminal: Terminal) -> list[str]:
-    title = story.TITLES[repair.before.verdict]
+    title = story.title(repair.before)
     if repair.before.verdict == "healthy":
-        return [terminal.style(f"{title}: nothing to repair", "green")]
+        return [terminal.style(f"{title}: no gradients to repair", "green")]
     if repair.cured:
         return [terminal.style(f"{title}: cured", "green")]
     tried = "no remedy tried helped" if not repair.remedies else f"still {repair.after.verdict.replace('_', '-')}"
