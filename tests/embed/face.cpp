@@ -140,8 +140,13 @@ void errors() {
   gc::Net<float> net(config());
   std::array<float, 12> x{};
   std::array<float, 7> output{};
-  check_throws(GRADCORE_INVALID_ARGUMENT, "output: expected 8 elements, got 7",
+  check_throws(GRADCORE_INVALID_ARGUMENT, "output: expected 2 x 4 elements, got 7",
                [&] { net.forward({x.data(), 2, 6}, output); });
+  constexpr std::int64_t huge = INT64_MAX, half = std::int64_t(1) << 62;  // of which the products overflow
+  check_throws(GRADCORE_INVALID_ARGUMENT, "output: expected 4611686018427387904 x 4 elements, got 0",
+               [&] { net.forward({x.data(), half, 6}, gc::Span<float>{}); });
+  check_throws(GRADCORE_INVALID_ARGUMENT, "elements, got 1",
+               [&] { gc::ops::dense(gc::Span<float>(output.data(), 1), {x.data(), huge, 3}, {x.data(), huge, 3}); });
   check_throws(GRADCORE_INVALID_STATE, "backward", [&] { net.backward({x.data(), 3, 4}); });
   x[3] = NAN;
   check_throws(GRADCORE_INVALID_ARGUMENT, "nan",
@@ -177,6 +182,8 @@ void diagnosis() {
   CHECK(gc::severity_name(finding.severity) == "critical" && finding.num_layers > 0 && finding.layers[0] == 0);
   CHECK(std::strstr(finding.explanation, "shrinks") && gc::cause_name(-1).empty());
   check_throws(GRADCORE_INVALID_ARGUMENT, "index", [&] { diagnosis.finding(judgement.num_findings); });
+  gc::Optimizer<double> left(net, gc::sgd(1)), taken = std::move(left);
+  check_throws(GRADCORE_INVALID_ARGUMENT, "optimizer", [&] { diagnosis.judge(left); });  // which is not plain SGD
   judgement = diagnosis.judge(adam);
   CHECK(judgement.verdict == GRADCORE_VERDICT_HEALTHY);  // Adam rescales them: all entries are above its eps
   CHECK(diagnosis.finding(0).severity == GRADCORE_INFO);

@@ -31,7 +31,10 @@ class Diagnosis {
 
   // For plain SGD, or for an optimizer of the net.
   Judgement judge() { return judge_for(nullptr); }
-  Judgement judge(const Optimizer<T> &optimizer) { return judge_for(optimizer.c()); }
+  Judgement judge(const Optimizer<T> &optimizer) {
+    if (!optimizer.c()) throw Error(GRADCORE_INVALID_ARGUMENT, "optimizer: expected one that owns its state, got none");
+    return judge_for(optimizer.c());
+  }
   // Of the last judgement, worst first; its text and layers live until the next.
   Finding finding(int i) const {
     Finding finding{};

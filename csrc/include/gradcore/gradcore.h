@@ -15,6 +15,7 @@
  *     for the calling thread, one sentence that names the argument, what was expected and what came.
  *   - On any error the arrays of the caller and of the net are as they were before the call,
  *     unless the function's own comment says otherwise.
+ *   - NULL for a handle is an error of what returns a status; the other functions do nothing, or return 0 or NULL.
  *   - Matrices are row-major. A `*_stride` is the distance between rows, counted in elements.
  *   - `dtype` fixes the element type of every `void *` array of a net: double with GRADCORE_FLOAT64, else float.
  *   - The library never prints, aborts, exits or throws. Once its threads have started it stays loaded: a plugin that
@@ -47,9 +48,9 @@ extern "C" {
 
 typedef enum gradcore_status {
   GRADCORE_OK = 0,
-  GRADCORE_INVALID_ARGUMENT = 1, /* a shape, range, name or pointer is wrong */
+  GRADCORE_INVALID_ARGUMENT = 1, /* a shape, range, name or pointer is wrong, or an input or target is not finite */
   GRADCORE_INVALID_STATE = 2,    /* the call does not fit what the net did before */
-  GRADCORE_NON_FINITE = 3,       /* NaN or infinity where finite values are required */
+  GRADCORE_NON_FINITE = 3,       /* NaN or infinity as the total norm to clip by */
   GRADCORE_OUT_OF_MEMORY = 4,
   GRADCORE_INTERNAL = 5,
   GRADCORE_IO_ERROR = 6 /* the system could not read or write a file; errno says why */
@@ -116,6 +117,7 @@ typedef enum gradcore_initializer {
 
 /* ---- library ------------------------------------------------------------------------------ */
 
+/* "0.1.0"; and the GRADCORE_ABI_VERSION that the library was built with, which a program's own must equal. */
 GRADCORE_API const char *gradcore_version(void);
 GRADCORE_API int32_t gradcore_abi_version(void);
 /* The text of the calling thread's last failure; valid until its next failing call. */
@@ -143,7 +145,8 @@ GRADCORE_API gradcore_status gradcore_set_target(const char *name);
 GRADCORE_API int32_t gradcore_has_bfloat16_products(void);
 
 /* Threads that a call may use, itself included. Default: GRADCORE_NUM_THREADS, else
- * OMP_NUM_THREADS, else the cores this process may run on, one thread each (affinity and cgroup quota). At most 256. */
+ * OMP_NUM_THREADS, else the cores this process may run on, one thread each (affinity and cgroup quota). At least 1;
+ * more than 256 are 256. */
 GRADCORE_API int32_t gradcore_get_num_threads(void);
 /* What decided it: "set_num_threads", "GRADCORE_NUM_THREADS", "OMP_NUM_THREADS", "CPU affinity" or "cgroup quota". */
 GRADCORE_API const char *gradcore_num_threads_source(void);
@@ -247,7 +250,7 @@ typedef struct gradcore_target_data {
   int64_t num_labels;     /* rows, when labels is set */
 } gradcore_target_data;
 
-/* output [rows, out_features], contiguous. With training != 0 the pass uses batch statistics,
+/* output [rows, out_features], contiguous. With training != 0 the pass uses batch statistics (of at least 2 rows),
  * updates running ones, and keeps what gradcore_net_backward needs. */
 GRADCORE_API gradcore_status gradcore_net_forward(gradcore_net *net, const gradcore_matrix *input, int32_t training,
                                                   void *output);
@@ -297,7 +300,7 @@ GRADCORE_API gradcore_status gradcore_optimizer_create(gradcore_net *net, const 
                                                        gradcore_optimizer **optimizer);
 GRADCORE_API void gradcore_optimizer_destroy(gradcore_optimizer *optimizer);
 GRADCORE_API gradcore_status gradcore_optimizer_set_lr(gradcore_optimizer *optimizer, double lr);
-/* State vectors, each as long as the net's flat buffer: momentum/first moments, then second moments. */
+/* State vectors, each as long as the net's flat buffer, of its dtype: momentum/first moments, then second moments. */
 GRADCORE_API int32_t gradcore_optimizer_num_states(const gradcore_optimizer *optimizer);
 GRADCORE_API void *gradcore_optimizer_state(gradcore_optimizer *optimizer, int32_t index);
 /* Updates made so far; one that is set is brought into [0, 2^53]. */
@@ -393,13 +396,15 @@ GRADCORE_API gradcore_status gradcore_net_flow_histogram(const gradcore_net *net
 
 /* ---- clipping of any gradients, in place ----------------------------------------------------- */
 
-/* norm_type: 2.0, any p > 0, or INFINITY. Scales by min(1, max_norm / (total_norm + 1e-6)), as PyTorch.
+/* Of num_arrays arrays of GRADCORE_FLOAT32 or _FLOAT64, sizes[i] elements each.
+ * norm_type: 2.0, any p > 0, or INFINITY. Scales by min(1, max_norm / (total_norm + 1e-6)), as PyTorch.
  * A non-finite total norm: with error_if_nonfinite GRADCORE_NON_FINITE, and nothing is touched; without
  * it the arrays are scaled all the same (infinity: finite elements become 0; NaN: all become NaN).
  * *total_norm, which may be NULL, receives the norm before clipping in every case. */
 GRADCORE_API gradcore_status gradcore_clip_grad_norm(int32_t dtype, void *const *arrays, const int64_t *sizes,
                                                      int32_t num_arrays, double max_norm, double norm_type,
                                                      int32_t error_if_nonfinite, double *total_norm);
+/* Clamps each element to [-clip_value, clip_value]; NaN stays. */
 GRADCORE_API gradcore_status gradcore_clip_grad_value(int32_t dtype, void *const *arrays, const int64_t *sizes,
                                                       int32_t num_arrays, double clip_value);
 /* Adaptive gradient clipping (Brock et al. 2021, arXiv:2102.06171) of a net's dense weights, per
@@ -408,6 +413,8 @@ GRADCORE_API gradcore_status gradcore_clip_grad_adaptive(gradcore_net *net, doub
 
 /* ---- single ops on plain arrays (contiguous unless a stride is given) -------------------------- */
 
+/* Of GRADCORE_FLOAT32 or _FLOAT64. Outputs come last; they overlap nothing but where said. NaN and infinity pass. */
+
 /* output [n, out] = input [n, in] weight^T [out, in] + bias (bias may be NULL). */
 GRADCORE_API gradcore_status gradcore_op_dense(int32_t dtype, const gradcore_matrix *input,
                                                const gradcore_matrix *weight, const void *bias, void *output);
@@ -415,9 +422,10 @@ GRADCORE_API gradcore_status gradcore_op_dense(int32_t dtype, const gradcore_mat
 GRADCORE_API gradcore_status gradcore_op_dense_backward(int32_t dtype, const gradcore_matrix *grad_output,
                                                         const gradcore_matrix *input, const gradcore_matrix *weight,
                                                         void *grad_input, void *grad_weight, void *grad_bias);
+/* output [count] = act(input [count]); output may be input. */
 GRADCORE_API gradcore_status gradcore_op_activation(int32_t dtype, int32_t activation, const void *input, int64_t count,
                                                     void *output);
-/* grad_input = grad_output * act'(input) */
+/* grad_input = grad_output * act'(input), each [count]; grad_input may be either of the two. */
 GRADCORE_API gradcore_status gradcore_op_activation_backward(int32_t dtype, int32_t activation, const void *grad_output,
                                                              const void *input, int64_t count, void *grad_input);
 /* Training-mode batch norm of input [n, c]; save_mean, save_invstd [c] are outputs. eps of both norms is
@@ -425,14 +433,16 @@ GRADCORE_API gradcore_status gradcore_op_activation_backward(int32_t dtype, int3
 GRADCORE_API gradcore_status gradcore_op_batch_norm(int32_t dtype, const gradcore_matrix *input, const void *weight,
                                                     const void *bias, double eps, void *output, void *save_mean,
                                                     void *save_invstd);
+/* With what it saved. grad_input [n, c]; grad_weight, grad_bias [c]. */
 GRADCORE_API gradcore_status gradcore_op_batch_norm_backward(int32_t dtype, const gradcore_matrix *grad_output,
                                                              const gradcore_matrix *input, const void *weight,
                                                              const void *save_mean, const void *save_invstd,
                                                              void *grad_input, void *grad_weight, void *grad_bias);
-/* Layer norm over the last axis (bias NULL and rms = 1: RMS norm); save_mean, save_invstd are [n]. */
+/* Layer norm of input [n, c] over its columns (bias NULL and rms = 1: RMS norm); save_mean, save_invstd are [n]. */
 GRADCORE_API gradcore_status gradcore_op_layer_norm(int32_t dtype, const gradcore_matrix *input, const void *weight,
                                                     const void *bias, int32_t rms, double eps, void *output,
                                                     void *save_mean, void *save_invstd);
+/* With what it saved. grad_input [n, c]; grad_weight, grad_bias [c] (NULL for RMS norm). */
 GRADCORE_API gradcore_status gradcore_op_layer_norm_backward(int32_t dtype, const gradcore_matrix *grad_output,
                                                              const gradcore_matrix *input, const void *weight,
                                                              const void *save_mean, const void *save_invstd,
@@ -442,7 +452,7 @@ GRADCORE_API gradcore_status gradcore_op_layer_norm_backward(int32_t dtype, cons
 GRADCORE_API gradcore_status gradcore_op_loss(int32_t dtype, int32_t loss, const gradcore_matrix *output,
                                               const gradcore_target_data *target, double *loss_value,
                                               void *grad_output);
-/* histogram: [GRADCORE_NUM_BINS_*] or NULL. */
+/* Of array [count]. histogram: [GRADCORE_NUM_BINS_*] or NULL. */
 GRADCORE_API gradcore_status gradcore_op_array_stats(int32_t dtype, const void *array, int64_t count,
                                                      gradcore_array_stats *stats, int64_t *histogram);
 

@@ -46,11 +46,15 @@ inline void check(gradcore_status status) {
   if (status != GRADCORE_OK) throw Error(status, gradcore_last_error());
 }
 
-inline void expect(const char *name, std::int64_t expected, std::size_t got) {
-  if (static_cast<std::size_t>(expected) != got)
-    throw Error(GRADCORE_INVALID_ARGUMENT,
-                std::string(name) + ": expected " + std::to_string(expected) + " elements, got " + std::to_string(got));
+// By division: the product of sizes that are wrong may overflow, to one that looks right.
+inline void expect(const char *name, std::int64_t rows, std::int64_t cols, std::size_t got) {
+  const std::size_t r = static_cast<std::size_t>(rows), c = static_cast<std::size_t>(cols);
+  if (r == 0 || c == 0 ? got != 0 : got / c != r || got % c != 0)
+    throw Error(GRADCORE_INVALID_ARGUMENT, std::string(name) + ": expected " + std::to_string(rows) +
+                                               (cols == 1 ? "" : " x " + std::to_string(cols)) + " elements, got " +
+                                               std::to_string(got));
 }
+inline void expect(const char *name, std::int64_t expected, std::size_t got) { expect(name, expected, 1, got); }
 
 // In a parameter: converts to the argument's type, and leaves its deduction to the other parameters.
 template <class T>
@@ -291,13 +295,13 @@ class Net {
 
   // output: [input.rows * out_features].
   void forward(Matrix<const T> input, Span<T> output, bool training = false) {
-    detail::expect("output", input.rows * out_features_, output.size());
+    detail::expect("output", input.rows, out_features_, output.size());
     const gradcore_matrix x = input.c();
     detail::check(gradcore_net_forward(c(), &x, training, output.data()));
   }
   // grad_input: [grad_output.rows * in_features], or nothing.
   void backward(Matrix<const T> grad_output, Span<T> grad_input = {}) {
-    if (!grad_input.empty()) detail::expect("grad_input", grad_output.rows * in_features_, grad_input.size());
+    if (!grad_input.empty()) detail::expect("grad_input", grad_output.rows, in_features_, grad_input.size());
     const gradcore_matrix dy = grad_output.c();
     detail::check(gradcore_net_backward(c(), &dy, grad_input.data()));
   }

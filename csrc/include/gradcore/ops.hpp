@@ -23,9 +23,9 @@ using face::detail::check;
 using face::detail::dtype;
 using face::detail::expect;
 
-template <class T>
-void expect_or_empty(const char *name, std::int64_t expected, Span<T> span) {
-  if (!span.empty()) expect(name, expected, span.size());
+template <class T, class... Sizes>
+void expect_or_empty(const char *name, Span<T> span, Sizes... expected) {
+  if (!span.empty()) expect(name, expected..., span.size());
 }
 
 }  // namespace detail
@@ -34,8 +34,8 @@ void expect_or_empty(const char *name, std::int64_t expected, Span<T> span) {
 template <class T>
 void dense(Span<T> output, In<T> input, In<T> weight, InSpan<T> bias = {}) {
   const gradcore_matrix x = input.c(), w = weight.c();
-  detail::expect("output", x.rows * w.rows, output.size());
-  detail::expect_or_empty("bias", w.rows, bias);
+  detail::expect("output", x.rows, w.rows, output.size());
+  detail::expect_or_empty("bias", bias, w.rows);
   detail::check(gradcore_op_dense(detail::dtype<T>, &x, &w, bias.data(), output.data()));
 }
 // Any of the three results may be empty.
@@ -43,9 +43,9 @@ template <class T>
 void dense_backward(Span<T> grad_input, OutSpan<T> grad_weight, OutSpan<T> grad_bias, In<T> grad_output, In<T> input,
                     In<T> weight) {
   const gradcore_matrix dy = grad_output.c(), x = input.c(), w = weight.c();
-  detail::expect_or_empty("grad_input", x.rows * x.cols, grad_input);
-  detail::expect_or_empty("grad_weight", w.rows * w.cols, grad_weight);
-  detail::expect_or_empty("grad_bias", w.rows, grad_bias);
+  detail::expect_or_empty("grad_input", grad_input, x.rows, x.cols);
+  detail::expect_or_empty("grad_weight", grad_weight, w.rows, w.cols);
+  detail::expect_or_empty("grad_bias", grad_bias, w.rows);
   detail::check(gradcore_op_dense_backward(detail::dtype<T>, &dy, &x, &w, grad_input.data(), grad_weight.data(),
                                            grad_bias.data()));
 }
@@ -72,7 +72,7 @@ template <class T>
 void batch_norm(Span<T> output, OutSpan<T> save_mean, OutSpan<T> save_invstd, In<T> input, InSpan<T> weight,
                 InSpan<T> bias, double eps = 1e-5) {
   const gradcore_matrix x = input.c();
-  detail::expect("output", x.rows * x.cols, output.size());
+  detail::expect("output", x.rows, x.cols, output.size());
   detail::expect("save_mean", x.cols, save_mean.size());
   detail::expect("save_invstd", x.cols, save_invstd.size());
   detail::expect("weight", x.cols, weight.size());
@@ -84,7 +84,7 @@ template <class T>
 void batch_norm_backward(Span<T> grad_input, OutSpan<T> grad_weight, OutSpan<T> grad_bias, In<T> grad_output,
                          In<T> input, InSpan<T> weight, InSpan<T> save_mean, InSpan<T> save_invstd) {
   const gradcore_matrix dy = grad_output.c(), x = input.c();
-  detail::expect("grad_input", x.rows * x.cols, grad_input.size());
+  detail::expect("grad_input", x.rows, x.cols, grad_input.size());
   detail::expect("grad_weight", x.cols, grad_weight.size());
   detail::expect("grad_bias", x.cols, grad_bias.size());
   detail::expect("weight", x.cols, weight.size());
@@ -101,11 +101,11 @@ template <class T>
 void layer_norm(Span<T> output, OutSpan<T> save_mean, OutSpan<T> save_invstd, In<T> input, InSpan<T> weight,
                 InSpan<T> bias, bool rms = false, double eps = 1e-5) {
   const gradcore_matrix x = input.c();
-  detail::expect("output", x.rows * x.cols, output.size());
+  detail::expect("output", x.rows, x.cols, output.size());
   detail::expect("save_mean", x.rows, save_mean.size());
   detail::expect("save_invstd", x.rows, save_invstd.size());
   detail::expect("weight", x.cols, weight.size());
-  detail::expect_or_empty("bias", x.cols, bias);
+  detail::expect_or_empty("bias", bias, x.cols);
   detail::check(gradcore_op_layer_norm(detail::dtype<T>, &x, weight.data(), bias.data(), rms, eps, output.data(),
                                        save_mean.data(), save_invstd.data()));
 }
@@ -113,9 +113,9 @@ template <class T>
 void layer_norm_backward(Span<T> grad_input, OutSpan<T> grad_weight, OutSpan<T> grad_bias, In<T> grad_output,
                          In<T> input, InSpan<T> weight, InSpan<T> save_mean, InSpan<T> save_invstd, bool rms = false) {
   const gradcore_matrix dy = grad_output.c(), x = input.c();
-  detail::expect("grad_input", x.rows * x.cols, grad_input.size());
+  detail::expect("grad_input", x.rows, x.cols, grad_input.size());
   detail::expect("grad_weight", x.cols, grad_weight.size());
-  detail::expect_or_empty("grad_bias", x.cols, grad_bias);
+  detail::expect_or_empty("grad_bias", grad_bias, x.cols);
   detail::expect("weight", x.cols, weight.size());
   detail::expect("save_mean", x.rows, save_mean.size());
   detail::expect("save_invstd", x.rows, save_invstd.size());
@@ -128,7 +128,7 @@ void layer_norm_backward(Span<T> grad_input, OutSpan<T> grad_weight, OutSpan<T> 
 template <class T>
 double loss(Span<T> grad_output, Loss loss, In<T> output, const face::detail::exactly<Target<T>> &target) {
   const gradcore_matrix y = output.c();
-  detail::expect_or_empty("grad_output", y.rows * y.cols, grad_output);
+  detail::expect_or_empty("grad_output", grad_output, y.rows, y.cols);
   double value = 0;
   detail::check(
       gradcore_op_loss(detail::dtype<T>, static_cast<std::int32_t>(loss), &y, &target.c(), &value, grad_output.data()));
