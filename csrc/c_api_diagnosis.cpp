@@ -1,7 +1,7 @@
 // The C interface of the diagnosis: recorded passes in, a verdict and findings out. No exception passes.
-#include <cmath>
+#include <algorithm>
 #include <cstddef>
-#include <memory>
+#include <cstring>
 
 #include "analysis/judge.hpp"
 #include "analysis/recorder.hpp"

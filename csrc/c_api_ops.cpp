@@ -2,12 +2,10 @@
 #include <algorithm>
 #include <cmath>
 #include <initializer_list>
-#include <limits>
 #include <vector>
 
 #include "error.hpp"
 #include "layers/batch_norm.hpp"
-#include "network/architecture.hpp"
 #include "network/loss.hpp"
 #include "network/workspace.hpp"
 #include "ops/clip.hpp"

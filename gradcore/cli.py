@@ -304,7 +304,7 @@ def run_analyze(arguments: argparse.Namespace) -> int:
 
     check_outputs(arguments)
     table = _load_table(arguments)
-    net = _build_net(arguments, table)
+    net = _build_net(arguments)
     with Status(sys.stderr) as status:
         report = analysis.analyze(
             net,
@@ -360,7 +360,7 @@ def _load_table(arguments: argparse.Namespace) -> _data.Table:
     return table.standardized() if arguments.standardize else table
 
 
-def _build_net(arguments: argparse.Namespace, table: _data.Table) -> Any:
+def _build_net(arguments: argparse.Namespace) -> Any:
     from .mlp import MLP
 
     return MLP(

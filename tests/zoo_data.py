@@ -55,9 +55,6 @@ def data(name):
     return x, y, int(y.max()) + 1, "cross_entropy"
 
 
-REAL = ("digits", "breast_cancer", "diabetes", "wine")
-
-
 def net_on(name, hidden, width, seed=0, **options):
     """(net, x, target, {"loss": ...}) of equal hidden widths on a data set."""
     x, target, outputs, loss = data(name)

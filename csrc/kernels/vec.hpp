@@ -7,7 +7,6 @@
 //
 // A comparison of vectors (a < b) gives an integer vector: lanes all ones or all zeros.
 
-#include <cstddef>
 #include <cstdint>
 
 #if defined(__x86_64__)
@@ -20,7 +19,6 @@ namespace gradcore::GRADCORE_TARGET {
 
 using std::int32_t;
 using std::int64_t;
-using std::ptrdiff_t;
 using std::uint32_t;
 using std::uint64_t;
 
@@ -252,12 +250,6 @@ template <class T>
 GRADCORE_INLINE Vec<T> copy_sign(Vec<T> magnitude, Vec<T> sign) {
   return from_bits((to_bits(magnitude) & ~kSignBit<T>) | (to_bits(sign) & kSignBit<T>));
 }
-// 2^k for normal results: -kExponentBias < k <= kExponentBias.
-template <class T>
-GRADCORE_INLINE Vec<T> exp2_int(IVec<T> k) {
-  return from_bits((k + VecTraits<T>::kExponentBias) << VecTraits<T>::kMantissaBits);
-}
-
 template <class T>
 GRADCORE_INLINE IVec<T> shift_right_logical(IVec<T> v, int bits) {
   return IVec<T>(typename VecTraits<T>::Unsigned(v) >> bits);

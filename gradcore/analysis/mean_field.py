@@ -165,17 +165,15 @@ def fixed_point(activation: str | Nonlinearity, weight_var: float, bias_var: flo
             return 0.0
         if there > _HUGE_Q:
             return math.inf
-    return _bisect(lambda log_q: first * growth(math.exp(log_q)), math.log(here), math.log(there), math.exp)
+    return _bisect(lambda log_q: first * growth(math.exp(log_q)), math.log(here), math.log(there))
 
 
-def _bisect(
-    function: Callable[[float], float], above: float, below: float, result: Callable[[float], float] = float
-) -> float:
-    """The root between `above` (function > 0) and `below` (function <= 0)."""
+def _bisect(function: Callable[[float], float], above: float, below: float) -> float:
+    """q at the root, in ln q, between `above` (function > 0) and `below` (function <= 0)."""
     for _ in range(80):
         middle = 0.5 * (above + below)
         above, below = (middle, below) if function(middle) > 0.0 else (above, middle)
-    return result(0.5 * (above + below))
+    return math.exp(0.5 * (above + below))
 
 
 def critical_weight_var(activation: str | Nonlinearity, q: float = 1.0) -> float:
@@ -208,7 +206,7 @@ def critical_point(activation: str | Nonlinearity, bias_var: float = 0.0) -> tup
         return 1.0, critical_weight_var(activation, 1.0)
     falls = np.flatnonzero((values[:-1] > 0.0) & (values[1:] <= 0.0))
     if falls.size:
-        q = _bisect(missing_bias, grid[falls[0]], grid[falls[0] + 1], math.exp)
+        q = _bisect(missing_bias, grid[falls[0]], grid[falls[0] + 1])
         return q, critical_weight_var(activation, q)
     weight_var = critical_weight_var(activation, 0.0)
     q = fixed_point(activation, weight_var, bias_var)

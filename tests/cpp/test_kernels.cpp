@@ -1,7 +1,6 @@
 // Elementwise, update and normalization kernels, on every target the CPU supports, against plain
 // loops in double and the complex-step method (csrc/reference). Bounds are those of tests/tolerances.py.
 #include <algorithm>
-#include <functional>
 
 #include "check.hpp"
 #include "reference/reference.hpp"
