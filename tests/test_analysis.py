@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -442,13 +443,19 @@ def test_underflow_shares_come_with_the_layers(report):
 
 
 def test_numpy_warns_afterwards_as_before():
-    """The analysis computes with zeros and infinities in silence, and leaves the caller's settings alone."""
+    """The analysis computes with zeros and infinities in silence, and leaves the settings of each thread alone."""
     rng = np.random.default_rng(0)
-    net = gc.MLP([8, 16, 16, 3], activation="tanh")
-    with np.errstate(divide="raise", over="warn", under="ignore", invalid="warn"):
-        before = np.geterr()
-        gc.analyze(net, rng.normal(size=(256, 8)), rng.integers(0, 3, 256))
-        assert np.geterr() == before
+    x, labels = rng.normal(size=(256, 8)), rng.integers(0, 3, 256)
+
+    def is_left_alone(over):
+        net = gc.MLP([8] + [16] * 10 + [3], activation="tanh")
+        with np.errstate(divide="raise", over=over, under="ignore", invalid="warn"):
+            before = np.geterr()
+            gc.analyze(net, x, labels)
+            return np.geterr() == before
+
+    with ThreadPoolExecutor(3) as threads:
+        assert all(threads.map(is_left_alone, ["raise", "warn", "print"] * 3))
 
 
 def test_what_is_not_finite_is_not_shown_as_zero():

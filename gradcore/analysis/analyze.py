@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike
 
 from .. import _check
 from . import measure as measuring
+from .arithmetic import harmless
 from .depth import depth_limit
 from .judge import judge
-from .measure import Case, Measurement, Progress, harmless
+from .measure import Case, Measurement, Progress
 from .outlook import look_ahead
 from .predict import expected_profile
 from .propagation import propagate

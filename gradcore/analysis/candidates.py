@@ -17,6 +17,7 @@ import numpy as np
 from .._scaling import standard_scaling
 from ..init import CRITICAL_GAIN_SQUARED, lsuv
 from . import mean_field as theory
+from .arithmetic import TINY, bounded_exp
 from .causes import can_be_level
 from .measure import Case, skip_connections
 from .outlook import rescale
@@ -283,7 +284,7 @@ def _expected_level(candidate: Candidate, case: Case, limits: Thresholds) -> boo
         if config["residual"]:  # the stream is divided by its own growth, or its branches by their number
             level = config["normalization"] is not None or candidate.weights == "scaled_branches"
             chi = 1.0 if level else 1.0 + chi
-        growth += math.log(max(chi, 1e-300))
+        growth += math.log(max(chi, TINY))
     return abs(growth) <= 2.0 * math.log(limits.norm_ratio)
 
 
@@ -472,7 +473,7 @@ def _shallower(report: Report, case: Case, limits: Thresholds) -> list[Candidate
     widths = case.net.config["widths"]
     if not math.isfinite(slope) or slope == 0.0:
         return []
-    carried = max(2, int(theory.carried_depth(math.exp(min(slope, 700.0)), limits.norm_ratio)))
+    carried = max(2, int(theory.carried_depth(bounded_exp(slope), limits.norm_ratio)))
     if carried >= len(widths) - 1 or len(set(widths[1:-1])) > 1:
         return []
     kept = widths[:carried]

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..init import CRITICAL_GAIN_SQUARED
 from . import mean_field as theory
+from .arithmetic import TINY
 from .measure import Measurement, skip_connections
 from .subject import Subject
 
@@ -25,13 +26,12 @@ _MAIN_SHARE = 0.5
 _SATURATED_SLOPE = 0.25
 # Weights this much larger (in variance) than critical are no matter of chance or of a choice of scheme.
 LARGE_EXCESS = math.log(1.5)
-_TINY = 1e-300  # stands for 0 under a logarithm
 # Growth a layer of squared gradients (20 %) that good designs show too: SELU 7 %, tanh at unit variance 18 %.
 _MILD_SLOPE = math.log(1.2)
 
 
 def hidden_factors(subject: Subject) -> dict[str, float]:
-    """Mean natural logarithm of each gain factor over the hidden layers, and of weight_var beside them."""
+    """Mean natural logarithm of each gain factor over the hidden layers."""
     names = ("weight_scale", "alignment", "mask", "active_slope", "coupling", "normalization")
     rows = [record.factors for record in subject.records[:-2] if record.factors is not None]
     logs = {name: np.log([getattr(row, name) for row in rows]) for name in names}
@@ -72,7 +72,7 @@ def weight_excess(subject: Subject) -> float:
     names, measurement = subject.measurement.config["activation"], subject.measurement
     excess = [
         math.log(
-            max(float(measurement.weight_var[layer]), 1e-300)
+            max(float(measurement.weight_var[layer]), TINY)
             / critical_variance(names[layer], float(measurement.bias_var[layer]))
         )
         for layer in range(1, subject.depth - 1)
@@ -85,7 +85,7 @@ def slope_shortfall(subject: Subject) -> float:
     names = subject.measurement.config["activation"]
     measured = subject.measurement.mean("mean_squared_derivative")
     logs = [
-        math.log(max(float(measured[layer]), 1e-300) / theory.derivative_moment(names[layer], 1.0))
+        math.log(max(float(measured[layer]), TINY) / theory.derivative_moment(names[layer], 1.0))
         for layer in range(subject.depth - 1)
     ]
     return float(np.mean(logs)) if logs else 0.0
@@ -113,9 +113,9 @@ def slope_of_random(measurement: Measurement, weight_var: np.ndarray, bias_var: 
     for layer, name in enumerate(names):
         whole = float(weight_var[layer] * square + bias_var[layer])
         q, divisor = (whole, 1.0) if normalization is None else (1.0, whole)
-        local[layer] = theory.derivative_moment(name, q) / max(divisor, _TINY)
+        local[layer] = theory.derivative_moment(name, q) / max(divisor, TINY)
         square = theory.activation_square(name, q) + (square if skips[layer] else 0.0)
-    local, weights = np.log(np.maximum(local, _TINY)), np.log(np.maximum(weight_var, _TINY))
+    local, weights = np.log(np.maximum(local, TINY)), np.log(np.maximum(weight_var, TINY))
     stream, total = 0.0, 0.0 if skips.any() else float(local[0] - local[-1])
     for layer in range(hidden - 2, -1, -1):
         branch = float(weights[layer + 1] + local[layer + 1]) + stream
@@ -131,7 +131,7 @@ def width_loss(subject: Subject) -> float:
     """
     taken = {"layer": 2.0, "rms": 1.0}.get(subject.measurement.config["normalization"], 0.0)
     widths = np.array(subject.measurement.config["widths"][1:-1], dtype=np.float64)
-    return subject.slope.drift + float(np.mean(np.log(np.maximum(1.0 - taken / widths, _TINY))))
+    return subject.slope.drift + float(np.mean(np.log(np.maximum(1.0 - taken / widths, TINY))))
 
 
 def can_be_levelled(subject: Subject, excess: float = LARGE_EXCESS) -> bool:
@@ -176,9 +176,9 @@ def signal_dies(subject: Subject) -> bool:
 def of_starvation(subject: Subject, layer: int) -> str:
     """Why next to nothing enters a layer: the inputs, or the weights below it, whichever fall further short."""
     measurement = subject.measurement
-    inputs = 0.5 * math.log(max(measurement.input_square, _TINY))
+    inputs = 0.5 * math.log(max(measurement.input_square, TINY))
     weights = sum(
-        0.5 * math.log(max(float(weight_var), _TINY) / CRITICAL_GAIN_SQUARED[name])
+        0.5 * math.log(max(float(weight_var), TINY) / CRITICAL_GAIN_SQUARED[name])
         for weight_var, name in zip(measurement.weight_var[:layer], measurement.config["activation"], strict=False)
     )
     return "input_scale" if inputs < weights else "weight_scale"

@@ -9,9 +9,10 @@ import numpy as np
 
 from ..mlp import NORM_EPS
 from . import causes, wording
+from .arithmetic import GAUSS_95
 from .measure import Case, Outlook
 from .report import Finding, LayerRecord
-from .slope import GAUSS_95, half_interval
+from .slope import half_interval
 from .subject import SMALLEST_NORMAL, Subject
 
 _BOUNDED = ("sigmoid", "tanh", "hard_tanh")

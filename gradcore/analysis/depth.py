@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from . import mean_field as theory
-from .measure import harmless
+from .arithmetic import bounded_exp, harmless
 from .report import DepthLimit, Prediction
 from .slope import step_noise
 from .subject import Subject
@@ -20,7 +20,7 @@ def depth_limit(subject: Subject, prediction: Prediction) -> DepthLimit:
         return DepthLimit(nan, nan, nan, nan, nan, nan, nan, subject.depth)
 
     def carried(log_factor: float) -> float:
-        return theory.carried_depth(math.exp(min(log_factor, 700.0)), ratio)
+        return theory.carried_depth(bounded_exp(log_factor), ratio)
 
     ends = (slope.systematic_low, slope.systematic_high)
     level = ends[0] <= 0.0 <= ends[1]  # an interval around zero sets no limit at its far end

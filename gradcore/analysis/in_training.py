@@ -19,9 +19,10 @@ from ..training import Rows, Run, extra_growth
 from . import causes, wording
 from . import measure as measuring
 from .analyze import examine, make_case, report_of
+from .arithmetic import harmless
 from .history import PROFILES
 from .judge import judge
-from .measure import Case, Rehearsal, harmless, mean_square, summarize
+from .measure import Case, Rehearsal, mean_square, summarize
 from .report import Finding, Report
 from .subject import Subject, Thresholds
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from . import causes, checks, wording
-from .measure import harmless, skip_connections, starved
+from .arithmetic import bounded_exp, harmless
+from .measure import skip_connections, starved
 from .report import SEVERITIES, VERDICTS, Finding, Slope
 from .subject import LARGEST, Subject
 
@@ -361,7 +362,7 @@ def _severity(subject: Subject, lost: dict[str, float]) -> str:
     """critical once the weaker layers get norm_ratio^2 less than the others, or nothing at all."""
     slope = subject.slope
     total = max(-slope.typical, slope.systematic) * slope.steps
-    ends = math.exp(min(0.5 * total, 700.0))
+    ends = bounded_exp(0.5 * total)
     absolute = any(name in lost for name in _ABSOLUTE)
     return "critical" if absolute or ends > subject.limits.norm_ratio**2 else "warning"
 
@@ -451,7 +452,7 @@ def losses_of_exploding(subject: Subject) -> dict[str, float]:
     lost: dict[str, float] = {}
     sensitivity = 0.5 * subject.slope.systematic * subject.slope.steps
     if sensitivity > -math.log(subject.unit_roundoff):
-        lost["sensitivity"] = math.exp(min(sensitivity, 700.0))  # rounding in layer 0 decides the output
+        lost["sensitivity"] = bounded_exp(sensitivity)  # rounding in layer 0 decides the output
     peak = float(subject.measurement.rms("weight_grad_max_abs").max())
     if peak > math.sqrt(LARGEST[subject.dtype]):
         lost["square_overflows"] = peak

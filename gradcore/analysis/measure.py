@@ -10,12 +10,13 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..flow import FORMATS
+from .arithmetic import harmless
 from .predict import layer_scales
 from .propagation import Propagation
 from .report import GainFactors, LayerRecord, Slope
@@ -29,22 +30,6 @@ _ROW_POWERS = {"activation_norm": 0, "delta_norm": 2, "grad_output_norm": 2, "gr
 
 Floats = NDArray[Any]  # float64 but for the data, which has the net's dtype
 Progress = Callable[[int, int, str], None]
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def harmless(function: Callable[P, R]) -> Callable[P, R]:
-    """Zeros, infinities and NaN are what the analysis looks for: arithmetic on them warns of nothing.
-
-    A state for every call: one `np.errstate` used inside itself does not restore the caller's before NumPy 2.
-    """
-
-    @functools.wraps(function)
-    def quiet(*args: P.args, **kwargs: P.kwargs) -> R:
-        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            return function(*args, **kwargs)
-
-    return quiet
 
 
 @dataclass(frozen=True)
@@ -368,18 +353,17 @@ def gain_factors(measurement: Measurement) -> tuple[Floats, list[GainFactors | N
     derivative, norm = _ratio_squared(preact, grad_output), _ratio_squared(delta, preact)
     expected = expected_weight_gain(measurement)
     slopes, masks = measurement.mean("mean_squared_derivative"), mask_shares(measurement)
-    factors: list[GainFactors | None] = []
-    for layer in range(measurement.depth - 1):
-        factors.append(
-            GainFactors(
-                weight_scale=float(expected[layer]),
-                alignment=float(weights[layer] / expected[layer]),
-                mask=float(masks[layer]),
-                active_slope=float(slopes[layer] / masks[layer]),
-                coupling=float(derivative[layer] / slopes[layer]),
-                normalization=float(norm[layer]),
-            )
+    factors = (
+        GainFactors(
+            weight_scale=float(expected[layer]),
+            alignment=float(weights[layer] / expected[layer]),
+            mask=float(masks[layer]),
+            active_slope=float(slopes[layer] / masks[layer]),
+            coupling=float(derivative[layer] / slopes[layer]),
+            normalization=float(norm[layer]),
         )
+        for layer in range(measurement.depth - 1)
+    )
     return gains, [*factors, None]
 
 

@@ -21,8 +21,9 @@ import numpy as np
 from ..init import CRITICAL_GAIN_SQUARED
 from . import causes, checks
 from . import measure as measuring
+from .arithmetic import harmless
 from .judge import beyond_band, may_leave_plateau, rescaled
-from .measure import Case, Outlook, Progress, harmless
+from .measure import Case, Outlook, Progress
 from .propagation import difference
 from .rehearsal import MOST_REHEARSED, rehearsal_steps, rehearse
 from .slope import estimate

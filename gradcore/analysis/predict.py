@@ -24,11 +24,9 @@ from .. import _check
 from ..init import CRITICAL_GAIN_SQUARED
 from ..init import check as check_init
 from . import mean_field as theory
+from .arithmetic import GAUSS_95, TINY, bounded_exp
 from .propagation import NEIGHBOUR_COSINE
 from .report import Prediction
-
-_TWO_SIDED = 1.96  # 95 % of a Gaussian
-_TINY = 1e-300  # stands for 0 under a logarithm
 
 
 def layer_scales(net: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -159,7 +157,7 @@ def expected_profile(
     stack = _Stack(config, np.nan_to_num(weight_var, nan=0.0), np.nan_to_num(bias_var, nan=0.0), batch_size)
     stack.forward(min(input_square, 1e24))
     stack.backward()
-    band = _TWO_SIDED * np.sqrt(stack.spread)
+    band = GAUSS_95 * np.sqrt(stack.spread)
     low, high = stack.delta_log - band, stack.delta_log + 0.5 * stack.spread + band
     measured = np.full(stack.depth, np.nan) if measured_log is None else np.asarray(measured_log, dtype=np.float64)
     margin = 0.5 + 0.05 * np.abs(stack.delta_log)  # approximations of the theory itself: 5 % of the change
@@ -227,14 +225,14 @@ class _Stack:
         """(P.1) and (P.2) from the output down, with the noise of finite width beside them."""
         delta, stream = 0.0, 0.0  # ln of the mean of |delta|^2 and of G, in the layer above
         spread, typical = 0.0, 0.0
-        weight_log = np.log(np.maximum(self.weight_var, _TINY))
+        weight_log = np.log(np.maximum(self.weight_var, TINY))
         for layer in range(self.depth - 2, -1, -1):
             branch = weight_log[layer + 1] + delta
             stream = float(np.logaddexp(branch, stream)) if self.has_skip(layer + 1) else branch
             share = math.exp(branch - stream)
             local = self._local_log(layer)
             delta = stream + local
-            self.chi[layer] = math.exp(min(weight_log[layer] + local, 700.0))
+            self.chi[layer] = bounded_exp(weight_log[layer] + local)
             step = self._step_noise(layer, share)
             spread, typical = spread + step, typical - 0.5 * step
             self.delta_log[layer], self.spread[layer] = delta + typical, spread
@@ -251,9 +249,9 @@ class _Stack:
     def _local_log(self, layer: int) -> float:
         """ln of (P.2)'s factor."""
         slope = theory.derivative_moment(self.activations[layer], self.q[layer])
-        factor = math.log(max(slope, _TINY))
+        factor = math.log(max(slope, TINY))
         if self.normalization is not None:
-            factor -= math.log(max(self.preact_square[layer], _TINY))
+            factor -= math.log(max(self.preact_square[layer], TINY))
         if self.normalization == "batch" and self.batch_size > 3:
             factor += math.log(theory.finite_batch_factor(self.batch_size))
         return factor
@@ -273,7 +271,7 @@ def _deep_limit(stack: _Stack) -> dict[str, Any]:
     slope = float((stack.delta_log[0] - stack.delta_log[hidden - 1]) / (hidden - 1))
     drift = 0.5 * float(stack.spread[0] - stack.spread[hidden - 1]) / (hidden - 1)  # chance, which is no slope
     if stack.residual:
-        q_star, chi_star = math.nan, math.exp(min(slope, 700.0))
+        q_star, chi_star = math.nan, bounded_exp(slope)
         scale = theory.depth_scale(chi_star)
     elif stack.normalization is not None:
         batch = stack.normalization == "batch"
@@ -291,7 +289,7 @@ def _deep_limit(stack: _Stack) -> dict[str, Any]:
         "depth_scale": theory.depth_scale(chi_star),
         "trainable_depth": theory.TRAINABLE_SCALES * scale,
         "critical_gain": _critical_gain(stack, name, float(stack.bias_var[hidden - 1])),
-        "carried_depth": theory.carried_depth(math.exp(min(slope + drift, 700.0))),
+        "carried_depth": theory.carried_depth(bounded_exp(slope + drift)),
         "slope": slope,
     }
 

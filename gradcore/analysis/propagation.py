@@ -20,6 +20,7 @@ import numpy as np
 
 from .. import ops
 from ..mlp import NORM_EPS
+from .arithmetic import TINY, harmless
 from .report import Jacobian
 
 # With so many outputs or inputs the products with all unit vectors cost less than bidiagonalization.
@@ -46,7 +47,7 @@ class Propagation:
     correlation: Floats
 
 
-@np.errstate(divide="ignore", over="ignore", invalid="ignore")
+@harmless
 def propagate(net: Any, x: Floats, seed: int = 0) -> Propagation:
     """Both measurements at the first rows of a batch x [rows, in_features]."""
     rng = np.random.default_rng((seed, 2))
@@ -60,7 +61,7 @@ def propagate(net: Any, x: Floats, seed: int = 0) -> Propagation:
     return Propagation(_jacobian(_Pass(net, layers, x[:JACOBIAN_ROWS], statistics), rng), correlation)
 
 
-@np.errstate(divide="ignore", over="ignore", invalid="ignore")
+@harmless
 def difference(net: Any, x: Floats) -> float:
     """Share of the last hidden layer's pre-activations (normalized, if they are) that differs between the rows of x.
 
@@ -228,7 +229,7 @@ def _log_spread(values: Floats, weights: Floats) -> float:
     """Standard deviation of ln of the singular values that are not zero but for rounding, mean over rows."""
     above = values > _INSIDE * values[:, :1]
     logs = np.log(np.where(above, values, 1.0))
-    share = weights * above / np.maximum(np.sum(weights * above, axis=1, keepdims=True), 1e-300)
+    share = weights * above / np.maximum(np.sum(weights * above, axis=1, keepdims=True), TINY)
     centre = np.sum(share * logs, axis=1, keepdims=True)
     return float(np.mean(np.sqrt(np.sum(share * (logs - centre) ** 2, axis=1))))
 

@@ -211,7 +211,7 @@ class Slope(Record):
 
     @property
     def norm_ratio(self) -> float:
-        """|delta| at the first layer over |delta| at the output; may be inf."""
+        """|delta| at the first layer over |delta| at the output; at most e^709."""
         return math.exp(min(0.5 * self.total, 709.0))
 
     @property

@@ -24,12 +24,12 @@ import math
 import numpy as np
 
 from . import mean_field as theory
+from .arithmetic import GAUSS_95
 from .measure import Measurement, skip_connections
 from .report import Slope
 
 # Two-sided 95 % points of Student's t, by degrees of freedom; 1.96 in the limit.
 _STUDENT_95 = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
-GAUSS_95 = 1.96
 # Alignment is called random as long as its sum lies within 3 standard deviations (0.3 % of random nets do not).
 RANDOM_WITHIN = 3.0
 
@@ -104,7 +104,7 @@ def estimate(measurement: Measurement, norm_ratio: float, *, trained: bool = Fal
 
     Args:
         measurement: of at least one batch.
-        norm_ratio: largest healthy ratio of gradient norms between the two ends (`judge.Thresholds`); it
+        norm_ratio: largest healthy ratio of gradient norms between the two ends (`subject.Thresholds`); it
             sets the band.
         trained: whether the net is known to have taken steps, so that no part of its slope is luck.
     """

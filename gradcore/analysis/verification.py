@@ -16,6 +16,7 @@ import numpy as np
 from . import mean_field as theory
 from . import measure as measuring
 from . import trials
+from .arithmetic import bounded_exp
 from .candidates import Candidate, Preparation, around_net, changed_settings, with_learning_rate, yardstick
 from .checks import loss_of_constant
 from .measure import Case
@@ -121,7 +122,7 @@ def _batch_norm_note(candidate: Candidate, case: Case, slope: float | None = Non
         slope = float(np.mean([math.log(theory.batch_norm_growth(name, case.batch_size)) for name in names[1:]]))
     if not math.isfinite(slope):
         return ""
-    growth, total = math.exp(slope), math.exp(min(0.5 * slope * (len(names) - 1), 700.0))
+    growth, total = math.exp(slope), bounded_exp(0.5 * slope * (len(names) - 1))
     return (
         f"batch norm repairs the forward scale, not the backward one: it {verb} |delta|^2 by {growth:.3g} a layer, "
         f"over {len(names)} hidden layers the gradient's norm by {total:.2g} at the start"

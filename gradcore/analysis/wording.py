@@ -9,6 +9,7 @@ import numpy as np
 
 from ..init import CRITICAL_GAIN_SQUARED
 from . import mean_field as theory
+from .arithmetic import bounded_exp
 from .causes import (
     LARGE_EXCESS,
     can_be_levelled,
@@ -54,7 +55,7 @@ def slope_sentence(subject: Subject) -> str:
     drift = f", and {slope.drift:+.2g} by the width" if slope.typical < slope.band_low <= slope.systematic else ""
     norms = subject.profile_norms
     ends = norms[0] / norms[-2] if norms[-2] > 0.0 else math.nan
-    growth = math.exp(min(slope.systematic, 700.0))
+    growth = bounded_exp(slope.systematic)
     return (
         f"On its way to the input the gradient {verb}: |{what}|^2 is multiplied by "
         f"{factor(growth)} a layer (slope {slope.systematic:+.3g} +- {half:.2g}{drift}; healthy at "
@@ -71,7 +72,7 @@ def uneven_batches(slope: Slope, ends: float, words: Callable[[float], str]) -> 
     typical = 0.5 * slope.value * (slope.steps - 1)
     if not (0.0 < ends < math.inf and abs(math.log(ends) - typical) >= math.log(3.0)):
         return ""
-    told = words(math.exp(min(max(typical, -700.0), 700.0)))
+    told = words(bounded_exp(max(typical, -700.0)))
     return f", by root mean square over batches, in which the loudest count most; in the typical batch it is {told}"
 
 
