@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from . import _check, _core
-from .mlp import MLP, NORM_EPS
+from .mlp import MLP, NORM_EPS, skip_connections
 
 _MAX_NAME = 64
 
@@ -46,8 +46,7 @@ def export_c(net: MLP, path: str | PathLike[str], *, name: str | None = None) ->
         ValueError: for another ending, a name that C does not take, or parameters that are not finite.
         OSError: when a file cannot be written.
     """
-    if not isinstance(net, MLP):
-        raise TypeError(f"net: expected a gradcore.MLP, got {_check.described(net)}")
+    _check.instance(net, "net", MLP, "a gradcore.MLP")
     source = Path(os.fspath(path))
     if source.suffix != ".c":
         raise ValueError(f"path: expected a file name that ends in .c, got {str(source)!r}")
@@ -59,8 +58,7 @@ def export_c(net: MLP, path: str | PathLike[str], *, name: str | None = None) ->
 
 
 def _checked_name(name: str) -> str:
-    if not isinstance(name, str):
-        raise TypeError(f"name: expected a string, got {_check.described(name)}")
+    _check.instance(name, "name", str, "a string")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name, re.ASCII) or len(name) > _MAX_NAME:
         raise ValueError(f"name: expected a name that C takes, of at most {_MAX_NAME} letters and digits, got {name!r}")
     return name
@@ -137,13 +135,9 @@ def _functions(net: MLP) -> list[str]:
     used = [name for name in _ACTIVATIONS if name in net.activations]
     if net.depth > 1 and net.normalization is not None:
         used.append(f"{net.normalization}_norm")
-    if any(_has_skip(net, layer) for layer in range(net.depth)):
+    if skip_connections(net.config).any():
         used.append("add")
     return ["dense", *used]
-
-
-def _has_skip(net: MLP, layer: int) -> bool:
-    return net.residual and layer < net.depth - 1 and net.widths[layer] == net.widths[layer + 1]
 
 
 def _body(function: str, net: MLP, name: str) -> str:
@@ -235,7 +229,7 @@ def _calls(net: MLP, name: str, layer: int, x: str, h: str) -> Iterator[str]:
         yield f"rms_norm({width}, {norm}_weight, {h})"
     if net.activations[layer] != "identity":
         yield f"apply_{net.activations[layer]}({width}, {h})"
-    if _has_skip(net, layer):
+    if skip_connections(net.config)[layer]:
         yield f"add({width}, {x}, {h})"
 
 

@@ -446,6 +446,15 @@ class MLP:
         return from_bytes, (to_bytes(self),)
 
 
+def skip_connections(config: Mapping[str, Any]) -> Array:
+    """Which dense layers of `MLP.config` have a skip connection around their block, [depth].
+
+    Hidden ones with two equal widths, if it says `residual`, which makes none where there is no such layer.
+    """
+    widths = np.array(config["widths"][:-1])
+    return np.append((widths[:-1] == widths[1:]) & bool(config["residual"]), False)
+
+
 def _widths_text(widths: tuple[int, ...]) -> str:
     """[64] + [100] * 30 + [10], runs of equal widths drawn together."""
     runs = [(width, len(list(group))) for width, group in groupby(widths)]

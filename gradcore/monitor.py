@@ -43,7 +43,7 @@ from .analysis.judge import judge, verdict_of
 from .analysis.report import Finding, Report
 from .analysis.subject import Subject, Thresholds
 from .mlp import MLP, Step
-from .optim import Optimizer
+from .optim import Optimizer, check_step
 from .training import Callback, Logs, Rows, Run, TrainingWarning
 
 # Layers that start at zero on purpose have woken up by then; see `analyze`.
@@ -231,12 +231,8 @@ class Monitor(Callback):
     ) -> Monitor:
         """Begins to watch a loop that calls `train_step`; arguments as for `MLP.train_step`. Returns itself."""
         _check.instance(net, "net", MLP, "a gradcore.MLP")
-        _check.instance(optimizer, "optimizer", Optimizer, "one of gc.optim")
-        if optimizer.net is not net:
-            raise ValueError("optimizer: expected one that was made for this net, got another net's")
+        check_step(net, optimizer, clip_norm, clip_value)
         _check.choice(loss, "loss", _check.LOSSES)
-        for bound, name in ((clip_norm, "clip_norm"), (clip_value, "clip_value")):
-            _check.clip_bound(bound, name)
         self.on_run(Run(net, optimizer, loss, clip_norm, clip_value))
         return self
 

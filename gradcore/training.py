@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike
 from . import _check, _progress, ops
 from .history import History as History
 from .history import Logs as Logs
-from .mlp import MLP
+from .mlp import MLP, skip_connections
 from .optim import Optimizer, check_step
 
 Array = _check.Array
@@ -274,7 +274,7 @@ def extra_growth(net: MLP, few: int, batch_size: int) -> float:
     """
     from .analysis.mean_field import batch_norm_growth
 
-    if net.normalization != "batch" or net.residual or not 1 < few < batch_size:
+    if net.normalization != "batch" or not 1 < few < batch_size or skip_connections(net.config).any():
         return 1.0
     growth = 0.0
     for activation in net.activations[:-1]:

@@ -95,6 +95,14 @@ def test_where_no_weight_scale_decides_there_is_no_critical_gain():
     assert gc.predict(WIDTHS).critical_gain == pytest.approx(math.sqrt(2))
 
 
+def test_residual_without_two_equal_widths_makes_no_skip_connection():
+    """Nor another prediction: theory for skip connections has no fixed point and no critical gain."""
+    plain, residual = (gc.predict([60, *[100, 90] * 10, 10], residual=residual) for residual in (False, True))
+    settings, also = ({**each.to_dict(), "config": None} for each in (plain, residual))
+    assert settings == also
+    assert str(residual).replace(", residual", "") == str(plain)
+
+
 def test_weights_of_the_critical_scale_are_told_to_be():
     """hard tanh is linear where signals settle; biases of ReLU add to the signal and leave the gradient as it is."""
     for options, gain in (({"activation": "hard_tanh"}, 1.0), ({"bias_var": 0.1}, math.sqrt(2))):

@@ -153,6 +153,9 @@ def test_a_last_batch_that_deep_batch_norm_does_not_survive_is_warned_of(data):
     with pytest.warns(gc.TrainingWarning, match=r"has 4 of 74 rows.*drop_last=True\), or take.*such as 73") as caught:
         fit(deep_net(normalization="batch"), data, epochs=1, batch_size=74)
     assert len(caught) == 1 and caught[0].filename == __file__
+    no_skip = gc.MLP([2] + [24, 23] * 15 + [2], activation="tanh", normalization="batch", residual=True)
+    with pytest.warns(gc.TrainingWarning, match="has 4 of 74 rows"):
+        fit(no_skip, data, epochs=1, batch_size=74)
     for options in ({"batch_size": 73}, {"batch_size": 74, "drop_last": True}, {"batch_size": 4}):
         fit(deep_net(normalization="batch"), data, epochs=1, **options)  # warnings are errors
     for net in (

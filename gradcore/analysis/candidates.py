@@ -16,10 +16,11 @@ import numpy as np
 
 from .._scaling import standard_scaling
 from ..init import CRITICAL_GAIN_SQUARED, lsuv
+from ..mlp import skip_connections
 from . import mean_field as theory
 from .arithmetic import TINY, bounded_exp
 from .causes import can_be_level
-from .measure import Case, skip_connections
+from .measure import Case
 from .outlook import rescale
 from .report import Report
 from .subject import Thresholds
@@ -97,7 +98,7 @@ class Candidate:
 
 def _scale_branches(net: Any) -> None:
     """Divide every residual branch by the root of their number: the stream then grows by e at most."""
-    blocks = [layer for layer in range(net.depth - 1) if net.widths[layer] == net.widths[layer + 1]]
+    blocks = np.flatnonzero(skip_connections(net.config))
     for layer in blocks:
         name = f"dense{layer}.weight" if net.normalization is None else f"norm{layer}.weight"
         net.parameters[name][...] /= math.sqrt(len(blocks))
@@ -151,7 +152,7 @@ def _proposed(report: Report, case: Case, limits: Thresholds) -> list[Candidate]
     found: list[Candidate] = []
     step_causes = {finding.cause for finding in serious if finding.kind == "exploding"}
     if step_causes & {"learning_rate", "input_scale", "target_scale"}:
-        found += _for_steps(report, case, limits, data)
+        found += _for_steps(report, limits)
     found += [] if data is None else [data]
     structural = kinds & {"vanishing", "exploding", "zero_gradient", "non_finite", "saturation", "dead_units"}
     # a single layer has nothing but its weights, whose scale cannot matter to it until numbers overflow
@@ -161,7 +162,7 @@ def _proposed(report: Report, case: Case, limits: Thresholds) -> list[Candidate]
     elif starts_small(report):
         found.append(_critical_initialization(sorted(set(case.net.config["activation"]))))
     if "exploding" in kinds:  # after the first few: it is tried to show that it is no cure
-        found.insert(min(3, len(found)), _clipping(report, case))
+        found.insert(min(3, len(found)), _clipping(report))
     return found
 
 
@@ -218,7 +219,7 @@ def _other_outputs(case: Case) -> list[Candidate]:
     return found
 
 
-def _for_steps(report: Report, case: Case, limits: Thresholds, data: Candidate | None) -> list[Candidate]:
+def _for_steps(report: Report, limits: Thresholds) -> list[Candidate]:
     lr = float(report.conditions["lr"])
     gradient = math.hypot(*(layer.weight_grad_norm for layer in report.layers))
     # lr gradient^2 / loss, the share of the loss that one step may take, divided where its square might overflow
@@ -229,10 +230,10 @@ def _for_steps(report: Report, case: Case, limits: Thresholds, data: Candidate |
     shares += [_CLIPPED_UPDATE / update] if update > 0.0 else []
     lower = float(f"{lr * min(shares):.1g}")
     slower = [lower_learning_rate(lower)] if lower > 0.0 else []
-    return [*slower, _clipping(report, case)]
+    return [*slower, _clipping(report)]
 
 
-def _clipping(report: Report, case: Case) -> Candidate:
+def _clipping(report: Report) -> Candidate:
     lr = float(report.conditions["lr"])
     weights = math.hypot(*(layer.weight_norm for layer in report.layers))
     bound = _CLIPPED_UPDATE * weights / lr if lr > 0.0 else 1.0
@@ -271,8 +272,8 @@ def _expected_level(candidate: Candidate, case: Case, limits: Thresholds) -> boo
     Inputs of unit size are taken: what another size does to the first layers is no slope.
     """
     config, names = changed_settings(candidate, case)
-    growth, q = 0.0, 1.0
-    for name in names[1:]:
+    growth, q, skips = 0.0, 1.0, skip_connections(config)
+    for layer, name in enumerate(names[1:], start=1):
         if config["normalization"] == "batch":
             chi = theory.batch_norm_growth(name, case.batch_size)
         elif config["normalization"] is not None:
@@ -281,7 +282,7 @@ def _expected_level(candidate: Candidate, case: Case, limits: Thresholds) -> boo
             square = theory.activation_square(name, q)
             weight_var = 1.0 / square if candidate.weights == "lsuv" else CRITICAL_GAIN_SQUARED[name]
             chi, q = theory.chi(name, q, weight_var), min(weight_var * square, 1e6)
-        if config["residual"]:  # the stream is divided by its own growth, or its branches by their number
+        if skips[layer]:  # the stream is divided by its own growth, or its branches by their number
             level = config["normalization"] is not None or candidate.weights == "scaled_branches"
             chi = 1.0 if level else 1.0 + chi
         growth += math.log(max(chi, TINY))

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from ..init import CRITICAL_GAIN_SQUARED
+from ..mlp import skip_connections
 from . import mean_field as theory
 from .arithmetic import TINY
-from .measure import Measurement, skip_connections
+from .measure import Measurement
 from .subject import Subject
 
 # Weight variance (times fan_in) beyond which pre-activations of unit inputs have a deviation of 2 and more,

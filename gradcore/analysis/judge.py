@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from ..mlp import skip_connections
 from . import causes, checks, wording
 from .arithmetic import bounded_exp, harmless
-from .measure import skip_connections, starved
+from .measure import starved
 from .report import SEVERITIES, VERDICTS, Finding, Slope
 from .subject import LARGEST, Subject
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..flow import FORMATS
+from ..mlp import skip_connections
 from .arithmetic import harmless
 from .predict import layer_scales
 from .propagation import Propagation
@@ -390,10 +391,13 @@ def expected_weight_gain(measurement: Measurement) -> Floats:
     return np.asarray(gain + np.where(skips, skip, 0.0))
 
 
-def skip_connections(config: Mapping[str, Any]) -> Floats:
-    """Which dense layers have a skip connection around their block, [depth]."""
-    widths = np.array(config["widths"][:-1])
-    return np.append((widths[:-1] == widths[1:]) & bool(config["residual"]), False)
+def travelling_norm(config: Mapping[str, Any]) -> str:
+    """The field with the norm of the gradient that travels from layer to layer: delta's, or dL/dh's.
+
+    With skip connections delta is what enters one branch (zero for a branch that starts at zero), and the stream
+    beside it is what reaches the layers below.
+    """
+    return "grad_output_norm" if skip_connections(config).any() else "delta_norm"
 
 
 def mask_shares(measurement: Measurement) -> Floats:

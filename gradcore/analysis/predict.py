@@ -23,6 +23,7 @@ import numpy as np
 from .. import _check
 from ..init import CRITICAL_GAIN_SQUARED
 from ..init import check as check_init
+from ..mlp import skip_connections
 from . import mean_field as theory
 from .arithmetic import GAUSS_95, TINY, bounded_exp
 from .propagation import NEIGHBOUR_COSINE
@@ -187,7 +188,7 @@ class _Stack:
         self.widths = list(config["widths"])
         self.activations = list(config["activation"])
         self.normalization = config["normalization"]
-        self.residual = bool(config["residual"])
+        self.skips = skip_connections(config)
         self.depth = len(self.widths) - 1
         self.weight_var, self.bias_var, self.batch_size = weight_var, bias_var, batch_size
         self.q = np.ones(self.depth)  # variance of the argument of each activation
@@ -195,9 +196,6 @@ class _Stack:
         self.chi = np.full(self.depth, np.nan)
         self.correlation = np.full(self.depth, np.nan)  # of the arguments of two neighbouring inputs
         self.delta_log, self.spread = np.zeros(self.depth), np.zeros(self.depth)
-
-    def has_skip(self, layer: int) -> bool:
-        return self.residual and layer < self.depth - 1 and self.widths[layer] == self.widths[layer + 1]
 
     def forward(self, square: float) -> None:
         """(M.1) and (M.3) from the input's mean square; with skip connections, means and squares both add up."""
@@ -215,7 +213,7 @@ class _Stack:
             branch_mean = theory.activation_mean(self.activations[layer], self.q[layer])
             branch = theory.activation_square(self.activations[layer], self.q[layer])
             shared = theory.activation_product(self.activations[layer], self.correlation[layer], self.q[layer])
-            if self.has_skip(layer):
+            if self.skips[layer]:
                 cross = 2.0 * mean * branch_mean
                 square, product, mean = square + cross + branch, product + cross + shared, mean + branch_mean
             else:
@@ -228,7 +226,7 @@ class _Stack:
         weight_log = np.log(np.maximum(self.weight_var, TINY))
         for layer in range(self.depth - 2, -1, -1):
             branch = weight_log[layer + 1] + delta
-            stream = float(np.logaddexp(branch, stream)) if self.has_skip(layer + 1) else branch
+            stream = float(np.logaddexp(branch, stream)) if self.skips[layer + 1] else branch
             share = math.exp(branch - stream)
             local = self._local_log(layer)
             delta = stream + local
@@ -270,7 +268,7 @@ def _deep_limit(stack: _Stack) -> dict[str, Any]:
     name, weight_var = stack.activations[-1], float(stack.weight_var[hidden - 1])
     slope = float((stack.delta_log[0] - stack.delta_log[hidden - 1]) / (hidden - 1))
     drift = 0.5 * float(stack.spread[0] - stack.spread[hidden - 1]) / (hidden - 1)  # chance, which is no slope
-    if stack.residual:
+    if stack.skips.any():
         q_star, chi_star = math.nan, bounded_exp(slope)
         scale = theory.depth_scale(chi_star)
     elif stack.normalization is not None:
@@ -305,6 +303,6 @@ def _no_theory(why: str) -> dict[str, Any]:
 
 def _critical_gain(stack: _Stack, activation: str, bias_var: float) -> float:
     """The gain for which chi is 1; NaN where the weights' scale does not decide it, or none does."""
-    if stack.normalization is not None or stack.residual:
+    if stack.normalization is not None or stack.skips.any():
         return math.nan
     return math.sqrt(theory.level_weight_var(activation, bias_var))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..mlp import NORM_EPS
+from ..mlp import NORM_EPS, skip_connections
 from .arithmetic import TINY, harmless
 from .report import Jacobian
 
@@ -127,11 +127,7 @@ class _Pass:
 
     def __init__(self, net: Any, layers: list[_Layer], x: Floats, statistics: list[Any] | None) -> None:
         self.layers, self.normalization = layers, net.normalization
-        widths = net.widths
-        last = net.depth - 1
-        self.skips = [
-            net.residual and layer < last and widths[layer] == widths[layer + 1] for layer in range(net.depth)
-        ]
+        self.skips = skip_connections(net.config)
         self.arguments: list[Floats] = []
         self.slopes: list[Floats] = []
         self.norms: list[tuple[Floats, Floats]] = []  # normalized z and inverse deviation
@@ -139,7 +135,7 @@ class _Pass:
         h = x
         for index, layer in enumerate(layers):
             z = h @ layer.weight.T + layer.bias
-            if index == last:
+            if index == net.depth - 1:
                 self.arguments.append(z)
                 break
             y = self._normalized(z, layer, None if statistics is None else statistics[index])

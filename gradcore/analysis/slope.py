@@ -23,9 +23,10 @@ import math
 
 import numpy as np
 
+from ..mlp import skip_connections
 from . import mean_field as theory
 from .arithmetic import GAUSS_95
-from .measure import Measurement, skip_connections
+from .measure import Measurement, travelling_norm
 from .report import Slope
 
 # Two-sided 95 % points of Student's t, by degrees of freedom; 1.96 in the limit.
@@ -42,13 +43,8 @@ def student_95(degrees: float) -> float:
 
 
 def profile(measurement: Measurement) -> np.ndarray:
-    """ln |.|^2 of the gradient that travels, per batch and hidden layer, [batches, depth - 1].
-
-    It is delta, but with skip connections dL/dh: there delta is what enters one branch (zero for a branch
-    that starts at zero), and the stream beside it is what reaches the layers below. -inf where it is zero.
-    """
-    name = "grad_output_norm" if skip_connections(measurement.config).any() else "delta_norm"
-    return np.asarray(2.0 * np.log(measurement.stack(name)[:, :-1]))
+    """ln |.|^2 of the gradient that travels, a batch and hidden layer: [batches, depth - 1]; -inf where it is zero."""
+    return np.asarray(2.0 * np.log(measurement.stack(travelling_norm(measurement.config))[:, :-1]))
 
 
 def step_noise(measurement: Measurement) -> tuple[np.ndarray, np.ndarray]:

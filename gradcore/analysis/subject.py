@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from .. import _check
-from .measure import Case, Measurement, skip_connections
+from .measure import Case, Measurement, travelling_norm
 from .report import LayerRecord, Record, Slope
 
 # Half the relative spacing of numbers just above 1: an update smaller than this is rounded away.
@@ -136,8 +136,7 @@ class Subject:
     @cached_property
     def profile_norms(self) -> np.ndarray:
         """Norm of the gradient that travels, a dense layer: of delta, or of dL/dh with skip connections."""
-        skips = skip_connections(self.measurement.config).any()
-        return self.measurement.rms("grad_output_norm" if skips else "delta_norm")
+        return self.measurement.rms(travelling_norm(self.measurement.config))
 
     @cached_property
     def gradient_norms(self) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..mlp import skip_connections
 from . import mean_field as theory
 from . import measure as measuring
 from . import trials
@@ -115,7 +116,7 @@ def _batch_norm_note(candidate: Candidate, case: Case, slope: float | None = Non
     slope: of the changed net, as measured; by default the one that theory expects with its activations.
     """
     config, names = changed_settings(candidate, case)
-    if candidate.net.get("normalization") != "batch" or config["residual"] or len(names) < 2:
+    if candidate.net.get("normalization") != "batch" or skip_connections(config).any() or len(names) < 2:
         return ""
     verb = "multiplies" if slope is not None else "should multiply"
     if slope is None:

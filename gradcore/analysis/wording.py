@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from ..init import CRITICAL_GAIN_SQUARED
+from ..mlp import skip_connections
 from . import mean_field as theory
 from .arithmetic import bounded_exp
 from .causes import (
@@ -20,7 +21,7 @@ from .causes import (
     target_scale,
     weight_excess,
 )
-from .measure import Outlook, skip_connections
+from .measure import Outlook
 from .report import Slope
 from .subject import Subject
 

@@ -7,6 +7,7 @@ import sys
 
 from ..analysis.causes import can_be_level
 from ..analysis.report import Prediction
+from ..mlp import skip_connections
 from . import story
 from .text import MAX_LAYERS, Terminal
 
@@ -72,7 +73,7 @@ def _limit_sentence(prediction: Prediction) -> str:
 
 
 def _gain_sentence(prediction: Prediction) -> str:
-    if prediction.config.get("normalization") is not None or prediction.config.get("residual"):
+    if prediction.config.get("normalization") is not None or skip_connections(prediction.config).any():
         return ""
     if math.isnan(prediction.critical_gain):
         return "No weight scale keeps both signal and gradient level for this activation."

@@ -17,11 +17,12 @@ import numpy as np
 
 from ..analysis.causes import can_be_level
 from ..analysis.judge import beyond_band
-from ..analysis.measure import skip_connections
+from ..analysis.measure import travelling_norm
 from ..analysis.report import Finding, GainFactors, LayerRecord, Prediction, Report
 from ..analysis.subject import Thresholds
 from ..analysis.wording import layers as layer_names
 from ..analysis.wording import uneven_batches
+from ..mlp import skip_connections
 
 TITLES = {
     "healthy": "Healthy gradients",
@@ -215,8 +216,7 @@ def traveller(report: Report) -> str:
 
 def travelling(report: Report) -> np.ndarray:
     """Norm of that gradient, [layers]."""
-    name = "grad_output_norm" if has_skips(report) else "delta_norm"
-    return np.array([getattr(layer, name) for layer in report.layers])
+    return np.array([getattr(layer, travelling_norm(report.config)) for layer in report.layers])
 
 
 def end_ratio(report: Report) -> float:

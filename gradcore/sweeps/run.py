@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from .. import _check
 from .._runtime import get_num_threads
-from ..analysis.measure import skip_connections
+from ..analysis.measure import travelling_norm
 from ..analysis.report import Report
 from ..mlp import MLP
 from .file import SweepFile
@@ -252,8 +252,7 @@ def _measured(net: MLP, report: Report) -> Row:
 
 def _deep_gain(report: Report) -> float:
     """The gain over the deeper half of the hidden layers: the first ones still remember the inputs' scale."""
-    name = "grad_output_norm" if skip_connections(report.config).any() else "delta_norm"
-    norms = [getattr(layer, name) for layer in report.layers[:-1]]
+    norms = [getattr(layer, travelling_norm(report.config)) for layer in report.layers[:-1]]
     upper, lower = norms[-1:], norms[len(norms) // 2 :][:1]
     steps = len(norms) - 1 - len(norms) // 2
     if steps < 1 or not (0.0 < upper[0] < math.inf and 0.0 < lower[0] < math.inf):
