@@ -18,7 +18,7 @@ def main():
     try:
         gc.clip_grad_norm_(gradients, max_norm=1.0, error_if_nonfinite=True)
     except FloatingPointError as error:
-        print(f"refused, nothing touched: {error}")
+        print(f"refused: {error}")
     return total_norm, clipped
 
 

@@ -1,7 +1,7 @@
 """Where the C, C++ and Cython side of this installation lies: for compilers and build systems.
 
-    cc $(python -m gradcore --cflags) program.c $(python -m gradcore --libs)
-    cmake -S . -B build -Dgradcore_DIR="$(python -m gradcore --cmakedir)"
+    cc $(gradcore --cflags) program.c $(gradcore --libs)
+    cmake -S . -B build -Dgradcore_DIR="$(gradcore --cmakedir)"
 
 Nothing here compiles anything.
 """

@@ -1,10 +1,12 @@
 """gradcore in other programs: C, C++ and Cython against the installed library, found in every way that is offered."""
 
 import importlib.metadata
+import os
 import re
 import shlex
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -392,6 +394,18 @@ def test_pkg_config_consumer(digits_csv, tmp_path):
     environment = {} if native.PREFIX is None else {"LD_LIBRARY_PATH": str(native.library_file().parent)}
     check_digits(native.run(folder / "digits", digits_csv, **environment))
     check_control_loop(native.run(folder / "control_loop", 4000, 50, **environment))
+    native.run(native.needs("make"), "-C", folder, "clean")
+    assert not (folder / "digits").exists()
+
+
+@pytest.mark.parametrize(("file", "options"), [("CMakeLists.txt", "-B {}"), ("Makefile", "-n OUT={}")])
+def test_examples_are_built_as_they_say(file, options, tmp_path):
+    """In the checkout, whose folder gradcore would hide the installed package from `python -m`."""
+    said = re.search(r"^# +(.*\$\(gradcore .*?)  +from a wheel", (native.EXAMPLES / file).read_text(), re.MULTILINE)[1]
+    tool = native.needs(said.split()[0])
+    command = said.replace(said.split()[0], f"'{tool}'", 1).replace(" -B build", "") + " " + options.format(tmp_path)
+    path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
+    native.run("sh", "-c", command, cwd=native.ROOT, PATH=path, PKG_CONFIG=native.pkg_config())
 
 
 def test_cython_trains_without_the_gil(tmp_path):
