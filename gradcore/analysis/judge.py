@@ -34,19 +34,23 @@ _VERDICT_OF_KIND = {
 def judge(subject: Subject) -> tuple[str, tuple[Finding, ...]]:
     """The verdict and the findings, worst first."""
     findings = _findings(subject)
-    findings.sort(key=lambda finding: (-SEVERITIES.index(finding.severity), _rank(finding)))
+    findings.sort(key=lambda each: (SEVERITIES.index(each.severity), VERDICTS.index(_stands_for(each))), reverse=True)
     return verdict_of(findings), tuple(findings)
 
 
 def verdict_of(findings: Iterable[Finding]) -> str:
     """The worst that any finding but an `info` stands for."""
-    serious = [finding for finding in findings if finding.severity != "info"]
-    verdicts = [_VERDICT_OF_KIND.get(finding.kind, "healthy") for finding in serious]
+    verdicts = [_stands_for(finding) for finding in findings if finding.severity != "info"]
     return max(verdicts, key=VERDICTS.index, default="healthy")
 
 
-def _rank(finding: Finding) -> int:
-    return -VERDICTS.index(_VERDICT_OF_KIND.get(finding.kind, "healthy"))
+def _stands_for(finding: Finding) -> str:
+    return _VERDICT_OF_KIND.get(finding.kind, "healthy")
+
+
+def _where(flags: np.ndarray) -> tuple[int, ...]:
+    """The layers of which something is true."""
+    return tuple(np.flatnonzero(flags).tolist())
 
 
 def _findings(subject: Subject) -> list[Finding]:
@@ -123,19 +127,16 @@ _OVERFLOW_CAUSES = {
 def _first_non_finite(subject: Subject) -> tuple[int, str, int] | None:
     """(layer, pass, batch) in the order in which a pass computes them."""
     measurement = subject.measurement
-    bad = np.flatnonzero(~measurement.finite_parameters)
-    if bad.size:
-        return int(bad[0]), "parameters", 0
+    if bad := _where(~measurement.finite_parameters):
+        return bad[0], "parameters", 0
     for batch, flow in enumerate(measurement.flows):
-        forward = np.flatnonzero(flow.activation_nonfinite_share > 0.0)
-        if forward.size:
-            return int(forward[0]), "forward", batch
+        if bad := _where(flow.activation_nonfinite_share > 0.0):
+            return bad[0], "forward", batch
         if not math.isfinite(measurement.losses[batch]):
             return measurement.depth - 1, "loss", batch
         for name, place in (("delta_nonfinite_share", "backward"), ("weight_grad_nonfinite_share", "weight_grad")):
-            backward = np.flatnonzero(getattr(flow, name) > 0.0)
-            if backward.size:
-                return int(backward[-1]), place, batch
+            if bad := _where(getattr(flow, name) > 0.0):
+                return bad[-1], place, batch
     return None
 
 
@@ -145,7 +146,7 @@ def _first_non_finite(subject: Subject) -> tuple[int, str, int] | None:
 def zero_gradient(subject: Subject) -> list[Finding]:
     """Layers whose weights receive exactly zero gradient from every batch."""
     found = [*_asleep(subject), *_alike(subject)]
-    silent = tuple(int(layer) for layer in np.flatnonzero(subject.gradient_norms == 0.0))
+    silent = _where(subject.gradient_norms == 0.0)
     if not silent:
         return found
     if 0 in silent and subject.measurement.input_square == 0.0:
@@ -172,7 +173,7 @@ def _silent(layers: tuple[int, ...], cause: str, text: str, evidence: dict[str, 
 
 def _alike(subject: Subject) -> list[Finding]:
     """Layers whose units are one over and over, as where all weights start at the same number."""
-    layers = tuple(int(layer) for layer in np.flatnonzero(subject.measurement.alike))
+    layers = _where(subject.measurement.alike)
     if not layers:
         return []
     text = (
@@ -193,13 +194,13 @@ def _asleep(subject: Subject) -> list[Finding]:
     opening = "The gradients of {} are exactly zero at the start and no longer after two steps"
     dead = None if (start.weight_var == 0.0).any() else _dead_layer(before)
     if dead is not None:  # their steps are zero but for those that an optimizer still makes of earlier gradients
-        layers = tuple(int(layer) for layer in np.flatnonzero(woken))
+        layers = _where(woken)
         text = f"{opening.format(wording.layers(layers))}: all units of layer {dead} output zero for every row, until "
         text += f"what {subject.optimizer_name} has gathered from earlier steps moves them."
         return [Finding("zero_gradient", "info", layers, "dead_units", text, {"dead_layer": dead})]
     found, hungry = [], starved(start)
-    above = tuple(int(layer) for layer in np.flatnonzero(woken & ~hungry))
-    below = tuple(int(layer) for layer in np.flatnonzero(woken & hungry))
+    above = _where(woken & ~hungry)
+    below = _where(woken & hungry)
     if above:
         text = ": something above them begins at zero, as zero-initialized outputs and branches do."
         text = opening.format(wording.layers(above)) + text
@@ -239,12 +240,9 @@ def _silent_branches(layers: tuple[int, ...]) -> Finding:
 def _closed_layer(subject: Subject) -> tuple[str, str, dict[str, Any]] | None:
     """A layer that neither a signal nor a gradient passes: it silences those below and above it."""
     measurement = subject.measurement
-    zero = np.flatnonzero(measurement.weight_var == 0.0)
-    if zero.size:
-        text = (
-            f"All weights of {wording.layers(zero.tolist())} are zero, and training cannot move them: draw them anew."
-        )
-        return "weight_scale", text, {"layer": int(zero[-1])}
+    if zero := _where(measurement.weight_var == 0.0):
+        text = f"All weights of {wording.layers(zero)} are zero, and training cannot move them: draw them anew."
+        return "weight_scale", text, {"layer": zero[-1]}
     layer = _dead_layer(subject)
     if layer is not None:
         if layer > 0 and measurement.rms("activation_norm")[layer - 1] < _NEAR_UNDERFLOW[subject.dtype]:
@@ -263,7 +261,7 @@ def _dead_layer(subject: Subject) -> int | None:
     """The lowest hidden layer whose units all output zero and pass no gradient, for every row: it silences the rest."""
     measurement = subject.measurement
     dead = (measurement.stack("dead_share").min(axis=0) == 1.0) & (measurement.rms("delta_norm") == 0.0)
-    return int(np.flatnonzero(dead[:-1])[0]) if dead[:-1].any() else None
+    return next(iter(_where(dead[:-1])), None)
 
 
 def _why_silent(subject: Subject) -> tuple[str, str, dict[str, Any]]:
@@ -312,8 +310,7 @@ def _vanishing(subject: Subject) -> Finding:
     lost = losses_of_vanishing(subject)
     cause = causes.of_vanishing(subject)
     norms = subject.profile_norms[:-1]
-    weak = norms * subject.limits.norm_ratio < norms.max()
-    affected = tuple(int(layer) for layer in np.flatnonzero(weak)) or (0,)
+    affected = _where(norms * subject.limits.norm_ratio < norms.max()) or (0,)
     parts = [wording.slope_sentence(subject), wording.location_sentence(subject)]
     parts += [wording.vanishing_cause(subject, cause), wording.update_sentence(subject)]
     if not subject.adaptive:
@@ -326,8 +323,7 @@ def _exploding(subject: Subject) -> Finding:
     lost = losses_of_exploding(subject)
     cause = causes.of_exploding(subject)
     norms = subject.profile_norms[:-1]
-    strong = norms > subject.limits.norm_ratio * norms[-1]
-    affected = tuple(int(layer) for layer in np.flatnonzero(strong)) or (0,)
+    affected = _where(norms > subject.limits.norm_ratio * norms[-1]) or (0,)
     parts = [wording.slope_sentence(subject), wording.location_sentence(subject)]
     parts += [wording.exploding_cause(subject, cause), wording.update_sentence(subject)]
     parts.append(_CLIPPING if lost else wording.no_harm(subject))
