@@ -7,6 +7,8 @@ design could have at its best, and the factor that falls short (or overshoots) m
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,9 @@ import numpy as np
 from ..init import CRITICAL_GAIN_SQUARED
 from ..mlp import skip_connections
 from . import mean_field as theory
-from .arithmetic import TINY
+from .arithmetic import TINY, harmless
 from .measure import Measurement
+from .report import GainFactors, LayerRecord
 from .subject import Subject
 
 # Weight variance (times fan_in) beyond which pre-activations of unit inputs have a deviation of 2 and more,
@@ -31,17 +34,17 @@ LARGE_EXCESS = math.log(1.5)
 _MILD_SLOPE = math.log(1.2)
 
 
+@harmless
+def factor_logs(layers: Sequence[LayerRecord]) -> dict[str, np.ndarray]:
+    """Logarithms of each gain factor, of all steps between hidden layers in which they are finite."""
+    rows = [layer.factors for layer in layers[:-2] if layer.factors is not None]
+    logs = {entry.name: np.log([getattr(row, entry.name) for row in rows]) for entry in fields(GainFactors)}
+    return {name: values[np.isfinite(values)] for name, values in logs.items()}
+
+
 def hidden_factors(subject: Subject) -> dict[str, float]:
     """Mean natural logarithm of each gain factor over the hidden layers."""
-    names = ("weight_scale", "alignment", "mask", "active_slope", "coupling", "normalization")
-    rows = [record.factors for record in subject.records[:-2] if record.factors is not None]
-    logs = {name: np.log([getattr(row, name) for row in rows]) for name in names}
-    return {name: _mean_of_finite(values) for name, values in logs.items()}
-
-
-def _mean_of_finite(values: np.ndarray) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else 0.0
+    return {name: float(logs.mean()) if logs.size else 0.0 for name, logs in factor_logs(subject.records).items()}
 
 
 def steepest_layer(subject: Subject) -> tuple[int, float]:

@@ -13,8 +13,9 @@ from .. import _check
 from .measure import Case, Measurement, travelling_norm
 from .report import LayerRecord, Record, Slope
 
-# Half the relative spacing of numbers just above 1: an update smaller than this is rounded away.
-UNIT_ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
+# Half the relative spacing of numbers just above 1: an update smaller than this is rounded away. Nets that multiply
+# bfloat16 keep their weights in float32.
+UNIT_ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53, "bfloat16": 2.0**-24}
 SMALLEST_NORMAL = {"float32": 2.0**-126, "float64": 2.0**-1022}
 LARGEST = {"float32": 3.4028235e38, "float64": 1.7976931348623157e308}
 

@@ -14,10 +14,9 @@ from importlib import resources
 import numpy as np
 
 from ..analysis.report import Finding, LayerRecord, Report
+from ..analysis.subject import UNIT_ROUNDOFF
 from . import remedy_story, story
 from .svg import Chart, layer_range, log_range
-
-_MAX_DOTS = 120  # layers beyond which single markers would run into each other
 
 
 def page(report: Report) -> str:
@@ -34,12 +33,16 @@ def document(title: str, body: str) -> str:
     )
 
 
-def render(report: Report) -> str:
-    """The report as a fragment with its own scoped style, for a page or a notebook."""
+def article(*parts: str) -> str:
+    """A fragment with its own scoped style, for a page or a notebook."""
     style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
-    parts = (_head(report), _delta_section(report), _profile_section(report), finding_cards(report.findings),
-             _prediction(report), _remedies(report), _layer_table(report), _terms())  # fmt: skip
     return f'<article class="gradcore"><style>{style}</style>{"".join(parts)}</article>'
+
+
+def render(report: Report) -> str:
+    """The report as a fragment, for a page or a notebook."""
+    return article(_head(report), _delta_section(report), _profile_section(report), finding_cards(report.findings),
+                   _prediction(report), _remedies(report), _layer_table(report), _terms())  # fmt: skip
 
 
 # ---- head ------------------------------------------------------------------------------------
@@ -66,25 +69,35 @@ def _tiles(report: Report) -> str:
     if not math.isnan(ratio):
         many, word = story.times(ratio)
         tiles.append((f"{many}&times;", f"{word} {name} at the first than at the last hidden layer"))
+    return tile_row(tiles)
+
+
+def tile_row(tiles: Sequence[tuple[str, str]]) -> str:
+    """Large numbers side by side, each with what it is of; both are markup."""
     return '<div class="tiles">' + "".join(f"<div><b>{a}</b>{b}</div>" for a, b in tiles) + "</div>"
+
+
+def legend(keys: Sequence[tuple[str, str]]) -> str:
+    """What the marks of a chart mean: (class, words) each."""
+    marks = "".join(f'<span><i class="key {css}"></i>{escape(words)}</span>' for css, words in keys)
+    return f'<div class="legend">{marks}</div>'
 
 
 # ---- charts ----------------------------------------------------------------------------------
 
 
 def _delta_section(report: Report) -> str:
-    legend = [("measured", "measured")]
+    keys = [("measured", "measured")]
     if np.isfinite(story.healthy_cone(report)[0]).sum() > 1:
-        legend.append(("healthy", "healthy at this depth"))
+        keys.append(("healthy", "healthy at this depth"))
     if report.prediction.valid:
-        legend.append(("theory", "mean-field theory, 95% band"))
-    keys = "".join(f'<span><i class="key {css}"></i>{escape(text)}</span>' for css, text in legend)
+        keys.append(("theory", "mean-field theory, 95% band"))
     return (
         "<section><h2>Gradients over depth</h2>"
         '<p class="muted">&delta; is the gradient of the loss with respect to a layer&rsquo;s '
         "pre-activation. Backpropagation runs from the right (output) to the left (input)."
         f"{_beside_branches(report)}</p>"
-        f'<div class="legend">{keys}</div><div class="scroll wide">{delta_chart(report)}</div></section>'
+        f'{legend(keys)}<div class="scroll wide">{delta_chart(report)}</div></section>'
     )
 
 
@@ -108,7 +121,7 @@ def delta_chart(report: Report) -> str:
     chart.band(cone_low, cone_high, "healthy")
     chart.band(low, high, "theory-band")
     chart.line(middle, "theory")
-    chart.line(measured, "measured", dots=len(measured) <= _MAX_DOTS)
+    chart.line(measured, "measured", dots=True)
     chart.missing(story.profiles(report)["delta"])
     return chart.svg(f"Norm of the deltas over depth. {' '.join(story.why(report))}")
 
@@ -121,7 +134,7 @@ def _profile_section(report: Report) -> str:
         "weight gradient": "Weight gradients, norm",
         "update": "One step of the optimizer, relative to the weights",
     }
-    rounding = {"update": story.ROUNDING.get(str(report.config.get("dtype")), 0.0)}
+    rounding = {"update": UNIT_ROUNDOFF.get(str(report.config.get("dtype")), 0.0)}
     figures = [_figure(title, _profile_chart(profiles[name], title, rounding.get(name, 0.0)))
                for name, title in titles.items()]  # fmt: skip
     figures.append(_figure("Size of the gradients: where low precision loses them", exponent_chart(report)))
@@ -143,7 +156,7 @@ def _figure(title: str, chart: str) -> str:
 def _profile_chart(values: np.ndarray, label: str, rounding: float = 0.0) -> str:
     log = story.log10(values)
     chart = Chart(layer_range(len(log)), log_range(log))
-    chart.line(log, "measured", dots=len(log) <= _MAX_DOTS)
+    chart.line(log, "measured", dots=True)
     if rounding:
         chart.level(math.log10(rounding), "limit", "lost to rounding below this")
     chart.missing(values)
@@ -269,26 +282,28 @@ def _remedy_row(mark: str, name: str, cells: Sequence[str], note: str, css: str 
 
 
 def _layer_table(report: Report) -> str:
-    columns = ("layer", "units", "activation", "delta", "weight gradient", "saturated", "dead", "update")
-    heads = "".join(f'<th scope="col">{name}</th>' for name in columns)
-    profiles = story.profiles(report)
-    rows = "".join(
-        f'<tr><th scope="row">{layer.index}</th><td>{layer.out_features}</td>'
-        + "".join(f"<td>{story.number(values[layer.index])}</td>" for values in profiles.values())
-        + "".join(f"<td>{cell}</td>" for cell in _shares(layer))
-        + "</tr>"
-        for layer in report.layers
+    profiles = story.profiles(report).values()
+    rows = [[str(layer.out_features), *(story.number(values[layer.index]) for values in profiles), *_shares(layer)]
+            for layer in report.layers]  # fmt: skip
+    return layer_table(("units", "activation", "delta", "weight gradient", "saturated", "dead", "update"), rows)
+
+
+def layer_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A row of cells a layer, out of sight until it is asked for."""
+    heads = "".join(f'<th scope="col">{story.formulas(name)}</th>' for name in ("layer", *columns))
+    lines = "".join(
+        f'<tr><th scope="row">{index}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+        for index, cells in enumerate(rows)
     )
     return (
         "<details><summary>All layers as a table</summary>"
-        f'<div class="scroll"><table><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div></details>"
+        f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div></details>'
     )
 
 
 def _shares(layer: LayerRecord) -> tuple[str, str, str]:
     shares = (layer.saturated_share, layer.dead_share) if layer.activation else (math.nan, math.nan)
-    saturated, dead = ("" if math.isnan(share) else escape(story.percent(share)) for share in shares)
+    saturated, dead = ("" if math.isnan(share) else story.percent(share) for share in shares)
     return saturated, dead, story.number(layer.update_ratio)
 
 

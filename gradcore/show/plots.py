@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from .. import _check
 from ..analysis.history import TrainingReport
 from ..analysis.report import GainFactors, Prediction, Report
 from . import remedy_story, story
@@ -21,7 +23,7 @@ def plot(report: Report) -> Any:
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
-    figure = _figure(13, 7.6)
+    figure = new_figure(13, 7.6)
     axes = figure.subplots(2, 3)
     figure.suptitle(f"{story.title(report)}: {story.net_line(report)}", fontweight="bold")
     _deltas(axes[0, 0], report)
@@ -31,9 +33,7 @@ def plot(report: Report) -> Any:
     _factors(axes[1, 0], report)
     _exponents(axes[1, 1], report)
     _remedies(axes[1, 2], report)
-    for ax in axes.flat:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.title.set_fontsize(11)
+    _finish(axes.flat)
     return figure
 
 
@@ -45,7 +45,7 @@ def plot_training(report: TrainingReport) -> Any:
     """
     from .training import MAPS, map_range, map_values, title
 
-    figure = _figure(11, 2.3 * (len(MAPS) + 1))
+    figure = new_figure(11, 2.3 * (len(MAPS) + 1))
     axes = figure.subplots(len(MAPS) + 1, 1, sharex=True)
     figure.suptitle(f"{title(report)}: {story.net_words(report.config)}", fontweight="bold")
     steps = report.history["step"]
@@ -77,7 +77,7 @@ def plot_prediction(prediction: Prediction) -> Any:
     if not prediction.valid:
         raise ValueError(f"there is nothing to plot: {prediction.note}")
     profiles = story.expected_profiles(prediction)
-    figure = _figure(12, 6.4)
+    figure = new_figure(12, 6.4)
     grid = figure.add_gridspec(2, len(profiles))
     figure.suptitle(f"Mean-field prediction: {story.net_words(prediction.config)}", fontweight="bold")
     axes = [figure.add_subplot(grid[0, :])]
@@ -102,9 +102,7 @@ def plot_prediction(prediction: Prediction) -> Any:
         else:
             ax.set_ylim(min(0.0, float(np.nanmin(values))), 1.03)
         axes.append(ax)
-    for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.title.set_fontsize(11)
+    _finish(axes)
     return figure
 
 
@@ -120,12 +118,16 @@ def _whole_layers(ax: Any) -> None:
     ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
-def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("plots need matplotlib: pip install 'gradcore[plot]'") from None
-    return Figure(figsize=(width, height), layout="constrained")
+def new_figure(width: float, height: float) -> Any:
+    """A Figure without axes, its size in inches."""
+    matplotlib = _check.optional("matplotlib.figure", "plot", "plots")
+    return matplotlib.Figure(figsize=(width, height), layout="constrained")
+
+
+def _finish(axes: Iterable[Any]) -> None:
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.title.set_fontsize(11)
 
 
 def _deltas(ax: Any, report: Report) -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from html import escape
-from importlib import resources
 
 import numpy as np
 
 from ..analysis.report import Prediction
 from . import prediction_text, story
-from .html import document
+from .html import article, document, layer_table, legend, tile_row
 from .svg import Chart, log_range
-
-_MAX_DOTS = 120  # layers beyond which single markers would run into each other
 
 
 def page(prediction: Prediction) -> str:
@@ -22,12 +19,11 @@ def page(prediction: Prediction) -> str:
 
 
 def render(prediction: Prediction) -> str:
-    """The prediction as a fragment with its own scoped style, for a page or a notebook."""
-    style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
+    """The prediction as a fragment, for a page or a notebook."""
     parts = [_head(prediction)]
     if prediction.valid:
         parts += [_delta_section(prediction), _profile_section(prediction), _layer_table(prediction)]
-    return f'<article class="gradcore"><style>{style}</style>{"".join(parts)}</article>'
+    return article(*parts)
 
 
 def _head(prediction: Prediction) -> str:
@@ -50,25 +46,24 @@ def _tiles(prediction: Prediction) -> str:
     ]
     if math.isfinite(prediction.carried_depth):
         tiles.append((story.number(prediction.carried_depth), "layers until the two ends differ by 100"))
-    return '<div class="tiles">' + "".join(f"<div><b>{a}</b>{b}</div>" for a, b in tiles) + "</div>"
+    return tile_row(tiles)
 
 
 def _delta_section(prediction: Prediction) -> str:
     keys = (("theory", "typical net, and the band of 95% of random draws"), ("healthy", "healthy at this depth"))
-    legend = "".join(f'<span><i class="key {css}"></i>{escape(text)}</span>' for css, text in keys)
     low, high, middle = story.expected_deltas(prediction)
     cone = story.expected_cone(prediction)
     chart = Chart((0, max(len(middle) - 1, 1)), log_range(low, high, *cone), size=(860, 300),
                   x_label="layer (0 is at the input)")  # fmt: skip
     chart.band(*cone, "healthy")
     chart.band(low, high, "theory-band")
-    chart.line(middle, "theory", dots=len(middle) <= _MAX_DOTS)
+    chart.line(middle, "theory", dots=True)
     label = f"Expected norm of the deltas over depth. {prediction_text.sentences(prediction)[0]}"
     return (
         "<section><h2>Gradients over depth</h2>"
         '<p class="muted">&delta; is the gradient of the loss with respect to a layer&rsquo;s pre-activation, here '
         "relative to that of the output layer.</p>"
-        f'<div class="legend">{legend}</div><div class="scroll wide">{chart.svg(label)}</div></section>'
+        f'{legend(keys)}<div class="scroll wide">{chart.svg(label)}</div></section>'
     )
 
 
@@ -80,19 +75,10 @@ def _profile_section(prediction: Prediction) -> str:
         chart = Chart((0, max(len(shown) - 1, 1)), limits, log=log)
         if title.startswith("chi"):
             chart.level(0.0, "limit", "above it gradients grow, below it they shrink")
-        chart.line(shown, "theory", dots=len(shown) <= _MAX_DOTS)
+        chart.line(shown, "theory", dots=True)
         figures.append(f"<figure><figcaption>{story.formulas(title)}</figcaption>{chart.svg(title)}</figure>")
     return f'<section><h2>What makes it</h2><div class="grid">{"".join(figures)}</div></section>'
 
 
 def _layer_table(prediction: Prediction) -> str:
-    columns = ("layer", "units", "q", "chi", "|delta|", "from", "to")
-    heads = "".join(f'<th scope="col">{story.formulas(name)}</th>' for name in columns)
-    rows = "".join(
-        f'<tr><th scope="row">{index}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
-        for index, cells in enumerate(prediction_text.layer_cells(prediction))
-    )
-    return (
-        "<details><summary>All layers as a table</summary>"
-        f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div></details>'
-    )
+    return layer_table(("units", "q", "chi", "|delta|", "from", "to"), prediction_text.layer_cells(prediction))

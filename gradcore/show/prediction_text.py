@@ -18,9 +18,7 @@ def render(prediction: Prediction) -> str:
     lines = [f"Mean-field prediction of {story.net_words(prediction.config)}"]
     if not prediction.valid:
         return "\n".join([*lines, f"There is none: {prediction.note}."])
-    for sentence in sentences(prediction):
-        lines += terminal.wrap(sentence)
-    return "\n".join([*lines, *_profile(prediction, terminal)])
+    return "\n".join([*lines, *terminal.wrap(*sentences(prediction)), *_profile(prediction, terminal)])
 
 
 def sentences(prediction: Prediction) -> list[str]:

@@ -6,19 +6,19 @@ unescaped.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
-from ..analysis.causes import can_be_level
+from ..analysis.causes import can_be_level, factor_logs
 from ..analysis.judge import beyond_band
 from ..analysis.measure import travelling_norm
-from ..analysis.report import Finding, GainFactors, LayerRecord, Prediction, Report
+from ..analysis.report import Finding, LayerRecord, Prediction, Report
 from ..analysis.subject import Thresholds
 from ..analysis.wording import layers as layer_names
 from ..analysis.wording import uneven_batches
@@ -40,10 +40,6 @@ FACTORS = {
     "coupling": "coupling of gradient and slope",
     "normalization": "normalization",
 }
-
-# Half the relative spacing of a weight of each dtype: a smaller change rounds to no change. Nets that multiply bfloat16
-# keep their weights in float32.
-ROUNDING = {"float32": 2.0**-24, "float64": 2.0**-53, "bfloat16": 2.0**-24}
 
 # Nonzero numbers below 2^exponent round to zero (half the smallest subnormal of the format).
 FLUSH_EXPONENTS = {"fp8 e4m3": -10, "fp8 e5m2": -17, "fp16": -25, "bf16": -134}
@@ -116,12 +112,7 @@ def evidence(values: Mapping[str, Any]) -> str:
 
 def architecture(widths: Sequence[int]) -> str:
     """Widths with equal neighbours joined: 64, 100 x 30, 10."""
-    runs: list[list[int]] = []
-    for width in widths:
-        if runs and runs[-1][0] == width:
-            runs[-1][1] += 1
-        else:
-            runs.append([width, 1])
+    runs = [(width, len(list(equal))) for width, equal in groupby(widths)]
     return ", ".join(str(width) if count == 1 else f"{width} x {count}" for width, count in runs)
 
 
@@ -286,14 +277,8 @@ def mean_factors(report: Report) -> dict[str, float]:
     The step from the output layer to the last hidden one is left out, as it is from the slope. So are
     factors that are 1 in every layer, because the net has no such part.
     """
-    measured = [layer.factors for layer in report.layers[:-2] if layer.factors is not None]
-    means = {}
-    for entry in dataclasses.fields(GainFactors):
-        values = np.array([getattr(factors, entry.name) for factors in measured], np.float64)
-        values = values[np.isfinite(values) & (values > 0)]
-        if len(values) and np.any(values != 1.0):
-            means[entry.name] = float(np.exp(np.log(values).mean()))
-    return means
+    logs = factor_logs(report.layers)
+    return {name: float(np.exp(values.mean())) for name, values in logs.items() if values.any()}
 
 
 def finding_title(finding: Finding) -> str:

@@ -15,6 +15,8 @@ from html import escape
 
 import numpy as np
 
+_MAX_DOTS = 120  # points beyond which single markers would run into each other
+
 
 class Chart:
     """One pair of axes over layers. y values are given in axis units (log10 for a log axis).
@@ -55,12 +57,12 @@ class Chart:
     def line(self, ys: Sequence[float] | np.ndarray, css: str, dots: bool = False, unit: str = "layer") -> None:
         """A line over x = 0, 1, ... (of `unit`); with `dots`, markers that show their value when pointed at.
 
-        A point between gaps has a marker in any case.
+        Of many points no markers; a point between gaps has one in any case.
         """
         for start, stop in runs(np.asarray(ys)):
             points = " ".join(f"{self.x(i)},{self.y(ys[i])}" for i in range(start, stop))
             self.marks.append(f'<polyline class="{css}" points="{points}"/>')
-            if dots or stop - start == 1:  # a line of one point is invisible
+            if (dots and len(ys) <= _MAX_DOTS) or stop - start == 1:  # a line of one point is invisible
                 self.marks += [self._dot(i, ys[i], css, unit) for i in range(start, stop)]
 
     def _dot(self, index: int, value: float, css: str, unit: str) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from html import escape
-from importlib import resources
 
 from ..sweeps import SweepResult
 from ..sweeps.grid import Row
 from . import sweep_story
-from .html import document
+from .html import article, document, legend
 from .sweep_story import Panel
 
 _CELL_WIDTH, _CELL_HEIGHT = 44, 30
@@ -24,13 +23,12 @@ def page(result: SweepResult) -> str:
 
 
 def render(result: SweepResult) -> str:
-    """The sweep as a fragment with its own scoped style, for a page or a notebook."""
-    style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
-    return (
-        f'<article class="gradcore"><style>{style}</style><header><h1>{escape(sweep_story.heading(result))}</h1>'
+    """The sweep as a fragment, for a page or a notebook."""
+    head = (
+        f"<header><h1>{escape(sweep_story.heading(result))}</h1>"
         f'<p class="muted">{escape(sweep_story.conditions(result))}</p></header>'
-        f"{_maps(result)}{_table(result)}</article>"
     )
+    return article(head, _maps(result), _table(result))
 
 
 # ---- heat maps -------------------------------------------------------------------------------
@@ -43,14 +41,13 @@ def _maps(result: SweepResult) -> str:
             ("ring", "healthy in every seed")]  # fmt: skip
     if any(panel.line for panel in shown):
         keys.append(("theory", "critical line of mean-field theory"))
-    legend = "".join(f'<span><i class="key {css}"></i>{escape(text)}</span>' for css, text in keys)
     more = f'<p class="muted">{len(found) - len(shown)} more are in the table.</p>' if len(found) > len(shown) else ""
     where = ", over the deeper half of the hidden layers" if sweep_story.is_phase_diagram(result) else ""
     figures = "".join(_figure(panel) for panel in shown)
     return (
         "<section><h2>Gain per layer</h2>"
         f'<p class="muted">The factor on the squared gradient from one layer to the one before it{where}.</p>'
-        f'<div class="legend">{legend}</div><div class="maps">{figures}</div>{more}</section>'
+        f'{legend(keys)}<div class="maps">{figures}</div>{more}</section>'
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..sweeps import SweepResult
 from . import sweep_story
+from .plots import new_figure
 from .sweep_story import Panel
 
 _GREEN, _MISSING = "#17794a", "#bb2b33"
@@ -27,16 +28,12 @@ def plot(result: SweepResult) -> Any:
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("plots need matplotlib: pip install 'gradcore[plot]'") from None
     panels = sweep_story.panels(result)[: sweep_story.MAX_PANELS]
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
     size = (1.8 + 0.5 * len(panels[0].xs), 1.4 + 0.4 * len(panels[0].ys))
-    width, height = max(columns * size[0] + 1.2, 5.0), max(rows * size[1] + 0.6, 3.8)
-    figure = Figure(figsize=(width, height), layout="constrained")
+    width = max(columns * size[0] + 1.2, 5.0)
+    figure = new_figure(width, max(rows * size[1] + 0.6, 3.8))
     figure.suptitle(textwrap.fill(sweep_story.heading(result), int(width * _TITLE_LETTERS)), fontweight="bold")
     axes = figure.subplots(rows, columns, squeeze=False)
     images = [_heat_map(ax, panel) for ax, panel in zip(axes.flat, panels, strict=False)]

@@ -30,12 +30,12 @@ def render(result: SweepResult, *, color: bool | None = False, width: int | None
     """
     stdout = Terminal.of(sys.stdout)
     terminal = Terminal(width or stdout.width, stdout.color if color is None else color, stdout.unicode)
-    lines = [terminal.style(line, "bold") for line in terminal.wrap(sweep_story.heading(result))]
-    lines += [terminal.style(line, "dim") for line in terminal.wrap(sweep_story.conditions(result))]
+    lines = terminal.wrap(sweep_story.heading(result), style="bold")
+    lines += terminal.wrap(sweep_story.conditions(result), style="dim")
     if result.rows:
         lines += ["", *_table(result, terminal), ""]
-        for name, meaning in sweep_story.terms(result):
-            lines += [terminal.style(line, "dim") for line in terminal.wrap(f"{name}: {meaning}.")]
+        terms = (f"{name}: {meaning}." for name, meaning in sweep_story.terms(result))
+        lines += terminal.wrap(*terms, style="dim")
     return "\n".join(lines)
 
 

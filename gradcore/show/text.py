@@ -57,9 +57,10 @@ class Terminal:
         line = ("\u2500" if self.unicode else "-") * (self.width - len(title) - 1)
         return f"\n{self.style(title, 'bold')} {self.style(line, 'dim')}"
 
-    def wrap(self, text: str, indent: str = "") -> list[str]:
-        """`text` broken into lines that fit."""
-        return textwrap.wrap(text, self.width, initial_indent=indent, subsequent_indent=indent)
+    def wrap(self, *texts: str, indent: str = "", style: str = "") -> list[str]:
+        """Texts broken into lines that fit, each text from a line of its own."""
+        broken = (textwrap.wrap(text, self.width, initial_indent=indent, subsequent_indent=indent) for text in texts)
+        return [self.style(line, style) if style else line for lines in broken for line in lines]
 
     def mark(self, good: bool) -> str:
         """A tick or a cross."""
@@ -112,9 +113,8 @@ def render(
 
 def _head(report: Report, terminal: Terminal) -> list[str]:
     title = terminal.style(story.title(report).upper(), VERDICT_STYLE[report.verdict])
-    subtitle = [story.net_line(report), story.conditions_line(report)]
-    lines = [title, *(terminal.style(line, "dim") for text in subtitle for line in terminal.wrap(text)), ""]
-    return lines + [line for sentence in story.why(report) for line in terminal.wrap(sentence)]
+    subtitle = terminal.wrap(story.net_line(report), story.conditions_line(report), style="dim")
+    return [title, *subtitle, "", *terminal.wrap(*story.why(report))]
 
 
 # ---- profile over depth ----------------------------------------------------------------------
@@ -139,7 +139,7 @@ def _profile(report: Report, terminal: Terminal, max_layers: int) -> list[str]:
         lines.append(f"{index:5}  {layer.out_features:5}  {'  '.join([*rows[index + 1], *tail])}".rstrip())
     spans = [f"{name} {_decades(value)}" for name, value in values.items()]
     note = f"Bars are logarithmic; decades from one end of a column to the other: {', '.join(spans)}."
-    return lines + [terminal.style(line, "dim") for line in terminal.wrap(note)]
+    return lines + terminal.wrap(note, style="dim")
 
 
 def _number_column(name: str, values: np.ndarray, terminal: Terminal) -> list[str]:
@@ -212,13 +212,12 @@ def _findings(report: Report, terminal: Terminal, heading: str = "Findings") -> 
     for finding in report.findings:
         lines.append(terminal.style(f"{finding.severity}: {story.finding_title(finding)}",
                                     SEVERITY_STYLE[finding.severity]))  # fmt: skip
-        lines += terminal.wrap(finding.explanation, "  ")
+        lines += terminal.wrap(finding.explanation, indent="  ")
     return lines
 
 
 def _prediction(report: Report, terminal: Terminal) -> list[str]:
-    lines = [line for sentence in story.prediction_lines(report) for line in terminal.wrap(sentence)]
-    return [terminal.rule("Prediction and measurement"), *lines]
+    return [terminal.rule("Prediction and measurement"), *terminal.wrap(*story.prediction_lines(report))]
 
 
 # ---- remedies --------------------------------------------------------------------------------
@@ -252,7 +251,7 @@ def _remedy_table(helped: Sequence[Remedy], failed: Sequence[Remedy], terminal: 
     for name, text, style, note in zip(names, numbers, styles, notes, strict=True):
         row = [name, " " * room + "  " + text] if len(name) > room else [name.ljust(room) + "  " + text]
         lines += [terminal.style(line.rstrip(), style) for line in row if line.strip()]
-        lines += [terminal.style(line, "dim") for line in terminal.wrap(note, "    ")]
+        lines += terminal.wrap(note, indent="    ", style="dim")
     return lines
 
 
@@ -266,7 +265,7 @@ def render_repair(repair: Repair) -> str:
     lines = [*_repair_head(repair, terminal), *terminal.wrap(f"before: {story.net_line(before)}")]
     if repair.remedies:
         lines += terminal.wrap(f"after:  {story.net_line(after)}")
-    lines += [line for sentence in story.why(before) for line in terminal.wrap(sentence)]
+    lines += terminal.wrap(*story.why(before))
     for remedy in repair.remedies:
         lines += [terminal.rule(f"Applied: {remedy.name}"), *terminal.wrap(f"Why: {remedy.reason}.")]
         lines += terminal.wrap(remedy_story.effect_sentence(remedy))

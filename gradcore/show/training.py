@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import sys
 from html import escape
-from importlib import resources
 
 import numpy as np
 
 from ..analysis.history import TrainingFinding, TrainingReport
 from ..analysis.wording import layers as layer_names
 from . import story
-from .html import document, finding_cards
+from .html import article, document, finding_cards
 from .svg import Chart, heat_map, log_range
 from .text import SEVERITY_STYLE, VERDICT_STYLE, Terminal
 
@@ -108,7 +107,7 @@ def render_text(report: TrainingReport) -> str:
     for finding in report.findings:
         lines += ["", terminal.style(f"{finding.severity}: {story.finding_title(finding)}",
                                      SEVERITY_STYLE[finding.severity])]  # fmt: skip
-        lines += terminal.wrap(times(finding), "  ") + terminal.wrap(finding.explanation, "  ")
+        lines += terminal.wrap(times(finding), finding.explanation, indent="  ")
     return "\n".join([*lines, *_text_map(report, terminal)])
 
 
@@ -131,7 +130,7 @@ def _text_map(report: TrainingReport, terminal: Terminal) -> list[str]:
     lines.append(f"      {f'step {steps[0]:.0f}':{max(len(columns) - 6, 0)}} {steps[-1]:.0f}".rstrip())
     ends = f"{story.number(10**low)} to {story.number(10**high)}"
     scale = f"From blank to full: {ends}, on a logarithmic scale; x: not finite, or exactly zero."
-    return [*lines, *(terminal.style(line, "dim") for line in terminal.wrap(scale))]
+    return lines + terminal.wrap(scale, style="dim")
 
 
 def _shade(value: float, low: float, high: float, shades: str) -> str:
@@ -149,8 +148,7 @@ def page(report: TrainingReport) -> str:
 
 
 def render_html(report: TrainingReport) -> str:
-    """The run as a fragment with its own scoped style, for a page or a notebook."""
-    style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
+    """The run as a fragment, for a page or a notebook."""
     head = (
         f'<header><p class="verdict {report.verdict}">{escape(title(report))}</p>'
         f"<h1>{escape(story.net_words(report.config))}</h1>"
@@ -158,7 +156,7 @@ def render_html(report: TrainingReport) -> str:
         f"{escape(cost_line(report))}</p></header>"
     )
     cards = finding_cards(report.findings, [times(finding) for finding in report.findings])
-    return f'<article class="gradcore"><style>{style}</style>{head}{cards}{_maps(report)}{_loss(report)}</article>'
+    return article(head, cards, _maps(report), _loss(report))
 
 
 def _maps(report: TrainingReport) -> str:
@@ -189,6 +187,6 @@ def _loss(report: TrainingReport) -> str:
         return ""
     steps = report.history["step"]
     chart = Chart((0, len(log) - 1), log_range(log), size=(860, 240), x_label="step of the check", x_names=steps)
-    chart.line(log, "measured", dots=len(log) <= 120, unit="step")
+    chart.line(log, "measured", dots=True, unit="step")
     svg = chart.svg("Loss over the checks")
     return f'<section><h2>Loss at the checks</h2><div class="scroll wide">{svg}</div></section>'
