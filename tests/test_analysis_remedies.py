@@ -78,6 +78,19 @@ def test_the_depth_that_the_design_can_carry_is_proposed(report):
     assert len(shallower.change["widths"]) - 1 == 4  # 1 + ln(100^2) / 2.89
 
 
+@pytest.mark.parametrize("normalization", [None, "batch"])
+def test_fewer_layers_keep_their_weights(normalization):
+    """What this slope lets a net carry says nothing of other weights, least of all of such as have a better one."""
+    net = gc.MLP([20] + [40] * 20 + [5], activation="tanh", normalization=normalization)
+    for name, values in net.parameters.items():
+        values *= 0.5 if name.startswith("dense") else 1.0 + np.arange(len(values))
+    change = {"widths": [20, 40, 40, 5], "activation": ["tanh", "tanh"]}
+    short = Candidate("3 layers", "", change, weights="kept").build(gc.analyze(net, X, LABELS)._case)
+    for tensors, own in ((short.parameters, net.parameters), (short.buffers, net.buffers)):
+        for name, values in tensors.items():
+            np.testing.assert_array_equal(values, own[name.replace("dense2", "dense20")])
+
+
 def test_unverified_remedies_come_untried():
     report = gc.analyze(sick_net(), X, LABELS)
     remedies = report.remedies(verify=False)
@@ -268,6 +281,7 @@ def test_pairs_that_contradict_each_other_are_none():
     layer = Candidate("layer norm", "", {"normalization": "layer", "init": "auto"})
     orthogonal = Candidate("orthogonal", "", {"init": "orthogonal"})
     rescaled = Candidate("rescaled", "", weights="rescaled")
+    fewer = Candidate("3 layers", "", {"widths": [20, 30, 30, 5]}, weights="kept")
     slow, slower = (Candidate(f"lr {lr}", "", training={"lr": lr}) for lr in (0.1, 0.01))
     assert combined(relu, selu) is None
     assert combined(rescaled, layer) is None and combined(layer, rescaled) is None
@@ -278,6 +292,9 @@ def test_pairs_that_contradict_each_other_are_none():
     assert combined(logit, layer).change() == {**layer.change(), "loss": "binary_cross_entropy"}
     assert combined(relu, layer).net == {"activation": "relu", "normalization": "layer", "init": "auto"}
     assert combined(layer, orthogonal).net["init"] == "orthogonal"
+    assert combined(fewer, slow).weights == "kept" and combined(rescaled, fewer) is None
+    for other in (layer, Candidate("lsuv", "", weights="lsuv")):  # makes weights of its own
+        assert combined(fewer, other).weights == combined(other, fewer).weights == other.weights
     assert combined(rescaled, slow).change() == {"weights": "rescaled", "training": {"lr": 0.1}}
 
 
@@ -299,7 +316,9 @@ def test_a_net_whose_init_function_no_file_holds_keeps_its_remedies(widths, name
     assert list(own) == list(loaded) and names <= set(own)
     for name, remedy in loaded.items():
         drawn = remedy.apply().config["init"]
-        if name in names:  # the change says what it takes in place of the function
+        if remedy.change.get("weights") == "kept":
+            assert remedy.change == own[name].change and drawn == "custom"
+        elif name in names:  # the change says what it takes in place of the function
             assert "init" not in own[name].change and own[name].apply().config["init"] is drawn_small
             assert remedy.change == {**own[name].change, "init": "auto"} and "in no file" in remedy.note
             assert drawn == "auto"

@@ -21,9 +21,9 @@ from . import mean_field as theory
 from .arithmetic import TINY, bounded_exp
 from .causes import can_be_level
 from .measure import Case
-from .outlook import rescale
 from .report import Report
 from .subject import Thresholds
+from .weights import rescale, scale_branches, shortened
 
 # Learning rates are lowered to the largest one that the measured gradient allows, with this much in hand.
 _LR_MARGIN = 0.5
@@ -35,8 +35,9 @@ _CLIPPED_UPDATE = 1e-2
 class Candidate:
     """One change, ready to be made.
 
-    net: keyword arguments of gc.MLP that change. weights: "" for those of `init`, "rescaled" (the present
-    directions, critical sizes), "lsuv", "scaled_branches" (residual branches over the root of their number).
+    net: keyword arguments of gc.MLP that change. weights: "" for those of `init`, "kept" (of fewer layers, the
+    present ones), "rescaled" (the present directions, critical sizes), "lsuv", "scaled_branches" (residual branches
+    over the root of their number).
     inputs, targets: standardize these. training: "lr" or "clip_norm". loss: another loss, "" for the present
     one. note: what else to know.
     """
@@ -87,21 +88,15 @@ class Candidate:
             net = case.net.copy()
             rescale(net)
             return net
+        if self.weights == "kept":
+            return shortened(case.net, {**config, **self.net})
         net = MLP(**{**config, **self.net})
         if self.weights == "lsuv":
             x, _ = Preparation.of(self, case).apply(case.x[case.rows[0]], case.target[case.rows[0]])
             lsuv(net, x, seed=config["seed"])
         elif self.weights == "scaled_branches":
-            _scale_branches(net)
+            scale_branches(net)
         return net
-
-
-def _scale_branches(net: Any) -> None:
-    """Divide every residual branch by the root of their number: the stream then grows by e at most."""
-    blocks = np.flatnonzero(skip_connections(net.config))
-    for layer in blocks:
-        name = f"dense{layer}.weight" if net.normalization is None else f"norm{layer}.weight"
-        net.parameters[name][...] /= math.sqrt(len(blocks))
 
 
 @dataclass(frozen=True)
@@ -168,7 +163,7 @@ def _proposed(report: Report, case: Case, limits: Thresholds) -> list[Candidate]
 
 def _drawable(candidate: Candidate, case: Case) -> Candidate:
     """The candidate with weights that can be drawn: a net from a file has lost the function that drew its own."""
-    kept = candidate.keeps_net or candidate.weights == "rescaled" or "init" in candidate.net
+    kept = candidate.keeps_net or candidate.weights in ("kept", "rescaled") or "init" in candidate.net
     if kept or case.net.config["init"] != "custom":
         return candidate
     note = 'init="auto" draws the weights: the function that drew those of this net is in no file'
@@ -307,7 +302,14 @@ def _first_group(report: Report, case: Case) -> str:
 
 
 def combined(first: Candidate, second: Candidate) -> Candidate | None:
-    """Both changes at once; None where they contradict each other or change the same thing."""
+    """Both changes at once; None where they contradict each other or change the same thing.
+
+    Fewer layers keep their weights ("kept") where the other change makes no new ones.
+    """
+    first, second = (
+        replace(a, weights="") if a.weights == "kept" and (b.weights or "init" in b.net) else a
+        for a, b in ((first, second), (second, first))
+    )
     nets = [{name: value for name, value in each.net.items() if name != "init"} for each in (first, second)]
     overlap = any((nets[0].keys() & nets[1].keys(), first.weights and second.weights, first.loss and second.loss,
                    first.training.keys() & second.training.keys(), first.inputs and second.inputs,
@@ -479,5 +481,5 @@ def _shallower(report: Report, case: Case, limits: Thresholds) -> list[Candidate
         return []
     kept = widths[:carried]
     change = {"widths": [*kept, widths[-1]], "activation": case.net.config["activation"][: carried - 1]}
-    reason = f"at this slope {carried} layers are as many as this design can carry"
-    return [Candidate(f"{carried} layers", reason, change)]
+    reason = f"at this slope {carried} layers are as many as this design can carry; they keep their weights"
+    return [Candidate(f"{carried} layers", reason, change, "kept")]

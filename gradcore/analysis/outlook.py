@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from ..init import CRITICAL_GAIN_SQUARED
 from . import causes, checks
 from . import measure as measuring
 from .arithmetic import harmless
@@ -28,6 +27,7 @@ from .propagation import difference
 from .rehearsal import MOST_REHEARSED, rehearsal_steps, rehearse
 from .slope import estimate
 from .subject import Subject
+from .weights import rescale
 
 # After this many times the rehearsed steps a rate that finds flatter ground has found it, or is on its way.
 RECOVERY = 8
@@ -100,18 +100,6 @@ def _calm(subject: Subject, case: Case) -> bool:
     measurement = replace(measurement, rehearsal=rehearse(case, net))
     doubt = checks.steps_in_doubt(replace(subject, case=case, measurement=measurement))
     return doubt is None or doubt.passing
-
-
-def rescale(net: Any) -> None:
-    """Give each hidden layer's weights their critical size and keep their directions; biases become zero."""
-    gains = [CRITICAL_GAIN_SQUARED[name] for name in net.activations] + [1.0]
-    for layer, gain_squared in enumerate(gains):
-        weight = net.parameters[f"dense{layer}.weight"]
-        size = float(np.sqrt(np.mean(np.square(weight, dtype=np.float64)) * weight.shape[1]))
-        if 0.0 < size < math.inf:
-            weight *= math.sqrt(gain_squared) / size
-        if net.bias:
-            net.parameters[f"dense{layer}.bias"][...] = 0.0
 
 
 def _rewriting_steps(case: Case) -> float:

@@ -45,12 +45,16 @@ def split_rows(num_rows: int, seed: int) -> Split:
 
 @dataclass(frozen=True)
 class Trial:
-    """One short training. Losses and accuracy are of the held-out rows, in the targets' own units."""
+    """One short training. Losses and accuracy are of the held-out rows, in the targets' own units.
+
+    fitted: the final loss of the rows trained on.
+    """
 
     start_loss: float
     loss: float
     accuracy: float
     seconds_per_step: float
+    fitted: float = math.inf
 
     @property
     def diverged(self) -> bool:
@@ -151,7 +155,8 @@ def train(contestant: Contestant, split: Split, *, steps: int, seed: int, lr: fl
         seconds.append(time.perf_counter() - begin)
         if not math.isfinite(loss):
             return Trial(start, math.inf, math.nan, min(seconds))
-    return Trial(start, *_evaluate(net, case, x, split.test, preparation), min(seconds))
+    fitted = _evaluate(net, case, x, split.train[:_MOST_HELD_OUT], preparation)[0]
+    return Trial(start, *_evaluate(net, case, x, split.test, preparation), min(seconds), fitted)
 
 
 @harmless
@@ -200,17 +205,18 @@ def summary(trials: list[Trial]) -> Mapping[str, float]:
     return {name: float(np.mean([getattr(trial, name) for trial in trials])) for name in names}
 
 
-def effects(sick: list[Trial], cured: list[Trial]) -> np.ndarray:
-    """Share of the sick net's final loss that is gone, seed by seed, in [-1, 1].
+def effects(sick: list[Trial], cured: list[Trial], of: str = "loss") -> np.ndarray:
+    """Share of the sick net's final loss that is gone, seed by seed, in [-1, 1]. of: "loss" or "fitted".
 
     A diverged training counts as the worst: sick it gives 1 to a finite cured one, cured it gives -1.
     """
     values = []
-    for before, after in zip(sick, cured, strict=True):
-        if not math.isfinite(after.loss):
-            values.append(0.0 if not math.isfinite(before.loss) else -1.0)
-        elif not math.isfinite(before.loss):
+    for trials in zip(sick, cured, strict=True):
+        before, after = (getattr(trial, of) for trial in trials)
+        if not math.isfinite(after):
+            values.append(0.0 if not math.isfinite(before) else -1.0)
+        elif not math.isfinite(before):
             values.append(1.0)
         else:
-            values.append(1.0 - after.loss / max(before.loss, 1e-30))
+            values.append(1.0 - after / max(before, 1e-30))
     return np.clip(values, -1.0, 1.0)

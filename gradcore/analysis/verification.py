@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..init import CRITICAL_GAIN_SQUARED
 from ..mlp import skip_connections
 from . import mean_field as theory
 from . import measure as measuring
@@ -63,9 +64,9 @@ class Effect(NamedTuple):
     high: float
 
     @classmethod
-    def of(cls, before: list[Trial], after: list[Trial]) -> Effect:
-        """Of trainings with the same seeds."""
-        values = trials.effects(before, after)
+    def of(cls, before: list[Trial], after: list[Trial], loss: str = "loss") -> Effect:
+        """Of trainings with the same seeds. loss: a name of Trial's."""
+        values = trials.effects(before, after, loss)
         mean, half = float(values.mean()), half_interval(values)
         return cls(mean, max(mean - half, -1.0), min(mean + half, 1.0))
 
@@ -103,11 +104,42 @@ def remedy_of(
         change=candidate.change(),
         reason=candidate.reason,
         after=after,
-        note="; ".join(filter(None, (candidate.note, norm, comparison))),
+        note="; ".join(filter(None, (candidate.note, _weights_note(candidate, case), norm, comparison))),
         _apply=lambda: candidate.build(case),
         _prepare=Preparation.of(candidate, case),
         **results,
     )
+
+
+def _weights_note(candidate: Candidate, case: Case) -> str:
+    """What a change does to the weights beyond what its name tells; "" where the net's are drawn like that already.
+
+    Whoever makes the change by hand, in a net from elsewhere say, needs that to get what was tried.
+    """
+    config, names = changed_settings(candidate, case)
+    init, notes = candidate.net.get("init"), []
+    if names and init in ("auto", "orthogonal") and not _as_drawn(case.net):
+        form = ", orthogonal and times {}" if init == "orthogonal" else ", of variance {} / fan_in"
+        gains = {name: CRITICAL_GAIN_SQUARED[name] ** (0.5 if init == "orthogonal" else 1.0) for name in names}
+        sizes = " and ".join(form.format(f"{gain:.3g}") + f" for {name}" for name, gain in sorted(gains.items()))
+        notes.append(f"draws new weights{sizes}, and biases of zero")
+    if candidate.weights == "rescaled":
+        sizes = " and ".join(f"{CRITICAL_GAIN_SQUARED[name]:.3g} / fan_in for {name}" for name in sorted(set(names)))
+        notes.append(f"scales each layer's weights to a variance of {sizes or '1 / fan_in'}, and makes the biases zero")
+    if candidate.weights == "scaled_branches":
+        kind = config["normalization"]
+        what = "weights" if kind is None else f"weights of {kind} norm"
+        count = int(np.count_nonzero(skip_connections(config)))
+        notes.append(f"the {what} in {count} branches are divided by {math.sqrt(count):.3g}, the root of their number")
+    return "; ".join(notes)
+
+
+def _as_drawn(net: Any) -> bool:
+    """Whether the weights are those that `init="auto"` draws; taken for granted of a net without a seed."""
+    config = net.config
+    if config["init"] != "auto" or config["seed"] is None:
+        return bool(config["init"] == "auto")
+    return bool(np.array_equal(type(net)(**config).parameters.flat, net.parameters.flat))
 
 
 def _batch_norm_note(candidate: Candidate, case: Case, slope: float | None = None) -> str:
@@ -128,6 +160,14 @@ def _batch_norm_note(candidate: Candidate, case: Case, slope: float | None = Non
         f"batch norm repairs the forward scale, not the backward one: it {verb} |delta|^2 by {growth:.3g} a layer, "
         f"over {len(names)} hidden layers the gradient's norm by {total:.2g} at the start"
     )
+
+
+def _overfits(before: list[Trial], after: list[Trial]) -> list[str]:
+    """A sentence where the second trainings lose on held-out rows what they gain on the rows trained on."""
+    if not Effect.of(before, after, "fitted").sure:
+        return []
+    losses = [float(np.mean([trial.fitted for trial in group])) for group in (after, before)]
+    return [f"overfits: its loss on the rows it trains on is {losses[0]:.3g}, of the net as it is {losses[1]:.3g}"]
 
 
 class Runner:
@@ -176,6 +216,8 @@ class Runner:
                 words = f"trained on for {steps} steps it stays stable: loss {trial.loss:.3g}"
                 if trial.diverged:
                     words = f"diverges when trained on for {steps} steps"
+                elif trial.loss > self._at_rate(self._rate, 1)[0].loss:
+                    words += f", {trial.fitted:.3g} on the rows it trains on"
                 self._longer = not trial.diverged, words
             return self._longer
 
@@ -235,15 +277,19 @@ class Verification:
             count *= 2
             effects = [Effect.of(before.first(count), cured.first(count)) for before in others]
         after = Outcome(verdict, slope, **trials.summary(cured.first(count)))
+        helps = verdict == "healthy" and self._learns(candidate, after, count) and all(each.sure for each in effects)
+        notes = [] if part is None else [effects[1].beyond(part.name)]
+        if not effects[0].sure:
+            notes += _overfits(self.sick.first(count), cured.first(count))
         remedy = remedy_of(
             candidate,
             self.case,
-            comparison="" if part is None else effects[1].beyond(part.name),
+            comparison="; ".join(notes),
             before=self._outcome(count),
             after=after,
             effect=effects[0].mean,
             confidence=(effects[0].low, effects[0].high),
-            helps=verdict == "healthy" and self._learns(candidate, after, count) and all(each.sure for each in effects),
+            helps=helps,
             cost=self._cost(cured, cured.first(count)),
         )
         return Tried(candidate, remedy, cured)
@@ -300,7 +346,7 @@ class Verification:
             target=contestant.target,
             rows=self.case.rows[:_MEASURED_BATCHES],
             training=contestant.candidate.training,
-            trained=self.case.trained and contestant.candidate.keeps_net,
+            trained=self.case.trained and (contestant.candidate.keeps_net or contestant.candidate.weights == "kept"),
         )
         measurement = measuring.measure(case, case.net.copy())
         if np.isfinite(measurement.losses).all():

@@ -18,8 +18,8 @@ def note(report: Report) -> str:
     classes = any(math.isfinite(outcome.accuracy) for outcome in outcomes)
     held_out = "Loss and share of right answers are those" if classes else "The loss is that"
     return (
-        f"Each net was trained from fresh weights for the same number of steps{rate}. {held_out} of held-out rows; the "
-        "intervals are 95% over seeds."
+        f"Each net was trained for the same number of steps{rate}, from fresh weights where the change makes new ones. "
+        f"{held_out} of held-out rows; the intervals are 95% over seeds."
     )
 
 
