@@ -31,6 +31,16 @@ def test_a_net_is_not_sent_back_to_the_weights_it_was_made_with():
     assert 'over fan_in (init="auto")' in drawn.explanation
 
 
+def test_classes_have_no_scale_to_tell():
+    """Steps too large for inputs of 300: a root mean square of 1 was told of the labels."""
+    for loss, target in (("cross_entropy", LABELS), ("mse", np.float64(LABELS))):
+        net = gc.MLP([20, 40, 40, 5 if loss == "cross_entropy" else 1])
+        report = gc.analyze(net, 300 * X, target, loss=loss, optimizer=gc.optim.SGD(net, lr=0.05))
+        (finding,) = (each for each in report.findings if each.kind == "exploding")
+        assert "Inputs have a root mean square of" in finding.explanation
+        assert ("targets of" in finding.explanation) == (loss == "mse")
+
+
 @pytest.mark.parametrize(("others", "sentence"), [(1.0, "% of the change happens"), (0.8, "take some of it back")])
 def test_no_more_than_all_of_a_change_happens_at_one_place(others, sentence):
     """Where the rest goes the other way, its share is above 100 %."""

@@ -30,6 +30,7 @@ _MAIN_SHARE = 0.5
 _SATURATED_SLOPE = 0.25
 # Weights this much larger (in variance) than critical are no matter of chance or of a choice of scheme.
 LARGE_EXCESS = math.log(1.5)
+VALUE_LOSSES = ("mse", "mae", "huber")  # of targets that have a scale
 # Growth a layer of squared gradients (20 %) that good designs show too: SELU 7 %, tanh at unit variance 18 %.
 _MILD_SLOPE = math.log(1.2)
 
@@ -273,7 +274,7 @@ def scales_of_data(subject: Subject) -> dict[str, float]:
 def target_scale(subject: Subject) -> float:
     """Root mean square of regression targets; 1 for classes and probabilities."""
     case = subject.case
-    if case.loss not in ("mse", "mae", "huber"):
+    if case.loss not in VALUE_LOSSES:
         return 1.0
     values = np.asarray(case.target, dtype=np.float64)
     return float(np.sqrt(np.mean(values**2)))

@@ -13,6 +13,7 @@ from . import mean_field as theory
 from .arithmetic import bounded_exp
 from .causes import (
     LARGE_EXCESS,
+    VALUE_LOSSES,
     can_be_levelled,
     critical_variance,
     hidden_factors,
@@ -257,9 +258,11 @@ def no_harm(subject: Subject, cause: str = "") -> str:
 
 
 def input_sentence(subject: Subject) -> str:
-    """Which scale of the data is far from one."""
-    rms = math.sqrt(subject.measurement.input_square)
-    return f"Inputs have a root mean square of {factor(rms)}, targets of {factor(target_scale(subject))}."
+    """Which scale of the data is far from one; classes have none."""
+    inputs = f"Inputs have a root mean square of {factor(math.sqrt(subject.measurement.input_square))}"
+    if subject.case.loss not in VALUE_LOSSES:
+        return f"{inputs}."
+    return f"{inputs}, targets of {factor(target_scale(subject))}."
 
 
 def outlook_sentence(outlook: Outlook, guess: float, recovered: bool) -> str:
