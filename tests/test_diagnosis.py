@@ -62,7 +62,10 @@ def test_momentum_and_few_rows_are_judged_alike(options, optimizer, rows):
 @pytest.mark.parametrize(("scale", "options", "optimizer", "found"), [
     (0.3, {}, gc.optim.SGD, False), (0.05, {}, gc.optim.SGD, True), (0.05, {}, gc.optim.Adam, False),
     (0.005, {}, gc.optim.Adam, True), (0.005, {"normalization": "batch"}, gc.optim.SGD, False),
-    (1e-4, {"normalization": "batch"}, gc.optim.SGD, True),
+    (1e-4, {"normalization": "batch"}, gc.optim.SGD, True), (0.03, {"normalization": "layer"}, gc.optim.SGD, True),
+    (0.03, {"normalization": "layer"}, gc.optim.Adam, False), (0.005, {"normalization": "rms"}, gc.optim.Adam, True),
+    (0.03, {"normalization": "layer", "bias": False}, gc.optim.SGD, False),
+    (1e-4, {"normalization": "rms", "bias": False, "residual": True}, gc.optim.SGD, True),
 ])  # fmt: skip
 def test_inputs_in_units_that_make_them_small(rng, scale, options, optimizer, found):
     x, labels = scale * rng.standard_normal((512, 8)), rng.integers(0, 3, 512)
@@ -71,6 +74,38 @@ def test_inputs_in_units_that_make_them_small(rng, scale, options, optimizer, fo
     _, _, findings = diagnose(report._case)
     assert ("unscaled_input" in [finding.kind for finding in report.findings]) == found
     assert kept(findings) == kept(report.findings)
+
+
+@pytest.mark.parametrize(("norm", "scale", "kind"), [
+    ("batch", 300.0, "vanishing"), ("batch", 0.01, "exploding"), ("layer", 300.0, "vanishing"),
+    ("layer", 1e-3, "exploding"), ("rms", 1e4, "vanishing"),
+])  # fmt: skip
+def test_a_profile_that_the_inputs_bend_is_put_down_to_them(rng, norm, scale, kind):
+    """A normalization takes their scale into the gradient of layer 0."""
+    x, labels = rng.standard_normal((1024, 20)), rng.integers(0, 5, 1024)
+    net = gc.MLP([20] + [64] * 10 + [5], normalization=norm)
+    report = gc.analyze(net, scale * x, labels, optimizer=gc.optim.SGD(net, lr=0.01))
+    found = next(finding for finding in report.findings if finding.kind == kind)
+    assert (found.severity, found.cause) == ("info", "input_scale") and f"{norm} norm" in found.explanation
+    assert report.verdict == "healthy"
+    _, _, findings = diagnose(report._case)
+    assert kept(findings) == kept(report.findings)
+    unit = gc.analyze(net, x, labels, optimizer=gc.optim.SGD(net, lr=0.01))
+    assert not {"vanishing", "exploding"} & {finding.kind for finding in unit.findings}
+
+
+def test_biases_outweigh_small_inputs_behind_a_layer_norm(rng):
+    """What the finding says: without biases the scale of the inputs has no effect, with them nothing is learned."""
+    x = rng.standard_normal((1024, 20)).astype("f4")
+    labels = (x @ rng.standard_normal((20, 5))).argmax(axis=1)
+    losses = {}
+    for bias in (True, False):
+        for scale in (1.0, 0.01):
+            net = gc.MLP([20] + [64] * 4 + [5], normalization="layer", bias=bias)
+            how = {"epochs": 20, "batch_size": 64, "optimizer": gc.optim.SGD(net, lr=0.05), "progress": False}
+            losses[bias, scale] = net.fit(np.float32(scale) * x, labels, **how)["loss"][-1]
+    assert losses[True, 0.01] > 4.0 * losses[True, 1.0]
+    assert losses[False, 0.01] < 1.3 * losses[False, 1.0]
 
 
 def test_what_takes_more_than_passes_is_left_out(rng):

@@ -18,6 +18,7 @@ constexpr double kLargeExcess = 1.5;      // of a weight variance over the criti
 constexpr double kMildGrowth = 1.2;       // a layer of squared gradients, that good designs show too
 constexpr double kLargeInput = 0x1p40;    // whose square alone uses up a third of float32's exponents
 constexpr double kTiny = 1e-300;
+constexpr char kByInputs[] = "In layer 0 the normalization divides the gradient by the scale of the inputs";
 
 template <class Term>
 double mean_over(int first, int last, Term term) noexcept {
@@ -120,6 +121,13 @@ bool can_be_levelled(const Evidence &evidence, const Slope &slope) {
   return left > std::max(-slope.band, kMainShare * slope.typical());
 }
 
+// What the scale of the inputs makes of the slope: a normalization divides the gradient by what it divided z by, in
+// layer 0 by the inputs' root mean square. Where delta is not what travels it has no part in the slope.
+double slope_of_inputs(const Evidence &evidence, const Slope &slope) noexcept {
+  if (!evidence.net->layers[0].normalization || evidence.net->any_residual) return 0;
+  return -std::log(evidence.input_square + kNormEps) / slope.steps;
+}
+
 bool mostly_masked(const Evidence &evidence) noexcept {
   for (const LayerSpec &layer : evidence.net->layers)
     if (layer.hidden && layer.activation != GRADCORE_RELU && layer.activation != GRADCORE_LEAKY_RELU) return false;
@@ -130,6 +138,7 @@ bool mostly_masked(const Evidence &evidence) noexcept {
 
 int cause_of_vanishing(const Evidence &evidence, const Slope &slope) {
   const double whole = slope.typical(), narrow = width_loss(evidence, slope);
+  if (slope_of_inputs(evidence, slope) < kMainShare * whole) return GRADCORE_CAUSE_INPUT_SCALE;
   if (narrow < kMainShare * whole) return GRADCORE_CAUSE_NARROW_LAYER;
   if (slope_shortfall(evidence) < std::log(kSaturatedSlope))
     return mostly_masked(evidence) ? GRADCORE_CAUSE_DEAD_UNITS : GRADCORE_CAUSE_SATURATING_ACTIVATION;
@@ -143,6 +152,7 @@ int cause_of_vanishing(const Evidence &evidence, const Slope &slope) {
 int cause_of_exploding(const Evidence &evidence, const Slope &slope) {
   const int normalization = evidence.net->layers[0].normalization;
   const bool steep = slope.systematic > std::log(kMildGrowth);
+  if (slope_of_inputs(evidence, slope) > kMainShare * slope.systematic) return GRADCORE_CAUSE_INPUT_SCALE;
   if (normalization == GRADCORE_NORM_BATCH) return GRADCORE_CAUSE_BATCH_NORM;
   if (normalization)
     return steep && slope_of_random(evidence, of_size) > kMainShare * slope.systematic ? GRADCORE_CAUSE_ACTIVATION_SLOPE
@@ -151,6 +161,43 @@ int cause_of_exploding(const Evidence &evidence, const Slope &slope) {
   const bool weights =
       evidence.net->any_residual ? excess > std::log(kLargeExcess) : excess > kMainShare * slope.systematic || steep;
   return weights ? GRADCORE_CAUSE_WEIGHT_SCALE : GRADCORE_CAUSE_DEPTH;
+}
+
+const char *why_vanishing(int cause) noexcept {
+  switch (cause) {
+    case GRADCORE_CAUSE_INPUT_SCALE:
+      return kByInputs;
+    case GRADCORE_CAUSE_WEIGHT_SCALE:
+      return "The scale of the weights does not suit the activation";
+    case GRADCORE_CAUSE_NARROW_LAYER:
+      return "The layers are so narrow that chance takes it away";
+    case GRADCORE_CAUSE_LEARNING_RATE:
+      return "Steps have turned the weights; random ones would keep it";
+    case GRADCORE_CAUSE_ACTIVATION_SLOPE:
+      return "The activation passes on too little even where it is not saturated";
+    case GRADCORE_CAUSE_SATURATING_ACTIVATION:
+      return "The units are saturated";
+    case GRADCORE_CAUSE_DEAD_UNITS:
+      return "Most units are switched off";
+    default:
+      return "Each layer loses only a little; there are too many layers";
+  }
+}
+
+const char *why_exploding(int cause, bool any_residual) noexcept {
+  switch (cause) {
+    case GRADCORE_CAUSE_INPUT_SCALE:
+      return kByInputs;
+    case GRADCORE_CAUSE_BATCH_NORM:
+      return "Batch norm keeps the forward signal in range and makes the backward one grow";
+    case GRADCORE_CAUSE_WEIGHT_SCALE:
+      return "The weights are too large for the activation";
+    case GRADCORE_CAUSE_ACTIVATION_SLOPE:
+      return "After the normalization the activation's slope is large beside its output";
+    default:
+      return any_residual ? "Every skip connection adds its branch to the stream"
+                          : "Each layer adds only a little; there are too many layers";
+  }
 }
 
 int cause_of_overflow(const Evidence &evidence) noexcept {

@@ -9,6 +9,9 @@ namespace gradcore {
 // These may throw std::bad_alloc.
 int cause_of_vanishing(const Evidence &evidence, const Slope &slope);
 int cause_of_exploding(const Evidence &evidence, const Slope &slope);
+// In words.
+const char *why_vanishing(int cause) noexcept;
+const char *why_exploding(int cause, bool any_residual) noexcept;
 int cause_of_overflow(const Evidence &evidence) noexcept;
 int cause_of_saturation(const Evidence &evidence, int layer) noexcept;
 int cause_of_starvation(const Evidence &evidence, int layer) noexcept;

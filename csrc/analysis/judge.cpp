@@ -286,15 +286,7 @@ void Judge::vanishing() {
   for (int l = 0; l < depth_ - 1; l++) largest = std::max(largest, evidence_.travelling(l));
   const int weak = collect(
       depth_ - 1, [&](const LayerEvidence &, int l) { return evidence_.travelling(l) * limits::kNormRatio < largest; });
-  const char *why = cause == GRADCORE_CAUSE_WEIGHT_SCALE    ? "The scale of the weights does not suit the activation"
-                    : cause == GRADCORE_CAUSE_NARROW_LAYER  ? "The layers are so narrow that chance takes it away"
-                    : cause == GRADCORE_CAUSE_LEARNING_RATE ? "Steps have turned the weights; random ones would keep it"
-                    : cause == GRADCORE_CAUSE_ACTIVATION_SLOPE
-                        ? "The activation passes on too little even where it is not saturated"
-                    : cause == GRADCORE_CAUSE_SATURATING_ACTIVATION ? "The units are saturated"
-                    : cause == GRADCORE_CAUSE_DEAD_UNITS            ? "Most units are switched off"
-                                                         : "Each layer loses only a little; there are too many layers";
-  slope_finding(GRADCORE_FINDING_VANISHING, harms_when_vanishing(), cause, first, weak, why);
+  slope_finding(GRADCORE_FINDING_VANISHING, harms_when_vanishing(), cause, first, weak, why_vanishing(cause));
 }
 
 void Judge::exploding() {
@@ -302,14 +294,8 @@ void Judge::exploding() {
   const double last = evidence_.travelling(depth_ - 2);
   const int strong = collect(
       depth_ - 1, [&](const LayerEvidence &, int l) { return evidence_.travelling(l) > limits::kNormRatio * last; });
-  const char *why = cause == GRADCORE_CAUSE_BATCH_NORM
-                        ? "Batch norm keeps the forward signal in range and makes the backward one grow"
-                    : cause == GRADCORE_CAUSE_WEIGHT_SCALE ? "The weights are too large for the activation"
-                    : cause == GRADCORE_CAUSE_ACTIVATION_SLOPE
-                        ? "After the normalization the activation's slope is large beside its output"
-                    : evidence_.net->any_residual ? "Every skip connection adds its branch to the stream"
-                                                  : "Each layer adds only a little; there are too many layers";
-  slope_finding(GRADCORE_FINDING_EXPLODING, harms_when_exploding(), cause, first, strong, why);
+  slope_finding(GRADCORE_FINDING_EXPLODING, harms_when_exploding(), cause, first, strong,
+                why_exploding(cause, evidence_.net->any_residual));
 }
 
 // Whether a shrinking gradient costs learning under the optimizer in use, and in which way.
@@ -455,7 +441,10 @@ void Judge::saturation() {
 
 void Judge::unscaled_input() {
   const double rms = std::sqrt(evidence_.input_square);
-  const double seen = layers_[0].spec->normalization ? rms / std::sqrt(rms * rms + kNormEps) : rms;
+  // A normalization makes small inputs good, but where biases are left that these have to stand up to.
+  const LayerSpec &first = *layers_[0].spec;
+  const bool mended = first.batch_norm() || (first.row_norm() && first.bias < 0);
+  const double seen = mended ? rms / std::sqrt(rms * rms + kNormEps) : rms;
   if (rms > limits::kInputScale || (seen > 0 && seen < std::pow(limits::kInputScale, evidence_.adaptive() ? -2 : -1)))
     add(GRADCORE_FINDING_UNSCALED_INPUT, GRADCORE_WARNING, GRADCORE_CAUSE_INPUT_SCALE,
         collect(1, [](const LayerEvidence &, int) { return true; }),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..init import CRITICAL_GAIN_SQUARED
-from ..mlp import skip_connections
+from ..mlp import NORM_EPS, skip_connections
 from . import mean_field as theory
 from .arithmetic import TINY, harmless
 from .measure import Measurement
@@ -154,6 +154,8 @@ def can_be_levelled(subject: Subject, excess: float = LARGE_EXCESS) -> bool:
 def of_vanishing(subject: Subject) -> str:
     """The cause of a negative slope: the first that explains most of it."""
     measurement, slope, narrow = subject.measurement, subject.slope.typical, width_loss(subject)
+    if slope_of_inputs(subject) < _MAIN_SHARE * slope:
+        return "input_scale"
     if narrow < _MAIN_SHARE * slope:
         return "narrow_layer"
     if slope_shortfall(subject) < math.log(_SATURATED_SLOPE):
@@ -164,6 +166,18 @@ def of_vanishing(subject: Subject) -> str:
     if can_be_levelled(subject):
         return "weight_scale"
     return "depth" if -slope <= _MILD_SLOPE else "activation_slope"
+
+
+def slope_of_inputs(subject: Subject) -> float:
+    """What the scale of the inputs makes of the slope: a normalization divides the gradient by what it divided z by.
+
+    That is about one in hidden layers, and in layer 0 the inputs' root mean square. Where delta is not what travels, as
+    beside skip connections, it has no part in the slope.
+    """
+    measurement = subject.measurement
+    if measurement.config["normalization"] is None or skip_connections(measurement.config).any():
+        return 0.0
+    return -math.log(measurement.input_square + NORM_EPS) / subject.slope.steps
 
 
 def signal_dies(subject: Subject) -> bool:
@@ -197,6 +211,8 @@ def of_exploding(subject: Subject) -> str:
     """The cause of a positive slope."""
     slope = subject.slope.systematic
     normalization = subject.measurement.config["normalization"]
+    if slope_of_inputs(subject) > _MAIN_SHARE * slope:
+        return "input_scale"
     if normalization == "batch":
         return "batch_norm"
     if normalization is None and not skip_connections(subject.measurement.config).any():

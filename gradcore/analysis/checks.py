@@ -356,23 +356,24 @@ _SATURATION = {
 
 def unscaled_input(subject: Subject) -> list[Finding]:
     """Inputs whose overall scale, or whose columns' scales, are far apart from one."""
-    case, limits = subject.case, subject.limits
-    rms = math.sqrt(subject.measurement.input_square)
+    case, limits, measurement = subject.case, subject.limits, subject.measurement
+    rms = math.sqrt(measurement.input_square)
     deviations = np.asarray(case.x, dtype=np.float64).std(axis=0)
     varying = deviations[deviations > 0.0]
     ratio = float(varying.max() / np.median(varying)) if varying.size else 1.0
-    problems = []
+    problems, effect = [], "the first layer's outputs and gradients take that scale over"
     if rms > limits.input_scale:
         problems.append(f"Inputs have a root mean square of {wording.factor(rms)}")
     elif 0.0 < _seen_scale(subject, rms) < limits.input_scale ** (-2.0 if subject.adaptive else -1.0):
         problems.append(f"Inputs have a root mean square of only {wording.factor(rms)}")
+        if measurement.config["normalization"] is not None:
+            effect = "the first layer's biases soon outweigh them: its normalization enlarges both's steps alike"
     if ratio > limits.column_ratio:
         problems.append(f"the most spread column has {wording.factor(ratio)} times the deviation of the median one")
     findings = []
     if problems:
         text = " and ".join(problems)
-        text = text[0].upper() + text[1:] + ": the first layer's outputs and gradients take that scale over. "
-        text += "Standardize each column to mean 0 and variance 1."
+        text = f"{text[0].upper()}{text[1:]}: {effect}. Standardize each column to mean 0 and variance 1."
         evidence = {"input_rms": rms, "column_ratio": ratio}
         findings.append(Finding("unscaled_input", "warning", (0,), "input_scale", text, evidence))
     scale = causes.target_scale(subject)
@@ -388,9 +389,16 @@ def unscaled_input(subject: Subject) -> list[Finding]:
 
 
 def _seen_scale(subject: Subject, rms: float) -> float:
-    """Root mean square of the inputs as the layers after the first one meet it: a normalization makes most good."""
-    normalized = subject.measurement.config["normalization"] is not None and subject.depth > 1
-    return rms / math.sqrt(rms**2 + NORM_EPS) if normalized else rms
+    """Root mean square of small inputs as the layers after the first one meet it.
+
+    A normalization makes most good, but where biases are left that the inputs have to stand up to. Steps of layer 0 are
+    enlarged by 1 / rms: its weights need that, while biases of unit size would do without. Batch norm takes them out.
+    """
+    config = subject.measurement.config
+    biased = config["bias"] and config["normalization"] != "batch"
+    if config["normalization"] is None or biased or subject.depth == 1:
+        return rms
+    return rms / math.sqrt(rms**2 + NORM_EPS)
 
 
 # ---- number formats ----

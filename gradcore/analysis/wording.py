@@ -104,6 +104,8 @@ def vanishing_cause(subject: Subject, cause: str) -> str:
             f"{factor(factors['weight_scale'])} a layer and the activation's derivative by {factor(slope)}; "
             f"{_critical(subject)} {enough}.{dies}"
         )
+    if cause == "input_scale":
+        return _by_inputs(subject)
     if cause == "learning_rate":
         return (
             "Random weights of this size would keep the gradient: the steps of the training have turned them, and "
@@ -132,6 +134,14 @@ def vanishing_cause(subject: Subject, cause: str) -> str:
     return "Each layer loses only a little, as this design does at its best; there are too many layers."
 
 
+def _by_inputs(subject: Subject) -> str:
+    rms, name = factor(math.sqrt(subject.measurement.input_square)), subject.measurement.config["normalization"]
+    return (
+        f"In layer 0 {name} norm divides the gradient by the scale of the inputs, a root mean square of {rms}, as it "
+        "did the signal: most of the change is made there, not by depth."
+    )
+
+
 def _normalized(subject: Subject, names: list[str]) -> str:
     growth = math.exp(float(np.mean([math.log(theory.layer_norm_growth(name)) for name in names])))
     return (
@@ -145,6 +155,8 @@ def exploding_cause(subject: Subject, cause: str) -> str:
     """Why a gradient grows."""
     factors = {name: math.exp(value) for name, value in hidden_factors(subject).items()}
     names = sorted(set(subject.measurement.config["activation"]))
+    if cause == "input_scale":
+        return _by_inputs(subject)
     if cause == "batch_norm":
         rows = subject.measurement.batch_size
         growth = theory.batch_norm_growth(names[0], rows)
