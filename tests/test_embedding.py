@@ -403,9 +403,17 @@ def test_examples_are_built_as_they_say(file, options, tmp_path):
     """In the checkout, whose folder gradcore would hide the installed package from `python -m`."""
     said = re.search(r"^# +(.*\$\(gradcore .*?)  +from a wheel", (native.EXAMPLES / file).read_text(), re.MULTILINE)[1]
     tool = native.needs(said.split()[0])
-    command = said.replace(said.split()[0], f"'{tool}'", 1).replace(" -B build", "") + " " + options.format(tmp_path)
+    command = (
+        said.replace(said.split()[0], f"'{tool}'", 1).replace("-B build-examples", "") + " " + options.format(tmp_path)
+    )
     path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
     native.run("sh", "-c", command, cwd=native.ROOT, PATH=path, PKG_CONFIG=native.pkg_config())
+
+
+@pytest.mark.parametrize(("options", "static"), [([], "OFF"), (["-DBUILD_SHARED_LIBS=OFF"], "ON")])
+def test_the_build_takes_cmakes_word_for_static(options, static, tmp_path):
+    native.run(native.needs("cmake"), "-S", native.ROOT, "-B", tmp_path, *options)
+    assert f"GRADCORE_STATIC:BOOL={static}\n" in (tmp_path / "CMakeCache.txt").read_text()
 
 
 def test_cython_trains_without_the_gil(tmp_path):
