@@ -39,8 +39,7 @@ class Snapshot:
         """Puts it back; the optimizer keeps its present learning rate or schedule."""
         net.parameters.flat[:] = self.parameters
         net.buffers.flat[:] = self.buffers
-        lr = optimizer.lr if optimizer.schedule is None else optimizer.schedule
-        optimizer.load_state_dict({**self.optimizer, "lr": lr})
+        optimizer.load_state_dict({**self.optimizer, "lr": optimizer._given_lr})
 
     def weight_norms(self, net: MLP) -> Array:
         """|W| of each dense layer of `net` at that time, [depth]."""

@@ -81,6 +81,11 @@ class Optimizer:
         self._lr, self.schedule = lr, None
 
     @property
+    def _given_lr(self) -> float | Schedule:
+        """What was given as `lr`: a number or a schedule."""
+        return self._lr if self.schedule is None else self.schedule
+
+    @property
     def step_count(self) -> int:
         """Updates made so far."""
         return self._core.step_count
@@ -147,7 +152,7 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Learning rate, step count and state vectors, copied; `load_state_dict` takes them back."""
         return {
-            "lr": self._lr if self.schedule is None else self.schedule,
+            "lr": self._given_lr,
             "step_count": self.step_count,
             "states": [state.copy() for state in self._core.states()],
         }
@@ -179,14 +184,12 @@ class Optimizer:
         self._core.step_count = step_count
 
     def __reduce__(self) -> tuple[Any, ...]:
-        lr = self._lr if self.schedule is None else self.schedule
-        rebuild = partial(type(self), lr=lr, **self.hyperparameters)
+        rebuild = partial(type(self), lr=self._given_lr, **self.hyperparameters)
         return _restored, (rebuild, self.net, self.state_dict())
 
     def __repr__(self) -> str:
-        lr = self._lr if self.schedule is None else self.schedule
         options = "".join(f", {name}={value!r}" for name, value in self.hyperparameters.items())
-        return f"{type(self).__name__}(lr={lr!r}{options})"
+        return f"{type(self).__name__}(lr={self._given_lr!r}{options})"
 
 
 def check_step(net: MLP, optimizer: Optimizer, clip_norm: float | None, clip_value: float | None) -> None:

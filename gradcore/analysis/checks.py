@@ -98,8 +98,8 @@ def steps_in_doubt(subject: Subject) -> Doubt | None:
         what = f"the first changes the weights of a layer by {wording.factor(update)} of their size, so replaces them, "
         what += f"and in {len(losses)} steps the loss goes from {first:.3g} to {later:.3g}."
         quiet = later <= limit * guess
-        return Doubt(what, update, replacing=quiet, falling=quiet and not _no_lower(losses))
-    if subject.case.optimizer is not None and _no_lower(losses) and first > limit * guess > 0.0:
+        return Doubt(what, update, replacing=quiet, falling=quiet and not no_lower(losses))
+    if subject.case.optimizer is not None and no_lower(losses) and first > limit * guess > 0.0:
         what = f"the loss is {wording.factor(first / guess)} times that of a constant guess and does not fall."
         return Doubt(what, update)
     relapse = _relapse(losses, guess)
@@ -109,7 +109,7 @@ def steps_in_doubt(subject: Subject) -> Doubt | None:
         return Doubt(what, update, falling=True)
     base = max(subject.measurement.loss, guess)
     noise = _noise_of_loss(subject, base, len(losses) - len(losses) // 2)
-    stays = _no_lower(losses) and later > base + noise
+    stays = no_lower(losses) and later > base + noise
     if subject.case.optimizer is not None and (stays or peak > base + _noise_of_loss(subject, base, 1)):
         what = f"in {len(losses)} of them the loss goes from {first:.3g} up to {peak:.3g}."
         return Doubt(what, update, rising=True, passing=not stays)
@@ -202,7 +202,7 @@ def error_of_scale(subject: Subject) -> str:
     return "weight_scale" if loud and causes.weights_too_large(subject) else ""
 
 
-def _no_lower(losses: np.ndarray) -> bool:
+def no_lower(losses: np.ndarray) -> bool:
     """Whether the second half of a few steps is no better than the first: batches differ, halves hardly do.
 
     Weights that are small on purpose are replaced by a good step, too, but then the loss falls.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -91,10 +90,6 @@ class TrainingReport(Record):
     config: Mapping[str, Any]
     conditions: Mapping[str, Any]
     cost: Mapping[str, float]
-
-    def to_json(self, indent: int | None = 2) -> str:
-        """`to_dict` as JSON text; non-finite numbers are null."""
-        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
     def to_dataframe(self) -> Any:
         """One row a check and layer, as a pandas DataFrame (pandas must be installed)."""

@@ -130,7 +130,7 @@ def _outlook(
     losses = _train(case, net, optimizer, rng, steps, progress)
     while np.isfinite(losses).all() and not checks.learned(subject, losses):
         more = min(len(losses), until - len(losses))
-        if patient and 2 * len(losses) <= MOST_STEPS and _comes_down(losses):
+        if patient and 2 * len(losses) <= MOST_STEPS and not checks.no_lower(losses):
             more = len(losses)
         if more <= 0:
             break
@@ -147,11 +147,6 @@ def _slower(case: Case, steps: int, progress: Progress | None) -> np.ndarray:
     net = case.net.copy()
     optimizer = case.optimizer_for(net, keep_state=case.trained)
     return _train(case, net, optimizer, np.random.default_rng((case.seed, 3)), steps, progress)
-
-
-def _comes_down(losses: np.ndarray) -> bool:
-    half = len(losses) // 2
-    return float(losses[half:].mean()) < float(losses[:half].mean())
 
 
 def _train(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -59,10 +58,6 @@ class Repair(Record):
         record["net"] = self.after.to_dict()["config"]
         record["optimizer"] = None if self.optimizer is None else repr(self.optimizer)
         return record
-
-    def to_json(self, indent: int | None = 2) -> str:
-        """`to_dict` as JSON text; non-finite numbers are null."""
-        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
     def __repr__(self) -> str:
         names = ", ".join(remedy.name for remedy in self.remedies) or "nothing changed"
@@ -151,5 +146,5 @@ def _like(optimizer: Any, net: Any, training: Mapping[str, float]) -> Any:
     """A fresh optimizer of the same kind and settings for another net, at the recommended learning rate if any."""
     if optimizer is None:
         return None
-    lr = training.get("lr", optimizer.lr if optimizer.schedule is None else optimizer.schedule)
+    lr = training.get("lr", optimizer._given_lr)
     return type(optimizer)(net, lr=lr, **optimizer.hyperparameters)

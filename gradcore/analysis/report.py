@@ -49,7 +49,7 @@ CAUSES = (
 
 
 class Record:
-    """Gives a dataclass `to_dict`: nested plain Python values, ready for JSON."""
+    """Gives a dataclass `to_dict`, nested plain Python values, and `to_json`."""
 
     def to_dict(self) -> dict[str, Any]:
         """All public fields as dicts, lists, strings and numbers; a non-finite number becomes None."""
@@ -58,6 +58,10 @@ class Record:
             for entry in dataclasses.fields(self)  # type: ignore[arg-type]
             if not entry.name.startswith("_")
         }
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """`to_dict` as JSON text; non-finite numbers are null."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
 
 def plain(value: Any) -> Any:
@@ -258,10 +262,6 @@ class Prediction(Record):
     config: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 0
 
-    def to_json(self, *, indent: int | None = 2) -> str:
-        """`to_dict` as JSON."""
-        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
-
     def plot(self) -> Any:
         """A matplotlib Figure of the expected profile and what makes it (matplotlib must be installed)."""
         from ..show import plots
@@ -439,10 +439,6 @@ class Report(Record):
         record = super().to_dict()
         del record["flows"]
         return record
-
-    def to_json(self, indent: int | None = 2) -> str:
-        """`to_dict` as JSON text; non-finite numbers are null."""
-        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
     def to_dataframe(self) -> Any:
         """One row a layer, as a pandas DataFrame (pandas must be installed)."""

@@ -8,27 +8,15 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from ..analysis.report import plain
+
 FORMAT = 1
 _MARK = b'{"gradcore_sweep": '
-
-
-def encode(value: Any) -> str:
-    """JSON text on one line; NaN and infinities, which JSON has not, as null."""
-    return json.dumps(_finite(value), allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class SweepFile:
@@ -83,7 +71,7 @@ class SweepFile:
 
     def _continue(self, config: dict[str, Any], end: int) -> None:
         """Make the file ready for more lines of `config`."""
-        config = json.loads(encode(config))  # tuples become lists, as they do in a file
+        config = plain(config)  # as it is in a file: tuples are lists
         if self.config:
             differences = _differences(self.config, config)
             if differences:
@@ -97,7 +85,7 @@ class SweepFile:
             self._write({"gradcore_sweep": FORMAT, **config})
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(encode(record).encode() + b"\n")
+        self._file.write(json.dumps(plain(record), allow_nan=False).encode() + b"\n")
         self._file.flush()
 
     def _parse(self, content: bytes) -> tuple[dict[str, Any], list[tuple[dict[str, Any], dict[str, Any]]]]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _check
+from ..analysis.report import VERDICTS, plain
 from ..mlp import MLP
-from .file import SweepFile, encode
+from .file import SweepFile
 from .grid import AXES, Row, build, key, points
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _NUMBERS = {*_GEOMETRIC, *_MEAN, "gain_low", "gain_high"}
 def as_row(point: Row, result: Row) -> Row:
     """One flat dict; null, which a file has for NaN and infinity, is NaN again."""
     return {**point, **{name: math.nan if value is None and name in _NUMBERS else value
-                        for name, value in json.loads(encode(result)).items()}}  # fmt: skip
+                        for name, value in plain(result).items()}}  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -97,7 +98,7 @@ class SweepResult:
 
     def to_json(self, indent: int | None = 2) -> str:
         """`to_dict` as JSON text; NaN is null."""
-        return json.dumps(json.loads(encode(self.to_dict())), indent=indent)
+        return json.dumps(plain(self.to_dict()), indent=indent, allow_nan=False)
 
     def to_csv(self) -> str:
         """The rows as CSV text with a header line; empty cells for None and NaN."""
@@ -138,8 +139,6 @@ class SweepResult:
 
 def _merged(rows: list[Row]) -> Row:
     """One row for all seeds of a design."""
-    from ..analysis.report import VERDICTS
-
     gains = np.array([row["gain"] for row in rows])
     causes = [row["cause"] for row in rows if row["cause"]]
     merged = {name: value for name, value in rows[0].items() if name != "seed"}
