@@ -205,7 +205,7 @@ gradcore_status gradcore_net_backward(gradcore_net *net, const gradcore_matrix *
   if (!net) return null_argument("net");
   const int64_t rows = grad_output ? grad_output->rows : 0, in = net->architecture().in_features();
   const gradcore_output_matrix contiguous{grad_input, rows, in, in};
-  return run(*net, [&] { return net->backward(grad_output, grad_input ? &contiguous : nullptr); });
+  return gradcore_net_backward_into(net, grad_output, grad_input ? &contiguous : nullptr);
 }
 gradcore_status gradcore_net_backward_into(gradcore_net *net, const gradcore_matrix *grad_output,
                                            const gradcore_output_matrix *grad_input) {
@@ -260,9 +260,7 @@ int32_t gradcore_optimizer_num_states(const gradcore_optimizer *optimizer) {
 void *gradcore_optimizer_state(gradcore_optimizer *optimizer, int32_t index) {
   return optimizer && index >= 0 && index < optimizer->num_states() ? optimizer->state(index) : nullptr;
 }
-int64_t gradcore_optimizer_get_step(const gradcore_optimizer *optimizer) {
-  return optimizer ? const_cast<gradcore_optimizer *>(optimizer)->step() : 0;
-}
+int64_t gradcore_optimizer_get_step(const gradcore_optimizer *optimizer) { return optimizer ? optimizer->step() : 0; }
 void gradcore_optimizer_set_step(gradcore_optimizer *optimizer, int64_t step) {
   constexpr int64_t kMost = int64_t(1) << 53;  // a double, and the bias corrections with it, counts no further
   if (optimizer) optimizer->step() = step < 0 ? 0 : step > kMost ? kMost : step;

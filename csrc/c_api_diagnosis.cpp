@@ -98,8 +98,7 @@ gradcore_status gradcore_diagnosis_create(const gradcore_net *net, int32_t loss,
   if (!diagnosis) return null_argument("diagnosis");
   *diagnosis = nullptr;
   if (!net) return null_argument("net");
-  if (loss < 0 || loss >= GRADCORE_NUM_LOSSES)
-    return fail(GRADCORE_INVALID_ARGUMENT, "loss: expected 0 to %d, got %d", GRADCORE_NUM_LOSSES - 1, loss);
+  GRADCORE_TRY(check_loss(loss));
   return guarded([&] {
     *diagnosis = new gradcore_diagnosis(*net, activation, derivative, loss);
     return GRADCORE_OK;
@@ -140,7 +139,7 @@ gradcore_status gradcore_diagnosis_judge(gradcore_diagnosis *diagnosis, const gr
   return guarded([&] {
     Evidence &evidence = diagnosis->recorder.evidence(diagnosis->net.parameters());
     const gradcore_optimizer_config plain{sizeof plain, GRADCORE_SGD, 0, 0.01, 0, 0, 0, 0, 0, 1e-8};
-    const gradcore_optimizer_config &config = optimizer ? const_cast<gradcore_optimizer *>(optimizer)->config() : plain;
+    const gradcore_optimizer_config &config = optimizer ? optimizer->config() : plain;
     evidence.has_optimizer = optimizer != nullptr;
     evidence.trained = optimizer && gradcore_optimizer_get_step(optimizer) > 0;
     evidence.kind = config.kind, evidence.lr = config.lr, evidence.eps = config.eps;

@@ -10,6 +10,29 @@ using namespace gradcore;
 
 namespace {
 
+// write(sink) is to write the whole content, and read(size, source) to read it.
+template <class Write>
+gradcore_status save_to(const char *path, Write &&write) noexcept {
+  if (!path) return null_argument("path");
+  return guarded([&] {
+    FileDraft draft;
+    GRADCORE_TRY(draft.open(path));
+    GRADCORE_TRY(write([&](const void *data, std::size_t size) { return draft.write(data, size); }));
+    return draft.commit();
+  });
+}
+
+template <class Read>
+gradcore_status load_from(const char *path, Read &&read) noexcept {
+  if (!path) return null_argument("path");
+  return guarded([&] {
+    FileReader file;
+    int64_t size = 0;
+    GRADCORE_TRY(file.open(path, &size));
+    return read(size, [&](void *data, std::size_t bytes) { return file.read(data, bytes); });
+  });
+}
+
 gradcore_status load(int64_t size, ReadBytes read, gradcore_net **net) {
   std::unique_ptr<gradcore_net> made;
   GRADCORE_TRY(read_net(size, read, [&](const gradcore_net_config &config) -> Network * {
@@ -24,49 +47,23 @@ gradcore_status load(int64_t size, ReadBytes read, gradcore_net **net) {
 
 gradcore_status gradcore_net_save(const gradcore_net *net, const char *path) {
   if (!net) return null_argument("net");
-  if (!path) return null_argument("path");
-  return guarded([&] {
-    FileDraft draft;
-    GRADCORE_TRY(draft.open(path));
-    GRADCORE_TRY(write_net(*net, net_file_head(*net),
-                           [&](const void *data, std::size_t size) { return draft.write(data, size); }));
-    return draft.commit();
-  });
+  return save_to(path, [&](WriteBytes sink) { return write_net(*net, net_file_head(*net), sink); });
 }
 
 gradcore_status gradcore_net_load(const char *path, gradcore_net **net) {
   if (!net) return null_argument("net");
   *net = nullptr;
-  if (!path) return null_argument("path");
-  return guarded([&] {
-    FileReader file;
-    int64_t size = 0;
-    GRADCORE_TRY(file.open(path, &size));
-    return load(size, [&](void *data, std::size_t bytes) { return file.read(data, bytes); }, net);
-  });
+  return load_from(path, [&](int64_t size, ReadBytes source) { return load(size, source, net); });
 }
 
 gradcore_status gradcore_optimizer_save(const gradcore_optimizer *optimizer, const char *path) {
   if (!optimizer) return null_argument("optimizer");
-  if (!path) return null_argument("path");
-  return guarded([&] {
-    FileDraft draft;
-    GRADCORE_TRY(draft.open(path));
-    GRADCORE_TRY(write_optimizer(const_cast<gradcore_optimizer &>(*optimizer),
-                                 [&](const void *data, std::size_t size) { return draft.write(data, size); }));
-    return draft.commit();
-  });
+  return save_to(path, [&](WriteBytes sink) { return write_optimizer(*optimizer, sink); });
 }
 
 gradcore_status gradcore_optimizer_load(gradcore_optimizer *optimizer, const char *path) {
   if (!optimizer) return null_argument("optimizer");
-  if (!path) return null_argument("path");
-  return guarded([&] {
-    FileReader file;
-    int64_t size = 0;
-    GRADCORE_TRY(file.open(path, &size));
-    return read_optimizer(size, [&](void *data, std::size_t bytes) { return file.read(data, bytes); }, *optimizer);
-  });
+  return load_from(path, [&](int64_t size, ReadBytes source) { return read_optimizer(size, source, *optimizer); });
 }
 
 gradcore_status gradcore_net_save_to_memory(const gradcore_net *net, void *data, int64_t capacity, int64_t *size) {

@@ -428,8 +428,7 @@ gradcore_status gradcore_op_loss(int32_t dtype, int32_t loss, const gradcore_mat
                                  const gradcore_target_data *target, double *loss_value, void *grad_output) {
   GRADCORE_TRY(check_matrix("output", output));
   GRADCORE_TRY(check_pointers({{"target", target}, {"loss_value", loss_value}}));
-  if (loss < 0 || loss >= GRADCORE_NUM_LOSSES)
-    return fail(GRADCORE_INVALID_ARGUMENT, "loss: expected 0 to %d, got %d", GRADCORE_NUM_LOSSES - 1, loss);
+  GRADCORE_TRY(check_loss(loss));
   const int64_t n = output->rows, c = output->cols;
   if (!target->labels) {
     GRADCORE_TRY(check_shape("target", &target->values, n, c));
@@ -439,10 +438,7 @@ gradcore_status gradcore_op_loss(int32_t dtype, int32_t loss, const gradcore_mat
     if (target->num_labels != n)
       return fail(GRADCORE_INVALID_ARGUMENT, "target: expected %lld labels, got %lld", (long long)n,
                   (long long)target->num_labels);
-    for (int64_t r = 0; r < n; r++)
-      if (target->labels[r] < 0 || target->labels[r] >= c)
-        return fail(GRADCORE_INVALID_ARGUMENT, "target[%lld]: expected a label in [0, %lld), got %lld", (long long)r,
-                    (long long)c, (long long)target->labels[r]);
+    GRADCORE_TRY(check_labels(target->labels, n, c));
   }
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<decltype(kernels)>;

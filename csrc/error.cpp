@@ -31,6 +31,19 @@ gradcore_status check_eps(int32_t dtype, double eps) noexcept {
               "eps: expected a finite number >= %g, the smallest normal number of the dtype, got %g", least, eps);
 }
 
+gradcore_status check_loss(int32_t loss) noexcept {
+  if (loss >= 0 && loss < GRADCORE_NUM_LOSSES) return GRADCORE_OK;
+  return fail(GRADCORE_INVALID_ARGUMENT, "loss: expected 0 to %d, got %d", GRADCORE_NUM_LOSSES - 1, loss);
+}
+
+gradcore_status check_labels(const int64_t *labels, int64_t rows, int64_t classes) noexcept {
+  for (int64_t r = 0; r < rows; r++)
+    if (labels[r] < 0 || labels[r] >= classes)
+      return fail(GRADCORE_INVALID_ARGUMENT, "target[%lld]: expected a label in [0, %lld), got %lld", (long long)r,
+                  (long long)classes, (long long)labels[r]);
+  return GRADCORE_OK;
+}
+
 const char *last_error() noexcept { return text; }
 
 }  // namespace gradcore

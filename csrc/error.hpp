@@ -21,6 +21,9 @@ inline gradcore_status null_argument(const char *name) noexcept {
 // gradient.
 gradcore_status check_eps(int32_t dtype, double eps) noexcept;
 
+gradcore_status check_loss(int32_t loss) noexcept;
+gradcore_status check_labels(const int64_t *labels, int64_t rows, int64_t classes) noexcept;
+
 // Runs a call that may throw; the only exception the core lets through is std::bad_alloc.
 template <class F>
 gradcore_status guarded(F &&call) noexcept {

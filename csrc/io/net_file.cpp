@@ -449,7 +449,7 @@ gradcore_status read_progress(const std::string &text, const char *kind, int64_t
 
 }  // namespace
 
-gradcore_status write_optimizer(NetOptimizer &optimizer, WriteBytes write) {
+gradcore_status write_optimizer(const NetOptimizer &optimizer, WriteBytes write) {
   const gradcore_dtype dtype = optimizer.net.architecture().dtype;
   const std::vector<TensorInfo> tensors = state_tensors(optimizer);
   const std::vector<Place> places = state_places(optimizer, tensors, nullptr);

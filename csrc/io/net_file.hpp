@@ -32,7 +32,7 @@ gradcore_status read_net(index size, ReadBytes read, MakeNetwork make);
 // An optimizer's progress: its kind and step in the metadata, under "gradcore_optimizer", and its state vectors as
 // "state0.dense0.weight", .... Read into an optimizer of the same kind and net, which an error leaves as it was.
 // Both may throw std::bad_alloc.
-gradcore_status write_optimizer(NetOptimizer &optimizer, WriteBytes write);
+gradcore_status write_optimizer(const NetOptimizer &optimizer, WriteBytes write);
 gradcore_status read_optimizer(index size, ReadBytes read, NetOptimizer &optimizer);
 
 }  // namespace gradcore

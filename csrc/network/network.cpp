@@ -211,8 +211,7 @@ gradcore_status Network::check_training_rows(index rows) const noexcept {
 
 gradcore_status Network::check_target(const gradcore_target_data *target, int loss, index rows) const noexcept {
   if (!target) return fail(GRADCORE_INVALID_ARGUMENT, "target: expected labels or values, got NULL");
-  if (loss < 0 || loss >= GRADCORE_NUM_LOSSES)
-    return fail(GRADCORE_INVALID_ARGUMENT, "loss: expected 0 to %d, got %d", GRADCORE_NUM_LOSSES - 1, loss);
+  GRADCORE_TRY(check_loss(loss));
   const index out = net_.out_features();
   const index got = target->labels ? target->num_labels : target->values.rows;
   if (target->labels && loss != GRADCORE_CROSS_ENTROPY)
@@ -221,13 +220,7 @@ gradcore_status Network::check_target(const gradcore_target_data *target, int lo
   if (got != rows)
     return fail(GRADCORE_INVALID_ARGUMENT, "target: expected %lld rows as in the input, got %lld", (long long)rows,
                 (long long)got);
-  if (target->labels) {
-    for (index r = 0; r < rows; r++)
-      if (target->labels[r] < 0 || target->labels[r] >= out)
-        return fail(GRADCORE_INVALID_ARGUMENT, "target[%lld]: expected a label in [0, %lld), got %lld", (long long)r,
-                    (long long)out, (long long)target->labels[r]);
-    return GRADCORE_OK;
-  }
+  if (target->labels) return check_labels(target->labels, rows, out);
   return with_schedule([&](auto &schedule) {
     using T = Element<decltype(schedule)>;
     const KernelSet<T> &kernels = current_target().template set<T>();
@@ -414,8 +407,8 @@ NetOptimizer::NetOptimizer(Network &net, const gradcore_optimizer_config &config
   else
     f32 = std::make_unique<Optimizer<float>>(config, architecture.flat_size);
 }
-gradcore_optimizer_config &NetOptimizer::config() noexcept { return f32 ? f32->config : f64->config; }
-index &NetOptimizer::step() noexcept { return f32 ? f32->step : f64->step; }
+gradcore_optimizer_config &NetOptimizer::config() const noexcept { return f32 ? f32->config : f64->config; }
+index &NetOptimizer::step() const noexcept { return f32 ? f32->step : f64->step; }
 int NetOptimizer::num_states() const noexcept { return f32 ? f32->num_states() : f64->num_states(); }
 void *NetOptimizer::state(int i) const noexcept {
   return f32 ? static_cast<void *>(f32->state(i)) : static_cast<void *>(f64->state(i));

@@ -18,8 +18,8 @@ class NetOptimizer {
  public:
   NetOptimizer(Network &net, const gradcore_optimizer_config &config);
 
-  gradcore_optimizer_config &config() noexcept;
-  index &step() noexcept;
+  gradcore_optimizer_config &config() const noexcept;
+  index &step() const noexcept;
   int num_states() const noexcept;
   void *state(int i) const noexcept;
 
