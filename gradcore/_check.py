@@ -266,7 +266,8 @@ def target(value: object, dtype: np.dtype[Any], loss: str, rows: int, columns: i
     if flat and columns == 1:
         values = values.reshape(rows, 1)
     if values.shape != (rows, columns):
-        raise ValueError(f"{name}: expected {_target_forms(loss, rows, columns)}, got {described(values)}")
+        meant = _meant(values, columns) if loss == "cross_entropy" and flat else ""
+        raise ValueError(f"{name}: expected {_target_forms(loss, rows, columns)}, got {described(values)}{meant}")
     return converted(values, dtype)
 
 
@@ -275,6 +276,12 @@ def _target_forms(loss: str, rows: int, columns: int) -> str:
     if loss == "cross_entropy":
         return f"integer labels [{rows}] or probabilities {values} for loss 'cross_entropy'"
     return f"values {values} for loss {loss!r}"
+
+
+def _meant(values: Array, columns: int) -> str:
+    """What to do about a column of floats in the place of labels: they are labels, or the loss is another."""
+    classes = bool(np.isin(values, np.arange(columns)).all())
+    return "; as labels: y.astype(int)" if classes else "; real values: mse, mae or huber, and one output"
 
 
 def data(

@@ -377,6 +377,18 @@ def test_columns_that_are_no_numbers_are_named():
             net.loss(np.ones((2, 2)), names)
 
 
+def test_floats_in_the_place_of_labels_are_told_from_real_values():
+    """A column that once held NaN holds its labels as floats; the target of a regression has another loss."""
+    net, x = gc.MLP([2, 3]), np.ones((3, 2))
+    with pytest.raises(
+        ValueError, match=r"target: expected integer labels .*, got float64 \(3,\); as labels: y.astype"
+    ):
+        gc.analyze(net, x, [0.0, 2.0, 1.0])
+    for target in ([0.5, 1.0, 2.0], [0.0, 1.0, 3.0], [[151.0], [75.0], [np.nan]]):
+        with pytest.raises(ValueError, match=r"; real values: mse, mae or huber, and one output$"):
+            gc.analyze(net, x, target)
+
+
 def test_inference_between_forward_and_backward_is_no_trap():
     """backward belongs to the last forward(training=True); an inference in between is refused or harmless."""
     setup = fresh()

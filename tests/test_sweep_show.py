@@ -115,8 +115,9 @@ def test_page_is_well_formed(shown, tmp_path):
 
 
 def test_a_net_too_shallow_for_a_gain_is_no_alarm():
-    shallow = gc.sweep({"depth": [1, 2]}, batch_size=16, progress=False)
+    shallow = gc.sweep({"depth": [1, 2], "seed": range(2)}, batch_size=16, progress=False)
     page = sweep_html.render(shallow)
+    assert "n/a to n/a" not in page
     assert page.count(">n/a</text>") == 2 and 'rect class="bad"' not in page
     pytest.importorskip("matplotlib")
     assert [text.get_text() for text in shallow.plot().axes[0].texts] == ["n/a", "n/a"]
@@ -138,6 +139,7 @@ def test_figure(shown, tmp_path):
     pytest.importorskip("matplotlib")
     figure = shown.plot()
     assert len(figure.axes) >= 2
+    assert ("deeper half" in figure.axes[-1].get_ylabel()) == sweep_story.is_phase_diagram(shown)
     figure.savefig(tmp_path / "sweep.png", dpi=40)
 
 

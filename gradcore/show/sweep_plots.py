@@ -42,7 +42,8 @@ def plot(result: SweepResult) -> Any:
     lines = [line for ax in axes.flat for line in ax.get_lines() if line.get_label() == _THEORY]
     if lines:
         figure.legend(handles=lines[:1], loc="outside lower center", frameon=False)
-    bar = figure.colorbar(images[0], ax=axes, label="gain of |gradient|$^2$ per layer", pad=0.01)
+    where = ",\ndeeper half of the layers" if sweep_story.is_phase_diagram(result) else ""
+    bar = figure.colorbar(images[0], ax=axes, label=f"gain of |gradient|$^2$ per layer{where}", pad=0.01)
     bar.set_ticks([-1.0, -0.5, 0.0, 0.5, 1.0], labels=["0.5", "0.71", "1", "1.4", "2"])
     return figure
 

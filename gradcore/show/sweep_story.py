@@ -233,7 +233,7 @@ def cells(row: Row, names: Sequence[str]) -> list[str]:
     special = {
         "gradients": verdict(row),
         "gain/layer": story.number(row["gain"], 3),
-        "over seeds": f"{story.number(row['gain_low'], 3)} to {story.number(row['gain_high'], 3)}",
+        "over seeds": _range(row["gain_low"], row["gain_high"]),
         "theory": story.number(row["predicted_gain"], 3),
         "deep": story.number(row["deep_gain"], 3),
         "chi*": story.number(row["chi_star"], 3),
@@ -243,6 +243,11 @@ def cells(row: Row, names: Sequence[str]) -> list[str]:
         "cause": (row["cause"] or "").replace("_", " "),
     }
     return [special[name] if name in special else tick(name, row[name]) for name in names]
+
+
+def _range(low: float, high: float) -> str:
+    """From the lowest to the highest; a net too shallow for a gain has neither."""
+    return story.number(low, 3) if math.isnan(low) else f"{story.number(low, 3)} to {story.number(high, 3)}"
 
 
 _TERMS = (
