@@ -1,6 +1,6 @@
 // The vector layer: about thirty verbs over the compiler's vector extensions. No include guard:
 // each file in targets/ includes it once, inside its target region, after defining
-//   GRADCORE_TARGET        the namespace of this target (baseline, avx2, avx512, neon)
+//   GRADCORE_TARGET        the namespace of this target (baseline, avx2, avx512, avx512_bf16, neon)
 //   GRADCORE_VECTOR_BYTES  16, 32 or 64
 // Kernels are templates over the element type T (float or double) and use these names only; they
 // call no standard-library function, which would be compiled for the baseline CPU.

@@ -10,7 +10,7 @@ namespace gradcore {
 
 // Before the product that activation_forward follows, where threads share rows: the others have read delta for weight
 // gradients, and what takes its lines back from them goes on beside the product (b32 w64: 1.01 to 1.02 times as fast;
-// bench/README.md).
+// bench/experiments.md).
 template <class T>
 void activation_take_lines(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &tile) noexcept {
   if (layer.saves_derivative)
