@@ -1,8 +1,8 @@
 // Batch norm over the rows of a batch (Ioffe & Szegedy 2015, arXiv:1502.03167).
 //
-//   y = (z - mean) * inv_std * gamma + beta                                            (BN.0)
-//   dbeta = sum_r dy,  dgamma = sum_r dy * zhat,  zhat = (z - mean) * inv_std          (BN.1)
-//   dz = gamma * inv_std * (dy - dbeta / N - zhat * dgamma / N)                        (BN.2)
+//   y = (z - mean) * inv_std * gamma + beta                                            (BN.5)
+//   dbeta = sum_r dy,  dgamma = sum_r dy * zhat,  zhat = (z - mean) * inv_std          (BN.6)
+//   dz = gamma * inv_std * (dy - dbeta / N - zhat * dgamma / N)                        (BN.7)
 //
 // Each tile gives its mean and M2 = sum (z - mean_tile)^2; all threads meet; the partials are merged
 // in tile order without cancellation (Chan, Golub & LeVeque 1983): with E[z^2] - E[z]^2 a column of
@@ -132,7 +132,7 @@ void batch_norm_merge_sums(const LayerState<T> &layer, const RowPlan &plan, Shar
   });
 }
 
-// delta: dy -> dz (BN.2).
+// delta: dy -> dz (BN.7).
 template <class T>
 void batch_norm_backward(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &tile) noexcept {
   T *delta = layer.delta.rows(tile);
