@@ -167,9 +167,9 @@ def dtype_name(value: object) -> str:
     return str(name)
 
 
-def seed(value: object) -> int | None:
+def seed(value: object, name: str = "seed") -> int | None:
     """None, or a whole number >= 0."""
-    return None if value is None else integer(value, "seed", 0)
+    return None if value is None else integer(value, name, 0)
 
 
 # ---- arrays --------------------------------------------------------------------------------------------

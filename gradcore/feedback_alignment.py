@@ -62,10 +62,9 @@ class DirectFeedbackMLP(MLP):
         **options: Any,
     ) -> None:
         scale = _check.positive(feedback_scale, "feedback_scale")
-        if feedback_seed is not None:
-            feedback_seed = _check.integer(feedback_seed, "feedback_seed", 0)
+        seed = _check.seed(feedback_seed, "feedback_seed")
         super().__init__(widths, **options)
-        entropy = None if feedback_seed is None else [feedback_seed, _FEEDBACK_STREAM]
+        entropy = None if seed is None else [seed, _FEEDBACK_STREAM]
         streams = np.random.SeedSequence(entropy).spawn(self.depth - 1)
         self.feedback: tuple[Array, ...] = tuple(
             (scale / math.sqrt(width) * np.random.default_rng(stream).standard_normal((width, self.out_features)))

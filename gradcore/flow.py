@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -158,8 +160,7 @@ def recorded(net: _core.Net, widths: Sequence[int], dtype: str) -> GradientFlow:
         num_layers=len(layers),
         batch_size=batch_size,
         dtype=dtype,
-        **_activation_fields(layers, np.array(widths[1:]), batch_size),
-        **_gradient_fields(layers),
+        **_fields(layers, np.array(widths[1:])),
         delta_histogram=histograms(_DELTA),
         weight_grad_histogram=histograms(_WEIGHT_GRAD),
         exponents=np.arange(lowest, lowest + num_bins, dtype=np.int64),
@@ -168,48 +169,44 @@ def recorded(net: _core.Net, widths: Sequence[int], dtype: str) -> GradientFlow:
     )
 
 
-def _column(layers: Sequence[_core.LayerFlow], get: Callable[[_core.LayerFlow], float]) -> Floats:
-    return np.array([get(layer) for layer in layers], dtype=np.float64)
+# Fields of a GradientFlow, and where the library's LayerFlow has them: as they are, or as a part and the whole.
+_VALUES = {
+    "activation_mean": "activation.mean",
+    "activation_var": "activation.variance",
+    "activation_max_abs": "activation.max_abs",
+    "activation_norm": "activation.norm",
+    "mean_squared_derivative": "mean_squared_derivative",
+    "delta_mean": "delta.mean",
+    "delta_var": "delta.variance",
+    "delta_max_abs": "delta.max_abs",
+    "delta_norm": "delta.norm",
+    "grad_output_norm": "grad_output_norm",
+    "grad_preact_norm": "grad_preact_norm",
+    "weight_norm": "weight_norm",
+    "weight_grad_norm": "weight_grad.norm",
+    "weight_grad_max_abs": "weight_grad.max_abs",
+    "bias_grad_norm": "bias_grad_norm",
+}
+_SHARES = {
+    "activation_nonfinite_share": ("activation.nonfinite", "activation.count"),
+    "activation_zero_share": ("act_zeros", "activation.count"),
+    "saturated_share": ("saturated", "activation.count"),
+    "delta_zero_share": ("delta.zeros", "delta.count"),
+    "delta_subnormal_share": ("delta.subnormals", "delta.count"),
+    "delta_nonfinite_share": ("delta.nonfinite", "delta.count"),
+    "weight_grad_zero_share": ("weight_grad.zeros", "weight_grad.count"),
+    "weight_grad_nonfinite_share": ("weight_grad.nonfinite", "weight_grad.count"),
+    "update_ratio": ("update_norm", "weight_norm"),
+}
 
 
-def _activation_fields(layers: Sequence[_core.LayerFlow], units: Ints, batch_size: int) -> dict[str, Any]:
+def _fields(layers: Sequence[_core.LayerFlow], units: Ints) -> dict[str, Any]:
+    @cache
+    def column(place: str) -> Floats:
+        return np.array(list(map(attrgetter(place), layers)), dtype=np.float64)
+
     dead = np.array([layer.dead_units for layer in layers], dtype=np.int64)
-    entries = units * float(batch_size)
-    return {
-        "activation_mean": _column(layers, lambda layer: layer.activation.mean),
-        "activation_var": _column(layers, lambda layer: layer.activation.variance),
-        "activation_max_abs": _column(layers, lambda layer: layer.activation.max_abs),
-        "activation_norm": _column(layers, lambda layer: layer.activation.norm),
-        "activation_nonfinite_share": _column(layers, lambda layer: layer.activation.nonfinite) / entries,
-        "activation_zero_share": _column(layers, lambda layer: layer.act_zeros) / entries,
-        "saturated_share": _column(layers, lambda layer: layer.saturated) / entries,
-        "dead_units": dead,
-        "dead_share": dead / units,
-        "mean_squared_derivative": _column(layers, lambda layer: layer.mean_squared_derivative),
-    }
-
-
-def _gradient_fields(layers: Sequence[_core.LayerFlow]) -> dict[str, Any]:
-    delta_entries = _column(layers, lambda layer: layer.delta.count)
-    weights = _column(layers, lambda layer: layer.weight_grad.count)
-    weight_norm = _column(layers, lambda layer: layer.weight_norm)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        update_ratio = _column(layers, lambda layer: layer.update_norm) / weight_norm
-    return {
-        "delta_mean": _column(layers, lambda layer: layer.delta.mean),
-        "delta_var": _column(layers, lambda layer: layer.delta.variance),
-        "delta_max_abs": _column(layers, lambda layer: layer.delta.max_abs),
-        "delta_norm": _column(layers, lambda layer: layer.delta.norm),
-        "delta_zero_share": _column(layers, lambda layer: layer.delta.zeros) / delta_entries,
-        "delta_subnormal_share": _column(layers, lambda layer: layer.delta.subnormals) / delta_entries,
-        "delta_nonfinite_share": _column(layers, lambda layer: layer.delta.nonfinite) / delta_entries,
-        "grad_output_norm": _column(layers, lambda layer: layer.grad_output_norm),
-        "grad_preact_norm": _column(layers, lambda layer: layer.grad_preact_norm),
-        "weight_norm": weight_norm,
-        "weight_grad_norm": _column(layers, lambda layer: layer.weight_grad.norm),
-        "weight_grad_max_abs": _column(layers, lambda layer: layer.weight_grad.max_abs),
-        "weight_grad_zero_share": _column(layers, lambda layer: layer.weight_grad.zeros) / weights,
-        "weight_grad_nonfinite_share": _column(layers, lambda layer: layer.weight_grad.nonfinite) / weights,
-        "bias_grad_norm": _column(layers, lambda layer: layer.bias_grad_norm),
-        "update_ratio": update_ratio,
-    }
+    values = {name: column(place) for name, place in _VALUES.items()}
+    with np.errstate(invalid="ignore", divide="ignore"):  # an update of weights that are zero
+        shares = {name: column(part) / column(whole) for name, (part, whole) in _SHARES.items()}
+    return {**values, **shares, "dead_units": dead, "dead_share": dead / units}
