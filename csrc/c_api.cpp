@@ -3,6 +3,8 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <string>
+#include <utility>
 
 #include "handles.hpp"
 #include "init/initialize.hpp"
@@ -131,8 +133,11 @@ gradcore_status gradcore_net_initialize_words(gradcore_net *net, int32_t initial
 }
 gradcore_status gradcore_net_initialize(gradcore_net *net, int32_t initializer, uint64_t seed) {
   const uint32_t words[] = {uint32_t(seed), uint32_t(seed >> 32)};
-  GRADCORE_TRY(gradcore_net_initialize_words(net, initializer, words, words[1] ? 2 : 1));
-  return guarded([&] { return net->set_origin(kInitializerNames[initializer], std::to_string(seed)); });
+  return guarded([&] {
+    std::string digits = std::to_string(seed);  // takes memory: before the weights change
+    GRADCORE_TRY(gradcore_net_initialize_words(net, initializer, words, words[1] ? 2 : 1));
+    return net->set_origin(kInitializerNames[initializer], std::move(digits));
+  });
 }
 
 gradcore_status gradcore_net_set_threads(gradcore_net *net, gradcore_parallel_for parallel_for, void *context,

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <initializer_list>
+#include <optional>
 #include <vector>
 
 #include "error.hpp"
@@ -234,28 +235,27 @@ gradcore_status gradcore_op_dense_backward(int32_t dtype, const gradcore_matrix 
     const int64_t n = input->rows, in = weight->cols, out = weight->rows;
     const double flops = 2.0 * double(n) * double(in) * double(out);
     const T *dy = static_cast<const T *>(grad_output->data);
-    AlignedBuffer packed;
-    if (grad_input) {
-      pack_weight(kernels, *weight, false, packed);
-      for_tiles(n, flops, [&](int64_t first, int64_t rows) {
-        gemm(kernels, rows, out, in, dy + first * grad_output->stride, grad_output->stride,
-             RightMatrix<T>{static_cast<const T *>(packed.data())}, static_cast<T *>(grad_input) + first * in, in,
-             TileInit::zero, static_cast<const T *>(nullptr));
-      });
-    }
-    if (grad_weight) {
-      const PaddedCopy<T> x(kernels, *input);
-      for_tiles(out, flops, [&](int64_t first, int64_t rows) {
-        gemm_params(kernels, n, in, first, first + rows, dy, grad_output->stride, x.data(), x.ld,
-                    static_cast<T *>(grad_weight), false);
-      });
-    }
+    AlignedBuffer packed;  // all memory comes first: without it, nothing is touched
+    if (grad_input) pack_weight(kernels, *weight, false, packed);
+    std::optional<PaddedCopy<T>> x;
+    if (grad_weight) x.emplace(kernels, *input);
     if (grad_bias) {
       const std::vector<double> sums = sums_of_tiles<T>(n, out, [&](int64_t first, int64_t rows, T *partial) {
         kernels.column_sum(rows, out, dy + first * grad_output->stride, grad_output->stride, false, partial);
       });
       std::copy(sums.begin(), sums.end(), static_cast<T *>(grad_bias));
     }
+    if (grad_input)
+      for_tiles(n, flops, [&](int64_t first, int64_t rows) {
+        gemm(kernels, rows, out, in, dy + first * grad_output->stride, grad_output->stride,
+             RightMatrix<T>{static_cast<const T *>(packed.data())}, static_cast<T *>(grad_input) + first * in, in,
+             TileInit::zero, static_cast<const T *>(nullptr));
+      });
+    if (grad_weight)
+      for_tiles(out, flops, [&](int64_t first, int64_t rows) {
+        gemm_params(kernels, n, in, first, first + rows, dy, grad_output->stride, x->data(), x->ld,
+                    static_cast<T *>(grad_weight), false);
+      });
     return GRADCORE_OK;
   });
 }

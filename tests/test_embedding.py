@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -326,6 +327,13 @@ def test_nets_in_several_threads(compile_program):
     """On the library's threads and on a pool of the host's; under ThreadSanitizer in .ci/run."""
     program = compile_program(native.ROOT / "tests" / "embed" / "threads.cpp", "-pthread")
     assert native.run(program) == "the same bits alone and together\n"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="stands in front of glibc's malloc")
+def test_nothing_changes_where_memory_ends(compile_program, tmp_path):
+    """Each allocation of each call fails once."""
+    out = native.run(compile_program(native.ROOT / "tests" / "embed" / "memory.c"), cwd=tmp_path)
+    assert int(re.fullmatch(r"refused (\d+) times, nothing changed\n", out)[1]) > 100
 
 
 # gradcore_optimizer_kind, and the optimizer that tests/embed/resume.c makes of it.

@@ -127,8 +127,9 @@ index net_file_size(const Network &net, const std::string &head) {
 }
 
 gradcore_status write_net(const Network &net, const std::string &head, WriteBytes write) {
+  const std::vector<Place> parts = places(net);  // which takes memory: before anything is written
   GRADCORE_TRY(write(head.data(), head.size()));
-  for (const Place &place : places(net))
+  for (const Place &place : parts)
     GRADCORE_TRY(write(bytes_of(place, net.architecture().dtype), std::size_t(place.bytes)));
   return GRADCORE_OK;
 }
