@@ -5,8 +5,6 @@ from functools import cache
 
 import numpy as np
 
-import reference
-
 # ---- statistics of one array -----------------------------------------------------------------
 
 
@@ -160,9 +158,3 @@ def gradient_flow(net, params, trace, grads, dtype):
             | {"delta_histogram": exponent_histogram(delta), "weight_grad_histogram": exponent_histogram(weight_grad)}
         )
     return {field: np.array([row[field] for row in rows]) for field in rows[0]}
-
-
-def recorded_flow(net, params, x, target, loss, dtype):
-    """Gradient flow of one training pass."""
-    _, grads, trace = reference.loss_and_gradients(net, params, x, target, loss)
-    return gradient_flow(net, params, trace, grads, dtype)
