@@ -49,7 +49,7 @@ void derivative(int activation, int64_t count, const double *x, double *slopes) 
 
 gradcore_status check_input(const gradcore_matrix &input, int64_t rows, int64_t cols) noexcept {
   if (!input.data) return null_argument("input.data");
-  if (input.rows != rows || input.cols != cols || input.stride < cols)
+  if (input.rows != rows || input.cols != cols || (rows > 1 && input.stride < cols))
     return fail(GRADCORE_INVALID_ARGUMENT,
                 "input: expected that of the recorded pass, [%lld, %lld], got [%lld, %lld] with a stride of %lld",
                 (long long)rows, (long long)cols, (long long)input.rows, (long long)input.cols,

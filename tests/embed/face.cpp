@@ -188,6 +188,10 @@ void diagnosis() {
   CHECK(judgement.verdict == GRADCORE_VERDICT_HEALTHY);  // Adam rescales them: all entries are above its eps
   CHECK(diagnosis.finding(0).severity == GRADCORE_INFO);
   diagnosis.reset();
+  const gc::Matrix<const double> row(x.data(), 1, 16, 0);  // of which the stride leads nowhere
+  diagnosis.add(row, net.loss_and_gradients(row, std::array<std::int64_t, 1>{1}, gc::Loss::cross_entropy, true));
+  CHECK(diagnosis.judge().num_passes == 1);
+  diagnosis.reset();
   diagnosis.add(0.0);
   CHECK(diagnosis.judge().verdict == GRADCORE_VERDICT_HEALTHY);  // a loss of zero: nothing to learn
 }

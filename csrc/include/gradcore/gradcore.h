@@ -234,7 +234,7 @@ GRADCORE_API int64_t gradcore_net_workspace_bytes(const gradcore_net *net);
 /* A matrix of the caller, [rows, cols] of the net's dtype, row-major. */
 typedef struct gradcore_matrix {
   const void *data;
-  int64_t rows, cols, stride; /* stride >= cols */
+  int64_t rows, cols, stride; /* stride >= cols, but for a single row */
 } gradcore_matrix;
 
 /* The same, to write to; between the rows nothing is touched. */
