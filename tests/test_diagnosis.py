@@ -119,6 +119,7 @@ def test_what_takes_more_than_passes_is_left_out(rng):
 def test_c_program_prints_the_verdict(compile_program):
     program = compile_program(native.EXAMPLES / "c" / "diagnose.c")
     assert native.run(program, "tanh", 10).startswith("healthy: slope")
+    assert native.run(program, "relu", 1) == "healthy: too few layers for a slope\n"
     with pytest.raises(
         AssertionError, match=r"(?s)vanishing: slope -.*\[critical\] vanishing.*cause: activation_slope"
     ):

@@ -4,6 +4,7 @@
  *
  * Prints the verdict, the slope beside its healthy band, and every finding. Exits with 0 for a healthy design. */
 #include <gradcore/gradcore.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,9 +57,12 @@ static void measure(gradcore_net *net, gradcore_diagnosis *diagnosis) {
 }
 
 static void print_findings(const gradcore_diagnosis *diagnosis, const gradcore_judgement *judgement) {
-  printf("%s: slope %+.3f a layer, 95 %% interval %+.3f to %+.3f, healthy within +-%.3f\n",
-         gradcore_verdict_name(judgement->verdict), judgement->systematic, judgement->systematic_low,
-         judgement->systematic_high, judgement->band);
+  printf("%s: ", gradcore_verdict_name(judgement->verdict));
+  if (isnan(judgement->systematic))
+    printf("too few layers for a slope\n");
+  else
+    printf("slope %+.3f a layer, 95 %% interval %+.3f to %+.3f, healthy within +-%.3f\n", judgement->systematic,
+           judgement->systematic_low, judgement->systematic_high, judgement->band);
   for (int32_t i = 0; i < judgement->num_findings; i++) {
     gradcore_finding finding = {.size = sizeof finding};
     check(gradcore_diagnosis_finding(diagnosis, i, &finding));
