@@ -137,3 +137,22 @@ def test_the_source_folder_alone_says_what_it_is(tmp_path):
     run = subprocess.run([sys.executable, "-c", "import gradcore"], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 1
     assert f"ImportError: {source} is gradcore's source, without the native module" in run.stderr
+
+
+SUBINTERPRETER = """
+try:
+    import _interpreters as interpreters
+except ImportError:  # before Python 3.13
+    import _xxsubinterpreters as interpreters
+interpreters.run_string(interpreters.create(), '''
+try:
+    import gradcore
+except ImportError as error:
+    print(error, flush=True)
+''')
+"""
+
+
+def test_a_subinterpreter_is_refused(run_python):
+    """Before Python 3.12, loading the module there would never end."""
+    assert "subinterpreter" in run_python(SUBINTERPRETER)

@@ -477,6 +477,18 @@ void bind_net(py::module_ &m) {
 }  // namespace
 }  // namespace gradcore::bindings
 
+// Before Python 3.12, a thread that enters a subinterpreter keeps the state of the interpreter that it came from, which
+// pybind11 asks for as it loads: it would wait for ever for the lock that this thread holds itself.
+#if PY_VERSION_HEX < 0x030C0000 && !defined(PYPY_VERSION)
+extern "C" PyObject *gradcore_core_init();
+extern "C" PYBIND11_EXPORT PyObject *PyInit__core() {
+  if (PyGILState_GetThisThreadState() == PyThreadState_Get()) return gradcore_core_init();
+  PyErr_SetString(PyExc_ImportError, "gradcore cannot be loaded in a subinterpreter");
+  return nullptr;
+}
+#define PyInit__core gradcore_core_init  // what pybind11 defines
+#endif
+
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   using namespace gradcore::bindings;
   m.doc() = "Bindings of libgradcore; use the functions of the package gradcore instead.";
