@@ -38,7 +38,8 @@ class Tensors(Mapping[str, Array]):
     stay so.
 
     While any view of the parameters is held, each call of the net prepares its weights anew, since they
-    may have been written: in a training loop, do not keep views.
+    may have been written: in a training loop, do not keep views. `copy.deepcopy(net.parameters)` and pickles hold
+    the values of that moment, in memory of their own.
     """
 
     def __init__(self, flat: Callable[[], Array], table: Sequence[tuple[str, int, list[int]]]) -> None:
@@ -52,9 +53,10 @@ class Tensors(Mapping[str, Array]):
 
     def like(self, flat: Array) -> Tensors:
         """The same names over another buffer of the same layout, such as a sum of gradients."""
-        other = Tensors(lambda: flat, ())
-        other._table = self._table
-        return other
+        return _tensors_over(flat, self._table)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _tensors_over, (self.flat, self._table)
 
     def __getitem__(self, name: str) -> Array:
         offset, shape = self._table[name]
@@ -76,6 +78,10 @@ class Tensors(Mapping[str, Array]):
 
     def __repr__(self) -> str:
         return "{" + ", ".join(f"{name!r}: {list(shape)}" for name, (_, shape) in self._table.items()) + "}"
+
+
+def _tensors_over(flat: Array, table: Mapping[str, tuple[int, tuple[int, ...]]]) -> Tensors:
+    return Tensors(lambda: flat, [(name, offset, list(shape)) for name, (offset, shape) in table.items()])
 
 
 class MLP:

@@ -1,8 +1,10 @@
 """save and load: exact, readable by others, atomic, and nothing but a whole gradcore file is taken."""
 
+import copy
 import errno
 import json
 import os
+import pickle
 import struct
 
 import numpy as np
@@ -428,3 +430,18 @@ def test_the_state_of_another_optimizer_is_refused_and_changes_nothing(tmp_path)
     assert all((a == b).all() for a, b in zip(before, optimizer._core.states(), strict=True))
     with pytest.raises(FileNotFoundError):
         optimizer.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda tensors: pickle.loads(pickle.dumps(tensors))])
+@pytest.mark.parametrize("name", ["parameters", "gradients", "buffers"])
+def test_copies_of_tensors_hold_the_values_of_their_moment(name, duplicate):
+    net = gc.MLP([3, 4, 2], normalization="batch")
+    tensors = getattr(net, name)
+    tensors.flat[...] = 1
+    before = duplicate(tensors)
+    tensors.flat[...] = 2
+    assert type(before) is type(tensors) and list(before) == list(tensors)
+    for key, values in before.items():
+        assert values.shape == tensors[key].shape and (values == 1).all()
+    before.flat[...] = 3
+    assert (tensors.flat == 2).all()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -55,6 +56,15 @@ def test_it_tells_what_it_did_to_people_and_to_programs(cure):
     assert record["remedies"][0]["effect"] == cure.remedies[0].effect
     assert record["net"]["widths"] == list(cure.net.widths)
     assert "vanishing -> healthy" in repr(cure)
+
+
+def test_it_can_be_pickled_with_its_reports_and_remedies(cure):
+    """So it comes back from another process, and may be applied there."""
+    other = pickle.loads(pickle.dumps(cure))
+    assert other.to_json() == cure.to_json() and str(other) == str(cure)
+    for there, here in zip(other.before.tried, cure.before.tried, strict=True):
+        assert_same_bits(there.apply().parameters, copies(here.apply().parameters))
+        np.testing.assert_equal(there.prepare(X, LABELS), here.prepare(X, LABELS))
 
 
 def test_a_healthy_net_stays_as_it_is():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,7 +106,7 @@ def remedy_of(
         reason=candidate.reason,
         after=after,
         note="; ".join(filter(None, (candidate.note, _weights_note(candidate, case), norm, comparison))),
-        _apply=lambda: candidate.build(case),
+        _apply=partial(candidate.build, case),  # no lambda: reports and remedies are pickled
         _prepare=Preparation.of(candidate, case),
         **results,
     )
