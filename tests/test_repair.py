@@ -115,6 +115,20 @@ def test_a_net_that_nothing_helps_is_said_not_to_be_cured():
     assert [remedy.helps for remedy in cure.before.tried] == [False, False]
 
 
+def test_an_interrupted_analysis_ends_the_repair():
+    seen = []
+
+    def stop(done, total, what):
+        seen.append(what)
+        if done == 2:
+            raise KeyboardInterrupt
+
+    cure = gc.repair(sick_net(), X, LABELS, progress=stop)
+    assert seen == ["measuring gradients"] * 3
+    assert not cure.cured and cure.before.conditions["interrupted"] and cure.before.tried == ()
+    assert "not cured, no remedy was tried" in str(cure)
+
+
 def test_arguments_are_checked():
     with pytest.raises(ValueError, match="rounds: expected a whole number >= 1"):
         gc.repair(sick_net(), X, LABELS, rounds=0)

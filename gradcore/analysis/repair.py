@@ -100,6 +100,8 @@ def repair(
 
     Returns:
         Repair. Where the net was healthy or no remedy helped, nothing is changed: `cured` tells which.
+        An interrupt (KeyboardInterrupt) of an analysis ends it with what is there; one of the trials ends these, and
+        the best remedy so far is applied.
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -112,7 +114,8 @@ def repair(
     found = Repair(net.copy(), None, before.verdict == "healthy", before, before)
     found = replace(found, optimizer=_like(optimizer, found.net, found.training))
     for _ in range(rounds):
-        tried = [] if found.cured else found.after.remedies(progress=progress, **trials)
+        done = found.cured or found.after.conditions["interrupted"]
+        tried = [] if done else found.after.remedies(progress=progress, **trials)
         best = next((remedy for remedy in tried if remedy.helps), None)
         if best is None:
             break

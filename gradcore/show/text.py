@@ -280,5 +280,7 @@ def _repair_head(repair: Repair, terminal: Terminal) -> list[str]:
         return [terminal.style(f"{title}: no gradients to repair", "green")]
     if repair.cured:
         return [terminal.style(f"{title}: cured", "green")]
-    tried = "no remedy tried helped" if not repair.remedies else f"still {repair.after.verdict.replace('_', '-')}"
+    tried = "no remedy tried helped" if repair.before.tried else "no remedy was tried"
+    if repair.remedies:
+        tried = f"still {repair.after.verdict.replace('_', '-')}"
     return [terminal.style(f"{title}: not cured, {tried}", "red")]
