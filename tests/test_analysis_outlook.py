@@ -130,6 +130,16 @@ def test_a_rate_is_called_too_large_although_the_loss_falls_for_a_while(hidden, 
     assert gc.analyze(net, x / 8 - 1, labels, optimizer=optimizer(net, lr=lr / 50)).findings == ()
 
 
+def test_small_changes_of_many_layers_are_tried_at_a_lower_rate_too():
+    """26 layers, each changed by 6 % of its weights and all of them by 150 %: 600 steps learn nothing to speak of."""
+    x, labels = load_digits(return_X_y=True)
+    net = gc.MLP([64] + [32] * 25 + [10], activation="tanh")
+    fast, slow = (gc.analyze(net, x / 8 - 1, labels, optimizer=gc.optim.Adam(net, lr=lr)) for lr in (1e-2, 1e-3))
+    assert (first(fast).kind, first(fast).cause) == ("exploding", "learning_rate")
+    assert "at a tenth of this rate" in first(fast).explanation
+    assert slow.findings == ()
+
+
 @pytest.mark.parametrize(
     ("source", "hidden", "width", "verdict"),
     [("digits", 4, 48, "healthy"), ("waves", 6, 32, "healthy"), ("diabetes", 6, 32, "exploding")],

@@ -109,7 +109,10 @@ def steps_in_doubt(subject: Subject) -> Doubt | None:
         return Doubt(what, update, falling=True)
     base = max(subject.measurement.loss, guess)
     noise = _noise_of_loss(subject, base, len(losses) - len(losses) // 2)
-    stays = no_lower(losses) and later > base + noise
+    # Changes of many layers, each a part of its weights, add up to one as large as what the net computes.
+    whole = float(np.sum(rehearsal.update_ratio, where=np.isfinite(rehearsal.update_ratio)))
+    replaces = whole > subject.limits.largest_update and later + noise >= guess
+    stays = replaces or (no_lower(losses) and later > base + noise)
     if subject.case.optimizer is not None and (stays or peak > base + _noise_of_loss(subject, base, 1)):
         what = f"in {len(losses)} of them the loss goes from {first:.3g} up to {peak:.3g}."
         return Doubt(what, update, rising=True, passing=not stays)
