@@ -148,7 +148,8 @@ def read_csv(path: str, target: str | None) -> tuple[np.ndarray, np.ndarray, lis
 
     The first line is a header when a cell of it is text in a column whose next cell is a number
     (or when every cell of it is text and there are no numbers to compare). All columns but the
-    target must be numbers; the target may be text.
+    target must be numbers; the target may be text. A first column without a name that counts the rows, as pandas and R
+    write it, is no feature.
     """
     lines, rows, delimiter = _read_cells(path)
     header = rows[0] if _is_header(rows) else None
@@ -156,16 +157,19 @@ def read_csv(path: str, target: str | None) -> tuple[np.ndarray, np.ndarray, lis
         lines, rows = lines[1:], rows[1:]
     names = [name.strip() for name in header] if header else [f"column {i}" for i in range(len(rows[0]))]
     chosen = _target_column(path, target, names, bool(header))
-    if len(names) < 2:
+    counted = bool(header) and chosen != 0 and not names[0] and _counts([cells[0].strip() for cells in rows])
+    features = [i for i in range(int(counted), len(names)) if i != chosen]
+    if not features:
         raise ValueError(f"{path}: expected features and a target, got one column (delimiter {delimiter!r})")
-    x = np.empty((len(rows), len(names) - 1), np.float32)
-    features = [i for i in range(len(names)) if i != chosen]
+    x = np.empty((len(rows), len(features)), np.float32)
     for row, (line, cells) in enumerate(zip(lines, rows, strict=True)):
         for column, i in enumerate(features):
             x[row, column] = _number(path, line, names[i], cells[i])
         _require_present(path, line, names[chosen], cells[chosen])
     raw = _target_values(path, lines, names[chosen], [cells[chosen].strip() for cells in rows])
     first = "line 1 read as header" if header else "no header line"
+    if counted:
+        first += ", without the column that counts the rows"
     return x, raw, [f"{path}: {len(rows)} rows, {len(features)} features, {first}; target {names[chosen]!r}"]
 
 
@@ -210,6 +214,11 @@ def _is_header(rows: list[list[str]]) -> bool:
     if not any(numbers_below):
         return all(text)
     return any(above and below for above, below in zip(text, numbers_below, strict=True))
+
+
+def _counts(cells: list[str]) -> bool:
+    """Whether they are 0, 1, 2, ... or 1, 2, 3, ..."""
+    return any(cells == [str(start + row) for row in range(len(cells))] for start in (0, 1))
 
 
 def _is_number(cell: str) -> bool:

@@ -59,7 +59,12 @@ class Tensors(Mapping[str, Array]):
         return _tensors_over, (self.flat, self._table)
 
     def __getitem__(self, name: str) -> Array:
-        offset, shape = self._table[name]
+        try:
+            offset, shape = self._table[name]
+        except KeyError:
+            names = list(self._table)
+            shown = ", ".join(names if len(names) <= 6 else [*names[:4], "...", names[-1]]) or "none"
+            raise KeyError(f"expected one of {shown}; got {name!r}") from None
         size = shape[0] * (shape[1] if len(shape) == 2 else 1)
         return self._flat()[offset : offset + size].reshape(shape)
 

@@ -170,6 +170,7 @@ def test_every_error_is_one_line_and_code_2(capsys, arguments, message):
         ("a,b\n1,2\n1e60,3\n", "line 3, 'a': expected a finite float32, got 1e60"),
         ("a,b\n1,2\n3,maybe\n", "line 3, 'b': expected a number as in the rows above, got 'maybe'"),
         ("a\n1\n2\n", "expected features and a target, got one column"),
+        (",a\n0,1\n1,2\n", "expected features and a target, got one column"),
         ("1,7\n2,7\n", "at least 2 classes in the target, got only 7"),
         ('a,b\n1,"2\n', "line 2: unexpected end of data"),
         ("1,2,0\n1_0,2,1\n", "line 2, 'column 0': expected a number, got '1_0'"),
@@ -202,6 +203,23 @@ def test_headers_and_delimiters(csv, text, rows, header):
     table = _data.load(csv(text))
     assert table.x.shape == (rows, 1)
     assert ("read as header" in table.notes[0]) == header
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "features"),
+    [
+        (",a,b\n0,5,0\n1,3,1\n2,9,0\n", None, [5, 3, 9]),  # pandas' to_csv, which writes the index unless told not to
+        ('"","a","b"\n"1",5,0\n"2",3,1\n"3",9,0\n', None, [5, 3, 9]),  # R's write.csv
+        (",b\n0,0\n2,1\n1,0\n", None, [0, 2, 1]),  # does not count
+        ("id,b\n0,0\n1,1\n2,0\n", None, [0, 1, 2]),  # has a name
+        (",a\n0,5\n1,3\n2,9\n", "0", [5, 3, 9]),  # asked for
+    ],
+)
+def test_a_column_that_counts_the_rows_is_no_feature(csv, text, target, features):
+    table = _data.load(csv(text), target=target)
+    np.testing.assert_array_equal(table.x[:, 0], features)
+    assert table.x.shape == (3, 1)
+    assert ("without the column that counts the rows" in table.notes[0]) == (features[0] == 5 and target is None)
 
 
 @pytest.mark.parametrize(

@@ -377,6 +377,19 @@ def test_columns_that_are_no_numbers_are_named():
             net.loss(np.ones((2, 2)), names)
 
 
+def test_a_name_that_no_tensor_has_is_told_those_there_are():
+    """Whoever brings a net over from PyTorch does not know them."""
+    net = gc.MLP([2, 3, 3, 3, 2])
+    known = (
+        r"expected one of dense0.weight, dense0.bias, dense1.weight, dense1.bias, ..., dense3.bias; got 'fc1.weight'"
+    )
+    with pytest.raises(KeyError, match=known):
+        net.parameters["fc1.weight"] = np.ones((3, 2))
+    with pytest.raises(KeyError, match="expected one of none"):
+        net.buffers["norm0.running_mean"]
+    assert "fc1.weight" not in net.parameters and net.parameters.get("fc1.weight") is None
+
+
 def test_floats_in_the_place_of_labels_are_told_from_real_values():
     """A column that once held NaN holds its labels as floats; the target of a regression has another loss."""
     net, x = gc.MLP([2, 3]), np.ones((3, 2))
