@@ -123,6 +123,18 @@ def test_a_net_too_shallow_for_a_gain_is_no_alarm():
     assert [text.get_text() for text in shallow.plot().axes[0].texts] == ["n/a", "n/a"]
 
 
+def test_batches_are_told_as_they_are():
+    """Of 50 rows each of four batches has 12 but those under batch norm, which are drawn from all."""
+    x, labels = np.random.default_rng(0).standard_normal((50, 3)), np.arange(50) % 2
+    grid = {"depth": 3, "normalization": [None, "batch"]}
+    told = [sweep_story.conditions(gc.sweep(grid, x, labels, batch_size=size, progress=False)) for size in (8, 32, 64)]
+    assert "; 4 batches of 8, cross_entropy" in told[0]
+    assert "; 4 batches of 12 and 4 batches of 32 under batch norm, cross_entropy" in told[1]
+    assert "; 4 batches of 12 and 1 batch of 50 under batch norm, cross_entropy" in told[2]
+    both = gc.sweep({"depth": 3, "normalization": "batch"}, x, labels, batch_size=32, progress=False)
+    assert "; 4 batches of 32, cross_entropy" in sweep_story.conditions(both)
+
+
 def test_titles_of_axes_lie_within_small_maps():
     few = gc.sweep({"weight_var": [1.0, 2.0], "bias_var": [0.0, 0.1]}, batch_size=16, progress=False)
     chart = ElementTree.fromstring(re.search(r"<svg.*?</svg>", sweep_html.render(few))[0])

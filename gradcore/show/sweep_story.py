@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..analysis.measure import batch_rows
 from ..sweeps import AXES, SweepResult, critical_line
 from ..sweeps.grid import Row
 from . import story
@@ -175,11 +176,21 @@ def conditions(result: SweepResult) -> str:
     fixed = [label(name, values[0]) for name, values in result.grid.items()
              if len(values) == 1 and name != "seed" and values[0] not in (None, False, 0.0)]  # fmt: skip
     settings = result.settings
-    batches = story.counted(settings["batches"], "batch", "batches")
-    fixed.append(f"{batches} of {settings['batch_size']}, {settings['loss']}, {settings['dtype']}")
+    fixed.append(f"{_batches(result)}, {settings['loss']}, {settings['dtype']}")
     if result.interrupted:
         fixed.append("cut short: not all points were measured")
     return "; ".join(fixed)
+
+
+def _batches(result: SweepResult) -> str:
+    """How many batches of how many rows: smaller ones where the data holds less, but under batch norm."""
+    settings = result.settings
+    size, count = settings["batch_size"], settings["batches"]
+    rows = settings.get("rows", size * count)  # which files of earlier versions leave out
+    normed = sorted({name == "batch" for name in result.grid["normalization"]})
+    drawn = [batch_rows(rows, size, count, 0, keep_size=under) for under in normed]
+    texts = [f"{story.counted(len(each), 'batch', 'batches')} of {len(each[0])}" for each in drawn]
+    return texts[0] if len(set(texts)) == 1 else f"{texts[0]} and {texts[1]} under batch norm"
 
 
 def cell_title(row: Row) -> str:

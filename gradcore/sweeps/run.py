@@ -223,7 +223,9 @@ class _Work:
             digest.update(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
         names = ("loss", "batch_size", "batches", "seed", "dtype", "out_features")
         fingerprint = digest.hexdigest()[:16]
-        return {**{name: getattr(self, name) for name in names}, "in_features": self.x.shape[1], "data": fingerprint}
+        rows, columns = self.x.shape
+        shapes = {"rows": rows, "in_features": columns}
+        return {**{name: getattr(self, name) for name in names}, **shapes, "data": fingerprint}
 
 
 def _measured(net: MLP, report: Report) -> Row:
