@@ -164,6 +164,31 @@ def test_one_net_from_two_python_threads_is_an_error_or_in_turn(num_threads):
     assert_same_bits(case.mlp.gradients, expected)
 
 
+DAEMONS = """
+import threading
+import numpy as np
+import gradcore as gc
+
+net, x, begun = gc.MLP([8, 8, 8]), np.ones((8, 8), "float32"), threading.Event()
+
+def work(call):
+    while True:
+        call()
+        begun.set()
+
+for call in (lambda: net(x), lambda: gc.ops.activation(x, "tanh")):
+    begun.clear()
+    threading.Thread(target=work, args=(call,), daemon=True).start()
+    begun.wait()
+"""
+
+
+def test_python_ends_while_daemon_threads_are_in_calls(run_python):
+    """Before Python 3.14 it unwinds threads that want the interpreter back then, which must not end the process."""
+    for _ in range(3):
+        run_python(DAEMONS)
+
+
 def _train_in_child(queue):
     queue.put(train("odd", "float32")["output"].tobytes())
 

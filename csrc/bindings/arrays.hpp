@@ -7,6 +7,7 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <unistd.h>
 
 #include <stdexcept>
 #include <string>
@@ -37,10 +38,19 @@ inline void check(gradcore_status status) {
 }
 
 // The native call, without the GIL. The error text belongs to this thread: it survives taking it back.
+// Where the interpreter is ending, Python before 3.14 unwinds a thread that wants the GIL back: from a destructor, such
+// as that of pybind11's guard, it would end the process, and farther up it would run those of Python objects. So the
+// thread stays here, as it does in newer Pythons.
 template <class Call>
 gradcore_status released(Call call) {
-  py::gil_scoped_release release;
-  return call();
+  PyThreadState *state = PyEval_SaveThread();
+  const gradcore_status status = call();
+  try {
+    PyEval_RestoreThread(state);
+  } catch (...) {
+    for (;;) pause();
+  }
+  return status;
 }
 
 template <class Call>
