@@ -246,10 +246,11 @@ def test_entry_points_lead_to_the_build_files():
 
 
 def test_the_library_is_small(tmp_path):
-    """Stripped, with every target."""
+    """Stripped, with every target. Kernels are larger with GCC 14 and newer, the whole by 7 % with GCC 16."""
     stripped = tmp_path / "libgradcore.so"
     native.run(native.needs("strip"), "-o", stripped, Path(gc.get_library_dir()) / "libgradcore.so")
-    assert stripped.stat().st_size < 2**20
+    compilers = [int(major) for major in re.findall(rb"GCC: \([^)]*\) (\d+)\.", stripped.read_bytes())]
+    assert stripped.stat().st_size < (1.1 if max(compilers, default=0) >= 14 else 1) * 2**20
 
 
 # ---- programs ------------------------------------------------------------------------------------------------
