@@ -54,7 +54,8 @@ GRADCORE_INLINE void for_block_vectors(const Block<T> &block, Op &op) {
 // kLanes<double> elements as doubles.
 GRADCORE_INLINE Vec<double> load_wide(const double *p) { return load(p); }
 GRADCORE_INLINE Vec<double> load_wide(const float *p) {
-  using Half = float __attribute__((vector_size(GRADCORE_VECTOR_BYTES / 2), aligned(4), may_alias));
+  typedef float Half __attribute__((vector_size(GRADCORE_VECTOR_BYTES / 2), aligned(4), may_alias));  // as vec.hpp: U
+  static_assert(alignof(Half) == 4);
   return __builtin_convertvector(*reinterpret_cast<const Half *>(p), Vec<double>);
 }
 // The first n of them, the others zero.
