@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import gradcore as gc
+import reference
 from gradcore.analysis import Thresholds, checks, judge
 from gradcore.analysis.analyze import examine, make_case, measure_and_rehearse
 from gradcore.analysis.measure import Outlook, Rehearsal
@@ -97,6 +98,7 @@ def test_a_loss_that_is_thrown_up_may_come_down_again(peak, later, severity):
     (1.9, 0.5, "critical"),  # no better than a constant guess, 1.78
     (1.9, 1.9, None),  # slow at any rate
     (1.2, 0.5, "info"),  # it learns, but later than at a tenth of the rate
+    (1.6, 0.5, "critical"),  # next to nothing, beside that
     (0.5, 1.2, None),
     (100.0, 1.9, "critical"),  # thrown up for good
 ])  # fmt: skip
@@ -115,6 +117,53 @@ def test_a_loss_that_rises_a_little_is_judged_by_what_a_lower_rate_makes_of_it(l
     assert checks.large_steps(subject, vanishing=True) == []
     if severity == "info":
         assert "at a tenth of this rate, 0.5" in checks.large_steps(subject, vanishing=False)[0].explanation
+
+
+@pytest.mark.parametrize(("optimizer", "lr"), [(gc.optim.Adam, 1e-3), (gc.optim.SGD, 0.1)])
+def test_a_rate_is_too_large_for_the_depth_although_no_loss_rises(optimizer, lr):
+    """60 layers at a rate that shallow nets learn with: each moves little, all together move too much."""
+    x, labels = load_digits(return_X_y=True)
+    x = ((x - x.mean()) / x.std()).astype("f4")
+    net = gc.MLP([64] + [64] * 60 + [10], normalization="rms")
+    case = make_case(net, x, labels, "cross_entropy", optimizer(net, lr), 128, 8, 0)
+    subject = examine(case, measure_and_rehearse(case, Thresholds(), None), Thresholds())
+    assert subject.measurement.rehearsal.shift > 0.3 and subject.measurement.rehearsal.update_ratio.max() < 0.1
+    report = gc.analyze(net, x, labels, optimizer=optimizer(net, lr=lr))
+    assert (report.verdict, first(report).cause) == ("exploding", "learning_rate") and report.slope.inside_band
+    assert "one changes what the last hidden layer computes by" in first(report).explanation
+    lower = gc.analyze(net, x, labels, optimizer=gc.optim.Adam(net, lr=1e-4))
+    assert lower.verdict == "healthy" and "exploding" not in {finding.kind for finding in lower.findings}
+    shallow = gc.MLP([64, 64, 64, 64, 10], normalization="rms")
+    report = gc.analyze(shallow, x, labels, optimizer=optimizer(shallow, lr=lr))
+    assert report.verdict == "healthy" and "exploding" not in {finding.kind for finding in report.findings}
+    losses, rng = {}, np.random.default_rng(0)
+    for name, rate in (("given", optimizer(net.copy(), lr)), ("lower", gc.optim.Adam(net.copy(), 1e-4))):
+        batches = rng.integers(0, len(x), (300, 128))
+        losses[name] = np.mean([rate.net.train_step(x[k], labels[k], rate).loss for k in batches][-20:])
+    assert losses["given"] > 0.97 * np.log(10) and losses["lower"] < 0.7 * np.log(10)
+
+
+def test_the_shift_of_a_step_is_what_the_last_hidden_layer_shows():
+    net, x, target, how = net_on("digits", 3, 32, activation="tanh", normalization="batch")
+    case = make_case(net, x, target, how["loss"], gc.optim.SGD(net, lr=0.05), 128, 8, 0)
+    measured = measure_and_rehearse(case, Thresholds(), None).rehearsal.shift
+    rows, labels = case.batch(0)
+    outputs = []
+    for _ in range(2):
+        outputs.append(last_hidden(net, rows))
+        net.train_step(rows, labels, gc.optim.SGD(net, lr=0.05))
+    expected = np.linalg.norm(outputs[1] - outputs[0]) / np.linalg.norm(outputs[0])
+    assert measured == pytest.approx(expected, rel=1e-3)
+    single = gc.MLP([x.shape[1], net.out_features])
+    case = make_case(single, x, target, how["loss"], gc.optim.SGD(single, lr=0.05), 128, 8, 0)
+    assert np.isnan(measure_and_rehearse(case, Thresholds(), None).rehearsal.shift)
+
+
+def last_hidden(net, rows):
+    """Its pre-activations, normalized, by the float64 reference, with the batch's own statistics."""
+    twin = reference.Net(tuple(net.widths), tuple(net.activations), net.normalization, net.residual, net.bias)
+    parameters = {name: np.asarray(values, dtype=np.float64) for name, values in net.parameters.items()}
+    return reference.forward(twin, parameters, rows.astype(np.float64))[1][-2].y
 
 
 @pytest.mark.parametrize(("hidden", "activation", "optimizer", "lr"), [

@@ -47,8 +47,10 @@ def large_steps(subject: Subject, *, vanishing: bool) -> list[Finding]:
     doubt = steps_in_doubt(subject)
     if rehearsal is None or doubt is None or (vanishing and doubt.replacing):
         return []
-    recovered = outlook is not None and learned(subject, outlook.losses)
     slow = outlook is not None and outpaced(subject, outlook)
+    recovered = (
+        outlook is not None and learned(subject, outlook.losses) and not (slow and _falls_behind(subject, outlook))
+    )
     if doubt.falling and not slow and (outlook is None or recovered):
         return []
     if doubt.rising and (vanishing or outlook is None or not (slow or diverged(subject, outlook.losses))):
@@ -71,8 +73,8 @@ class Doubt:
     """What rehearsed steps do that makes them look too large.
 
     update: |dW| / |W|, the largest. replacing: by its size alone, at a loss near that of a constant guess or below.
-    falling: the loss does fall, so that only more steps can tell. rising: it rises, but not far: the same, and what a
-    lower rate makes of as many. passing: it rises in single steps only.
+    falling: the loss does fall, so that only more steps can tell. rising: it rises, but not far, or does not fall: the
+    same, and what a lower rate makes of as many. passing: it rises in single steps only, or stays: others come first.
     """
 
     what: str
@@ -116,7 +118,24 @@ def steps_in_doubt(subject: Subject) -> Doubt | None:
     if subject.case.optimizer is not None and (stays or peak > base + _noise_of_loss(subject, base, 1)):
         what = f"in {len(losses)} of them the loss goes from {first:.3g} up to {peak:.3g}."
         return Doubt(what, update, rising=True, passing=not stays)
+    if subject.case.optimizer is not None and _restless(subject, losses):
+        what = f"one changes what the last hidden layer computes by {wording.factor(rehearsal.shift)} of its size, and "
+        what += f"in {len(losses)} the loss does not fall below that of a constant guess."
+        return Doubt(what, update, rising=True, passing=True)
     return None
+
+
+# Change of what the last hidden layer computes, by one step, from which on the layers' changes are no longer small
+# beside each other: where each is small, those of all layers add up, so that deep nets leave the range in which a
+# gradient tells what a step does at rates that shallow ones learn with.
+_LARGE_SHIFT = 0.1
+
+
+def _restless(subject: Subject, losses: np.ndarray) -> bool:
+    """Whether steps, momentum under way, change much and nothing is learned: a lower rate may, which is to be tried."""
+    rehearsal = subject.measurement.rehearsal
+    large = rehearsal is not None and rehearsal.shift * subject.case.memory > _LARGE_SHIFT
+    return large and not learned(subject, losses)
 
 
 def _relapse(losses: np.ndarray, guess: float) -> tuple[float, float] | None:
@@ -158,6 +177,17 @@ def outpaced(subject: Subject, outlook: Outlook) -> bool:
     ends = [losses[len(losses) // 2 :] for losses in (outlook.slower, outlook.losses)]
     (low, margin), (high, other) = ((float(part.mean()), half_interval(part)) for part in ends)
     return low + margin < high - other
+
+
+# Share of what a lower rate learns in the same steps, below which a rate that is outpaced hardly learns.
+_KEEPS_UP = 1.0 / 3.0
+
+
+def _falls_behind(subject: Subject, outlook: Outlook) -> bool:
+    """Whether the rate in use learns next to nothing beside a lower one that outpaces it."""
+    guess = no_skill_loss(subject)
+    assert outlook.slower is not None
+    return guess - _later(outlook.losses) < _KEEPS_UP * (guess - _later(outlook.slower))
 
 
 def _noise_of_loss(subject: Subject, loss: float, steps: int) -> float:

@@ -123,13 +123,15 @@ def batch_rows(
 class Rehearsal:
     """A few steps on a copy.
 
-    losses, total_norms: [steps]. update_ratio: |dW| / |W| of the first step, [depth].
+    losses, total_norms: [steps]. update_ratio: |dW| / |W| of the first step, [depth]. shift: by which it changed the
+    pre-activations of the last hidden layer on its own batch, relative to their size; NaN where that was not measured.
     """
 
     lr: float
     losses: Floats
     total_norms: Floats
     update_ratio: Floats
+    shift: float = math.nan
 
 
 @dataclass(frozen=True)

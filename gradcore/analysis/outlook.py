@@ -1,12 +1,13 @@
 """What the optimizer's own steps make of a net, tried on a copy where the verdict depends on it.
 
 Three things no pass can tell. A step that throws the loss up may be the start of a divergence, or one of the few with
-which a large rate finds flatter ground (Lewkowycz et al. 2020, arXiv:2003.02218); where it is thrown up a little, steps
-of a tenth of the rate tell whether they are too large or the net slow. A profile that is not level, or
-outputs of a wrong scale, need not stop an optimizer that rescales each entry of the gradient: it moves every weight
-by about lr a step, so that |w| / lr steps are the time in which it can write the weights anew. By then it has made
-good what it can make good, or the net has lost what tells its inputs apart (`judge.steps_to_tell_apart`). And SGD's
-small steps on a plateau grow; where they may leave it soon (`judge.steps_to_escape`), they are taken.
+which a large rate finds flatter ground (Lewkowycz et al. 2020, arXiv:2003.02218); where it is thrown up a little, or
+stays although steps change much, those of a tenth of the rate tell whether they are too large or the net slow. A
+profile that is not level, or outputs of a wrong scale, need not stop an optimizer that rescales each entry of the
+gradient: it moves every weight by about lr a step, so that |w| / lr steps are the time in which it can write the
+weights anew. By then it has made good what it can make good, or the net has lost what tells its inputs apart
+(`judge.steps_to_tell_apart`). And SGD's small steps on a plateau grow; where they may leave it soon
+(`judge.steps_to_escape`), they are taken.
 """
 
 from __future__ import annotations

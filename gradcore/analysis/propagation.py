@@ -68,11 +68,15 @@ def difference(net: Any, x: Floats) -> float:
     The root mean square of their deviations from the mean row, relative to their own: 0 where all inputs look alike,
     NaN without a hidden layer.
     """
-    arguments = _Pass(net, _parameters(net), np.asarray(x, dtype=np.float64), None).arguments
-    if len(arguments) < 2:
-        return math.nan
-    last = arguments[-2]
-    return float(np.sqrt(np.mean((last - last.mean(axis=0)) ** 2) / np.mean(last**2)))
+    last = last_hidden(net, x)
+    return float(np.sqrt(np.mean((last - last.mean(axis=0)) ** 2) / np.mean(last**2))) if last.size else math.nan
+
+
+@harmless
+def last_hidden(net: Any, x: Floats) -> Floats:
+    """Pre-activations (normalized, if they are) of the last hidden layer for rows x, in float64; none without one."""
+    hidden = _Pass(net, _parameters(net), np.asarray(x, dtype=np.float64), None).arguments[:-1]
+    return hidden[-1] if hidden else np.empty((0, 0))
 
 
 def neighbours(x: Floats, rng: np.random.Generator) -> Floats:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
+from .arithmetic import harmless
 from .measure import Case, Rehearsal
+from .propagation import last_hidden
 
 # Steps tried on a copy: enough for a diverging loss to show, few enough to cost less than the batches. Momentum mu
 # takes 1 / (1 - mu) of them to reach its full step (`Case.memory`); beyond mu = 0.992 that is more than a diagnosis may
@@ -38,9 +41,11 @@ def rehearse(case: Case, net: Any, *, keep_state: bool = True) -> Rehearsal:
     losses: list[float] = []
     norms: list[float] = []
     update_ratio = np.full(net.depth, np.nan)
+    shift = math.nan
     rng = np.random.default_rng((case.seed, 4))
     for index in range(rehearsal_steps(case)):
         batch = case.batch(index) if index < REHEARSAL_STEPS else case.random_batch(net, rng)
+        before = last_hidden(net, batch[0]) if index == 0 else None
         try:
             step = net.train_step(*batch, optimizer, loss=case.loss, clip_norm=clip, record=index == 0)
         except FloatingPointError:  # a gradient that is not finite cannot be clipped
@@ -48,8 +53,14 @@ def rehearse(case: Case, net: Any, *, keep_state: bool = True) -> Rehearsal:
             break
         losses.append(step.loss)
         norms.append(step.total_norm)
-        if index == 0:
+        if before is not None:
             update_ratio = np.array(net.flow.update_ratio)
+            shift = _shift(before, last_hidden(net, batch[0]))
         if not np.isfinite(step.loss):
             break
-    return Rehearsal(float(optimizer.lr), np.array(losses), np.array(norms), update_ratio)
+    return Rehearsal(float(optimizer.lr), np.array(losses), np.array(norms), update_ratio, shift)
+
+
+@harmless
+def _shift(before: np.ndarray, after: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((after - before) ** 2) / np.mean(before**2))) if before.size else math.nan

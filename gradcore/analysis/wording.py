@@ -280,8 +280,9 @@ def input_sentence(subject: Subject) -> str:
 def outlook_sentence(outlook: Outlook, guess: float, recovered: bool) -> str:
     """What more steps make of a loss that steps threw up, and those of a lower rate where they were tried."""
     halves = [losses[len(losses) // 2 :] for losses in (outlook.losses, outlook.slower) if losses is not None]
-    ends = [factor(float(half.mean())) for half in halves]
-    beside = f"{'below' if recovered else 'no better than'} that of a constant guess, {factor(guess)}"
+    means = [float(half.mean()) for half in halves]
+    ends = [factor(mean) for mean in means]
+    beside = f"{'below' if means[0] < guess else 'no better than'} that of a constant guess, {factor(guess)}"
     verb = "the loss comes down again, to" if recovered else "it is at"
     text = f"Within {len(outlook.losses)} steps {verb} {ends[0]}, {beside}"
     return text + (f"; at a tenth of this rate, {ends[1]}." if len(ends) > 1 else ".")
