@@ -120,6 +120,19 @@ def test_batch_norm_grows_by_the_batch_size(batch_size, growth):
     assert relu.chi_star == pytest.approx(math.pi / (math.pi - 1) * growth, rel=1e-9)
 
 
+@pytest.mark.parametrize(("activation", "width"), [("relu", 16), ("relu", 32), ("tanh", 32)])
+def test_batch_norm_leaves_little_to_the_luck_of_narrow_layers(activation, width, rng):
+    """Rows that differ share no luck: a single input would lose |delta|^2 by e^-3 over 20 relu layers of 16 units."""
+    widths, x, labels = [50] + [width] * 20 + [5], rng.standard_normal((32, 50)), rng.integers(0, 5, 32)
+    changes = []
+    for seed in range(12):
+        net = gc.MLP(widths, activation=activation, normalization="batch", seed=seed)
+        net.loss_and_gradients(x, labels, record=True)
+        changes.append(2.0 * np.log(net.flow.delta_norm[0] / net.flow.delta_norm[-2]) / 19)
+    predicted = gc.predict(widths, activation=activation, normalization="batch", batch_size=32).slope
+    assert predicted == pytest.approx(np.mean(changes), abs=0.06)
+
+
 def test_deep_batch_norm_explodes():
     """Norm x 1.4e4 over 50 layers of ReLU (large batches); skip connections make it mild."""
     widths = [3000] * 54

@@ -159,7 +159,7 @@ def expected_profile(
     stack.forward(min(input_square, 1e24))
     stack.backward()
     band = GAUSS_95 * np.sqrt(stack.spread)
-    low, high = stack.delta_log - band, stack.delta_log + 0.5 * stack.spread + band
+    low, high = stack.delta_log - band, stack.delta_log - stack.typical + band
     measured = np.full(stack.depth, np.nan) if measured_log is None else np.asarray(measured_log, dtype=np.float64)
     margin = 0.5 + 0.05 * np.abs(stack.delta_log)  # approximations of the theory itself: 5 % of the change
     finite = np.isfinite(weight_var).all() and np.isfinite(bias_var).all()
@@ -196,6 +196,7 @@ class _Stack:
         self.chi = np.full(self.depth, np.nan)
         self.correlation = np.full(self.depth, np.nan)  # of the arguments of two neighbouring inputs
         self.delta_log, self.spread = np.zeros(self.depth), np.zeros(self.depth)
+        self.typical = np.zeros(self.depth)  # the part of delta_log that chance takes on the typical draw
 
     def forward(self, square: float) -> None:
         """(M.1) and (M.3) from the input's mean square; with skip connections, means and squares both add up."""
@@ -232,17 +233,27 @@ class _Stack:
             delta = stream + local
             self.chi[layer] = bounded_exp(weight_log[layer] + local)
             step = self._step_noise(layer, share)
-            spread, typical = spread + step, typical - 0.5 * step
-            self.delta_log[layer], self.spread[layer] = delta + typical, spread
+            spread, typical = spread + step, typical - 0.5 * step * self._common(layer)
+            self.delta_log[layer], self.spread[layer], self.typical[layer] = delta + typical, spread, typical
 
     def _step_noise(self, layer: int, share: float) -> float:
         """Variance of ln |delta|^2 from one layer to the next when the branch makes up `share` of the gradient.
 
-        The branch's own noise is (M.6); its random sign against the skip adds 4 share (1 - share) / n.
+        The branch's own noise is (M.6); its random sign against the skip adds 4 share (1 - share) / n. That is of one
+        input, and more than a batch has whose rows differ.
         """
         width = self.widths[layer + 1]
         noise = theory.width_noise(self.activations[layer], self.q[layer], width)
         return float(share**2 * noise + 4.0 * share * (1.0 - share) / width)
+
+    def _common(self, layer: int) -> float:
+        """Share of that noise that all rows of a batch have in common.
+
+        Batch norm makes its B rows all but orthogonal, and |delta|^2 is a mean over those of their directions that are
+        independent: (sum s)^2 / sum s^2 of the squared singular values s of a Gaussian matrix [B, n], n B / (n + B).
+        """
+        rows = 1.0 / self.widths[layer + 1] + 1.0 / self.batch_size
+        return min(rows, 1.0) if self.normalization == "batch" else 1.0
 
     def _local_log(self, layer: int) -> float:
         """ln of (P.2)'s factor."""
@@ -267,7 +278,7 @@ def _deep_limit(stack: _Stack) -> dict[str, Any]:
         )
     name, weight_var = stack.activations[-1], float(stack.weight_var[hidden - 1])
     slope = float((stack.delta_log[0] - stack.delta_log[hidden - 1]) / (hidden - 1))
-    drift = 0.5 * float(stack.spread[0] - stack.spread[hidden - 1]) / (hidden - 1)  # chance, which is no slope
+    drift = float(stack.typical[hidden - 1] - stack.typical[0]) / (hidden - 1)  # chance, which is no slope
     if stack.skips.any():
         q_star, chi_star = math.nan, bounded_exp(slope)
         scale = theory.depth_scale(chi_star)
