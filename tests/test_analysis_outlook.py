@@ -97,6 +97,7 @@ def test_a_loss_that_is_thrown_up_may_come_down_again(peak, later, severity):
 @pytest.mark.parametrize(("later", "slower", "severity"), [
     (1.9, 0.5, "critical"),  # no better than a constant guess, 1.78
     (1.9, 1.9, None),  # slow at any rate
+    (1.9, 1.72, None),  # next to nothing at a lower one
     (1.2, 0.5, "info"),  # it learns, but later than at a tenth of the rate
     (1.6, 0.5, "critical"),  # next to nothing, beside that
     (0.5, 1.2, None),
@@ -119,7 +120,7 @@ def test_a_loss_that_rises_a_little_is_judged_by_what_a_lower_rate_makes_of_it(l
         assert "at a tenth of this rate, 0.5" in checks.large_steps(subject, vanishing=False)[0].explanation
 
 
-@pytest.mark.parametrize(("optimizer", "lr"), [(gc.optim.Adam, 1e-3), (gc.optim.SGD, 0.1)])
+@pytest.mark.parametrize(("optimizer", "lr"), [(gc.optim.Adam, 1e-3), (gc.optim.SGD, 0.01)])
 def test_a_rate_is_too_large_for_the_depth_although_no_loss_rises(optimizer, lr):
     """60 layers at a rate that shallow nets learn with: each moves little, all together move too much."""
     x, labels = load_digits(return_X_y=True)
@@ -140,7 +141,7 @@ def test_a_rate_is_too_large_for_the_depth_although_no_loss_rises(optimizer, lr)
     for name, rate in (("given", optimizer(net.copy(), lr)), ("lower", gc.optim.Adam(net.copy(), 1e-4))):
         batches = rng.integers(0, len(x), (300, 128))
         losses[name] = np.mean([rate.net.train_step(x[k], labels[k], rate).loss for k in batches][-20:])
-    assert losses["given"] > 0.97 * np.log(10) and losses["lower"] < 0.7 * np.log(10)
+    assert losses["given"] > 0.9 * np.log(10) and losses["lower"] < 0.7 * np.log(10)
 
 
 def test_the_shift_of_a_step_is_what_the_last_hidden_layer_shows():

@@ -70,7 +70,7 @@ def test_momentum_and_few_rows_are_judged_alike(options, optimizer, rows):
 def test_inputs_in_units_that_make_them_small(rng, scale, options, optimizer, found):
     x, labels = scale * rng.standard_normal((512, 8)), rng.integers(0, 3, 512)
     net = gc.MLP([8, 32, 32, 32, 3], **options)
-    report = gc.analyze(net, x, labels, optimizer=optimizer(net, lr=0.01))
+    report = gc.analyze(net, x, labels, optimizer=optimizer(net, lr=1e-3))
     _, _, findings = diagnose(report._case)
     assert ("unscaled_input" in [finding.kind for finding in report.findings]) == found
     assert kept(findings) == kept(report.findings)

@@ -111,10 +111,7 @@ def steps_in_doubt(subject: Subject) -> Doubt | None:
         return Doubt(what, update, falling=True)
     base = max(subject.measurement.loss, guess)
     noise = _noise_of_loss(subject, base, len(losses) - len(losses) // 2)
-    # Changes of many layers, each a part of its weights, add up to one as large as what the net computes.
-    whole = float(np.sum(rehearsal.update_ratio, where=np.isfinite(rehearsal.update_ratio)))
-    replaces = whole > subject.limits.largest_update and later + noise >= guess
-    stays = replaces or (no_lower(losses) and later > base + noise)
+    stays = no_lower(losses) and later > base + noise
     if subject.case.optimizer is not None and (stays or peak > base + _noise_of_loss(subject, base, 1)):
         what = f"in {len(losses)} of them the loss goes from {first:.3g} up to {peak:.3g}."
         return Doubt(what, update, rising=True, passing=not stays)
@@ -128,7 +125,7 @@ def steps_in_doubt(subject: Subject) -> Doubt | None:
 # Change of what the last hidden layer computes, by one step, from which on the layers' changes are no longer small
 # beside each other: where each is small, those of all layers add up, so that deep nets leave the range in which a
 # gradient tells what a step does at rates that shallow ones learn with.
-_LARGE_SHIFT = 0.1
+_LARGE_SHIFT = 0.25
 
 
 def _restless(subject: Subject, losses: np.ndarray) -> bool:
@@ -171,14 +168,21 @@ def diverged(subject: Subject, losses: np.ndarray) -> bool:
 
 
 def outpaced(subject: Subject, outlook: Outlook) -> bool:
-    """Whether the same steps at a lower rate learn, and end below those of the rate in use beyond the noise of both."""
+    """Whether the same steps at a lower rate learn, and end below those of the rate in use beyond the noise of both.
+
+    A gain that is only just above the noise may be that of learning a few rows by heart.
+    """
     if outlook.slower is None or not learned(subject, outlook.slower):
+        return False
+    if _later(outlook.slower) > (1.0 - _CLEAR_GAIN) * no_skill_loss(subject):
         return False
     ends = [losses[len(losses) // 2 :] for losses in (outlook.slower, outlook.losses)]
     (low, margin), (high, other) = ((float(part.mean()), half_interval(part)) for part in ends)
     return low + margin < high - other
 
 
+# Share of the loss of a constant guess that a lower rate has to take away to count.
+_CLEAR_GAIN = 0.05
 # Share of what a lower rate learns in the same steps, below which a rate that is outpaced hardly learns.
 _KEEPS_UP = 1.0 / 3.0
 

@@ -48,8 +48,7 @@ class Thresholds(Record):
     # |g|^2 = 2 curvature * loss along its steepest direction, and gradient descent diverges at lr * curvature > 2.
     overshoot: float = 4.0
 
-    # |dW| / |W| of one step beyond which the step replaces the weights instead of changing them: of a layer by itself,
-    # or added up over all layers, as to first order the change of what the net computes is.
+    # |dW| / |W| of one step beyond which the step replaces the weights instead of changing them.
     largest_update: float = 1.0
 
     # A rehearsed loss above this many times the first one, and the one of a constant guess, has diverged: a
