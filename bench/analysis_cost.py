@@ -1,8 +1,9 @@
 """What an analysis costs beyond the batches it measures, in gradient evaluations of the same net and batch.
 
-    python bench/analysis_cost.py            # b256 w256 d20 relu, 8 batches; the bound is 20
+    OPENBLAS_NUM_THREADS=1 python bench/analysis_cost.py     # b256 w256 d20 relu, 8 batches; the bound is 20
 
-CPU time of this process, on one thread (set OPENBLAS_NUM_THREADS=1): on a machine that others use it moves less than the wall clock's.
+CPU time of this process, on one thread (NumPy's products would take more of them): on a machine that others use it
+moves less than the wall clock's.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def main() -> None:
     done = done_before(options.file)
     for model in chosen[index::count]:
         if model.name not in done:
-            record = cure(model)
+            done[model.name] = record = cure(model)
             append(options.file, record)
             print(line(record), flush=True)
     done |= done_before(options.file)

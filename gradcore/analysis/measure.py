@@ -124,7 +124,7 @@ class Rehearsal:
     """A few steps on a copy.
 
     losses, total_norms: [steps]. update_ratio: |dW| / |W| of the first step, [depth]. shift: by which it changed the
-    pre-activations of the last hidden layer on its own batch, relative to their size; NaN where that was not measured.
+    pre-activations of the last hidden layer for rows of its batch, relative to their size; NaN where not measured.
     """
 
     lr: float

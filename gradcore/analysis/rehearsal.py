@@ -9,7 +9,7 @@ import numpy as np
 
 from .arithmetic import harmless
 from .measure import Case, Rehearsal
-from .propagation import last_hidden
+from .propagation import NEIGHBOURS, last_hidden
 
 # Steps tried on a copy: enough for a diverging loss to show, few enough to cost less than the batches. Momentum mu
 # takes 1 / (1 - mu) of them to reach its full step (`Case.memory`); beyond mu = 0.992 that is more than a diagnosis may
@@ -45,7 +45,7 @@ def rehearse(case: Case, net: Any, *, keep_state: bool = True) -> Rehearsal:
     rng = np.random.default_rng((case.seed, 4))
     for index in range(rehearsal_steps(case)):
         batch = case.batch(index) if index < REHEARSAL_STEPS else case.random_batch(net, rng)
-        before = last_hidden(net, batch[0]) if index == 0 else None
+        before = last_hidden(net, _some_rows(net, batch[0])) if index == 0 else None
         try:
             step = net.train_step(*batch, optimizer, loss=case.loss, clip_norm=clip, record=index == 0)
         except FloatingPointError:  # a gradient that is not finite cannot be clipped
@@ -55,10 +55,15 @@ def rehearse(case: Case, net: Any, *, keep_state: bool = True) -> Rehearsal:
         norms.append(step.total_norm)
         if before is not None:
             update_ratio = np.array(net.flow.update_ratio)
-            shift = _shift(before, last_hidden(net, batch[0]))
+            shift = _shift(before, last_hidden(net, _some_rows(net, batch[0])))
         if not np.isfinite(step.loss):
             break
     return Rehearsal(float(optimizer.lr), np.array(losses), np.array(norms), update_ratio, shift)
+
+
+def _some_rows(net: Any, x: np.ndarray) -> np.ndarray:
+    """As many as neighbours are followed of, where rows are independent of each other."""
+    return x if net.normalization == "batch" else x[:NEIGHBOURS]
 
 
 @harmless
