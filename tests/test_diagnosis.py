@@ -73,6 +73,8 @@ def test_inputs_in_units_that_make_them_small(rng, scale, options, optimizer, fo
     report = gc.analyze(net, x, labels, optimizer=optimizer(net, lr=1e-3))
     _, _, findings = diagnose(report._case)
     assert ("unscaled_input" in [finding.kind for finding in report.findings]) == found
+    weigh = options.get("normalization") in ("layer", "rms") and options.get("bias", True)  # batch norm takes them out
+    assert ("biases soon outweigh them" in str(report.findings)) == bool(found and weigh)
     assert kept(findings) == kept(report.findings)
 
 

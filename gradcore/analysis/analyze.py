@@ -165,7 +165,7 @@ def _woken(case: Case, measurement: Measurement) -> Measurement:
         for index in range(WAKING_STEPS):
             net.train_step(*case.batch(index), optimizer, loss=case.loss)
         later = measuring.measure(case, net)
-        if later.rms("weight_grad_norm")[silent].any():
+        if (later.rms("weight_grad_norm")[silent] > 0.0).any():
             return replace(later, asleep=measurement)
     return measurement
 

@@ -403,8 +403,8 @@ def unscaled_input(subject: Subject) -> list[Finding]:
         problems.append(f"Inputs have a root mean square of {wording.factor(rms)}")
     elif 0.0 < _seen_scale(subject, rms) < limits.input_scale ** (-2.0 if subject.adaptive else -1.0):
         problems.append(f"Inputs have a root mean square of only {wording.factor(rms)}")
-        if measurement.config["normalization"] is not None:
-            effect = "the first layer's biases soon outweigh them: its normalization enlarges both's steps alike"
+        if _normalizes(subject) and _biases_weigh(subject):
+            effect = "the first layer's biases soon outweigh them: its normalization enlarges the steps of both"
     if ratio > limits.column_ratio:
         problems.append(f"the most spread column has {wording.factor(ratio)} times the deviation of the median one")
     findings = []
@@ -431,11 +431,19 @@ def _seen_scale(subject: Subject, rms: float) -> float:
     A normalization makes most good, but where biases are left that the inputs have to stand up to. Steps of layer 0 are
     enlarged by 1 / rms: its weights need that, while biases of unit size would do without. Batch norm takes them out.
     """
+    mended = _normalizes(subject) and not _biases_weigh(subject)
+    return rms / math.sqrt(rms**2 + NORM_EPS) if mended else rms
+
+
+def _normalizes(subject: Subject) -> bool:
+    """Whether a normalization follows the first layer: none does the output layer."""
+    return subject.measurement.config["normalization"] is not None and subject.depth > 1
+
+
+def _biases_weigh(subject: Subject) -> bool:
+    """Whether the first layer has biases that its normalization leaves in: batch norm takes them out."""
     config = subject.measurement.config
-    biased = config["bias"] and config["normalization"] != "batch"
-    if config["normalization"] is None or biased or subject.depth == 1:
-        return rms
-    return rms / math.sqrt(rms**2 + NORM_EPS)
+    return bool(config["bias"]) and config["normalization"] != "batch"
 
 
 # ---- number formats ----

@@ -69,6 +69,14 @@ class Case:
         one_label = self.loss == "cross_entropy" and net.out_features == 1 and target.dtype.kind == "i"
         return np.zeros_like(target) if one_label else target
 
+    @functools.cached_property
+    def as_drawn(self) -> bool:
+        """Whether the weights are those that `init="auto"` draws; taken for granted of a net without a seed."""
+        config = self.net.config
+        if config["init"] != "auto" or config["seed"] is None:
+            return bool(config["init"] == "auto")
+        return bool(np.array_equal(type(self.net)(**config).parameters.flat, self.net.parameters.flat))
+
     @property
     def classes(self) -> int:
         """Number of classes that labels of a cross entropy name; at least two."""

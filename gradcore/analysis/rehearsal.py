@@ -45,7 +45,8 @@ def rehearse(case: Case, net: Any, *, keep_state: bool = True) -> Rehearsal:
     rng = np.random.default_rng((case.seed, 4))
     for index in range(rehearsal_steps(case)):
         batch = case.batch(index) if index < REHEARSAL_STEPS else case.random_batch(net, rng)
-        before = last_hidden(net, _some_rows(net, batch[0])) if index == 0 else None
+        rows = _some_rows(net, batch[0])
+        before = last_hidden(net, rows) if index == 0 and case.optimizer is not None else None  # judged of one in use
         try:
             step = net.train_step(*batch, optimizer, loss=case.loss, clip_norm=clip, record=index == 0)
         except FloatingPointError:  # a gradient that is not finite cannot be clipped
@@ -53,9 +54,10 @@ def rehearse(case: Case, net: Any, *, keep_state: bool = True) -> Rehearsal:
             break
         losses.append(step.loss)
         norms.append(step.total_norm)
-        if before is not None:
+        if index == 0:
             update_ratio = np.array(net.flow.update_ratio)
-            shift = _shift(before, last_hidden(net, _some_rows(net, batch[0])))
+        if before is not None:
+            shift = _shift(before, last_hidden(net, rows))
         if not np.isfinite(step.loss):
             break
     return Rehearsal(float(optimizer.lr), np.array(losses), np.array(norms), update_ratio, shift)

@@ -119,7 +119,7 @@ def _weights_note(candidate: Candidate, case: Case) -> str:
     """
     config, names = changed_settings(candidate, case)
     init, notes = candidate.net.get("init"), []
-    if names and init in ("auto", "orthogonal") and not _as_drawn(case.net):
+    if names and init in ("auto", "orthogonal") and not case.as_drawn:
         form = ", orthogonal and times {}" if init == "orthogonal" else ", of variance {} / fan_in"
         gains = {name: CRITICAL_GAIN_SQUARED[name] ** (0.5 if init == "orthogonal" else 1.0) for name in names}
         sizes = " and ".join(form.format(f"{gain:.3g}") + f" for {name}" for name, gain in sorted(gains.items()))
@@ -133,14 +133,6 @@ def _weights_note(candidate: Candidate, case: Case) -> str:
         count = int(np.count_nonzero(skip_connections(config)))
         notes.append(f"the {what} in {count} branches are divided by {math.sqrt(count):.3g}, the root of their number")
     return "; ".join(notes)
-
-
-def _as_drawn(net: Any) -> bool:
-    """Whether the weights are those that `init="auto"` draws; taken for granted of a net without a seed."""
-    config = net.config
-    if config["init"] != "auto" or config["seed"] is None:
-        return bool(config["init"] == "auto")
-    return bool(np.array_equal(type(net)(**config).parameters.flat, net.parameters.flat))
 
 
 def _batch_norm_note(candidate: Candidate, case: Case, slope: float | None = None) -> str:
