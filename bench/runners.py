@@ -53,31 +53,14 @@ def run_gradcore(case: Case, setting: Setting) -> Runner:
     return work, check
 
 
-def torch_model(case: Case, data: dict[str, np.ndarray], dtype: str):
-    """With bfloat16, a model of float32 for autocast."""
-    import torch
-
-    dtype = "float32" if dtype == "bfloat16" else dtype
-    activations = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh, "gelu": torch.nn.GELU}
-    layers: list[torch.nn.Module] = []
-    for layer, (fan_in, fan_out) in enumerate(zip(case.widths, case.widths[1:], strict=False)):
-        dense = torch.nn.Linear(fan_in, fan_out, dtype=getattr(torch, dtype))
-        with torch.no_grad():
-            dense.weight.copy_(torch.from_numpy(data[f"dense{layer}.weight"]))
-            dense.bias.zero_()
-        layers.append(dense)
-        if layer < case.depth:
-            layers += [torch.nn.BatchNorm1d(fan_out)] if case.normalization else []
-            layers.append(activations[case.activation]())
-    return torch.nn.Sequential(*layers).to(getattr(torch, dtype))
-
-
 def run_torch(case: Case, setting: Setting, compiled: bool = False) -> Runner:
     import torch
 
+    import gradcore as gc
+
     torch.set_num_threads(setting.threads)
     data = make_data(case, setting.dtype)
-    model = torch_model(case, data, setting.dtype)
+    model = gc.to_torch(gradcore_net(case, data, setting.dtype))  # with bfloat16, of float32, for autocast
     x, y = torch.from_numpy(data["x"]), torch.from_numpy(data["y"])
     parameters = list(model.parameters())
     optimizer = torch.optim.Adam(parameters, LEARNING_RATE, foreach=True)

@@ -12,26 +12,12 @@ import gradcore as gc
 WIDTHS = [64] + [48] * 12 + [10]
 
 
-def torch_twin(net):
-    """The same net in PyTorch, its weights copied."""
-    layers = []
-    for l in range(net.depth):  # noqa: E741
-        linear = torch.nn.Linear(net.widths[l], net.widths[l + 1])
-        with torch.no_grad():
-            linear.weight.copy_(torch.from_numpy(net.parameters[f"dense{l}.weight"]))
-            linear.bias.copy_(torch.from_numpy(net.parameters[f"dense{l}.bias"]))
-        layers += [linear, torch.nn.Tanh()]
-    return torch.nn.Sequential(*layers[:-1])
-
-
 def largest_difference(net, model):
     """Of the two nets' gradients, relative to each tensor's largest entry."""
     worst = 0.0
-    for l, linear in enumerate(m for m in model if isinstance(m, torch.nn.Linear)):  # noqa: E741
-        for name in ("weight", "bias"):
-            theirs = getattr(linear, name).grad.numpy()
-            ours = net.gradients[f"dense{l}.{name}"]
-            worst = max(worst, float(np.abs(ours - theirs).max() / np.abs(theirs).max()))
+    for name, parameter in model.named_parameters():
+        theirs = parameter.grad.numpy()
+        worst = max(worst, float(np.abs(net.gradients[name] - theirs).max() / np.abs(theirs).max()))
     return worst
 
 
@@ -42,7 +28,7 @@ def main():
     labels = rng.integers(0, WIDTHS[-1], len(x))
 
     net = gc.MLP(WIDTHS, activation="tanh")
-    model = torch_twin(net)
+    model = gc.to_torch(net)
     loss = torch.nn.functional.cross_entropy(model(torch.from_numpy(x)), torch.from_numpy(labels))
     loss.backward()
     ours = net.loss_and_gradients(x, labels)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .feedback_alignment import DirectFeedbackMLP
     from .history import History
     from .monitor import Monitor
+    from .pytorch import from_torch, to_torch
     from .sweeps import sweep
     from .training import Callback, EarlyStopping, TrainingWarning
 
@@ -65,6 +66,7 @@ __all__ = [
     "cpu_info",
     "export_c",
     "flow",
+    "from_torch",
     "get_cmake_dir",
     "get_include",
     "get_library_dir",
@@ -80,6 +82,7 @@ __all__ = [
     "set_num_threads",
     "sweep",
     "sweeps",
+    "to_torch",
     "training",
 ]
 
@@ -88,7 +91,9 @@ _LAZY = {
     "analysis": ("analysis", None),
     "analyze": ("analysis", "analyze"),
     "export_c": ("export", "export_c"),
+    "from_torch": ("pytorch", "from_torch"),
     "predict": ("analysis", "predict"),
+    "to_torch": ("pytorch", "to_torch"),
     "repair": ("analysis", "repair"),
     "DirectFeedbackMLP": ("feedback_alignment", "DirectFeedbackMLP"),
     "sweep": ("sweeps", "sweep"),
