@@ -95,6 +95,19 @@ def test_readme_watches_a_training_without_a_warning(capsys, tmp_path, monkeypat
     assert capsys.readouterr().out and (tmp_path / "run.html").exists()
 
 
+def test_the_guide_to_reports(capsys, rng, tmp_path, monkeypatch):
+    """Its programs run, and it explains every kind of finding and every cause."""
+    guide = (ROOT / "docs" / "reading-a-report.md").read_text(encoding="utf-8")
+    x = rng.standard_normal((300, 6)).astype("float32")
+    net = gc.MLP([6] + [16] * 10 + [2], activation="sigmoid")
+    given = {"gc": gc, "net": net, "x": x, "labels": (x[:, 0] > 0).astype(int), "optimizer": gc.optim.SGD(net, lr=0.1)}
+    monkeypatch.chdir(tmp_path)
+    for program in re.findall(r"```python\n(.*?)```", guide, re.DOTALL):
+        exec(compile(program, "reading-a-report.md", "exec"), given)
+    assert "VANISHING" in capsys.readouterr().out and (tmp_path / "report.html").exists()
+    assert {*gc.analysis.report.KINDS, *gc.analysis.report.CAUSES} <= set(re.findall(r"`(\w+)`", guide))
+
+
 @pytest.mark.torch
 def test_readme_cures_a_model_of_pytorch(rng, torch):
     program = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[2]
