@@ -122,9 +122,9 @@ struct Selu : ExpBelowZero<T> {
 
   GRADCORE_INLINE ValueGrad<T> both(Vec<T> x, const Exp<T> &e) {
     const Vec<T> zero{}, below = -one_minus(e);
-    const Vec<T> value = fused_add(below, splat<T>(T(kScaleAlpha)), below * T(kScaleAlphaLo));
+    const Vec<T> value = fma(below, splat<T>(T(kScaleAlpha)), below * T(kScaleAlphaLo));
     const Vec<T> grad = shifted(e) * T(kScaleAlpha) * kUnshift<T>;
-    return {select(x < zero, value, fused_add(x, splat<T>(T(kScale - 1)), x)),
+    return {select(x < zero, value, fma(x, splat<T>(T(kScale - 1)), x)),
             unless_nan<T>(x, select(x > zero, splat<T>(T(kScale)), grad))};
   }
 };
@@ -136,9 +136,9 @@ struct Tanh {
   GRADCORE_INLINE Parts begin(Vec<T> x) { return exp_parts<T>(-(abs<T>(x) + abs<T>(x))); }
   GRADCORE_INLINE ValueGrad<T> both(Vec<T> x, const Exp<T> &parts) {
     const Vec<T> e = value(parts), n = one_minus(parts), inverse = rough_inverse(e + T(1)), q = n * inverse;
-    const Vec<T> excess = fused_add(q, e, q - n);  // q (1 + e) - n; q is about n / 2 to n, so that q - n is exact
-    const Vec<T> h = fused_add(-excess, inverse, q);
-    return {copy_sign<T>(h, x), e * fused_add(h, h + T(2), splat<T>(1))};
+    const Vec<T> excess = fma(q, e, q - n);  // q (1 + e) - n; q is about n / 2 to n, so that q - n is exact
+    const Vec<T> h = fma(-excess, inverse, q);
+    return {copy_sign<T>(h, x), e * fma(h, h + T(2), splat<T>(1))};
   }
 };
 
@@ -160,8 +160,7 @@ struct Softplus : ExpOfMinusAbs<T> {
     const Vec<T> log1p = shifted_e + rest;
     const Vec<T> log1p_lo = rest - (log1p - shifted_e);
     const Vec<T> inverse = one_plus<T>(e).inverse, unshift = splat<T>(kUnshift<T>), zero{};
-    return {fused_add(log1p, unshift, fused_add(log1p_lo, unshift, max(zero, x))),
-            select(x < zero, e * inverse, inverse)};
+    return {fma(log1p, unshift, fma(log1p_lo, unshift, max(zero, x))), select(x < zero, e * inverse, inverse)};
   }
 };
 
@@ -172,7 +171,7 @@ struct Softplus : ExpOfMinusAbs<T> {
 template <class T>
 GRADCORE_INLINE ValueGrad<T> gate(Vec<T> x, Vec<T> below, Vec<T> slope) {
   const Vec<T> zero{}, s = slope * kUnshift<T>;
-  return {fused_add(below, splat<T>(-kUnshift<T>), max(zero, x)), select(x < zero, s, T(1) - s)};
+  return {fma(below, splat<T>(-kUnshift<T>), max(zero, x)), select(x < zero, s, T(1) - s)};
 }
 
 // F(x) = 1 / (1 + exp(-s(x))), given e = exp(-s(t)) and t s'(t) as a pair:
@@ -216,11 +215,11 @@ struct GeluTanh {
     const Pair<T> t2 = exact_product<T>(t, t);
     const Pair<T> b_t2 = exact_product<T>(t2.hi, b);
     const Pair<T> sum = exact_sum<T>(b_t2.hi, splat<T>(T(kA)));
-    const Vec<T> constants_lo = fused_add(t2.hi, splat<T>(T(kBLo)), splat<T>(T(kALo)));
-    const Vec<T> sum_lo = sum.lo + (b_t2.lo + fused_add(t2.lo, b, constants_lo));
+    const Vec<T> constants_lo = fma(t2.hi, splat<T>(T(kBLo)), splat<T>(T(kALo)));
+    const Vec<T> sum_lo = sum.lo + (b_t2.lo + fma(t2.lo, b, constants_lo));
     const Pair<T> product = exact_product<T>(t, sum.hi);
-    const Pair<T> s = {product.hi, fused_add(t, sum_lo, product.lo)};
-    return {exp_parts<T>(Pair<T>{-s.hi, -s.lo}), {s.hi, fused_add(t + t, b_t2.hi, s.lo)}};  // t s' = s + 2 b t^3
+    const Pair<T> s = {product.hi, fma(t, sum_lo, product.lo)};
+    return {exp_parts<T>(Pair<T>{-s.hi, -s.lo}), {s.hi, fma(t + t, b_t2.hi, s.lo)}};  // t s' = s + 2 b t^3
   }
   GRADCORE_INLINE ValueGrad<T> both(Vec<T> x, const Parts &parts) {
     return sigmoid_gate<T>(x, min(splat<T>(kMax), abs<T>(x)), parts.e, parts.t_ds);
@@ -237,8 +236,8 @@ struct Gelu : InOneStep<T> {
     const Vec<T> e = shifted(exp_parts<T>(Pair<T>{t2.hi * T(-0.5), t2.lo * T(-0.5)}));
     const Vec<T> m = mills<T>(t, t2.hi);
     const Pair<T> te = exact_product<T>(t, e);
-    const Vec<T> slope = e * fused_add(t, splat<T>(T(-0.39894228040143267794)), m);
-    return gate<T>(x, fused_add(te.hi, m, te.lo * m), slope);
+    const Vec<T> slope = e * fma(t, splat<T>(T(-0.39894228040143267794)), m);
+    return gate<T>(x, fma(te.hi, m, te.lo * m), slope);
   }
 };
 
@@ -253,14 +252,14 @@ struct Mish : ExpOfMinusAbs<T> {
     const Vec<T> t = min(splat<T>(-MathConstants<T>::kExpMin), abs<T>(x));
     const Vec<T> e = value(parts), shifted_e = shifted(parts);
     const auto negative = x < Vec<T>{};
-    const Vec<T> n = select(negative, e + two, fused_add(e, two, one));
+    const Vec<T> n = select(negative, e + two, fma(e, two, one));
     // d = p q + c
     const Vec<T> p = select(negative, e, e + e), q = select(negative, n, e), c = select(negative, two, n);
-    const Vec<T> d_hi = fused_add(p, q, c);
-    const Divisor<T> d = divisor_of<T>(d_hi, fused_subtract(p, q, d_hi - c));
-    const Vec<T> cubic = fused_add(e, e + four, two) * e * d.inverse;
+    const Vec<T> d_hi = fma(p, q, c);
+    const Divisor<T> d = divisor_of<T>(d_hi, fused_subtract<T>(p, q, d_hi - c));
+    const Vec<T> cubic = fma(e, e + four, two) * e * d.inverse;
     const Vec<T> factor = select(negative, one - t, t * e * e);
-    const Vec<T> inner = fused_add(fused_add(e, factor, factor) * four, d.inverse, select(negative, cubic, n));
+    const Vec<T> inner = fma(fma(e, factor, factor) * four, d.inverse, select(negative, cubic, n));
     const Pair<T> slope = exact_product<T>(inner, select(negative, shifted_e, one));
     const Vec<T> ratio = n * d.inverse, unshift = select(negative, splat<T>(kUnshift<T>), one);
     return {select(negative, -t * (shifted_e * ratio), x * ratio) * unshift,

@@ -151,8 +151,7 @@ void clamp_array(index n, T bound, T *x) {
 // m is state0 and v is state1; rmsprop without momentum keeps its only state, v, in state0.
 // A zero weight_decay or momentum is not multiplied in: 0 * inf is NaN.
 //
-// The product in U.6 has one use in every variant, so that it is fused in all or in none: recording
-// does not change a bit of the parameters.
+// Recording does not change a bit of the parameters.
 // Cost  one pass: every array is loaded once and stored once (adam moves 7 elements per element).
 
 GRADCORE_INLINE double square_root(double x) { return __builtin_sqrt(x); }
@@ -160,7 +159,7 @@ GRADCORE_INLINE double square_root(double x) { return __builtin_sqrt(x); }
 template <class T>
 struct SgdRule {
   const UpdateArgs<T> &args;
-  Vec<T> rate = splat<T>(T(args.lr)), momentum = splat<T>(T(args.momentum));
+  Vec<T> minus_rate = splat<T>(T(-args.lr)), momentum = splat<T>(T(args.momentum));
 
   template <class Lanes>
   GRADCORE_INLINE_MEMBER Vec<T> direction(index i, Lanes lanes, Vec<T> g) const {
@@ -174,7 +173,7 @@ struct SgdRule {
 template <class T>
 struct RmspropRule {
   const UpdateArgs<T> &args;
-  Vec<T> rate = splat<T>(T(args.lr)), momentum = splat<T>(T(args.momentum)), eps = splat<T>(T(args.eps));
+  Vec<T> minus_rate = splat<T>(T(-args.lr)), momentum = splat<T>(T(args.momentum)), eps = splat<T>(T(args.eps));
   Vec<T> alpha = splat<T>(T(args.alpha)), rest = splat<T>(T(1 - args.alpha));
 
   template <class Lanes>
@@ -193,7 +192,7 @@ struct RmspropRule {
 template <class T>
 struct AdamRule {
   const UpdateArgs<T> &args;
-  Vec<T> rate = splat<T>(T(args.lr / args.bias1)), inverse_root_bias2 = splat<T>(T(1 / square_root(args.bias2)));
+  Vec<T> minus_rate = splat<T>(T(-args.lr / args.bias1)), inverse_root_bias2 = splat<T>(T(1 / square_root(args.bias2)));
   bool from_g = args.beta1 <= 0.5;
   Vec<T> share = splat<T>(T(from_g ? -args.beta1 : 1 - args.beta1));  // of the way from m to g, or of that back
   IVec<T> starts_at_g = splat_int<T>(from_g ? -1 : 0);
@@ -233,7 +232,7 @@ struct UpdateStep {
     Vec<T> g = clamp_magnitude<T>(lanes.get(args.grad + i) * clip_coef, clip_value);
     const Vec<T> p = lanes.get(args.param + i);
     if (!kDecoupledDecay && args.weight_decay != 0) g = fma(weight_decay, p, g);
-    const Vec<T> stepped = (kDecoupledDecay ? p * kept : p) - rule.rate * rule.direction(i, lanes, g);
+    const Vec<T> stepped = fma(rule.minus_rate, rule.direction(i, lanes, g), kDecoupledDecay ? p * kept : p);
     lanes.put(args.param + i, stepped);
     if (kRecord) add_squares(lanes.keep(stepped - p), sumsq);
   }

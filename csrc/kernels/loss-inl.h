@@ -122,7 +122,7 @@ struct RowProbsGrad {
   T *grad;
   template <class Lanes>
   GRADCORE_INLINE_MEMBER void operator()(index i, Lanes lanes) const {
-    lanes.put(grad + i, fused_add(lanes.get(grad + i), factor, lanes.get(p + i) * -scale));
+    lanes.put(grad + i, fma(lanes.get(grad + i), factor, lanes.get(p + i) * -scale));
   }
 };
 
@@ -155,8 +155,7 @@ struct BinaryCrossEntropy {
     const Vec<T> e = value(parts), inverse = one_plus<T>(e).inverse, below = e * inverse;
     const auto negative = y < zero;
     const Vec<T> sigmoid = select(negative, below, inverse), sigmoid_minus = select(negative, inverse, below);
-    return {fused_add(one - t, y, max(-y, zero) + fused_add(e, log1p_rest<T>(e), e)),
-            fused_add(one - t, sigmoid, -t * sigmoid_minus)};
+    return {fma(one - t, y, max(-y, zero) + fma(e, log1p_rest<T>(e), e)), fma(one - t, sigmoid, -t * sigmoid_minus)};
   }
 };
 

@@ -3,10 +3,6 @@
 // Remez exchange on the interval stated beside it. "2^-n" is the largest relative error of the
 // unrounded fit; what the finished functions reach is stated, per activation, in activation-inl.h.
 
-#if defined(__aarch64__)
-#include <arm_neon.h>
-#endif
-
 namespace gradcore::GRADCORE_TARGET {
 
 // ---- verbs that vec.hpp lacks ----
@@ -34,65 +30,21 @@ GRADCORE_INLINE Pair<T> exact_sum(Vec<T> a, Vec<T> b) {
   return {sum, (a - (sum - b_part)) + (b - b_part)};
 }
 
-// a * b + c and a * b - c, fused wherever the target has FMA. fma() of vec.hpp leaves the fusing to the
-// compiler, and GCC fuses within a basic block only: the same expression then rounds differently at
-// the end of a row and before it, and a * b - c is zero where c is the rounded product of a and b.
-#if defined(__aarch64__)
-GRADCORE_INLINE Vec<float> fused_add(Vec<float> a, Vec<float> b, Vec<float> c) {
-  return Vec<float>(vfmaq_f32(float32x4_t(c), float32x4_t(a), float32x4_t(b)));
-}
-GRADCORE_INLINE Vec<double> fused_add(Vec<double> a, Vec<double> b, Vec<double> c) {
-  return Vec<double>(vfmaq_f64(float64x2_t(c), float64x2_t(a), float64x2_t(b)));
-}
-template <class V>
-GRADCORE_INLINE V fused_subtract(V a, V b, V c) {
-  return fused_add(a, b, -c);
-}
-#elif GRADCORE_VECTOR_BYTES == 64
-GRADCORE_INLINE Vec<float> fused_add(Vec<float> a, Vec<float> b, Vec<float> c) {
-  return Vec<float>(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c)));
-}
-GRADCORE_INLINE Vec<double> fused_add(Vec<double> a, Vec<double> b, Vec<double> c) {
-  return Vec<double>(_mm512_fmadd_pd(__m512d(a), __m512d(b), __m512d(c)));
-}
-GRADCORE_INLINE Vec<float> fused_subtract(Vec<float> a, Vec<float> b, Vec<float> c) {
-  return Vec<float>(_mm512_fmsub_ps(__m512(a), __m512(b), __m512(c)));
-}
-GRADCORE_INLINE Vec<double> fused_subtract(Vec<double> a, Vec<double> b, Vec<double> c) {
-  return Vec<double>(_mm512_fmsub_pd(__m512d(a), __m512d(b), __m512d(c)));
-}
-#elif GRADCORE_VECTOR_BYTES == 32
-GRADCORE_INLINE Vec<float> fused_add(Vec<float> a, Vec<float> b, Vec<float> c) {
-  return Vec<float>(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c)));
-}
-GRADCORE_INLINE Vec<double> fused_add(Vec<double> a, Vec<double> b, Vec<double> c) {
-  return Vec<double>(_mm256_fmadd_pd(__m256d(a), __m256d(b), __m256d(c)));
-}
-GRADCORE_INLINE Vec<float> fused_subtract(Vec<float> a, Vec<float> b, Vec<float> c) {
-  return Vec<float>(_mm256_fmsub_ps(__m256(a), __m256(b), __m256(c)));
-}
-GRADCORE_INLINE Vec<double> fused_subtract(Vec<double> a, Vec<double> b, Vec<double> c) {
-  return Vec<double>(_mm256_fmsub_pd(__m256d(a), __m256d(b), __m256d(c)));
+#if GRADCORE_VECTOR_BYTES > 16 || defined(__aarch64__)
+// a * b - c with one rounding.
+template <class T>
+GRADCORE_INLINE Vec<T> fused_subtract(Vec<T> a, Vec<T> b, Vec<T> c) {
+  return fma(a, b, -c);
 }
 #else
-template <class V>
-GRADCORE_INLINE V fused_add(V a, V b, V c) {
-  return a * b + c;
-}
 // The product in halves (Dekker). Right where c is near a * b, which is where it is used,
 // but for the last bit of a double's product.
 template <class T>
-GRADCORE_INLINE Vec<T> subtract_from_halves(Vec<T> a, Vec<T> b, Vec<T> c) {
+GRADCORE_INLINE Vec<T> fused_subtract(Vec<T> a, Vec<T> b, Vec<T> c) {
   constexpr auto kUpperHalf = ~((typename VecTraits<T>::Int(1) << (VecTraits<T>::kMantissaBits + 2) / 2) - 1);
   const Vec<T> a_hi = from_bits(to_bits(a) & kUpperHalf), a_lo = a - a_hi;
   const Vec<T> b_hi = from_bits(to_bits(b) & kUpperHalf), b_lo = b - b_hi;
   return ((a_hi * b_hi - c) + a_hi * b_lo + a_lo * b_hi) + a_lo * b_lo;
-}
-GRADCORE_INLINE Vec<float> fused_subtract(Vec<float> a, Vec<float> b, Vec<float> c) {
-  return subtract_from_halves<float>(a, b, c);
-}
-GRADCORE_INLINE Vec<double> fused_subtract(Vec<double> a, Vec<double> b, Vec<double> c) {
-  return subtract_from_halves<double>(a, b, c);
 }
 #endif
 
@@ -100,7 +52,7 @@ GRADCORE_INLINE Vec<double> fused_subtract(Vec<double> a, Vec<double> b, Vec<dou
 template <class T>
 GRADCORE_INLINE Pair<T> exact_product(Vec<T> a, Vec<T> b) {
   const Vec<T> product = a * b;
-  return {product, fused_subtract(a, b, product)};
+  return {product, fused_subtract<T>(a, b, product)};
 }
 
 // c[0] + c[1] x + ... + c[N-1] x^(N-1) by Horner's rule: the fewest roundings that matter while
@@ -109,7 +61,7 @@ template <class T, int N>
 GRADCORE_INLINE Vec<T> horner(Vec<T> x, const T (&c)[N]) {
   Vec<T> sum = splat<T>(c[N - 1]);
 #pragma GCC unroll 32
-  for (int i = N - 2; i >= 0; i--) sum = fused_add(sum, x, splat<T>(c[i]));
+  for (int i = N - 2; i >= 0; i--) sum = fma(sum, x, splat<T>(c[i]));
   return sum;
 }
 
@@ -119,9 +71,9 @@ template <class T, int N>
 GRADCORE_INLINE Vec<T> horner_pairs(Vec<T> x, Vec<T> x2, const T (&c)[N]) {
   constexpr int kLast = (N - 1) / 2 * 2;
   Vec<T> sum = splat<T>(c[kLast]);
-  if constexpr (kLast + 1 < N) sum = fused_add(x, splat<T>(c[kLast + 1]), sum);
+  if constexpr (kLast + 1 < N) sum = fma(x, splat<T>(c[kLast + 1]), sum);
 #pragma GCC unroll 16
-  for (int i = kLast - 2; i >= 0; i -= 2) sum = fused_add(sum, x2, fused_add(x, splat<T>(c[i + 1]), splat<T>(c[i])));
+  for (int i = kLast - 2; i >= 0; i -= 2) sum = fma(sum, x2, fma(x, splat<T>(c[i + 1]), splat<T>(c[i])));
   return sum;
 }
 
@@ -226,7 +178,7 @@ inline constexpr T kExpOffset = MathConstants<T>::kRound + T(MathConstants<T>::k
 template <class T>
 GRADCORE_INLINE Exp<T> exp_reduced(Vec<T> r, Vec<T> y_log2e) {
   const Vec<T> r2 = r * r;
-  return {fused_add(r2, horner_pairs<T>(r, r2, MathConstants<T>::kExp), r),
+  return {fma(r2, horner_pairs<T>(r, r2, MathConstants<T>::kExp), r),
           from_bits(to_bits(y_log2e) << VecTraits<T>::kMantissaBits)};
 }
 
@@ -234,38 +186,38 @@ template <class T>
 GRADCORE_INLINE Exp<T> exp_parts(Vec<T> y) {
   using C = MathConstants<T>;
   y = max(splat<T>(C::kExpMin), y);
-  const Vec<T> y_log2e = fused_add(y, splat<T>(C::kLog2E), splat<T>(kExpOffset<T>));
+  const Vec<T> y_log2e = fma(y, splat<T>(C::kLog2E), splat<T>(kExpOffset<T>));
   const Vec<T> k = y_log2e - kExpOffset<T>;
-  return exp_reduced<T>(fused_add(k, splat<T>(-C::kLn2Lo), fused_add(k, splat<T>(-C::kLn2Hi), y)), y_log2e);
+  return exp_reduced<T>(fma(k, splat<T>(-C::kLn2Lo), fma(k, splat<T>(-C::kLn2Hi), y)), y_log2e);
 }
 
 // exp(y.hi + y.lo); y.hi >= kExpMin.
 template <class T>
 GRADCORE_INLINE Exp<T> exp_parts(Pair<T> y) {
   using C = MathConstants<T>;
-  const Vec<T> y_log2e = fused_add(y.hi, splat<T>(C::kLog2E), splat<T>(kExpOffset<T>));
+  const Vec<T> y_log2e = fma(y.hi, splat<T>(C::kLog2E), splat<T>(kExpOffset<T>));
   const Vec<T> k = y_log2e - kExpOffset<T>;
-  return exp_reduced<T>(fused_add(k, splat<T>(-C::kLn2Hi), y.hi) + fused_add(k, splat<T>(-C::kLn2Lo), y.lo), y_log2e);
+  return exp_reduced<T>(fma(k, splat<T>(-C::kLn2Hi), y.hi) + fma(k, splat<T>(-C::kLn2Lo), y.lo), y_log2e);
 }
 
 // exp(y) * 2^kExpShift, to 0.9 ULP.
 template <class T>
 GRADCORE_INLINE Vec<T> shifted(const Exp<T> &e) {
-  return fused_add(e.expm1_r, e.scale, e.scale);
+  return fma(e.expm1_r, e.scale, e.scale);
 }
 
 // exp(y) itself, to 0.9 ULP.
 template <class T>
 GRADCORE_INLINE Vec<T> value(const Exp<T> &e) {
   const Vec<T> scale = e.scale * kUnshift<T>;
-  return fused_add(e.expm1_r, scale, scale);
+  return fma(e.expm1_r, scale, scale);
 }
 
 // 1 - exp(y), in [0, 1], to 0.9 ULP.
 template <class T>
 GRADCORE_INLINE Vec<T> one_minus(const Exp<T> &e) {
   const Vec<T> scale = e.scale * kUnshift<T>;
-  return fused_add(-e.expm1_r, scale, T(1) - scale);
+  return fma(-e.expm1_r, scale, T(1) - scale);
 }
 
 // ---- quotients ----
@@ -292,23 +244,23 @@ struct Divisor {
 template <class T>
 GRADCORE_INLINE Vec<T> quotient(Vec<T> n, Vec<T> n_lo, const Divisor<T> &d) {
   const Vec<T> q = n * d.inverse;
-  const Vec<T> excess = fused_add(q, d.value_lo, fused_subtract(q, d.value, n)) - n_lo;
-  return fused_add(-excess, d.inverse, q);
+  const Vec<T> excess = fma(q, d.value_lo, fused_subtract<T>(q, d.value, n)) - n_lo;
+  return fma(-excess, d.inverse, q);
 }
 
 // n / d with an inverse that may be rough: a relative error of 2^-14 leaves 2^-28.
 template <class T>
 GRADCORE_INLINE Vec<T> quotient(Vec<T> n, Vec<T> d, Vec<T> inverse) {
   const Vec<T> q = n * inverse;
-  return fused_add(-fused_subtract(q, d, n), inverse, q);
+  return fma(-fused_subtract<T>(q, d, n), inverse, q);
 }
 
 // value + value_lo with its inverse to 0.57 ULP.
 template <class T>
 GRADCORE_INLINE Divisor<T> divisor_of(Vec<T> value, Vec<T> value_lo) {
   const Vec<T> inverse = rough_inverse(value);
-  const Vec<T> excess = fused_add(inverse, value_lo, fused_subtract(inverse, value, splat<T>(1)));
-  return {value, value_lo, fused_add(-excess, inverse, inverse)};
+  const Vec<T> excess = fma(inverse, value_lo, fused_subtract<T>(inverse, value, splat<T>(1)));
+  return {value, value_lo, fma(-excess, inverse, inverse)};
 }
 
 // 1 + e for e in [0, 1].
@@ -334,8 +286,8 @@ GRADCORE_INLINE Vec<T> log_above_one(Vec<T> x) {
   constexpr auto kOne = typename VecTraits<T>::Int(VecTraits<T>::kExponentBias) << kBits;
   const Vec<T> k = to_float<T>((to_bits(x) >> kBits) - VecTraits<T>::kExponentBias);
   const Vec<T> m = from_bits((to_bits(x) & ((typename VecTraits<T>::Int(1) << kBits) - 1)) | kOne) - T(1);
-  const Vec<T> log_m = fused_add(k, splat<T>(C::kLn2Lo), fused_add(m, log1p_rest<T>(m), m));
-  return fused_add(k, splat<T>(C::kLn2Hi), log_m) + (x - x);
+  const Vec<T> log_m = fma(k, splat<T>(C::kLn2Lo), fma(m, log1p_rest<T>(m), m));
+  return fma(k, splat<T>(C::kLn2Hi), log_m) + (x - x);
 }
 
 // ---- the normal law ----
@@ -347,8 +299,8 @@ template <class T>
 GRADCORE_INLINE Vec<T> mills(Vec<T> t, Vec<T> t2) {
   using C = MathConstants<T>;
   const Vec<T> p = horner_pairs<T>(t, t2, C::kMillsP);
-  const Vec<T> rest = fused_add(t, horner_pairs<T>(t, t2, C::kMillsU), p + p);
-  const Vec<T> q = fused_add(t + t, p, rest);
+  const Vec<T> rest = fma(t, horner_pairs<T>(t, t2, C::kMillsU), p + p);
+  const Vec<T> q = fma(t + t, p, rest);
   return quotient<T>(p, q, rough_inverse(q));
 }
 

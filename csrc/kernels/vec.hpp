@@ -11,6 +11,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace gradcore::GRADCORE_TARGET {
@@ -202,12 +204,36 @@ static __attribute__((noinline)) void store_partial(T *p, Vec<T> v, int n) {
 
 // ---- arithmetic ----
 
-// a * b + c, one rounding where the target has FMA. All of gradcore is compiled with
-// -ffp-contract=fast, so that GCC and Clang fuse alike.
+// a * b + c, with one rounding where the target has FMA. Written out: GCC fuses an expression within a basic block
+// only, Clang without optimization not everywhere, and the same numbers would round differently at the end of a row, or
+// in a recorded step.
 template <class V>
 GRADCORE_INLINE V fma(V a, V b, V c) {
   return a * b + c;
 }
+#if defined(__aarch64__)
+GRADCORE_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) {
+  return Vec<float>(vfmaq_f32(float32x4_t(c), float32x4_t(a), float32x4_t(b)));
+}
+GRADCORE_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
+  return Vec<double>(vfmaq_f64(float64x2_t(c), float64x2_t(a), float64x2_t(b)));
+}
+#elif GRADCORE_VECTOR_BYTES == 64
+GRADCORE_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) {
+  return Vec<float>(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c)));
+}
+GRADCORE_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
+  return Vec<double>(_mm512_fmadd_pd(__m512d(a), __m512d(b), __m512d(c)));
+}
+#endif
+#if GRADCORE_VECTOR_BYTES >= 32  // the vectors of AVX2, and AVX-512's halves
+GRADCORE_INLINE Part<float, 8>::V fma(Part<float, 8>::V a, Part<float, 8>::V b, Part<float, 8>::V c) {
+  return Part<float, 8>::V(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c)));
+}
+GRADCORE_INLINE Part<double, 4>::V fma(Part<double, 4>::V a, Part<double, 4>::V b, Part<double, 4>::V c) {
+  return Part<double, 4>::V(_mm256_fmadd_pd(__m256d(a), __m256d(b), __m256d(c)));
+}
+#endif
 // As the x86 instructions: the second operand when either is NaN.
 template <class V>
 GRADCORE_INLINE V min(V a, V b) {
