@@ -1,4 +1,4 @@
-"""Trains deep MLPs, finds vanishing and exploding gradients in them, explains them and proves the cure.
+"""Train deep MLPs; find vanishing and exploding gradients, explain them, and verify a cure.
 
     import gradcore as gc
 
@@ -7,7 +7,7 @@
     step = net.train_step(x, labels, optimizer, clip_norm=1.0)
     print(gc.analyze(net, x, labels))
 
-Importing starts no thread and loads nothing but NumPy and the native library.
+Importing starts no thread and loads only NumPy and the native library.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The multilayer perceptron: a thin face of the native net. Names, shapes and defaults; no arithmetic."""
+"""The multilayer perceptron: a thin layer over the native net. Names, shapes and defaults; no arithmetic."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NORM_EPS = 1e-5  # added to the variance by every normalization of a net: kNormE
 
 
 class Step(NamedTuple):
-    """What `train_step` returns: the loss, and the total gradient norm before clipping."""
+    """The result of `train_step`: the loss, and the total gradient norm before clipping."""
 
     loss: float
     total_norm: float
@@ -32,14 +32,12 @@ class Step(NamedTuple):
 class Tensors(Mapping[str, Array]):
     """Named writable views of one contiguous buffer of a net.
 
-    `tensors[name]` is made when asked for; it stays valid, and keeps the net's memory alive, for as
-    long as it is held. `tensors[name] = values` copies into it. `tensors.flat` is the whole buffer, 1-D:
-    each tensor starts at a multiple of 64 bytes, and the elements between tensors are zero and must
-    stay so.
+    `tensors[name]` creates a view. The view stays valid, and keeps the net's memory alive, as long as you hold it.
+    `tensors[name] = values` copies into the buffer. `tensors.flat` is the whole buffer, 1-D: each tensor starts at a
+    multiple of 64 bytes, and the padding between tensors is zero and must stay zero.
 
-    While any view of the parameters is held, each call of the net prepares its weights anew, since they
-    may have been written: in a training loop, do not keep views. `copy.deepcopy(net.parameters)` and pickles hold
-    the values of that moment, in memory of their own.
+    While a view of the parameters exists, every call of the net repacks the weights, because they may have changed.
+    Do not keep views in a training loop. `copy.deepcopy(net.parameters)` and pickles are copies with their own memory.
     """
 
     def __init__(self, flat: Callable[[], Array], table: Sequence[tuple[str, int, list[int]]]) -> None:
@@ -90,39 +88,40 @@ def _tensors_over(flat: Array, table: Mapping[str, tuple[int, tuple[int, ...]]])
 
 
 class MLP:
-    """A multilayer perceptron with its parameters, gradients and everything a pass needs.
+    """A multilayer perceptron with its parameters, gradients and workspace.
 
     Dense layers are numbered from 0 at the input. Hidden layer l computes
 
         z = W x + b,   y = norm(z),   h = act(y) (+ x)
 
-    and the last one is linear: neither normalization nor activation.
+    The last layer is linear, without normalization or activation.
 
     Args:
         widths: [in, hidden..., out]; len(widths) - 1 dense layers.
-        activation: a name of `gc.activations()`, or one for each hidden layer.
+        activation: a name from `gc.activations()`, or one name per hidden layer.
         normalization: None, "batch", "layer" or "rms" (eps 1e-5; batch norm as in PyTorch, momentum 0.1).
-        residual: add a hidden block's input to its output wherever the two widths agree.
-        init: a name of `gc.initializers()`, or a function (shape, rng) -> weights; see `gradcore.init`.
-        bias: whether dense layers have biases; they start at zero.
-        dtype: "float32", "float64" or "bfloat16": float32 arrays and sums, but dense products take their operands
-            (weights, inputs and deltas) rounded to bfloat16. 1.8 to 1.9 times as fast at 512 units and more where
-            `gc.cpu_info()["bfloat16_products"]` (bench/peers.py --dtype bfloat16), else no faster than float32.
-            Products of such a CPU take numbers below 2^-126 for zero, others do not: gradients that vanish end sooner.
-        seed: of the initial weights; None for fresh randomness.
+        residual: add a hidden block's input to its output wherever the two widths are equal.
+        init: a name from `gc.initializers()`, or a function (shape, rng) -> weights; see `gradcore.init`.
+        bias: whether dense layers have biases. Biases start at zero.
+        dtype: "float32", "float64" or "bfloat16". With "bfloat16", arrays and sums are float32, but the dense products
+            round their operands (weights, inputs and deltas) to bfloat16. If `gc.cpu_info()["bfloat16_products"]`,
+            layers of 512 units or more are 1.8 to 1.9 times as fast (bench/peers.py --dtype bfloat16), and products
+            treat numbers below 2^-126 as zero, so that vanishing gradients reach zero earlier. On other CPUs,
+            "bfloat16" is no faster than "float32".
+        seed: seed of the initial weights; None draws fresh randomness.
 
     Attributes:
         widths, depth, in_features, out_features: the shape; depth is the number of dense layers.
-        activations: one name a hidden layer. normalization, residual, bias: as given.
-        dtype: numpy.dtype of all arrays. compute_dtype: the name given as dtype, that of the dense products.
-        parameters, gradients, buffers: mappings from names to writable views, see `Tensors`.
+        activations: one name per hidden layer. normalization, residual, bias: as given.
+        dtype: numpy.dtype of all arrays. compute_dtype: the name given as dtype, the type of the dense products.
+        parameters, gradients, buffers: mappings from names to writable views; see `Tensors`.
             "dense0.weight" [out_features, in_features], "dense0.bias", "norm0.weight", "norm0.bias", ...;
             buffers are the running statistics of batch norm.
 
     Raises:
         ValueError, TypeError: naming the argument.
 
-    A net may be used by one thread at a time; a second one gets a ValueError.
+    A net can be used by one thread at a time; a second thread gets a ValueError.
     """
 
     def __init__(
@@ -154,7 +153,7 @@ class MLP:
         dtype: str,
         seed: int | None,
     ) -> None:
-        """Everything but the weights, which stay zero."""
+        """Build everything except the weights, which stay zero."""
         shape = _check.widths(widths)
         names = _check.activations(activation, len(shape) - 2)
         core = _core.Net(
@@ -171,7 +170,7 @@ class MLP:
         self._init = init
 
     def _adopt(self, core: _core.Net) -> None:
-        """Become the face of this native net."""
+        """Wrap this native net."""
         self._core = core
         widths, activations, normalization, self.residual, self.bias, dtype, self._init, seed = core.config
         self.widths = tuple(widths)
@@ -189,19 +188,19 @@ class MLP:
 
     @classmethod
     def _without_weights(cls, config: dict[str, Any]) -> MLP:
-        """A net of this `config` with zero weights: for those who fill them in at once."""
+        """A net of this `config` with zero weights, for callers that fill them in at once."""
         net = cls.__new__(cls)
         net._build(**config)
         return net
 
     @classmethod
     def _around(cls, core: _core.Net) -> MLP:
-        """The face of a native net that is there already."""
+        """An MLP around an existing native net."""
         net = cls.__new__(cls)
         net._adopt(core)
         return net
 
-    # ---- what it is --------------------------------------------------------------------------------------
+    # ---- properties --------------------------------------------------------------------------------------
 
     @property
     def parameters(self) -> Tensors:
@@ -220,10 +219,10 @@ class MLP:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that build the net as it was drawn: `gc.MLP(**net.config)`.
+        """The arguments that rebuild the net with its initial weights: `gc.MLP(**net.config)`.
 
-        A function that drew the weights is among them only as long as the net lives: of a net from a file or a pickle,
-        which hold no functions, or from C, "init" may be "custom", for which MLP wants one of its own.
+        Files, pickles and C hold no functions: "init" of a net from there may be "custom", and MLP then needs the
+        function that drew the weights.
         """
         return {
             "widths": list(self.widths),
@@ -238,12 +237,12 @@ class MLP:
 
     @property
     def num_parameters(self) -> int:
-        """Number of trainable values."""
+        """Number of trainable parameters."""
         return sum(array.size for array in self.parameters.values())
 
     @property
     def workspace_bytes(self) -> int:
-        """Bytes held for passes (saved activations, deltas, packed weights), at their largest so far."""
+        """Bytes held for passes (saved activations, deltas, packed weights); grows to the largest pass so far."""
         return self._core.workspace_bytes()
 
     def __repr__(self) -> str:
@@ -260,23 +259,23 @@ class MLP:
     # ---- passes ------------------------------------------------------------------------------------------
 
     def __call__(self, x: ArrayLike) -> Array:
-        """The net's outputs for `x`, in inference mode: `forward(x)`; a pass that waits for `backward` is forgotten."""
+        """Outputs for `x` in inference mode, as `forward(x)`. Discards a forward pass that waits for its `backward`."""
         return self.forward(x)
 
     def forward(self, x: ArrayLike, training: bool = False) -> Array:
         """Outputs for a batch.
 
         Args:
-            x: [batch, in_features]. Arrays of the net's dtype with contiguous rows are used as they
-                are; any other array of numbers is converted.
-            training: use the batch's own statistics in batch norm and update the running ones, and
-                keep what `backward` needs.
+            x: [batch, in_features]. Arrays of the net's dtype with contiguous rows are not copied; other numeric
+                arrays are converted.
+            training: batch norm uses the statistics of the batch and updates the running statistics; everything
+                that `backward` needs is kept.
 
         Returns:
-            [batch, out_features]; logits, for the cross entropies.
+            [batch, out_features]; logits for the cross entropies.
 
         Raises:
-            ValueError: for a wrong shape, no rows, or NaN or infinity in `x`.
+            ValueError: wrong shape, no rows, or NaN or infinity in `x`.
         """
         training = _check.flag(training, "training")
         try:
@@ -286,11 +285,13 @@ class MLP:
         return self._core.forward(self._input(x), training)
 
     def backward(self, grad_output: ArrayLike) -> Array:
-        """Gradients by the parameters, into `gradients` (overwritten), and by the input.
+        """Gradients with respect to the parameters (overwrites `gradients`) and to the input.
+
+        Each `forward(x, training=True)` serves one `backward`, with no other pass in between.
 
         Args:
-            grad_output: [batch, out_features], the gradient of the loss by the outputs of the last
-                `forward(x, training=True)`; each forward pass serves one backward, with no other pass in between.
+            grad_output: [batch, out_features], the gradient of the loss with respect to the outputs of that forward
+                pass.
 
         Returns:
             grad_input, [batch, in_features].
@@ -302,9 +303,9 @@ class MLP:
         return self._core.backward(_check.matrix(grad_output, "grad_output", self.dtype, self.out_features))
 
     def loss(self, x: ArrayLike, target: ArrayLike, loss: str = "cross_entropy") -> float:
-        """The mean loss in inference mode. Arguments as `loss_and_gradients`.
+        """The mean loss in inference mode; arguments as in `loss_and_gradients`.
 
-        Nothing of the net changes, but a forward pass that waits for its `backward` is forgotten, as by `net(x)`.
+        The net does not change. As with `net(x)`, a forward pass that waits for its `backward` is discarded.
         """
         code = _check.choice(loss, "loss", _check.LOSSES)
         try:
@@ -320,18 +321,17 @@ class MLP:
 
         Args:
             x: [batch, in_features].
-            target: labels [batch] of any integer type, or probabilities [batch, out_features], for
-                "cross_entropy"; values [batch, out_features] for all other losses; [batch] will do
-                where out_features is 1.
-            loss: "cross_entropy" (mean over rows), "binary_cross_entropy" (of logits), "mse", "mae" or
-                "huber" (delta 1), these with the mean over all elements.
+            target: for "cross_entropy", labels [batch] of any integer type or probabilities [batch, out_features];
+                for all other losses, values [batch, out_features], or [batch] if out_features is 1.
+            loss: "cross_entropy" (mean over rows), or "binary_cross_entropy" (of logits), "mse", "mae" or "huber"
+                (delta 1), each with the mean over all elements.
             record: measure the pass; `flow` then holds the result.
 
         Returns:
-            The mean loss; a loss that overflows is returned as it is.
+            The mean loss. A loss that overflows is returned as is.
 
         Raises:
-            ValueError: for wrong shapes, labels out of range, NaN or infinity in the data.
+            ValueError: wrong shapes, labels out of range, or NaN or infinity in the data.
         """
         code, record = _check.choice(loss, "loss", _check.LOSSES), _check.flag(record, "record")
         try:
@@ -352,20 +352,20 @@ class MLP:
     ) -> Step:
         """Loss, gradients, clipping and update in one native call.
 
-        Clipping is part of the update: `gradients` stay as they were computed.
+        Clipping is part of the update; `gradients` keeps the unclipped values.
 
         Args:
-            x, target, loss, record: as `loss_and_gradients`.
-            optimizer: one that was made for this net.
-            clip_norm, clip_value: as `Optimizer.step`.
+            x, target, loss, record: as in `loss_and_gradients`.
+            optimizer: an optimizer created for this net.
+            clip_norm, clip_value: as in `Optimizer.step`.
 
         Returns:
-            Step(loss, total_norm), the norm before clipping.
+            Step(loss, total_norm), with the norm before clipping.
 
         Raises:
-            ValueError: as `loss_and_gradients`, or for a bad bound.
-            FloatingPointError: with `clip_norm`, when the total norm is not finite; parameters and
-                optimizer state are then as before.
+            ValueError: as in `loss_and_gradients`, or for a bad bound.
+            FloatingPointError: with `clip_norm`, if the total norm is not finite. Parameters and optimizer state are
+                then unchanged.
         """
         _check.instance(optimizer, "optimizer", Optimizer, "one of gc.optim")
         code, record = _check.choice(loss, "loss", _check.LOSSES), _check.flag(record, "record")
@@ -380,7 +380,7 @@ class MLP:
 
     @property
     def flow(self) -> flow.GradientFlow:
-        """What the last pass with `record=True` measured; ValueError before the first one."""
+        """The measurements of the last pass with `record=True`; ValueError before the first one."""
         return flow.recorded(self._core, self.widths, self.dtype.name)
 
     def _input(self, x: ArrayLike) -> Array:
@@ -410,7 +410,7 @@ class MLP:
         seed: int | None = 0,
         drop_last: bool = False,
     ) -> History:
-        """Train on a data set; `gradcore.training.fit` describes the arguments. Returns the History."""
+        """Train on a data set and return the History; `gradcore.training.fit` describes the arguments."""
         from .training import fit
 
         return fit(
@@ -432,13 +432,13 @@ class MLP:
         )
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write architecture, parameters and buffers to a safetensors file, atomically; see `gc.load`."""
+        """Atomically write architecture, parameters and buffers to a safetensors file; see `gc.load`."""
         from .io import save
 
         save(self, path)
 
     def copy(self) -> MLP:
-        """A net of its own with equal parameters and buffers; gradients are zero."""
+        """An independent net with equal parameters and buffers; its gradients are zero."""
         other = MLP._without_weights(self.config)
         other.parameters.flat[:] = self.parameters.flat
         other.buffers.flat[:] = self.buffers.flat
@@ -460,14 +460,14 @@ class MLP:
 def skip_connections(config: Mapping[str, Any]) -> Array:
     """Which dense layers of `MLP.config` have a skip connection around their block, [depth].
 
-    Hidden ones with two equal widths, if it says `residual`, which makes none where there is no such layer.
+    With `residual`, these are the hidden layers whose two widths are equal; there may be none.
     """
     widths = np.array(config["widths"][:-1])
     return np.append((widths[:-1] == widths[1:]) & bool(config["residual"]), False)
 
 
 def _widths_text(widths: tuple[int, ...]) -> str:
-    """[64] + [100] * 30 + [10], runs of equal widths drawn together."""
+    """[64] + [100] * 30 + [10]: runs of equal widths are joined."""
     runs = [(width, len(list(group))) for width, group in groupby(widths)]
     if len(widths) <= 6 or len(runs) > 6:
         return str(list(widths))

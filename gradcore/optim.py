@@ -1,10 +1,10 @@
-"""Optimizers with PyTorch's semantics, and learning-rate schedules as plain callables of the step.
+"""Optimizers with PyTorch's semantics, and learning-rate schedules as callables of the step.
 
     optimizer = gc.optim.Adam(net, lr=gc.optim.warmup(gc.optim.cosine(1e-3, total_steps=1000), 50))
     net.train_step(x, target, optimizer)
 
-A schedule is any callable from the step number (0 for the first) to a learning rate. Those made here
-can be pickled.
+A schedule is any callable from the step number, starting at 0, to a learning rate. The schedules of this module can be
+pickled.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _KINDS = {name: code for code, name in enumerate(_core.OPTIMIZERS)}
 
 
 class Optimizer:
-    """An optimizer's hyper-parameters and its state for one net; the base of those below.
+    """Hyperparameters and state of an optimizer for one net; base class of the optimizers below.
 
     Attributes:
         net: the net whose parameters it updates.
         lr: the learning rate of the next step; assign a float or a schedule to change it.
         schedule: the callable given as `lr`, or None.
-        step_count: updates made so far.
-        hyperparameters: everything but the learning rate, by name.
+        step_count: number of updates so far.
+        hyperparameters: all hyperparameters except the learning rate, by name.
     """
 
     _kind: str
@@ -87,28 +87,28 @@ class Optimizer:
 
     @property
     def step_count(self) -> int:
-        """Updates made so far."""
+        """Number of updates so far."""
         return self._core.step_count
 
     def step(self, clip_norm: float | None = None, clip_value: float | None = None, *, record: bool = False) -> float:
-        """One update of the net's parameters from `net.gradients`, which are read and not changed.
+        """Update the parameters once from `net.gradients`, which stay unchanged.
 
-        A `forward` still waiting for its `backward` is forgotten: its activations belong to the old weights.
+        Discards a `forward` that still waits for its `backward`: its activations belong to the old weights.
 
         Args:
-            clip_norm: scale the gradients used to at most this total L2 norm: coefficient
-                min(1, clip_norm / (total_norm + 1e-6)), as PyTorch.
+            clip_norm: scale the gradients to a total L2 norm of at most this, by
+                min(1, clip_norm / (total_norm + 1e-6)), as PyTorch does.
             clip_value: then clamp each element to [-clip_value, clip_value].
-            record: put the size of the update, NaN where it was refused, and that of the weights before it into
-                `net.flow`, whose other numbers stay those of the last recorded pass.
+            record: store the size of the update (NaN if it was refused) and of the weights before it in `net.flow`.
+                Its other numbers remain those of the last recorded pass.
 
         Returns:
-            The total norm of all gradients, before clipping.
+            The total norm of all gradients before clipping.
 
         Raises:
-            ValueError: for a bound that is not > 0.
-            FloatingPointError: with `clip_norm`, when the total norm is not finite; parameters and
-                optimizer state are then as before.
+            ValueError: a bound that is not > 0.
+            FloatingPointError: with `clip_norm`, if the total norm is not finite. Parameters and optimizer state are
+                then unchanged.
         """
         norm, value = _check.clip_bound(clip_norm, "clip_norm"), _check.clip_bound(clip_value, "clip_value")
         return self._ready().step(norm, value, _check.flag(record, "record"))[1]
@@ -124,24 +124,24 @@ class Optimizer:
         return _check.non_negative(schedule(step), f"lr: the schedule at step {step}")
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write step count and state vectors to a safetensors file, beside the net's own (`net.save`).
+        """Atomically write step count and state vectors to a safetensors file, separate from the net's (`net.save`).
 
-        The write is atomic. Hyper-parameters and the learning rate are the program's, and not in the file.
+        The file does not hold the hyperparameters or the learning rate.
 
         Raises:
-            OSError: when the file cannot be written; nothing is left behind.
+            OSError: if the file cannot be written; nothing is left behind.
         """
         self._core.save(os.fsencode(_check.path(path)))
 
     def load(self, path: str | PathLike[str]) -> None:
-        """Continue where the optimizer that wrote `path` left off, to the bit, from C and C++ as well.
+        """Continue bit for bit where the optimizer that wrote `path` left off. C and C++ programs use the same files.
 
         Args:
-            path: of a file that `save` wrote for an optimizer of the same kind, of a net of the same shapes.
+            path: a file that `save` wrote, for an optimizer of the same kind and a net of the same shapes.
 
         Raises:
-            ValueError: for another kind, other shapes or a damaged file, saying what is wrong; nothing is changed.
-            OSError: when the file cannot be read.
+            ValueError: another kind, other shapes or a damaged file, saying what is wrong; nothing changes.
+            OSError: if the file cannot be read.
         """
         name = _check.path(path)
         try:
@@ -150,7 +150,7 @@ class Optimizer:
             raise ValueError(f"{os.fsdecode(name)}: {error}") from None
 
     def state_dict(self) -> dict[str, Any]:
-        """Learning rate, step count and state vectors, copied; `load_state_dict` takes them back."""
+        """Copies of learning rate, step count and state vectors, for `load_state_dict`."""
         return {
             "lr": self._given_lr,
             "step_count": self.step_count,
@@ -158,10 +158,10 @@ class Optimizer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where `state`, of an optimizer of the same kind and net shape, left off.
+        """Continue from `state`, taken from an optimizer of the same kind for a net of the same shapes.
 
         Raises:
-            ValueError, TypeError: naming what is wrong with `state`; the optimizer stays as it was.
+            ValueError, TypeError: naming what is wrong with `state`; the optimizer is unchanged.
         """
         _check.instance(state, "state", Mapping, "what state_dict gave")
         missing = {"lr", "step_count", "states"} - set(state)
@@ -213,14 +213,14 @@ def _restored(rebuild: Callable[[MLP], Optimizer], net: MLP, state: dict[str, An
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent, with momentum (dampening 0) if wanted.
+    """Stochastic gradient descent with optional momentum (dampening 0).
 
     Args:
         net: the net to train.
         lr: learning rate >= 0, or a schedule.
-        momentum: of the velocity v = momentum * v + g.
-        nesterov: step by g + momentum * v in place of v; needs momentum > 0.
-        weight_decay: added to the gradient, times the parameter.
+        momentum: factor in the velocity v = momentum * v + g.
+        nesterov: step by g + momentum * v instead of v; needs momentum > 0.
+        weight_decay: weight_decay * parameter is added to the gradient.
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -245,15 +245,15 @@ class SGD(Optimizer):
 
 
 class RMSprop(Optimizer):
-    """RMSprop, not centered (Hinton, lecture 6e): steps of g / (sqrt(s) + eps).
+    """RMSprop, not centered (Hinton, lecture 6e), with steps g / (sqrt(s) + eps).
 
     Args:
         net: the net to train.
         lr: learning rate >= 0, or a schedule.
-        alpha: smoothing of the mean square s, in [0, 1).
+        alpha: decay rate of the mean square s, in [0, 1).
         eps: > 0, and not subnormal in the net's dtype (in float32: at least 1.18e-38).
-        weight_decay: added to the gradient, times the parameter.
-        momentum: of the steps.
+        weight_decay: weight_decay * parameter is added to the gradient.
+        momentum: momentum of the steps.
     """
 
     _kind = "rmsprop"
@@ -289,15 +289,15 @@ def _adam_options(betas: tuple[float, float], eps: float, weight_decay: float) -
 
 
 class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015, arXiv:1412.6980), weight decay added to the gradient.
+    """Adam (Kingma & Ba 2015, arXiv:1412.6980), with weight decay added to the gradient.
 
     Args:
         net: the net to train.
         lr: learning rate >= 0, or a schedule.
-        betas: smoothing of the first and second moment, in [0, 1).
-        eps: added to the root of the second moment; > 0, and not subnormal in the net's dtype (in float32: at least
-            1.18e-38).
-        weight_decay: added to the gradient, times the parameter.
+        betas: decay rates of the first and second moment, in [0, 1).
+        eps: added to the square root of the second moment; > 0, and not subnormal in the net's dtype (in float32: at
+            least 1.18e-38).
+        weight_decay: weight_decay * parameter is added to the gradient.
     """
 
     _kind = "adam"
@@ -314,7 +314,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101); arguments as Adam."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101); arguments as for Adam."""
 
     _kind = "adamw"
 
@@ -333,12 +333,12 @@ class AdamW(Optimizer):
 
 
 def constant(lr: float) -> Schedule:
-    """The same learning rate at every step."""
+    """A constant learning rate."""
     return partial(_constant, lr=_check.non_negative(lr, "lr"))
 
 
 def step(lr: float, step_size: int, gamma: float = 0.1) -> Schedule:
-    """Multiplied by `gamma` every `step_size` steps; ValueError at a step where it has grown beyond all floats."""
+    """`lr`, multiplied by `gamma` every `step_size` steps; ValueError at a step where it overflows."""
     return partial(
         _step,
         lr=_check.non_negative(lr, "lr"),
@@ -348,12 +348,12 @@ def step(lr: float, step_size: int, gamma: float = 0.1) -> Schedule:
 
 
 def exponential(lr: float, gamma: float) -> Schedule:
-    """lr * gamma^step; ValueError as `step`."""
+    """lr * gamma^step; ValueError as in `step`."""
     return step(lr, 1, gamma)
 
 
 def cosine(lr: float, total_steps: int, final_lr: float = 0.0) -> Schedule:
-    """From `lr` down to `final_lr` along half a cosine, over `total_steps` steps; then constant."""
+    """From `lr` to `final_lr` along half a cosine over `total_steps` steps, then constant."""
     return partial(
         _cosine,
         lr=_check.non_negative(lr, "lr"),
@@ -369,12 +369,12 @@ def one_cycle(
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
 ) -> Schedule:
-    """Up to `max_lr` and down again (Smith & Topin 2018, arXiv:1708.07120), as PyTorch's OneCycleLR.
+    """Up to `max_lr` and down again (Smith & Topin 2018, arXiv:1708.07120), as in PyTorch's OneCycleLR.
 
     Args:
         max_lr: the peak.
         total_steps: length of the cycle, at least 2; the last value holds afterwards.
-        warmup_share: part of the steps spent rising.
+        warmup_share: share of the steps spent rising.
         div_factor: the first learning rate is max_lr / div_factor.
         final_div_factor: the last one is max_lr / div_factor / final_div_factor.
     """
@@ -389,7 +389,7 @@ def one_cycle(
 
 
 def warmup(schedule: float | Schedule, steps: int) -> Schedule:
-    """`schedule`, or a constant, scaled by 1/steps, 2/steps, ... up to 1 over the first `steps` steps."""
+    """`schedule`, or a constant, scaled by 1/steps, 2/steps, ..., 1 over the first `steps` steps."""
     inner = schedule if callable(schedule) else constant(schedule)
     return partial(_warmup, schedule=inner, steps=_check.integer(steps, "steps", 1))
 
