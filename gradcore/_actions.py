@@ -1,4 +1,4 @@
-"""What a monitor can do to a training under way; each function says in words what it did."""
+"""The actions of a monitor on a running training; each function returns in words what it did."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .training import Run
 CHANGES = ("restore", "clip", "lower_lr")  # in this order, whatever the order asked for
 NAMES = (*CHANGES, "stop", "warn")
 
-# What steps that are too large can bring about, from the start or later on; and later on only.
+# Kinds that too large steps can cause, at any time; and only later in training.
 _BY_STEPS, _LATER_BY_STEPS = ("non_finite", "exploding"), ("dead_units", "saturation")
 
 
@@ -35,24 +35,24 @@ def names(action: Any, argument: str) -> tuple[str, ...]:
 
 
 def changes_for(finding: Finding, healthy_before: bool, wanted: Sequence[str]) -> list[str]:
-    """The changes wanted, in order, if the finding is of a kind that steps bring about; else none."""
+    """The changes wanted, in order, if the finding is of a kind that steps can cause; else none."""
     by_steps = finding.kind in _BY_STEPS or (finding.kind in _LATER_BY_STEPS and healthy_before)
     return [name for name in CHANGES if name in wanted and by_steps]
 
 
 def all_finite(run: Run) -> bool:
-    """Whether there is anything left for a gentler step to train."""
+    """Whether the parameters are finite, so that smaller steps can still train them."""
     return bool(np.isfinite(run.net.parameters.flat).all())
 
 
 def restore(run: Run, healthy: Snapshot) -> str:
-    """Parameters, running statistics and optimizer state as they were."""
+    """Restore parameters, running statistics and optimizer state."""
     healthy.restore(run.net, run.optimizer)
     return f"put back the net as it was before step {healthy.step}"
 
 
 def clip(run: Run, healthy_norm: float, norms: Sequence[float]) -> str:
-    """Clipping at the largest norm of healthy steps; without any, at half the median of those taken."""
+    """Clip at the largest norm of healthy steps; without any, at half the median of the steps taken."""
     bound = healthy_norm
     if bound <= 0.0:
         finite = [norm for norm in norms if math.isfinite(norm)]
@@ -64,7 +64,7 @@ def clip(run: Run, healthy_norm: float, norms: Sequence[float]) -> str:
 
 
 def lower_lr(run: Run, factor: float) -> str:
-    """The learning rate, or all of its schedule, times `factor`."""
+    """Multiply the learning rate, or its schedule, by `factor`."""
     optimizer = run.optimizer
     schedule = optimizer.schedule
     optimizer.lr = optimizer.lr * factor if schedule is None else partial(_scaled, schedule, factor)

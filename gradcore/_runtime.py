@@ -1,4 +1,4 @@
-"""Threads and CPU of this process, and how threadpoolctl learns of the thread pool."""
+"""Threads and CPU of this process, and registration with threadpoolctl."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ if TYPE_CHECKING:
 
 
 def get_num_threads() -> int:
-    """Threads that a call may use, the calling one included."""
+    """The number of threads that a call may use, including the calling thread."""
     return _core.get_num_threads()
 
 
 def set_num_threads(num_threads: int) -> None:
-    """Let each call use up to `num_threads` threads; results do not depend on it.
+    """Let each call use up to `num_threads` threads. Results do not depend on it.
 
-    Before the first call of this function the number is that of GRADCORE_NUM_THREADS in the
-    environment, else OMP_NUM_THREADS, else of the cores this process may run on, however many hardware
-    threads each has, within the quota of its control group.
+    The default is GRADCORE_NUM_THREADS from the environment, else OMP_NUM_THREADS, else the number of cores (not
+    hardware threads) that this process may run on, limited by the quota of its cgroup.
     """
     _core.set_num_threads(min(_check.integer(num_threads, "num_threads", 1), 2**31 - 1))
 
@@ -32,11 +31,10 @@ def cpu_info() -> dict[str, Any]:
     """Kernel sets and threads of this process.
 
     Returns:
-        "targets" built and those "supported" by this CPU, tuples of names; the "target" in use;
-        "bfloat16_products": whether the CPU multiplies bfloat16 itself, two terms in the time of one (else nets
-        of that dtype multiply rounded float32);
-        "num_threads", and "threads_from": what decided that number, one of "set_num_threads",
-        "GRADCORE_NUM_THREADS", "OMP_NUM_THREADS", "CPU affinity" and "cgroup quota".
+        A dict with the "targets" built and those "supported" by this CPU, as tuples of names; the "target" in use;
+        "bfloat16_products": whether the CPU multiplies bfloat16 natively, two terms in the time of one (otherwise
+        nets of that dtype multiply rounded float32); "num_threads"; and "threads_from", the source of that number:
+        "set_num_threads", "GRADCORE_NUM_THREADS", "OMP_NUM_THREADS", "CPU affinity" or "cgroup quota".
     """
     targets = _core.targets()
     supported = tuple(name for index, name in enumerate(targets) if _core.target_supported(index))
@@ -56,8 +54,8 @@ def cpu_info() -> dict[str, Any]:
 def register_with_threadpoolctl() -> None:
     """Let `threadpoolctl.threadpool_limits` limit gradcore too.
 
-    threadpoolctl must know a library before its limits are set, but importing it here would cost every
-    user its import time. So the registration happens when something else imports it.
+    threadpoolctl must know a library before its limits are set, but importing it here would cost every user its
+    import time. So gradcore registers when something else imports threadpoolctl.
     """
     module = sys.modules.get("threadpoolctl")
     if module is not None:
@@ -67,7 +65,7 @@ def register_with_threadpoolctl() -> None:
 
 
 class _RegisterOnImport:
-    """Finds nothing itself; sees threadpoolctl being imported, and steps aside for good."""
+    """Finds nothing itself; registers when threadpoolctl is imported, and then removes itself."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != "threadpoolctl":

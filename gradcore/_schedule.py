@@ -1,4 +1,4 @@
-"""When a monitor looks: at every k-th step, or as often as a share of the training time allows."""
+"""When a monitor checks: at every k-th step, or as often as a share of the training time allows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class Every:
-    """A check at step `first` and every `steps` after it; only a loss that runs away brings one forward."""
+    """A check at step `first` and every `steps` after it; a diverging loss brings the next one forward."""
 
     def __init__(self, steps: int, first: int) -> None:
         self._steps, self._next = steps, first
@@ -22,11 +22,11 @@ class Every:
         self._next = step + self._steps
 
     def urgent(self, step: int) -> None:
-        """The training may be about to break: look at once."""
+        """The training may be about to break: check at once."""
         self._next = min(self._next, step)
 
     def suspect(self, step: int) -> None:
-        """Something was found that needs another look."""
+        """A finding needs another check."""
 
     def entered(self) -> None:
         """The monitor's work before a step begins."""
@@ -35,24 +35,24 @@ class Every:
         """The step itself begins."""
 
     def after(self, recorded: bool, rows: int) -> None:
-        """It has ended, having taken so many rows, and the monitor's work after it begins."""
+        """The step, of `rows` rows, has ended, and the monitor's work after it begins."""
 
     def done(self, worked: bool) -> None:
-        """That has ended too."""
+        """The monitor's work after the step has ended."""
 
     def finished(self, routine: bool) -> None:
-        """The check is over; routine: without an analysis to confirm what it showed."""
+        """The check is over; routine: without a confirming analysis."""
 
 
 class _Steps:
-    """The time of steps that are not recorded, by their rows: the line of least squares, which never falls."""
+    """The time of unrecorded steps as a function of their rows: a least-squares line with slope >= 0."""
 
     def __init__(self) -> None:
         self._count = self._rows = self._rows_squared = 0
         self._seconds = self._rows_seconds = 0.0
 
     def add(self, rows: int, seconds: float) -> None:
-        """One more."""
+        """Add a step."""
         self._count += 1
         self._rows += rows
         self._rows_squared += rows * rows
@@ -61,11 +61,11 @@ class _Steps:
 
     @property
     def mean(self) -> float:
-        """Seconds of a step; NaN before the first."""
+        """Mean seconds of a step; NaN before the first."""
         return self._seconds / self._count if self._count else math.nan
 
     def expected(self, rows: int) -> float:
-        """Seconds of a step of so many rows: the mean, where all have had as many; NaN before the first."""
+        """Expected seconds of a step of `rows` rows; the mean if all steps had equal rows; NaN before the first."""
         spread = self._count * self._rows_squared - self._rows * self._rows
         together = self._count * self._rows_seconds - self._rows * self._seconds
         slope = max(together / spread, 0.0) if spread else 0.0
@@ -73,12 +73,11 @@ class _Steps:
 
 
 class Budget(Every):
-    """Checks whose cost, summed up, stays below `share` of the time that the steps alone take.
+    """Checks whose total cost stays below `share` of the time that the steps alone take.
 
-    The cost is measured: what a recorded step takes more than others of as many rows, and everything the
-    monitor does after it. The first check is taken on credit, and so are those that confirm a suspicion;
-    the next one waits until the time trained has paid for them. What noting every step costs, which no check
-    more or less would change, is measured beside it.
+    The cost is measured: the extra time of a recorded step over others of as many rows, and everything the monitor does
+    after it. The first check and those that confirm a suspicion run on credit; the next one waits until the training
+    time has paid for them. The cost of noting every step does not depend on the checks and is measured separately.
 
     Attributes:
         trained, spent, noted: seconds that the steps, the checks and noting the steps took.
@@ -93,7 +92,7 @@ class Budget(Every):
         self.trained = self.spent = self.noted = 0.0
 
     def due(self, step: int) -> bool:
-        """Whether the next check is affordable, or asked for."""
+        """Whether the next check is affordable or requested."""
         if self._forced is not None:
             return step >= self._forced
         return self.spent + self._price <= self._share * self.trained
@@ -103,7 +102,7 @@ class Budget(Every):
         self._forced, self._spent_before = None, self.spent
 
     def urgent(self, step: int) -> None:
-        """Look at once, whatever it costs."""
+        """Check at once, at any cost."""
         self._forced = step if self._forced is None else min(self._forced, step)
 
     suspect = urgent
@@ -139,14 +138,14 @@ class Budget(Every):
             self.noted += seconds
 
     def finished(self, routine: bool) -> None:
-        """The check is over: what it cost is the price of the next. Called before `done`."""
+        """The check is over; its cost is the price of the next. Called before `done`."""
         if routine:
             self._price = self.spent - self._spent_before + self._clock() - self._mark
 
     def cost(self) -> dict[str, float]:
-        """In seconds and as shares of the steps' own time.
+        """The cost in seconds and as shares of the time of the steps.
 
-        owed_steps: how many more steps, of the mean time, would pay for the checks taken on credit.
+        owed_steps: how many more steps of mean time would pay for the checks on credit.
         """
         owed = self.spent - self._share * self.trained
         step = self._plain.mean

@@ -1,4 +1,4 @@
-"""What a training did since a snapshot, kept so that it can be run again to the bit."""
+"""The steps of a training since a snapshot, kept so that they can be replayed bit for bit."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ class Snapshot:
         return cls(step, net.parameters.flat.copy(), net.buffers.flat.copy(), run.optimizer.state_dict())
 
     def restore(self, net: MLP, optimizer: Optimizer) -> None:
-        """Puts it back; the optimizer keeps its present learning rate or schedule."""
+        """Restore it; the optimizer keeps its current learning rate or schedule."""
         net.parameters.flat[:] = self.parameters
         net.buffers.flat[:] = self.buffers
         optimizer.load_state_dict({**self.optimizer, "lr": optimizer._given_lr})
 
     def weight_norms(self, net: MLP) -> Array:
-        """|W| of each dense layer of `net` at that time, [depth]."""
+        """|W| of each dense layer of `net` at the snapshot, [depth]."""
         weights = net.parameters.like(self.parameters)
         squares = [np.sum(np.square(weights[f"dense{layer}.weight"], dtype=np.float64)) for layer in range(net.depth)]
         return np.sqrt(squares)
 
 
 class Taken(NamedTuple):
-    """One step: what it took, with which settings, and what it gave; loss is None where it raised."""
+    """One step: its rows, settings and results; loss is None if it raised."""
 
     rows: Rows
     lr: float
@@ -61,10 +61,11 @@ class Taken(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ReplayedStep:
-    """A step of the training, run again on a copy and recorded.
+    """A step of the training, replayed on a copy and recorded.
 
-    step: its number. loss, total_norm: as then. flow: what the recorded pass measured. same_bits: loss and
-    norm are the training's own, to the last bit. refused: clipping refused its gradients, nothing was updated.
+    step: its number. loss, total_norm: results of the replay. flow: GradientFlow of the recorded pass. same_bits:
+    whether loss and norm equal those of the training to the bit. refused: clipping refused the gradients, and nothing
+    was updated.
     """
 
     step: int
@@ -87,12 +88,12 @@ class Tape:
         self.nbytes = 0
 
     def add(self, taken: Taken) -> None:
-        """One more step."""
+        """Add a step."""
         self.taken.append(taken)
         self.nbytes += _BYTES_A_STEP + _nbytes(taken.rows)
 
     def replay(self) -> Iterator[ReplayedStep]:
-        """Every step since the snapshot again, on a copy of the net, recorded."""
+        """Replay every step since the snapshot on a copy of the net, recorded."""
         net = self.run.net.copy()
         optimizer = type(self.run.optimizer)(net, lr=0.0, **self.run.optimizer.hyperparameters)
         self.base.restore(net, optimizer)

@@ -18,19 +18,19 @@ def clip_grad_norm_(
 ) -> float:
     """Scale gradients in place so that their total norm is at most `max_norm`.
 
-    The norm is that of all arrays concatenated (Pascanu et al. 2013, arXiv:1211.5063). It is exact
-    where a float32 sum of squares would overflow. Everything is multiplied by
-    min(1, max_norm / (total_norm + 1e-6)), as PyTorch does.
+    The norm is that of all arrays concatenated (Pascanu et al. 2013, arXiv:1211.5063). It is correct even where a
+    float32 sum of squares would overflow. All arrays are multiplied by min(1, max_norm / (total_norm + 1e-6)), as
+    PyTorch does.
 
     Args:
-        grads: a net, whose gradients are meant; or a mapping or sequence of writable C-contiguous
-            float32 or float64 arrays of any shapes and one dtype. None, the gradient of a parameter that
-            took no part, is left out, as PyTorch does.
-        max_norm: bound >= 0; infinity only measures.
+        grads: a net, whose gradients are clipped; or one array, or a mapping or sequence of arrays. Arrays are
+            writable, C-contiguous, float32 or float64, of any shapes and one dtype. None in place of an array, the
+            gradient of an unused parameter, is skipped as in PyTorch.
+        max_norm: bound >= 0; with infinity the norm is only measured.
         norm_type: 2.0, any other p > 0, or infinity for the largest absolute value.
-        error_if_nonfinite: raise FloatingPointError when the total norm is NaN or infinite; every
-            array is then untouched. Without it the arrays are scaled as PyTorch scales them: an
-            infinite norm makes finite elements 0, a NaN norm makes all NaN.
+        error_if_nonfinite: raise FloatingPointError if the total norm is NaN or infinite, and leave all arrays
+            unchanged. Without it the arrays are scaled as in PyTorch: an infinite norm makes finite elements 0, and a
+            NaN norm makes all elements NaN.
 
     Returns:
         The total norm before clipping.
@@ -57,14 +57,14 @@ def clip_grad_value_(grads: Gradients, clip_value: float) -> None:
 def clip_grad_adaptive_(net: MLP, clipping: float = 0.01, eps: float = 1e-3) -> None:
     """Adaptive gradient clipping, in place (Brock et al. 2021, arXiv:2102.06171).
 
-    Per output unit of each dense layer: a row of the weight gradient longer than
-    clipping * max(|row of the weights|, eps) is scaled to that length. Biases and normalization
-    parameters are left alone.
+    For each output unit of each dense layer, a row of the weight gradient whose norm exceeds
+    clipping * max(|row of the weights|, eps) is scaled to that norm. Biases and normalization parameters are not
+    clipped.
 
     Args:
         net: the net whose gradients are clipped.
         clipping: largest ratio of gradient to weights, > 0.
-        eps: weights count as at least this long, >= 0, so that new units can grow.
+        eps: lower bound for the norm of the weights, >= 0, so that units that start at zero can grow.
     """
     from .mlp import MLP
 

@@ -1,4 +1,4 @@
-"""Where the C, C++ and Cython side of this installation lies: for compilers and build systems.
+"""Paths of the C, C++ and Cython files of this installation, for compilers and build systems.
 
     cc $(gradcore --cflags) program.c $(gradcore --libs)
     cmake -S . -B build -Dgradcore_DIR="$(gradcore --cmakedir)"
@@ -18,32 +18,32 @@ _PACKAGE = Path(_core.__file__).resolve().parent
 
 
 def get_include() -> str:
-    """The directory to name to a compiler with -I: it holds gradcore/gradcore.h and gradcore/gradcore.hpp."""
+    """The include directory (-I), with gradcore/gradcore.h and gradcore/gradcore.hpp."""
     return _folder("include")
 
 
 def get_library_dir() -> str:
-    """The directory that holds libgradcore: for -L, and for the run path of what links it."""
+    """The directory of libgradcore, for -L and the run path."""
     return _folder("lib")
 
 
 def get_cmake_dir() -> str:
-    """The directory of gradcoreConfig.cmake: for `gradcore_DIR`, or as a part of CMAKE_PREFIX_PATH."""
+    """The directory of gradcoreConfig.cmake, for `gradcore_DIR` or CMAKE_PREFIX_PATH."""
     return _folder("lib/cmake/gradcore")
 
 
 def get_pkgconfig_dir() -> str:
-    """The directory of gradcore.pc: for PKG_CONFIG_PATH."""
+    """The directory of gradcore.pc, for PKG_CONFIG_PATH."""
     return _folder("lib/pkgconfig")
 
 
 def cflags() -> str:
-    """What a compiler needs to find the headers, quoted for a shell."""
+    """Compiler flags that find the headers, quoted for a shell."""
     return f"-I{shlex.quote(get_include())}"
 
 
 def libs() -> str:
-    """What a linker needs, run path included, so that the program starts as it is; quoted for a shell."""
+    """Linker flags, including the run path, so that the program starts without further settings; quoted for a shell."""
     folder = shlex.quote(get_library_dir())
     return f"-L{folder} -Wl,-rpath,{folder} -lgradcore"
 

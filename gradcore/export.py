@@ -1,11 +1,11 @@
-"""Nets as C source: one file with its weights, C99 and C++17 alike, for where not even libgradcore goes.
+"""Nets as C source: one file with the weights, in both C99 and C++17, for programs that cannot use libgradcore.
 
-The source computes what `net(x)` computes, one row a call, in the net's dtype; that of a net which multiplies
-bfloat16 multiplies float32, nearer to the exact result. Its products sum in the library's order with one
-accumulator, so that nets of piecewise linear activations, with batch norm or none, give the library's bits:
-those of its baseline target when the compiler may not fuse a product into a sum (-ffp-contract=off), those of
-its other targets when it does. The other activations take their exponentials from <math.h>, and layer norm
-its sums in plain order: a few ULP apart. So is what -ffast-math makes of any of them; it must not meet NaN.
+The source computes what `net(x)` computes, one row per call, in the net's dtype. A bfloat16 net gets float32 products,
+which are closer to the exact result. Products sum in the library's order with one accumulator. Nets with piecewise
+linear activations, and batch norm or no normalization, therefore give the library's bits: those of its baseline target
+if the compiler does not fuse multiply and add (-ffp-contract=off), those of its other targets if it does. The other
+activations use the exponentials of <math.h>, and layer norm sums in plain order; both differ by a few ULP. So does
+everything under -ffast-math, where NaN must not occur.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ _MAX_NAME = 64
 
 
 def export_c(net: MLP, path: str | PathLike[str], *, name: str | None = None) -> None:
-    """Write `net` as C source for inference, and its header beside it.
+    """Write `net` as C source for inference, with a header next to it.
 
-    The source is C99, and C++17 just as well: compiled by itself, or included. It needs nothing but <math.h>, and
-    that only for activations and normalizations that need a function of it. It holds the weights as hexadecimal
-    constants, equal to the bit. It declares, for a net called digits,
+    The source is valid C99 and C++17; compile it by itself or include it. It needs only <math.h>, and that only for
+    some activations and normalizations. The weights are exact hexadecimal constants. For a net called digits, it
+    declares
 
         void digits_forward(const float *input, float *output, float *scratch);
 
-    with DIGITS_IN_FEATURES, DIGITS_OUT_FEATURES and DIGITS_SCRATCH elements: one row, in inference mode.
-    Everything it writes is the caller's, so that it may run on several threads at once.
+    for one row in inference mode, with DIGITS_IN_FEATURES, DIGITS_OUT_FEATURES and DIGITS_SCRATCH elements. It writes
+    only to the caller's memory, so several threads may call it at once.
 
     Args:
-        net: any net, with the parameters and running statistics it has now.
-        path: of the source, ending in ".c"; the header gets the same name, ending in ".h". Both are
+        net: any net, with its current parameters and running statistics.
+        path: path of the source, ending in ".c"; the header has the same name, ending in ".h". Existing files are
             overwritten.
-        name: the prefix of everything the source defines; by default the file's name.
+        name: prefix of everything the source defines; by default the name of the file.
 
     Raises:
-        ValueError: for another ending, a name that C does not take, or parameters that are not finite.
-        OSError: when a file cannot be written.
+        ValueError: another file extension, a name that is not a C identifier, or parameters that are not finite.
+        OSError: if a file cannot be written.
     """
     _check.instance(net, "net", MLP, "a gradcore.MLP")
     source = Path(os.fspath(path))

@@ -1,14 +1,14 @@
 """Training without backpropagation: direct feedback alignment (Nøkland 2016, arXiv:1609.01596).
 
-Backpropagation carries the error e = dL/d(output) down through the transposed weights of every layer
-above. Direct feedback alignment sends it to each hidden layer at once, through a fixed random matrix:
+Backpropagation carries the error e = dL/d(output) down through the transposed weights of every layer above. Direct
+feedback alignment sends it to each hidden layer at once, through a fixed random matrix:
 
     dL/dh_l  ~  B_l e,     B_l [width_l, out_features], never trained                      (F.1)
 
-and from there on every layer does what it does in backpropagation: times act'(y_l), through its own
-normalization, times its input. The output layer's gradient is the true one. No product of Jacobians is
-formed, so nothing can vanish or explode on the way down; it learns because the weights above come to
-agree with the feedback ("alignment"), which is measured: `DirectFeedbackMLP.alignment`.
+From there on each layer works as in backpropagation: multiply by act'(y_l), pass through its own normalization,
+multiply by its input. The output layer gets its true gradient. No product of Jacobians is formed, so nothing can vanish
+or explode on the way down. It learns because the weights above come to agree with the feedback ("alignment");
+`DirectFeedbackMLP.alignment` measures this.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 
 Array = _check.Array
 
-# Keeps the feedback apart from the weights, which are drawn from the plain seed: it must not know them.
+# Keeps the feedback independent of the weights, which are drawn from the plain seed.
 _FEEDBACK_STREAM = 1
 
 
 class DirectFeedbackMLP(MLP):
-    """An MLP whose training steps use direct feedback alignment in place of backpropagation.
+    """An MLP whose training steps use direct feedback alignment instead of backpropagation.
 
-    It is the same net with the same initial weights as `MLP(widths, **options)`: forward passes, files
-    and `loss_and_gradients` (the true gradient) are those of `MLP`. `train_step`, and with it `fit`, take
-    their gradients from `feedback_gradients`. An analysis measures the true gradients; a saved file holds
-    the net without its feedback. Of dtype "bfloat16" the feedback gradients are float32's.
+    It has the same initial weights as `MLP(widths, **options)`. Forward passes, files and `loss_and_gradients` (the
+    true gradient) are those of `MLP`. `train_step`, and therefore `fit`, take their gradients from
+    `feedback_gradients`. An analysis measures the true gradients. A saved file holds the net without its feedback. With
+    dtype "bfloat16" the feedback gradients are computed in float32.
 
     Args:
-        widths, options: as `MLP`.
-        feedback_seed: of the feedback matrices; None for fresh randomness.
-        feedback_scale: > 0. The entries of B_l are normal with variance feedback_scale^2 / width_l, so that
-            |B_l e| is about feedback_scale |e|: at 1, what a net at its critical gain would deliver.
+        widths, options: as for `MLP`.
+        feedback_seed: seed of the feedback matrices; None for fresh randomness.
+        feedback_scale: > 0. The entries of B_l are normal with variance feedback_scale^2 / width_l, so |B_l e| is about
+            feedback_scale |e|; 1 corresponds to a net at its critical gain.
 
     Attributes:
-        feedback: B_l of each hidden layer, a tuple of arrays [width_l, out_features] of the net's dtype.
+        feedback: tuple of the matrices B_l of the hidden layers, [width_l, out_features], in the net's dtype.
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -73,9 +73,9 @@ class DirectFeedbackMLP(MLP):
         )  # fmt: skip
 
     def feedback_gradients(self, x: ArrayLike, target: ArrayLike, loss: str = "cross_entropy") -> float:
-        """What direct feedback alignment takes for the gradients of a batch; overwrites `gradients`.
+        """Gradients of a batch by direct feedback alignment; overwrites `gradients`.
 
-        Arguments, returned loss and errors as `loss_and_gradients`.
+        Arguments, returned loss and errors are those of `loss_and_gradients`.
         """
         _check.choice(loss, "loss", _check.LOSSES)
         rows, values = _check.data(self, x, target, loss)
@@ -93,10 +93,9 @@ class DirectFeedbackMLP(MLP):
         clip_value: float | None = None,
         record: bool = False,
     ) -> Step:
-        """One step along `feedback_gradients`; arguments, result and errors as `MLP.train_step`.
+        """One step along `feedback_gradients`; arguments, result and errors as in `MLP.train_step`.
 
-        With `record`, `flow` describes the batch as backpropagation sees it (its deltas are the true ones)
-        beside the update that was really made.
+        With `record`, `flow` holds the true deltas of backpropagation and the update that was actually made.
         """
         check_step(self, optimizer, clip_norm, clip_value)
         statistics = self.buffers.flat.copy()
@@ -114,8 +113,8 @@ class DirectFeedbackMLP(MLP):
     def alignment(self, x: ArrayLike, target: ArrayLike, loss: str = "cross_entropy") -> Array:
         """The angle between `feedback_gradients` and the true gradient of each layer's weights.
 
-        Below 90 degrees a small step lowers the loss. The output layer's angle is 0. `gradients` are
-        overwritten; running statistics stay as they are.
+        Below 90 degrees a small step lowers the loss. The output layer's angle is 0. Overwrites `gradients`; running
+        statistics do not change.
 
         Returns:
             Degrees, float64 [depth]; NaN where either gradient is zero or not finite.
@@ -128,7 +127,7 @@ class DirectFeedbackMLP(MLP):
         return np.array([_angle(a, b) for a, b in zip(self._weight_gradients(), true, strict=True)])
 
     def copy(self) -> DirectFeedbackMLP:
-        """A net of its own with equal parameters and buffers and the same feedback; gradients are zero."""
+        """An independent net with equal parameters and buffers and the same feedback; its gradients are zero."""
         return _with_feedback(super().copy(), self.feedback)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""What a recorded pass measured, layer by layer: the three profiles and all that explains them."""
+"""The measurements of a recorded pass, layer by layer: the three profiles and the statistics that explain them."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ _TABLE = (
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GradientFlow:
-    """Statistics of one forward and backward pass, as `net.flow` gives them.
+    """Statistics of one forward and backward pass; the value of `net.flow`.
 
-    Every field but the first three is an array with one entry a dense layer, layer 0 at the input:
-    float64 [num_layers] unless said otherwise. In each layer
+    Every field but the first three is an array with one entry per dense layer, layer 0 at the input: float64
+    [num_layers] unless noted otherwise. In each layer
 
         z = W x + b,   y = norm(z),   h = act(y) (+ x with a residual connection),   delta = dL/dz
 
-    with L the loss of the whole batch, its mean reduction included. In the last layer h = y = z. Means,
-    variances, norms and maxima run over the finite entries; shares are of all entries.
+    where L is the loss of the whole batch, including its mean reduction. In the last layer h = y = z. Means, variances,
+    norms and maxima are over the finite entries; shares are of all entries.
     """
 
     num_layers: int
@@ -91,19 +91,19 @@ class GradientFlow:
     _overflowed: Ints
 
     def underflow_share(self, format: str, of: str = "delta") -> Floats:
-        """Share of the finite nonzero entries that rounding to `format` would turn into zero.
+        """Share of the finite nonzero entries that would round to zero in `format`.
 
         Args:
-            format: "fp16", "bf16", "e4m3" or "e5m2" (rounding to nearest even, without loss scaling).
+            format: "fp16", "bf16", "e4m3" or "e5m2" (round to nearest even, without loss scaling).
             of: "delta" or "weight_grad".
 
         Returns:
-            [num_layers], exact; 0 where a layer has no finite nonzero entry.
+            [num_layers], exact; 0 for a layer without finite nonzero entries.
         """
         return self._range_share(self._flushed, format, of)
 
     def overflow_share(self, format: str, of: str = "delta") -> Floats:
-        """Share of the finite nonzero entries that rounding to `format` would carry beyond its range."""
+        """Share of the finite nonzero entries that would overflow in `format`; arguments as in `underflow_share`."""
         return self._range_share(self._overflowed, format, of)
 
     def _range_share(self, counts: Ints, format: str, of: str) -> Floats:
@@ -114,12 +114,12 @@ class GradientFlow:
         return shares
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field by name; arrays as nested lists, ready for JSON but for NaN."""
+        """All fields by name, arrays as nested lists. JSON cannot represent the NaN among them."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name[0] != "_"}
         return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """One row a layer, one column a measurement (histograms left out). Needs pandas."""
+        """One row per layer, one column per measurement, without histograms. Needs pandas."""
         pd = _check.optional("pandas", "dataframe", "data frames")
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         per_layer = {
@@ -142,7 +142,7 @@ class GradientFlow:
 
 
 def recorded(net: _core.Net, widths: Sequence[int], dtype: str) -> GradientFlow:
-    """The flow of the net's last recorded pass; ValueError when there is none."""
+    """The flow of the net's last recorded pass; ValueError if there is none."""
     layers = net.flow()
     if not layers:
         raise ValueError("flow: expected a pass with record=True before, got none")
@@ -169,7 +169,7 @@ def recorded(net: _core.Net, widths: Sequence[int], dtype: str) -> GradientFlow:
     )
 
 
-# Fields of a GradientFlow, and where the library's LayerFlow has them: as they are, or as a part and the whole.
+# Fields of a GradientFlow and their places in the library's LayerFlow: a value, or a part and the whole.
 _VALUES = {
     "activation_mean": "activation.mean",
     "activation_var": "activation.variance",

@@ -1,4 +1,4 @@
-"""What a training gave, epoch by epoch: the result of `net.fit`."""
+"""The result of `net.fit`, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Logs = dict[str, float]
 
 @dataclass(repr=False)
 class History:
-    """What each epoch of a `fit` gave.
+    """The logs of each epoch of a `fit`.
 
-    It is read as a table with a row an epoch and a column for each quantity, the way of pandas: `history["loss"]`,
-    `"val_loss" in history`, `list(history)`, `dict(history)` go by the quantities' names, `len(history)` counts epochs.
+    It reads like a pandas table with one row per epoch and one column per quantity: `history["loss"]`,
+    `"val_loss" in history`, `list(history)` and `dict(history)` use column names; `len(history)` counts epochs.
 
     Attributes:
         epochs: the logs of each epoch, in order.
-        stopped_by: "epochs" when all were run, "interrupt" after Ctrl-C, else the class name of the
-            callback that ended the training.
+        stopped_by: "epochs" if all epochs ran, "interrupt" after Ctrl-C, else the class name of the callback that
+            stopped the training.
     """
 
     epochs: list[Logs] = field(default_factory=list)
@@ -34,7 +34,7 @@ class History:
         return len(self.epochs)
 
     def __getitem__(self, name: str) -> list[float]:
-        """One quantity over the epochs, such as history["loss"]; KeyError for one that there is not."""
+        """One quantity over the epochs, such as history["loss"]; KeyError for an unknown name."""
         if name not in self:
             raise KeyError(f"history: expected one of {', '.join(self.keys()) or 'none'}, got {name!r}")
         return [logs[name] for logs in self.epochs]
@@ -58,6 +58,6 @@ class History:
         return dict(self)
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """One row an epoch. Needs pandas."""
+        """One row per epoch. Needs pandas."""
         pd = _check.optional("pandas", "dataframe", "data frames")
         return pd.DataFrame(self.epochs)

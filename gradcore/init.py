@@ -1,8 +1,8 @@
 """Weight initialization: the classic schemes by name, the critical gain, and LSUV on data.
 
-With weights of variance gain^2 / fan_in and no biases, a wide layer changes the mean squared gradient
-by the factor chi = gain^2 E[act'(z)^2], where z is its Gaussian pre-activation. `CRITICAL_GAIN_SQUARED`
-holds the gain^2 that keeps deep nets at chi = 1 or near it, which `init="auto"` and "orthogonal" use.
+With weights of variance gain^2 / fan_in and no biases, a wide layer multiplies the mean squared gradient by
+chi = gain^2 E[act'(z)^2], where z is its Gaussian pre-activation. `CRITICAL_GAIN_SQUARED` holds the gain^2 that keeps
+deep nets at or near chi = 1; `init="auto"` and "orthogonal" use it.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _INITIALIZERS = {name: code for code, name in enumerate(_core.INITIALIZERS)}
 
 
 def initializers() -> tuple[str, ...]:
-    """Names that `init` of an MLP takes."""
+    """Names of the initializers, for `init` of an MLP."""
     return tuple(_INITIALIZERS)
 
 
 def activations() -> tuple[str, ...]:
-    """Names that `activation` of an MLP takes."""
+    """Names of the activations, for `activation` of an MLP."""
     return tuple(_core.ACTIVATIONS)
 
 
 def critical_gain(activation: str) -> float:
-    """The gain (standard deviation of the weights times the root of fan_in) that `init="auto"` uses."""
+    """The gain, std(weights) * sqrt(fan_in), that `init="auto"` uses."""
     return math.sqrt(_check.choice(activation, "activation", CRITICAL_GAIN_SQUARED))
 
 
@@ -48,23 +48,22 @@ def critical_gain(activation: str) -> float:
 
 
 def check(init: Any) -> None:
-    """TypeError or ValueError unless `init` is a name of `initializers()` or a function."""
+    """TypeError or ValueError unless `init` is a name from `initializers()` or a function."""
     if not callable(init):
         _check.choice(init, "init", _INITIALIZERS)
 
 
 def initialize(net: MLP, init: str | Initializer, seed: int | None) -> None:
-    """Fill the weights of every dense layer and set its biases to zero.
+    """Draw the weights of every dense layer and set its biases to zero.
 
-    Each layer draws from its own stream of `seed`, so the weights of a layer do not depend on the shapes
-    of the others; float32 weights are the float64 ones, rounded. The streams are those of
-    `np.random.SeedSequence(seed).spawn(depth)`: functions get them as NumPy generators, and the named
-    schemes draw the same numbers in the library, so that C and Python start alike.
+    Each layer draws from its own stream, so its weights do not depend on the shapes of other layers; float32 weights
+    are the rounded float64 ones. The streams are those of `np.random.SeedSequence(seed).spawn(depth)`. Functions get
+    them as NumPy generators; for named schemes the native library draws the same numbers, so C and Python start alike.
 
     Args:
-        net: the net; changed only once every layer's weights are known to be good.
-        init: a name of `initializers()`, or a function (shape, rng) -> weights [out_features, in_features].
-        seed: a whole number, or None for fresh randomness.
+        net: the net; unchanged if the weights of any layer are invalid.
+        init: a name from `initializers()`, or a function (shape, rng) -> weights [out_features, in_features].
+        seed: an integer, or None for fresh randomness.
     """
     if callable(init):
         _initialize_with(net, init, seed)
@@ -103,18 +102,18 @@ def _checked_weights(values: ArrayLike, shape: tuple[int, int], layer: int) -> A
 def lsuv(net: MLP, x: ArrayLike, *, seed: int = 0) -> None:
     """Layer-sequential unit-variance initialization on data (Mishkin & Matas 2016, arXiv:1511.06422).
 
-    Orthonormal weights, zero biases; then, from the input on, each weight matrix is divided by the
-    standard deviation of its layer's pre-activations. Without biases these are linear in the weights,
-    so that one division a layer is exact.
+    Starts from orthonormal weights and zero biases. Then, from the input on, divides each weight matrix by the standard
+    deviation of its layer's pre-activations. Without biases these are linear in the weights, so one division per layer
+    is exact.
 
     Args:
         net: the net; its weights and biases are replaced.
         x: [batch, in_features], a representative batch; with batch norm at least two rows.
-        seed: of the orthonormal weights.
+        seed: seed of the orthonormal weights.
 
     Raises:
-        ValueError: for a bad `x`, or one that gives a layer constant pre-activations, or ones that vary by less
-            than the dtype's normal numbers; the net is then as it was.
+        ValueError: a bad `x`, or one whose pre-activations in some layer are constant or vary by less than the smallest
+            normal number of the dtype. The net is then unchanged.
     """
     from .mlp import MLP
 
@@ -139,14 +138,14 @@ def lsuv(net: MLP, x: ArrayLike, *, seed: int = 0) -> None:
 
 
 def _deviation(values: Array) -> float:
-    """Standard deviation, free of over- and underflow of the squares."""
+    """Standard deviation, without overflow or underflow of the squares."""
     exponent = math.frexp(float(np.abs(values).max()))[1]
     with np.errstate(invalid="ignore"):  # where infinity is among them
         return float(np.ldexp(float(np.ldexp(values.astype(np.float64), -exponent).std()), exponent))
 
 
 def _hidden_output(net: MLP, layer: int, h: Array, z: Array) -> Array:
-    """What hidden layer `layer` makes of its pre-activations `z`, in training mode."""
+    """Output of hidden layer `layer` for its pre-activations `z`, in training mode."""
     y = z
     if net.normalization == "rms":
         y = ops.rms_norm(z, net.parameters[f"norm{layer}.weight"])[0]

@@ -1,6 +1,6 @@
-"""Nets as safetensors files. The library itself reads and writes them, the same from Python, C and C++.
+"""Nets as safetensors files. The native library reads and writes them, the same for Python, C and C++.
 
-The format, and what is checked of a file before anything is made of it: csrc/io/net_file.hpp.
+csrc/io/net_file.hpp describes the format, and what is checked before a file is used.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from .mlp import MLP
 def save(net: MLP, path: str | PathLike[str]) -> None:
     """Write architecture, parameters and buffers of `net` to a safetensors file.
 
-    The write is atomic: a new file beside `path` is completed, flushed to the disk and moved over it,
-    so that a crash at any moment leaves the old file or the new one.
+    The write is atomic: a new file next to `path` is completed, flushed to disk and moved over it. A crash at any
+    moment leaves either the old file or the new one.
 
     Raises:
-        OSError: when the file cannot be written; nothing is left behind.
+        OSError: if the file cannot be written; nothing is left behind.
     """
     net._core.save(os.fsencode(_check.path(path)))
 
 
 def load(path: str | PathLike[str]) -> MLP:
-    """The net that `net.save(path)` wrote, equal to the bit.
+    """Load a net that `net.save(path)` wrote, bit for bit.
 
     Raises:
-        ValueError: for a file that is damaged or that gradcore did not write, saying what is wrong.
-        OSError: when the file cannot be read.
+        ValueError: the file is damaged or was not written by gradcore; the message says what is wrong.
+        OSError: if the file cannot be read.
     """
     name = _check.path(path)
     try:
@@ -44,5 +44,5 @@ def to_bytes(net: MLP) -> bytes:
 
 
 def from_bytes(data: bytes) -> MLP:
-    """The net whose `to_bytes` gave `data`; ValueError saying what is wrong with it otherwise."""
+    """The net whose `to_bytes` gave `data`; otherwise a ValueError that says what is wrong."""
     return MLP._around(_core.Net.from_bytes(data))

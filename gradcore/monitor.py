@@ -1,24 +1,24 @@
-"""Watches a training: when do gradients go wrong, where, why, and what is done about it.
+"""Monitors a training run: when gradients go wrong, in which layers, why, and what to do about it.
 
     monitor = gc.Monitor(action=("restore", "lower_lr"))
     net.fit(x, target, epochs=50, batch_size=64, optimizer=optimizer, callbacks=[monitor])
     print(monitor.report)
 
-or in a loop of your own:
+or in your own loop:
 
     monitor = gc.Monitor().watch(net, optimizer, loss="mse", clip_norm=1.0)
     for x, target in batches:
-        monitor.train_step(x, target)          # in the place of net.train_step(x, target, optimizer, ...)
+        monitor.train_step(x, target)          # instead of net.train_step(x, target, optimizer, ...)
         if monitor.stopped:
             break
 
-A check records a few training steps on the way and judges them as `gc.analyze` does. What several checks in
-a row show is confirmed by an analysis of further batches, with parameters standing still, before it is
-raised: a healthy training is left alone. What leaves the verdict healthy (units that die or saturate, data
-that is not scaled) is raised only once the loss has stopped falling, and not where it is all but gone.
+A check records a few training steps and judges them as `gc.analyze` does. If several consecutive checks show a finding,
+an analysis of further batches, with fixed parameters, must confirm it before it is raised, so that a healthy training
+is not disturbed. Findings that leave the verdict healthy (units that die or saturate, unscaled data) are raised only
+once the loss has stopped falling, and not if it is close to zero.
 
-Loss and norm of every step are looked at; once one of them is not finite, the steps since the last check
-are run again on a copy, recorded, to find the step and layer of the first value that broke.
+The monitor also looks at the loss and norm of every step. When one of them is not finite, it replays the steps since
+the last check on a copy and records them, to find the step and layer of the first non-finite value.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ from .training import Callback, Logs, Rows, Run, TrainingWarning
 
 # Layers that start at zero on purpose have woken up by then; see `analyze`.
 _FIRST_CHECK = WAKING_STEPS
-# Steps from a suspicious check to the next, doubled from look to look: transients of the first steps pass.
+# Steps from a suspicious check to the next, doubled each time: transients of the first steps pass.
 _SECOND_LOOK = 8
-# What the steps of a tape may hold before it starts anew: their data is all that a replay needs.
+# Most bytes of the steps on a tape before it starts anew: a replay needs their data.
 _TAPE_BYTES = 64 << 20
 # Losses remembered since the last healthy check.
 _MOST_LOSSES = 10_000
-# Batches kept for an analysis in a loop of one's own: as many as it takes.
+# Batches kept for an analysis in the user's own loop: as many as it uses.
 _RECENT = 8
 
 Action = str | Iterable[str] | Callable[[TrainingFinding], Any]
@@ -64,8 +64,8 @@ Action = str | Iterable[str] | Callable[[TrainingFinding], Any]
 class _Suspicion:
     """A kind of finding that checks show: since when, and how often in a row.
 
-    loss_before: at the last check without it. healthy: the net when it was last healthy without it.
-    harmful: it touches the verdict, or the loss no longer falls.
+    loss_before: loss at the last check without it. healthy: snapshot of the net when it was last healthy.
+    harmful: it changes the verdict, or the loss no longer falls.
     """
 
     since: int
@@ -80,37 +80,36 @@ class _Suspicion:
 
 
 class Monitor(Callback):
-    """Watches a training; a callback of `fit`, and usable in a loop of one's own.
+    """Monitors a training run, as a callback of `fit` or in your own loop.
 
-    Watching changes no bit of the training, unless an action does.
+    Unless an action changes something, the training is bit for bit the same as without the monitor.
 
     Args:
-        every: steps from the start of one check to that of the next; the first is at step 2, where layers that
-            start at zero have woken up. None: as often as `budget` allows, by measured times.
-        budget: share of the training time, in (0, 1), that checks may cost; for `every=None`. The first check
-            and those that confirm a suspicion are taken on credit, which later ones wait for: a short training
-            ends before it has paid for them, and the report says so. Noting a step takes about 10 microseconds
-            on top, which the report gives too.
+        every: steps from the start of one check to the start of the next. The first check is at step 2, when layers
+            that start at zero have woken up. None: as often as `budget` allows, by measured times.
+        budget: share of the training time, in (0, 1), that checks may take if `every` is None. The first check and
+            those that confirm a suspicion run on credit, and later checks wait until it is paid. A short training may
+            end before that; the report says so. The report also gives the cost of noting each step, about 10
+            microseconds.
         action: what to do about a finding, one or several of
             "warn": issue a TrainingWarning (the other names do so as well);
             "stop": end the training;
             "clip": clip from now on at the largest norm of the last healthy check;
             "lower_lr": multiply learning rate or schedule by `lr_factor`;
-            "restore": put back parameters, statistics and optimizer state of the last healthy check (or of
-                the start);
-            or a function of the TrainingFinding that returns such a name, several, or None. The last three
-            are for what steps bring about: numbers that are not finite, exploding gradients, and units that
-            die or saturate on the way; other findings only warn. () only collects.
-        batches: recorded steps of a check, >= 1. They may differ in size, and every row counts alike; but so few rows
-            that batch norm makes another net of them are left out, and up to as many steps more recorded.
-        confirm: checks in a row that must show a finding before it is analysed and raised, >= 1.
+            "restore": restore parameters, statistics and optimizer state of the last healthy check, or of the start;
+            or a function of the TrainingFinding that returns such a name, several, or None. The last three names
+            apply to what steps cause: non-finite numbers, exploding gradients, and units that die or saturate during
+            training; other findings only warn. () only collects.
+        batches: recorded steps per check, >= 1. Batches may differ in size, and every row counts equally. With batch
+            norm, batches of too few rows are skipped, and up to as many further steps recorded.
+        confirm: consecutive checks that must show a finding before it is analysed and raised, >= 1.
         thresholds: limits of the judgement; see `gc.analysis.Thresholds`.
         lr_factor: in (0, 1).
-        max_actions: a training whose settings were changed that often is ended at the next such finding.
+        max_actions: after this many changes of settings, the next such finding ends the training.
 
     Attributes:
         findings: list of TrainingFinding, in the order in which they were raised.
-        report: TrainingReport of all so far. stopped: whether the training should end. step: steps watched.
+        report: TrainingReport of everything so far. stopped: whether the training should end. step: steps so far.
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -160,20 +159,20 @@ class Monitor(Callback):
     # ---- in fit --------------------------------------------------------------------------------------------
 
     def on_run(self, run: Run) -> None:
-        """Begins anew with this run."""
+        """Start anew with this run."""
         self._run = run
         self._forget()
         self._tape = Tape(run, 0)
         self._healthy = self._tape.base
 
     def before_step(self, rows: Rows) -> bool:
-        """Whether the step to come is to be recorded. rows: what it takes; in a loop of your own (x, target)."""
+        """Whether to record the coming step. rows: its rows; in your own loop the pair (x, target)."""
         run = self._running()
         self._schedule.entered()
         self._rows = self._kept(*rows) if isinstance(rows, tuple) else rows
         self._lr = run.optimizer.lr
         self._highest_lr = max(self._highest_lr, self._lr)
-        # A schedule that has come to its end moves nothing any more, and is meant to.
+        # A schedule that has reached its end no longer changes anything, by intention.
         asleep = self._lr * self.thresholds.norm_ratio < self._highest_lr
         if self._group is None and not self._broken and not asleep and self._schedule.due(self.step):
             self._schedule.started(self.step)
@@ -182,11 +181,11 @@ class Monitor(Callback):
         return self._group is not None
 
     def on_step(self, logs: Logs) -> bool:
-        """Looks at the step just taken; True ends the training."""
+        """Look at the step just taken; True ends the training."""
         return self.after_step(logs["loss"], logs["total_norm"])
 
     def after_step(self, loss: float, total_norm: float = 0.0) -> bool:
-        """As `on_step`, for a loop of your own that takes its steps itself; True when it should end."""
+        """As `on_step`, for your own loop; True if the training should end."""
         run, recorded = self._running(), self._group is not None
         self._schedule.after(recorded, run.num_rows(self._rows))
         self._note(loss, total_norm)
@@ -207,7 +206,7 @@ class Monitor(Callback):
         return self.stopped
 
     def on_error(self, error: FloatingPointError) -> bool | None:
-        """Explains gradients that clipping refused; raises them on unless an action deals with them."""
+        """Explain gradients that clipping refused; the error is raised unless an action deals with it."""
         self._schedule.after(self._group is not None, self._running().num_rows(self._rows))
         self._note(None, math.nan)
         acted = self._num_actions
@@ -216,7 +215,7 @@ class Monitor(Callback):
         return True if self.stopped else False if self._num_actions > acted else None
 
     def on_fit_end(self, history: Any) -> None:
-        """Lets go of the group under way."""
+        """Discard an unfinished check."""
         self._group = None
 
     # ---- in a loop of one's own ------------------------------------------------------------------------------
@@ -229,7 +228,7 @@ class Monitor(Callback):
         clip_norm: float | None = None,
         clip_value: float | None = None,
     ) -> Monitor:
-        """Begins to watch a loop that calls `train_step`; arguments as for `MLP.train_step`. Returns itself."""
+        """Start monitoring a loop that calls `train_step`; arguments as for `MLP.train_step`. Returns itself."""
         _check.instance(net, "net", MLP, "a gradcore.MLP")
         check_step(net, optimizer, clip_norm, clip_value)
         _check.choice(loss, "loss", _check.LOSSES)
@@ -237,13 +236,13 @@ class Monitor(Callback):
         return self
 
     def train_step(self, x: ArrayLike, target: ArrayLike) -> Step:
-        """One watched step, as `MLP.train_step` takes it; look at `stopped` after it.
+        """One monitored step, as `MLP.train_step`; check `stopped` after it.
 
         Returns:
             Step(loss, total_norm); NaN for a step that clipping refused and an action dealt with.
 
         Raises:
-            FloatingPointError: as `MLP.train_step`, where no action deals with it.
+            FloatingPointError: as `MLP.train_step`, unless an action deals with it.
         """
         record = self.before_step((x, target))
         try:
@@ -261,7 +260,7 @@ class Monitor(Callback):
         return self._run
 
     def _kept(self, x: ArrayLike, target: ArrayLike) -> tuple[_check.Array, _check.Array]:
-        """Copies of a batch: the loop may use its buffers again."""
+        """Copies of a batch, because the loop may reuse its buffers."""
         run = self._running()
         rows = _check.matrix(x, "x", run.net.dtype, run.net.in_features)
         values = _check.target(target, run.net.dtype, run.loss, len(rows), run.net.out_features)
@@ -277,7 +276,7 @@ class Monitor(Callback):
         self.step += 1
 
     def _check(self) -> None:
-        """Judges the group just completed."""
+        """Judge the group just completed."""
         group, self._group = self._group, None
         assert group is not None
         run = self._running()
@@ -313,7 +312,7 @@ class Monitor(Callback):
         self._schedule.finished(routine=not ready)
 
     def _relevant_losses(self, group: in_training.Group) -> list[float]:
-        """All since the last healthy check while the loss stays high; a peak that has passed is no matter."""
+        """All losses since the last healthy check while the loss stays high; a peak that has passed does not count."""
         return list(self._losses) if min(group.losses) > self._limit else group.losses
 
     def _loss_limit(self, no_skill: float, highest: float) -> float:
@@ -322,9 +321,9 @@ class Monitor(Callback):
         return limit if highest <= limit else max(limit, 2.0 * highest)
 
     def _suspected(self, findings: Iterable[Finding], first_step: int, loss: float) -> list[str]:
-        """Counts what a check shows; the kinds shown often enough in a row and not raised yet.
+        """Count what a check shows; returns the kinds shown often enough in a row and not raised yet.
 
-        Units that die or saturate, and the like, are no news as long as the loss falls.
+        Units that die or saturate, and the like, do not count as long as the loss falls.
         """
         shown = {finding.kind: finding for finding in findings}
         for kind, finding in shown.items():
@@ -350,13 +349,13 @@ class Monitor(Callback):
         ]
 
     def _end_treated(self, first_step: int) -> None:
-        """Findings that an action has dealt with end with the first healthy check after it."""
+        """End findings that an action has dealt with at the first healthy check after it."""
         for index, finding in enumerate(self.findings):
             if finding.ended is None and finding.kind not in self._suspicions:
                 self.findings[index] = replace(finding, ended=first_step)
 
     def _confirmed(self, kinds: list[str], subject: Subject) -> None:
-        """Raises those of the kinds that an analysis finds as well. subject: where they were found."""
+        """Raise those of the kinds that an analysis finds as well. subject: where they were found."""
         run, rehearsal = self._running(), subject.measurement.rehearsal
         assert rehearsal is not None
         self._counts["analyses"] += 1
@@ -380,7 +379,7 @@ class Monitor(Callback):
     # ---- numbers that are not finite -----------------------------------------------------------------------------
 
     def _on_broken(self, error: FloatingPointError | None) -> None:
-        """Explains the first value that left the finite range, once, and acts."""
+        """Explain the first non-finite value, once, and act."""
         if self._broken:
             return
         self._broken, self._group = True, None
@@ -416,7 +415,7 @@ class Monitor(Callback):
             _progress.warn(str(raised), TrainingWarning)
 
     def _act(self, finding: TrainingFinding, wanted: tuple[str, ...], healthy: Snapshot) -> tuple[str, ...]:
-        """Does what is wanted and makes sense; what was done, in words. healthy: what "restore" goes back to."""
+        """Do what is wanted and applies; returns what was done, in words. healthy: the snapshot for "restore"."""
         changes = _actions.changes_for(finding, finding.healthy_until is not None, wanted)
         stop = "stop" in wanted
         lost = bool(changes) and "restore" not in changes and not _actions.all_finite(self._running())
@@ -443,7 +442,7 @@ class Monitor(Callback):
         return _actions.lower_lr(run, self.lr_factor)
 
     def _begin_again(self) -> None:
-        """Forgets what was suspected under the old settings."""
+        """Forget what was suspected under the old settings."""
         self._suspicions.clear()
         self._group, self._broken = None, False
         self._tape = Tape(self._running(), self.step)
@@ -455,7 +454,7 @@ class Monitor(Callback):
 
     @property
     def report(self) -> TrainingReport:
-        """Everything seen so far."""
+        """The report of everything so far."""
         run = self._running()
         history = {
             name: np.array([row[name] for row in self._rows_of_history]).reshape(len(self._rows_of_history), *shape)

@@ -1,8 +1,8 @@
-"""The kernels by themselves on plain arrays: forward and backward of each building block.
+"""Single kernels on plain arrays: forward and backward of each building block.
 
-float32 and float64 arrays are taken as they are (the first argument decides which), everything else
-becomes float64. Outputs are new arrays; nothing is changed in place. Gradients follow the forward
-function with the same arguments, the gradient of its output first.
+The first argument decides the dtype, float32 or float64; any other dtype becomes float64. Outputs are new arrays;
+nothing is changed in place. Each backward function takes the gradient of the output first, then the arguments of its
+forward function.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def dense_backward(grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike) 
 
 
 def activation(input: ArrayLike, activation: str) -> Array:
-    """act(input) elementwise, of any shape; `activation` is a name of `gc.activations()`."""
+    """act(input), elementwise, for an array of any shape; `activation` is a name from `gc.activations()`."""
     code = _check.choice(activation, "activation", _check.ACTIVATIONS)
     return _core.op_activation(code, _first(input, "input"))
 
@@ -87,7 +87,7 @@ def activation(input: ArrayLike, activation: str) -> Array:
 def activation_backward(grad_output: ArrayLike, input: ArrayLike, activation: str) -> Array:
     """grad_output * act'(input), with PyTorch's derivatives at the kinks.
 
-    relu, leaky_relu and selu take the one on the left of 0 (0, 0.01 and 1.758), hard_tanh that outside of [-1, 1], 0.
+    At 0, relu, leaky_relu and selu have their left derivatives (0, 0.01 and 1.758); at -1 and 1, hard_tanh has 0.
     """
     code = _check.choice(activation, "activation", _check.ACTIVATIONS)
     dy = _first(grad_output, "grad_output")
@@ -194,15 +194,15 @@ def loss(output: ArrayLike, target: ArrayLike, loss: str = "cross_entropy") -> f
 
     Args:
         output: [batch, features]; logits for the two cross entropies.
-        target: labels [batch] for "cross_entropy"; values [batch, features] for it and all others;
-            [batch] will do where there is one feature.
+        target: values [batch, features], or [batch] if there is one feature; for "cross_entropy", probabilities
+            [batch, features] or labels [batch].
         loss: "cross_entropy", "binary_cross_entropy", "mse", "mae" or "huber" (delta 1).
     """
     return _core.op_loss(*_loss_arguments(output, target, loss), False)[0]
 
 
 def loss_backward(output: ArrayLike, target: ArrayLike, loss: str = "cross_entropy") -> Array:
-    """The gradient of `loss` by its outputs, [batch, features]."""
+    """The gradient of `loss` with respect to `output`, [batch, features]."""
     grad_output: Array = _core.op_loss(*_loss_arguments(output, target, loss), True)[1]
     return grad_output
 
@@ -218,7 +218,7 @@ def _loss_arguments(output: Any, target: Any, loss: str) -> tuple[int, Array, Ar
 
 @dataclass(frozen=True, eq=False)
 class ArrayStats:
-    """Statistics of one array; mean, variance, norm and max_abs are those of its finite elements."""
+    """Statistics of one array; mean, variance, norm and max_abs are over its finite elements."""
 
     count: int
     zeros: int
@@ -228,14 +228,14 @@ class ArrayStats:
     variance: float  # biased
     norm: float  # L2, without overflow
     max_abs: float
-    underflow: Mapping[str, int]  # finite nonzero elements that rounding to "fp16", "bf16", "e4m3", "e5m2" flushes
-    overflow: Mapping[str, int]  # ... or carries beyond the largest finite value
+    underflow: Mapping[str, int]  # finite nonzero elements that become 0 in "fp16", "bf16", "e4m3", "e5m2"
+    overflow: Mapping[str, int]  # ... that exceed the largest finite value
     histogram: NDArray[np.int64]  # elements with floor(log2 |x|) == exponents[bin]
     exponents: NDArray[np.int64]
 
 
 def array_stats(array: ArrayLike) -> ArrayStats:
-    """Count, moments, norm, exponent histogram and range losses of an array of any shape, in one pass."""
+    """Counts, moments, norm, exponent histogram, underflow and overflow of an array of any shape, in one pass."""
     values = _first(array, "array")
     stats, histogram = _core.op_array_stats(values)
     lowest, num_bins = _core.exponent_bins(_check.DTYPES[values.dtype.name])

@@ -1,7 +1,7 @@
-"""Nets from PyTorch modules and PyTorch modules from nets, weight by weight.
+"""Converts PyTorch modules to nets and nets to PyTorch modules, with their weights.
 
-What a module computes is read from its graph, which `torch.fx` traces without running it: of a Sequential as of a class
-with a `forward` of its own. Whatever a gradcore net does not have is found by that, and named.
+`torch.fx` traces the graph of a module without running it, so a class with its own `forward` can be read like a
+Sequential. Errors and warnings name whatever a gradcore net cannot represent.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ACTIVATIONS = {
     "hard_tanh": "Hardtanh",
     "sigmoid": "Sigmoid",
 }
-# What PyTorch lets choose, in the order of its arguments, as gradcore has it.
+# The options of PyTorch's activations, in the order of its arguments, with gradcore's values.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "leaky_relu": {"negative_slope": 0.01},
     "elu": {"alpha": 1.0},
@@ -44,7 +44,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 _NORMALIZATIONS = {"batch": "BatchNorm1d", "layer": "LayerNorm", "rms": "RMSNorm"}
 
-# What modules, functions and methods are called, by `_plain`.
+# By the names of modules, functions and methods, as `_plain` gives them.
 _ACTIVATION_OF = {name.lower(): activation for activation, name in reversed(_ACTIVATIONS.items())}
 _NORMALIZATION_OF = {name.lower(): normalization for normalization, name in _NORMALIZATIONS.items()}
 _OUTPUT_NOTES = {
@@ -66,29 +66,29 @@ _FORM = (
 
 
 def from_torch(model: Any) -> MLP:
-    """The net that a PyTorch module computes, with its weights and running statistics.
+    """Convert a PyTorch module to a net, with its weights and running statistics.
 
         net = gc.from_torch(model)
         print(gc.analyze(net, x, labels, optimizer=gc.optim.Adam(net, lr=1e-3)))
 
     Args:
-        model: a torch.nn.Module of dense layers (Linear). Each but the last may be followed by a normalization
-            (BatchNorm1d, LayerNorm or RMSNorm, the same behind all), an activation and the addition of its input, in
-            this order, as modules or in `forward`. Reshapes before the first one, such as Flatten, are passed over:
-            gradcore takes inputs of [batch, in].
+        model: a torch.nn.Module of dense layers (Linear). Each layer but the last may be followed by a normalization
+            (BatchNorm1d, LayerNorm or RMSNorm, the same after every layer), an activation, and the addition of its
+            input, in this order, as modules or in `forward`. Reshapes before the first layer, such as Flatten, are
+            skipped; the net takes inputs [batch, in].
 
     Returns:
-        A net of float64 where the model's weights are, else of float32, with copies of them. `gc.to_torch` leads back.
+        A net with copies of the weights, float64 if they are float64, else float32. `gc.to_torch` converts back.
 
     Warns:
-        UserWarning: of what the net does not have as the model does: Dropout; a Softmax, LogSoftmax or Sigmoid at the
-            end, which losses contain; a normalization's eps other than 1e-5, and batch norm's momentum other than 0.1;
-            layers without a bias or scale where others have one, which get one that does nothing.
+        UserWarning: naming what differs from the model: Dropout, and a final Softmax, LogSoftmax or Sigmoid, which the
+            losses contain, are left out; eps is always 1e-5 and the momentum of batch norm 0.1; a layer without a bias
+            or scale that other layers have gets one without effect; missing running statistics start anew.
 
     Raises:
-        TypeError: for what is no torch.nn.Module.
-        ValueError: naming what no gradcore net has, or why `forward` could not be traced.
-        ModuleNotFoundError: where PyTorch is not installed.
+        TypeError: `model` is not a torch.nn.Module.
+        ValueError: naming what a gradcore net cannot represent, or why `forward` could not be traced.
+        ModuleNotFoundError: PyTorch is not installed.
     """
     torch = _torch("from_torch")
     _check.instance(model, "model", torch.nn.Module, "a torch.nn.Module")
@@ -100,18 +100,18 @@ def from_torch(model: Any) -> MLP:
 
 
 def to_torch(net: MLP) -> Any:
-    """A PyTorch module that computes what `net` does, with copies of its weights and running statistics.
+    """Convert a net to a PyTorch module, with copies of its weights and running statistics.
 
-    A torch.nn.Sequential, or with skip connections a torch.fx.GraphModule, in training mode and on the CPU. It is
-    PyTorch's alone: files of it are read without gradcore. Its parts are called "dense0", "norm0", "activation0", ...,
-    so that `model.state_dict()` has the names of `net.parameters` and `net.buffers`.
+    Returns a torch.nn.Sequential, or with skip connections a torch.fx.GraphModule, in training mode on the CPU. It does
+    not depend on gradcore, nor do its saved files. Its submodules are called "dense0", "norm0", "activation0", ..., so
+    `model.state_dict()` has the names of `net.parameters` and `net.buffers`.
 
     Args:
-        net: any net. That of dtype="bfloat16" becomes one of float32, for torch.autocast.
+        net: any net. A net of dtype "bfloat16" becomes a float32 module, for use with torch.autocast.
 
     Raises:
-        TypeError: for what is no gradcore.MLP.
-        ModuleNotFoundError: where PyTorch is not installed.
+        TypeError: `net` is not a gradcore.MLP.
+        ModuleNotFoundError: PyTorch is not installed.
     """
     _check.instance(net, "net", MLP, "a gradcore.MLP")
     torch = _torch("to_torch")
@@ -146,7 +146,7 @@ def _torch(function: str) -> Any:
 
 
 def _modules(torch: Any, net: MLP, layer: int) -> Iterator[tuple[str, Any]]:
-    """The named parts of a dense layer and what follows it."""
+    """The named submodules of a dense layer and what follows it."""
     width, hidden, dtype = net.widths[layer + 1], layer + 1 < net.depth, getattr(torch, net.dtype.name)
     # Weights that are drawn only to be replaced would take numbers from the program's stream.
     linear = torch.nn.utils.skip_init(torch.nn.Linear, net.widths[layer], width, bias=net.bias, dtype=dtype)
@@ -177,7 +177,7 @@ class _Block:
 
 @dataclass
 class _Operation:
-    """What a node of a graph does."""
+    """The operation of a graph node."""
 
     kind: str  # by `_plain`
     label: str  # as the user knows it
@@ -185,7 +185,7 @@ class _Operation:
     module: Any = None
 
     def option(self, name: str, place: int, default: Any) -> Any:
-        """The argument of this name, which functions may have at this place behind the values they are applied to."""
+        """The argument of this name; functions may take it positionally, at `place` after their input."""
         if self.module is not None:
             return getattr(self.module, name, default)
         return self.node.kwargs.get(name, (*self.node.args[1:], *[default] * (place + 1))[place])
@@ -197,7 +197,7 @@ def _plain(name: str) -> str:
 
 
 class _Reader:
-    """Goes through the graph of a model, node by node, and collects blocks."""
+    """Reads the graph of a model node by node and collects blocks."""
 
     def __init__(self, torch: Any, model: Any) -> None:
         self._torch = torch
@@ -280,7 +280,7 @@ class _Reader:
         raise ValueError(f"model: {operation.label} {why}; {_FORM}")
 
     def _check_flow(self, node: Any, label: str) -> None:
-        """Each node goes on from the one before, and from no other."""
+        """Check that the node takes the value computed last, and no other."""
         values = [each for each in node.all_input_nodes if each not in self._sizes and each.op != "get_attr"]
         if [self._origin(each) for each in values] != [self._origin(self._value)]:
             raise ValueError(f"model: {label} does not go on from what was computed last; {_FORM}")
@@ -310,7 +310,7 @@ class _Reader:
         self._blocks.append(_Block(operation.label, entry, weight, bias))
 
     def _parameter(self, operation: _Operation, argument: Any) -> Any:
-        """What a function is given that is a parameter of the model, or None."""
+        """The model's parameter that a function takes, or None."""
         if argument is None:
             return None
         if getattr(argument, "op", "") != "get_attr":
@@ -351,7 +351,7 @@ class _Reader:
     # ---- the net -----------------------------------------------------------------------------------------
 
     def net(self) -> MLP:
-        """What was read, as a net."""
+        """The net of what was read."""
         blocks = self._blocks
         if not blocks:
             raise ValueError(f"model: it has no dense layer (Linear); {_FORM}")
@@ -377,7 +377,7 @@ class _Reader:
         return net
 
     def _free_the_last(self, block: _Block) -> None:
-        """Only a sigmoid may follow the output, and goes."""
+        """Check that nothing follows the output layer but a sigmoid, which is dropped."""
         if block.activation == "sigmoid" and block.norm is None and not block.skip:
             self._note(_OUTPUT_NOTES["sigmoid"])
         elif not block.is_linear:
@@ -415,7 +415,7 @@ class _Reader:
         return tensor.detach().to("cpu", getattr(self._torch, net.dtype.name)).numpy()
 
     def _without_effect(self, tensor: str) -> float:
-        """What stands for a tensor that the model does without."""
+        """The neutral value of a tensor that the model lacks."""
         name = tensor.partition(".")[2]
         if name.startswith("running"):
             self._note("it keeps no running statistics of batch norm, and the net begins with new ones")

@@ -1,19 +1,19 @@
 """The training loop: `net.fit`, its history and its callbacks.
 
-A callback is any object with one or more of these methods; `Callback` has all of them, empty.
+A callback is any object with one or more of these methods; `Callback` defines all of them, empty.
 
-    on_run(run)             first of all, with the `Run`: its settings may be changed on the way
+    on_run(run)             first, with the `Run`, whose settings may be changed during training
     on_fit_start(net)       before the first step
-    before_step(rows)       before each step, with the rows it takes; True has its pass recorded in `net.flow`
+    before_step(rows)       before each step, with its rows; True records the pass in `net.flow`
     on_step(logs) -> stop   after each step: epoch, step, num_steps, loss, total_norm, lr
-    on_error(error)         when a step raised FloatingPointError, and changed nothing: True ends the training,
-                            False leaves the step out, None lets the error through
+    on_error(error)         after a step that raised FloatingPointError and changed nothing: True ends the training,
+                            False skips the step, None raises the error
     on_epoch(logs) -> stop  after each epoch: epoch, epochs, loss, total_norm, lr, seconds, and with
                             validation val_loss and, for the cross entropies, val_accuracy
-    on_fit_end(history)     after the last step, also when training was interrupted or failed
+    on_fit_end(history)     after the last step, also if training was interrupted or failed
 
-`logs` is a plain dict of numbers, new at each call. Training ends when a hook returns True, of Python or NumPy; other
-values that pass for true are no answer, so that a hook may be a lambda that returns whatever it calls.
+`logs` is a plain dict of numbers, new at each call. Training ends when a hook returns True (Python's or NumPy's). Other
+truthy values are ignored, so a hook may be a lambda that returns whatever it calls.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ Rows = Any  # an index array or a slice of the run's data, or the pair (x, targe
 
 @dataclass
 class Run:
-    """A training under way. What the next steps do can be changed on the way: clipping here, the rate in `optimizer`.
+    """A training run. Clipping can be changed here during training, and the learning rate in `optimizer`.
 
     net, optimizer, loss, clip_norm, clip_value: as for `MLP.train_step`.
-    x, target: the data that rows are taken of; None where each step brings its own batch.
-    batch_size: rows a step; 0 where that is not known beforehand.
+    x, target: the data that rows are taken from; None if each step brings its own batch.
+    batch_size: rows per step; 0 if not known beforehand.
     """
 
     net: MLP
@@ -60,7 +60,7 @@ class Run:
     batch_size: int = 0
 
     def batch(self, rows: Rows) -> tuple[Array, Array]:
-        """Inputs and targets of a step, from what `before_step` was given."""
+        """Inputs and targets of a step, from the `rows` of `before_step`."""
         if isinstance(rows, tuple):
             return rows[0], rows[1]
         if self.x is None or self.target is None:
@@ -68,31 +68,31 @@ class Run:
         return self.x[rows], self.target[rows]
 
     def num_rows(self, rows: Rows) -> int:
-        """How many rows a step takes, from the same."""
+        """Number of rows of a step, from the `rows` of `before_step`."""
         if isinstance(rows, slice):
             return len(self.batch(rows)[0])
         return len(rows[0] if isinstance(rows, tuple) else rows)
 
     def step(self, x: ArrayLike, target: ArrayLike, record: bool = False) -> tuple[float, float]:
-        """One step with the present settings: (loss, total_norm)."""
+        """Take one step with the current settings; returns (loss, total_norm)."""
         return self.net.train_step(x, target, self.optimizer, self.loss, self.clip_norm, self.clip_value, record)
 
 
 class TrainingWarning(UserWarning):
-    """What there is to say about a training, by `fit` or by a Monitor."""
+    """A warning about a training, by `fit` or a Monitor."""
 
 
 class Callback:
-    """Base of callbacks, every hook empty; see the module for when each is called."""
+    """Base class of callbacks, with empty hooks; `gradcore.training` says when each is called."""
 
     def on_run(self, run: Run) -> None:
-        """First of all."""
+        """Before all other hooks."""
 
     def before_step(self, rows: Rows) -> bool | None:
-        """Before each step; True has its pass recorded."""
+        """Before each step; True records its pass."""
 
     def on_error(self, error: FloatingPointError) -> bool | None:
-        """After a step that raised: True ends the training, False goes on without it, None raises."""
+        """After a step that raised: True ends the training, False skips the step, None raises the error."""
 
     def on_fit_start(self, net: MLP) -> None:
         """Before the first step."""
@@ -108,17 +108,17 @@ class Callback:
 
 
 class EarlyStopping(Callback):
-    """Ends the training when a quantity has stopped improving, and puts the best weights back.
+    """End the training when a quantity has stopped improving, and restore the best weights.
 
     Args:
         monitor: name of the quantity in the epoch's logs.
-        patience: epochs without improvement to wait, >= 1.
+        patience: epochs to wait without improvement, >= 1.
         min_delta: smallest change that counts as an improvement, >= 0.
-        mode: "min" or "max"; None takes "max" for an accuracy and "min" for all else.
-        restore_best: give the net the parameters and buffers of its best epoch at the end.
+        mode: "min" or "max"; None means "max" for an accuracy and "min" otherwise.
+        restore_best: restore the parameters and buffers of the best epoch at the end.
 
     Attributes:
-        best, best_epoch: the best value and when it was reached.
+        best, best_epoch: the best value and its epoch.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class EarlyStopping(Callback):
         self.restore_best = _check.flag(restore_best, "restore_best")
 
     def on_fit_start(self, net: MLP) -> None:
-        """Forgets an earlier fit."""
+        """Reset."""
         self._net = net
         self._saved: tuple[Array, Array] | None = None
         self.best, self.best_epoch = math.inf * self._sign, -1
@@ -155,7 +155,7 @@ class EarlyStopping(Callback):
         return epoch - max(self.best_epoch, 0) >= self.patience
 
     def on_fit_end(self, history: History) -> None:
-        """Puts the best weights back."""
+        """Restore the best weights."""
         if self._saved is not None:
             self._net.parameters.flat[:], self._net.buffers.flat[:] = self._saved
         self._saved = None
@@ -185,7 +185,7 @@ class _Data:
 def _with_validation(
     data: _Data, net: MLP, loss: str, validation: Any, rng: np.random.Generator
 ) -> tuple[_Data, _Data | None]:
-    """Training and validation rows: given apart, or a random share taken out."""
+    """Training and validation rows: given separately, or a random share set aside."""
     if validation is None:
         return data, None
     if isinstance(validation, (tuple, list)) and len(validation) == 2:
@@ -201,10 +201,10 @@ def _with_validation(
 
 
 class _Batches:
-    """The batches of an epoch: slices, or shuffled rows gathered into two buffers made once.
+    """The batches of an epoch: slices, or shuffled rows gathered into two reused buffers.
 
-    Under batch norm a last batch of a single row, which has no variance, is left out of the epoch; with
-    `drop_last` so is any that is smaller than the others.
+    With batch norm, a last batch of a single row is skipped, because it has no variance. `drop_last` skips any last
+    batch that is smaller than the others.
     """
 
     def __init__(
@@ -247,7 +247,7 @@ class _Batches:
 
 
 def _warn_of_small_batch(net: MLP, num_rows: int, batch_size: int) -> None:
-    """Warn where batch norm makes far larger gradients of the last batch's few rows than of the other batches."""
+    """Warn if batch norm makes the gradients of the last batch far larger than others, because it has few rows."""
     from .analysis.subject import Thresholds
 
     last, limit = num_rows % batch_size, Thresholds().norm_ratio
@@ -269,8 +269,8 @@ def _warn_of_small_batch(net: MLP, num_rows: int, batch_size: int) -> None:
 def extra_growth(net: MLP, few: int, batch_size: int) -> float:
     """The gradient's norm in the first layer for a batch of `few` rows, over that for `batch_size`; 1 if not fewer.
 
-    Mean-field theory: every batch norm but the last multiplies |delta|^2 on its way back by a growth that rises
-    without bound as the rows become few, (B - 2) / (B - 3). Skip connections lead the gradient past them.
+    Mean-field theory: in the backward pass every batch norm but the last multiplies |delta|^2 by a factor that grows
+    without bound for few rows, (B - 2) / (B - 3). Skip connections bypass it.
     """
     from .analysis.mean_field import batch_norm_growth
 
@@ -286,7 +286,7 @@ def extra_growth(net: MLP, few: int, batch_size: int) -> float:
 
 
 class _Hooks:
-    """The callbacks' hooks by name; a missing one is not called."""
+    """The callbacks' hooks by name; missing hooks are skipped."""
 
     def __init__(self, callbacks: Iterable[Any]) -> None:
         self._callbacks, self._warned = list(callbacks), False
@@ -305,7 +305,7 @@ class _Hooks:
         ]
 
     def warn_of_loss(self, loss: float, epoch: int, step: int) -> None:
-        """Says once that the loss is no longer finite; a Monitor among the callbacks says more."""
+        """Warn once that the loss is no longer finite, unless there is a Monitor, which says more."""
         from .monitor import Monitor
 
         if self._warned or any(isinstance(callback, Monitor) for callback in self._callbacks):
@@ -317,11 +317,11 @@ class _Hooks:
 
 
 class _Stop(Exception):
-    """Ends the training on a callback's request."""
+    """Ends the training at a callback's request."""
 
 
 def _says(answer: Any, expected: bool) -> bool:
-    """Whether a hook's answer is this truth, as Python or NumPy has it; a number or an array is none."""
+    """Whether a hook's answer is this bool, Python's or NumPy's; numbers and arrays do not count."""
     return isinstance(answer, (bool, np.bool_)) and bool(answer) is expected
 
 
@@ -353,31 +353,29 @@ def fit(
 
     Args:
         net: the net; trained in place.
-        X: [rows, in_features]; all of it is converted at once where that is needed.
-        target: as for `MLP.loss_and_gradients`; cross_entropy needs two outputs at least.
+        X: [rows, in_features]; converted as a whole if necessary.
+        target: as for `MLP.loss_and_gradients`; cross_entropy needs at least two outputs.
         epochs: passes over the data, >= 1.
-        batch_size: rows a step; the last batch of an epoch may be smaller (under batch norm a last
-            batch of one row is left out, and a TrainingWarning tells of one so small that its gradients
-            outgrow those of the others).
-        optimizer: one that was made for this net.
+        batch_size: rows per step. The last batch of an epoch may be smaller. With batch norm, a last batch of one row
+            is skipped, and a TrainingWarning is issued if it is so small that its gradients far exceed those of the
+            others.
+        optimizer: an optimizer created for this net.
         loss: as for `MLP.loss_and_gradients`.
         clip_norm, clip_value: as for `MLP.train_step`.
         validation: (X, target) to evaluate after each epoch, or a share of the rows to set aside.
         callbacks: see `gradcore.training`.
-        progress: True shows a progress line on stderr, False nothing; a function is called with the
-            logs of each epoch.
-        shuffle: new order of the rows in each epoch.
-        seed: of the order and of the validation share; None for fresh randomness.
-        drop_last: leave out a last batch that is smaller than the others; with `shuffle` its rows are
-            other ones in each epoch.
+        progress: True shows a progress line on stderr, False nothing; a function is called with the logs of each epoch.
+        shuffle: shuffle the rows in each epoch.
+        seed: seed of the order and of the validation share; None for fresh randomness.
+        drop_last: skip a last batch that is smaller than the others; with `shuffle`, other rows in each epoch.
 
     Returns:
-        History. Ctrl-C ends the training after the step under way, and returns the history so far. A loss that is
-        not finite does not end it: the first one gives a TrainingWarning, but for a Monitor, which has its own.
+        History. Ctrl-C ends the training after the current step and returns the history so far. A loss that is not
+        finite does not end the training; the first one issues a TrainingWarning, unless a Monitor does.
 
     Raises:
-        ValueError, TypeError: naming the argument, before anything is trained.
-        FloatingPointError: with `clip_norm`, when gradients are no longer finite.
+        ValueError, TypeError: naming the argument, before training starts.
+        FloatingPointError: with `clip_norm`, if gradients are no longer finite.
     """
     check_step(net, optimizer, clip_norm, clip_value)
     epochs = _check.integer(epochs, "epochs", 1)
@@ -400,7 +398,7 @@ def fit(
 
 
 def _run(run: Run, batches: _Batches, epochs: int, hooks: _Hooks, validate: Callable[[], Logs]) -> History:
-    """All epochs; ends early on Ctrl-C or when a callback asks for it."""
+    """Run all epochs; stop early on Ctrl-C or at a callback's request."""
     history = History()
     for name, argument in (("on_run", run), ("on_fit_start", run.net)):
         for _, hook in hooks.of(name):
@@ -453,7 +451,7 @@ def _epoch(epoch: int, batches: _Batches, run: Run, hooks: _Hooks) -> Logs:
 
 
 def _left_out(hooks: Sequence[tuple[str, Callable[[Any], Any]]], error: FloatingPointError) -> bool:
-    """Whether a callback wants the training to go on without the step that raised."""
+    """Whether a callback wants to skip the step that raised and go on."""
     answers = [(name, hook(error)) for name, hook in hooks]
     for name, answer in answers:
         if _says(answer, True):
@@ -462,7 +460,7 @@ def _left_out(hooks: Sequence[tuple[str, Callable[[Any], Any]]], error: Floating
 
 
 def _validate(net: MLP, data: _Data, loss: str) -> Logs:
-    """Loss, and for the cross entropies the share of right answers, in inference mode."""
+    """Loss, and accuracy for the cross entropies, in inference mode."""
     output = net.forward(data.x)
     logs = {"val_loss": ops.loss(output, data.target, loss)}
     if loss in ("cross_entropy", "binary_cross_entropy"):
@@ -471,12 +469,12 @@ def _validate(net: MLP, data: _Data, loss: str) -> Logs:
 
 
 def accuracy(output: Array, target: Array, loss: str) -> float:
-    """Share of right answers among a net's outputs: NaN for losses that know no right or wrong.
+    """Share of correct outputs; NaN for regression losses.
 
     Args:
         output: [rows, out_features]; logits.
         target: labels [rows], or probabilities [rows, out_features].
-        loss: "cross_entropy" asks for the largest logit, "binary_cross_entropy" for the sign of each.
+        loss: with "cross_entropy" the largest logit decides, with "binary_cross_entropy" the sign of each.
     """
     if loss == "cross_entropy":
         labels = target if target.ndim == 1 else target.argmax(axis=1)
