@@ -1,12 +1,12 @@
-"""The analysis of a net's gradients: measure, predict, judge, explain, cure.
+"""Analysis of a net's gradients: measure, predict, judge, explain, cure.
 
     report = gc.analyze(net, x, target)
     print(report)
     for remedy in report.remedies():
         print(remedy.name, remedy.effect, remedy.confidence)
 
-`measure` makes numbers, `mean_field` and `predict` say what to expect of them, `slope` estimates, `judge`
-(with `checks`, `causes` and `wording`) makes findings, `remedies` tries cures, `report` holds it all.
+`measure` measures; `mean_field` and `predict` compute the expected values; `slope` estimates the slope; `judge` (with
+`checks`, `causes` and `wording`) produces findings; `remedies` tries cures; `report` holds the results.
 """
 
 from __future__ import annotations

@@ -44,20 +44,20 @@ def analyze(
 ) -> Report:
     """Measure a net's gradients on data, judge them, and explain what is wrong.
 
-    Everything runs on copies: the net, its gradients and running statistics, and the optimizer stay as they
-    are. An interrupt (KeyboardInterrupt) after the first batch gives the report of the batches so far.
+    Everything runs on copies: the net, its gradients and running statistics, and the optimizer do not change. An
+    interrupt (KeyboardInterrupt) after the first batch returns the report of the batches so far.
 
     Args:
         net: a gradcore.MLP, fresh or trained.
-        x: [rows, in_features]. target: as `net.loss_and_gradients` takes it, for all rows.
+        x: [rows, in_features]. target: as for `net.loss_and_gradients`, for all rows.
         loss: name of the loss.
-        optimizer: one of gc.optim made for this net: its update sizes are judged, in its present state, and a
-            few steps of it are rehearsed on a copy of the net; where the verdict depends on them, up to 1000 more,
-            and as many at a tenth of the rate (`analysis.outlook`). None: plain SGD at a rate that suits the net;
-            updates are given for lr 0.01, but steps count as too large only where they are so at 1e-4.
-        batch_size, batches: disjoint random batches to measure; fewer or smaller ones where the data holds
-            less. Batch norm's gradients depend on the batch size, which is kept for it: take the one you train with.
-        seed: of the choice of batches.
+        optimizer: an optimizer of gc.optim created for this net. Its update sizes are judged in its current state, and
+            a few of its steps are rehearsed on a copy of the net. Where the verdict depends on more steps, up to 1000
+            more follow, and as many at a tenth of the rate (`analysis.outlook`). None means plain SGD at a rate that
+            suits the net: updates are given for lr 0.01, but steps are called too large only if they are so at 1e-4.
+        batch_size, batches: disjoint random batches to measure, fewer or smaller ones if there is less data. With batch
+            norm, gradients depend on the batch size and it is kept: use the batch size you train with.
+        seed: seed of the choice of batches.
         thresholds: limits of the judgement; see `Thresholds`.
         progress: called with (done, total, what) while measuring.
 
@@ -77,7 +77,7 @@ def analyze(
 
 
 def report_of(case: Case, measurement: Measurement, limits: Thresholds, *, seconds: float) -> Report:
-    """The judgement of what was measured; seconds: what the measurement took."""
+    """Judge a measurement; seconds: the time that the measurement took."""
     start = time.perf_counter()
     subject = examine(case, measurement, limits)
     verdict, findings = judge(subject)

@@ -1,4 +1,4 @@
-"""What watching a training returns: records of plain numbers, with nothing computed here but their forms."""
+"""The results of monitoring a training: records of plain numbers and their conversions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .report import Finding, Record, Report
 if TYPE_CHECKING:
     from .._tape import ReplayedStep
 
-# What is kept of every check, a value a layer. The names are those of LayerRecord.
+# Kept of every check, one value per layer. The names are those of LayerRecord.
 PROFILES = (
     "activation_norm",
     "delta_norm",
@@ -27,18 +27,18 @@ PROFILES = (
     "delta_nonfinite_share",
     "weight_grad_nonfinite_share",
 )
-# And a value for the whole net.
+# And one value for the whole net.
 SERIES = ("step", "loss", "total_norm", "lr")
 
 
 @dataclass(frozen=True)
 class TrainingFinding(Finding):
-    """A finding with its time. Steps count from 0 at the start of the watch.
+    """A finding during training. Steps count from 0 at the start of monitoring.
 
-    since: first step of the check that first showed it; for `non_finite` the very step. healthy_until: last
-    step known to be free of it; None where it was there from the start. onset_layers: the layers concerned
-    when it was first seen. raised: the step after which it was confirmed. ended: first step of the checks
-    that no longer showed it; None while it lasts. actions: what was done about it.
+    since: first step of the check that first showed it; for `non_finite` the exact step.
+    healthy_until: last step known to be free of it; None if it was there from the start.
+    onset_layers: the layers concerned when it was first seen. raised: the step after which it was confirmed.
+    ended: first step of the checks that no longer showed it; None while it lasts. actions: what was done about it.
     report: the analysis that confirmed it, with remedies to try; None for `non_finite`.
     """
 
@@ -52,13 +52,13 @@ class TrainingFinding(Finding):
     _tape: Any = field(default=None, repr=False)
 
     def replay(self) -> Iterator[ReplayedStep]:
-        """The steps that led to a `non_finite` finding, from the last snapshot to the one that broke, recorded."""
+        """Replay the steps up to a `non_finite` finding, from the last snapshot to the step that broke, recorded."""
         if self._tape is None:
             raise ValueError(f"replay: expected a non_finite finding, got {self.kind}")
         return iter(self._tape.replay())
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the report, which can be asked for its own."""
+        """All fields except the report, which has its own `to_dict`."""
         record = super().to_dict()
         del record["report"]
         return record
@@ -71,16 +71,15 @@ class TrainingFinding(Finding):
 
 @dataclass(frozen=True, eq=False)
 class TrainingReport(Record):
-    """A watched training.
+    """The result of monitoring a training.
 
-    verdict: worst of the findings, one of VERDICTS, also where they have ended. findings: in the order in
-        which they were raised. steps: number watched.
-    history: what each check measured: arrays [checks] for the names of SERIES, [checks, depth] for those of
-        PROFILES, norms as of a batch of the check's mean size. A last row stands for the step that left the finite
-        range.
-    config: the net's settings. conditions: loss, optimizer, and how it was watched. cost: checks,
-        recorded_passes, analyses, and with a budget seconds and share of the training time, noting_share (of
-        noting every step), owed_steps (how many more steps would pay for checks taken on credit; 0: paid).
+    verdict: worst of the findings, one of VERDICTS, including findings that have ended.
+    findings: in the order in which they were raised. steps: number of steps monitored.
+    history: measurements of each check: arrays [checks] for the names in SERIES, [checks, depth] for those in PROFILES.
+        Norms are scaled to a batch of the check's mean size. After a non-finite value, a last row holds that step.
+    config: the net's settings. conditions: loss, optimizer, and the settings of the monitor.
+    cost: checks, recorded_passes, analyses; with a budget also seconds and share of the training time, noting_share
+        (cost of noting every step), and owed_steps (further steps that would pay for checks on credit; 0: paid).
     """
 
     verdict: str
@@ -92,14 +91,14 @@ class TrainingReport(Record):
     cost: Mapping[str, float]
 
     def to_dataframe(self) -> Any:
-        """One row a check and layer, as a pandas DataFrame (pandas must be installed)."""
+        """One row per check and layer, as a pandas DataFrame (pandas must be installed)."""
         pd = _check.optional("pandas", "dataframe", "data frames")
         steps, layers = self.history["delta_norm"].shape
         columns = {"step": np.repeat(self.history["step"], layers), "layer": np.tile(np.arange(layers), steps)}
         return pd.DataFrame(columns | {name: self.history[name].ravel() for name in PROFILES})
 
     def plot(self) -> Any:
-        """A matplotlib Figure: loss, and the profiles as heat maps of layer and step (matplotlib must be installed)."""
+        """A matplotlib Figure: loss, and heat maps of the profiles by layer and step (matplotlib must be installed)."""
         from ..show import plots
 
         return plots.plot_training(self)

@@ -1,4 +1,4 @@
-"""The profile that mean-field theory expects of one net: `mean_field` applied layer by layer.
+"""The profile that mean-field theory expects for one net: `mean_field` applied layer by layer.
 
 delta_l is the gradient with respect to the pre-activations of dense layer l, G_l the one with respect to
 its output h_l. Per unit of delta_{l+1}, with f the share of random signs (see mean_field):
@@ -6,10 +6,9 @@ its output h_l. Per unit of delta_{l+1}, with f the share of random signs (see m
     G_l     = weight_var_{l+1} |delta_{l+1}|^2   (+ G_{l+1} where block l + 1 has a skip connection)   (P.1)
     delta_l = G_l E[phi'^2] / Var z_l  (the variance only with normalization)                          (P.2)
 
-(P.1) takes the gradient for independent of the weights it passes. Around activations with a mean, skip connections
-without normalization make it depend on them: the stream and the gradient turn towards each other (for ReLU, G.h is the
-same in all layers), and gradients grow faster than this, at 30 residual ReLU layers of 128 units by a factor of e^27 in
-place of e^20.
+(P.1) assumes that the gradient is independent of the weights it passes through. Skip connections without normalization
+break this for activations with a non-zero mean: the residual stream and the gradient align (for ReLU, G.h is the same
+in all layers), and gradients grow faster: for 30 residual ReLU layers of 128 units by e^27 instead of e^20.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from .report import Prediction
 
 
 def layer_scales(net: Any) -> tuple[np.ndarray, np.ndarray]:
-    """weight_var = fan_in * mean(W^2) and bias_var = mean(b^2) of each dense layer, as the net stands."""
+    """weight_var = fan_in * mean(W^2) and bias_var = mean(b^2) of each dense layer, from the current parameters."""
     weight_var, bias_var = [], []
     for layer in range(net.depth):
         weight = np.asarray(net.parameters[f"dense{layer}.weight"], dtype=np.float64)
@@ -42,9 +41,9 @@ def layer_scales(net: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def scheme_scales(config: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """weight_var and bias_var of each dense layer that `config["init"]` draws with, by its formula.
+    """weight_var and bias_var of each dense layer, by the formula of `config["init"]`.
 
-    An initializer that is a function has none: a net is built, and its weights are measured.
+    If the initializer is a function, a net is built and its weights are measured.
     """
     widths, scheme = np.array(config["widths"], dtype=np.float64), config["init"]
     if callable(scheme):
@@ -76,21 +75,21 @@ def predict(
     batch_size: int = 128,
     input_square: float = 1.0,
 ) -> Prediction:
-    """What mean-field theory expects of a net's gradients, before any data and any training.
+    """What mean-field theory expects of a net's gradients, without data or training.
 
         print(gc.predict([64] + [100] * 30 + [10], activation="sigmoid"))
-        gc.predict(net).slope                                   # with the weights that `net` has now
+        gc.predict(net).slope                                   # with the current weights of `net`
 
     Args:
-        design: a gradcore.MLP, taken with the weights it has; or widths [in, hidden..., out].
-        activation, normalization, residual, init: as `gc.MLP` takes them and with its defaults, for widths.
-        weight_var: variance of the weights times fan_in of every layer, instead of the design's own.
-        bias_var: variance of the biases, likewise; 0 for widths.
-        batch_size: rows of a batch; it matters to batch norm alone, for which there is no theory below four.
-        input_square: mean square of the inputs; 1 for standardized ones.
+        design: a gradcore.MLP with its current weights, or widths [in, hidden..., out].
+        activation, normalization, residual, init: as for `gc.MLP`, with its defaults; only with widths.
+        weight_var: variance of the weights times fan_in, for every layer; default: the design's own.
+        bias_var: variance of the biases; default: the design's own, 0 for widths.
+        batch_size: rows per batch; only batch norm depends on it, and there is no theory for it below four rows.
+        input_square: mean square of the inputs; 1 for standardized inputs.
 
     Returns:
-        A Prediction: per layer and for ever deeper nets. `print` shows it; `measured_log` is NaN.
+        A Prediction, per layer and for the limit of infinite depth. `print` shows it; `measured_log` is NaN.
 
     Raises:
         ValueError, TypeError: naming the argument.

@@ -1,9 +1,8 @@
 """Tries cures, several at a time.
 
-Each candidate is measured again from the same seed on the same data, then trained beside the sick net for
-the same short budget, over several seeds (see `verification`). Threads take candidates side by side: native
-code runs without the interpreter's lock, and a small net's step uses one thread. What comes out does not
-depend on their number.
+Each candidate is re-measured from the same seed on the same data, then trained like the given net for the same short
+budget, over several seeds (see `verification`). Threads try candidates in parallel: native code runs without the GIL,
+and a step of a small net uses one thread. The results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -45,23 +44,23 @@ def find_remedies(
     """Remedies for the findings of a report; see `Report.remedies`.
 
     Args:
-        report, case: what was found, and on what.
-        verify: try each one.
-        steps: budget of each training; by default as many as a fixed amount of arithmetic allows, 60 to 150.
-        seeds: trainings of each, >= 2; an undecided comparison gets as many again.
-        limit: most candidates to try, the likeliest first. pairs: most pairs to try of those that came out best.
+        report, case: the findings and what they were found on.
+        verify: try each candidate.
+        steps: training budget; the default, 60 to 150, is what a fixed amount of arithmetic allows.
+        seeds: trainings per candidate, >= 2; an undecided comparison gets as many again.
+        limit: most candidates to try, the likeliest first. pairs: most pairs of the best candidates to try.
         seconds: start no further candidate after this time.
-        progress: called with (done, total, name of one that is being tried), by the calling thread.
+        progress: called with (done, total, name of a candidate being tried), by the calling thread.
 
     Raises:
         ValueError, TypeError: naming the argument.
 
     Returns:
-        Those that helped, by the lower end of their effect; then those that did not; then those not tried.
-        A change that needs a lower learning rate than the given optimizer's, or standardized data, has to be
-        better than those by themselves, which are listed too. The best has been trained five times as long on
-        top, and does not count as helping where that diverged.
-        An interrupt (KeyboardInterrupt) ends the trials and gives what is there.
+        Remedies that helped, by the lower end of their effect; then those that did not; then those not tried.
+        A change that also needs a lower learning rate than the given optimizer's, or standardized data, must be better
+        than these alone, which are listed too. The best remedy has also been trained five times as long, and does not
+        count as helping if that diverged.
+        An interrupt (KeyboardInterrupt) ends the trials and returns the results so far.
     """
     check_trials(verify=verify, steps=steps, seeds=seeds, limit=limit, pairs=pairs, seconds=seconds, progress=progress)
     limits = Thresholds(**report.conditions["thresholds"])
@@ -88,7 +87,7 @@ def check_trials(
     seconds: float | None,
     progress: Progress | None,
 ) -> None:
-    """Looks at the options of `find_remedies` before anything is measured.
+    """Check the options of `find_remedies` before anything is measured.
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -104,7 +103,7 @@ def check_trials(
 
 
 class _Search:
-    """Single changes side by side, then pairs of the best, then a longer training of the best."""
+    """Single changes in parallel, then pairs of the best, then a longer training of the best."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The whole way in one call: analyse, try remedies, apply the best, and measure again what came of it."""
+"""The whole procedure in one call: analyse, try remedies, apply the best one, and analyse the result."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from .subject import Thresholds
 
 @dataclass(frozen=True, eq=False)
 class Repair(Record):
-    """A cured net and what shows that it is cured; `str()` tells the story, `to_dict` and `to_json` the numbers.
+    """A cured net with the evidence. `str()` gives the text, `to_dict` and `to_json` the numbers.
 
-    net: the cured net, fresh and untrained; a copy of the given one where there was nothing to do, where only
-        data or training change, and where nothing helped. optimizer: a fresh one for it, like the one given
-        and with the recommended learning rate; None where none was given.
-    cured: `after.verdict` is healthy. before, after: reports of the given net, and of `net` on the data as
-        `prepare` makes it. remedies: those applied, in order, each with its effect and confidence.
-    training: {"lr": ..., "clip_norm": ...}, as far as the cure asks for it.
+    net: the cured net, fresh and untrained; a copy of the given net if there was nothing to do, if only data or
+        training change, or if nothing helped.
+    optimizer: a fresh optimizer for it, like the given one but with the recommended learning rate; None if none was
+        given.
+    cured: whether `after.verdict` is healthy. before, after: reports of the given net, and of `net` on prepared data.
+    remedies: the remedies applied, in order, each with its effect and confidence.
+    training: {"lr": ..., "clip_norm": ...}, where the cure asks for them.
     """
 
     net: Any
@@ -39,7 +40,7 @@ class Repair(Record):
     training: Mapping[str, float] = field(default_factory=dict)
 
     def prepare(self, x: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets as `net` wants them: standardized if that is part of the cure."""
+        """Inputs and targets for `net`: standardized if that is part of the cure."""
         x, target = _check.array(x, "x"), _check.array(target, "target")
         for remedy in self.remedies:
             x, target = remedy.prepare(x, target)
@@ -53,7 +54,7 @@ class Repair(Record):
         return restored
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the net and its optimizer, of which the settings are kept."""
+        """All fields; for the net and its optimizer only their settings."""
         record = super().to_dict()
         record["net"] = self.after.to_dict()["config"]
         record["optimizer"] = None if self.optimizer is None else repr(self.optimizer)
@@ -84,24 +85,24 @@ def repair(
     progress: Progress | None = None,
     **trials: Any,
 ) -> Repair:
-    """Analyse a net, try remedies on its data, apply the best that helped, and analyse what came of it.
+    """Analyse a net, try remedies on its data, apply the best that helped, and analyse the result.
 
         cure = gc.repair(net, x, labels, optimizer=optimizer)
         print(cure)
         cure.net.fit(*cure.prepare(x, labels), optimizer=cure.optimizer, clip_norm=cure.training.get("clip_norm"), ...)
 
-    The given net and optimizer stay as they are.
+    The given net and optimizer do not change.
 
     Args:
-        net, x, target, loss, optimizer, batch_size, batches, seed, thresholds: as `analyze`.
-        rounds: a net that is still not healthy is treated again, up to this many times in all.
+        net, x, target, loss, optimizer, batch_size, batches, seed, thresholds: as for `analyze`.
+        rounds: most rounds of treatment; another round follows while the net is not healthy.
         progress: called with (done, total, what) while measuring and trying.
-        trials: steps, seeds, limit, seconds, as `Report.remedies`.
+        trials: steps, seeds, limit, pairs, seconds, as for `Report.remedies`.
 
     Returns:
-        Repair. Where the net was healthy or no remedy helped, nothing is changed: `cured` tells which.
-        An interrupt (KeyboardInterrupt) of an analysis ends it with what is there; one of the trials ends these, and
-        the best remedy so far is applied.
+        Repair. If the net was healthy or no remedy helped, nothing is changed; `cured` tells which.
+        An interrupt (KeyboardInterrupt) of an analysis ends it with the batches so far; an interrupt of the trials
+        ends these, and the best remedy so far is applied.
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -131,7 +132,7 @@ def _applied(
     settings: Mapping[str, Any],
     progress: Progress | None,
 ) -> Repair:
-    """One more remedy, and the report of the net that it makes, on the data and with the training it asks for."""
+    """Apply one more remedy and analyse the resulting net, with the data and training that it asks for."""
     start = time.perf_counter()
     net = remedy.apply()
     training = {**found.training, **remedy.change.get("training", {})}
@@ -146,7 +147,7 @@ def _applied(
 
 
 def _like(optimizer: Any, net: Any, training: Mapping[str, float]) -> Any:
-    """A fresh optimizer of the same kind and settings for another net, at the recommended learning rate if any."""
+    """A fresh optimizer of the same kind and settings for another net, with the recommended learning rate if any."""
     if optimizer is None:
         return None
     lr = training.get("lr", optimizer._given_lr)

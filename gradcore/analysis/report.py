@@ -1,7 +1,7 @@
-"""What an analysis returns: records of plain numbers, with nothing computed here but their forms.
+"""The results of an analysis: records of plain numbers and their conversions.
 
-Arrays and numbers are float64; NaN stands for "not measured" or "has no meaning here" and becomes
-null in JSON. Rendering is left to `gradcore.show`, which is imported when it is first asked for.
+Arrays and numbers are float64. NaN means "not measured" or "not defined here" and becomes null in JSON.
+`gradcore.show`, imported on first use, renders them.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Record:
 
 
 def plain(value: Any) -> Any:
-    """`value` in types that JSON knows: arrays become lists, NaN and infinities None, functions their names."""
+    """`value` in JSON's types: arrays become lists, NaN and infinities None, functions their names."""
     if isinstance(value, Record):
         return value.to_dict()
     if isinstance(value, Mapping):
@@ -83,11 +83,11 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Finding(Record):
-    """One thing the numbers say.
+    """One finding of an analysis.
 
     kind: one of KINDS. severity: one of SEVERITIES; `info` findings never change the verdict.
     layers: the dense layers concerned, 0 at the input. cause: one of CAUSES, or None.
-    explanation: sentences for a reader. evidence: the numbers they rest on, by name.
+    explanation: sentences for the reader. evidence: the numbers behind them, by name.
     """
 
     kind: str
@@ -100,10 +100,10 @@ class Finding(Record):
 
 @dataclass(frozen=True)
 class GainFactors(Record):
-    """The split of delta_gain[l] = |delta_l|^2 / |delta_{l+1}|^2; the six factors multiply to it.
+    """The six factors whose product is delta_gain[l] = |delta_l|^2 / |delta_{l+1}|^2.
 
-    weight_scale: |W_{l+1}|_F^2 / out_features of layer l + 1 (the gain that directions drawn at random
-        would have, times the ratio of widths). For a residual block: of the branch and the skip together.
+    weight_scale: |W_{l+1}|_F^2 / out_features of layer l + 1 (the gain for random directions, times the ratio of
+        widths). For a residual block: of branch and skip together.
     alignment: measured gain of the weights over weight_scale; 1 on average for random weights.
     mask: share of entries with a non-zero derivative (ReLU, hard tanh); 1 for other activations.
     active_slope: mean squared derivative of the unmasked entries.
@@ -119,24 +119,26 @@ class GainFactors(Record):
     normalization: float
 
     def product(self) -> float:
-        """The gain that the factors make up."""
+        """The product of the factors: the gain."""
         return float(np.prod([getattr(self, entry.name) for entry in dataclasses.fields(self)]))
 
 
 @dataclass(frozen=True)
 class LayerRecord(Record):
-    """One dense layer, over all measured batches: shares and variances are means, norms root mean squares.
+    """One dense layer over all measured batches: shares and variances are means, norms are root mean squares.
 
-    Three profiles are kept apart: activations h, deltas dL/dz, weight gradients dL/dW. Norms are those of
-    GradientFlow (over the batch, with the loss's mean reduction), but NaN where an entry they run over is NaN or
-    infinite: what is left of such a layer is no measure of it. `activation` is None for the output layer.
-    delta_gain and factors lead from layer l + 1 to layer l: NaN and None for the output layer, and beside such a layer.
-    gradient_signal estimates |E dL/dW|^2, free of batch noise (it can be negative: no signal);
-    gradient_noise is the variance of dL/dW over batches of this size; signal_to_noise their ratio.
+    The three profiles are separate: activations h, deltas dL/dz, weight gradients dL/dW. Norms are those of
+    GradientFlow (over the batch, with the mean reduction of the loss), but NaN if any of their entries is NaN or
+    infinite, because the finite rest does not represent the layer.
+
+    activation: None for the output layer.
+    delta_gain, factors: from layer l + 1 to layer l; NaN and None for the output layer and next to a non-finite layer.
+    gradient_signal: estimate of |E dL/dW|^2, free of batch noise (may be negative: no signal).
+    gradient_noise: variance of dL/dW over batches of this size. signal_to_noise: the ratio of the two.
     underflow: share of the non-zero deltas that would flush to zero, by format.
-    update_ratio: |dW| / |W| of one step of the optimizer judged for.
-    correlation: cosine of the pre-activations (after normalization) of two inputs whose own cosine is 0.9;
-        near 1 the layer cannot tell them apart. NaN where it was not measured.
+    update_ratio: |dW| / |W| of one step of the optimizer judged.
+    correlation: cosine of the pre-activations (after normalization) of two inputs whose own cosine is 0.9; near 1 the
+        layer cannot tell them apart. NaN if not measured.
     """
 
     index: int
@@ -175,16 +177,16 @@ class LayerRecord(Record):
 
 @dataclass(frozen=True)
 class Slope(Record):
-    """Growth of ln |delta|^2 per layer towards the input; negative where gradients shrink.
+    """Growth of ln |delta|^2 per layer towards the input; negative if gradients shrink.
 
-    value, low, high: estimate from the measured deltas and its confidence interval, which holds both the
-        batch noise (batch_error) and the noise that finite width alone makes (width_error).
+    value, low, high: estimate from the measured deltas, and its confidence interval for batch noise (batch_error) and
+        the noise of finite width (width_error).
     systematic, systematic_low, systematic_high: the part that a redraw of the weights would not change.
-    drift: what layers of this width lose beside it on the typical draw of random weights, at most 0.
-    random: whether the weights are, so that systematic is free of this draw's luck; else it is all of value.
-    batch_half: half of the interval of value that batch noise alone makes; 0 with a single batch.
-    band_low, band_high: healthy slopes at this depth. steps: layers the slope is carried over.
-    total: value * steps, the whole change of ln |delta|^2. confidence: level of the intervals.
+    drift: additional loss per layer of a typical random draw at these widths, at most 0.
+    random: whether the weights are random, so that systematic excludes the luck of this draw; else it equals value.
+    batch_half: half-width of the interval of value from batch noise alone; 0 with a single batch.
+    band_low, band_high: healthy slopes at this depth. steps: number of layers the slope acts over.
+    total: value * steps, the total change of ln |delta|^2. confidence: level of the intervals.
     """
 
     value: float
@@ -205,7 +207,7 @@ class Slope(Record):
 
     @property
     def typical(self) -> float:
-        """What a shrinking profile does on the typical draw; what it does here where weights are not random."""
+        """Slope of a shrinking profile on a typical draw; the systematic slope if the weights are not random."""
         return self.systematic + self.drift if self.random else self.systematic
 
     @property
@@ -226,20 +228,21 @@ class Slope(Record):
 
 @dataclass(frozen=True)
 class Prediction(Record):
-    """What mean-field theory expects of this architecture, with the weight scales the net has.
+    """Prediction of mean-field theory for this architecture and the weight scales of the net.
 
-    Arrays have one entry a dense layer. preact_var: variance q of the pre-activations. chi: factor on the
-    squared gradient from layer l to its input. delta_log: ln |delta_l|^2 relative to the output layer, its
-    typical value at finite width; delta_log_low, delta_log_high: the 95 % band of single draws.
-    measured_log: the same of the measured deltas. departs: layers whose measurement leaves the band.
-    q_star, chi_star: fixed point of the deepest hidden layers' map. depth_scale: layers over which the
-    squared gradient changes by e. trainable_depth: layers through which inputs stay distinguishable.
-    critical_gain: the gain (std of weights * sqrt(fan_in)) for which chi is 1; NaN where none exists.
-    slope: ln chi averaged over the hidden layers. valid: False where no theory covers the design.
-    correlation: what is expected of LayerRecord.correlation; NaN with batch norm. carried_depth: dense layers
-    after which gradient norms at the two ends differ by 100. config, batch_size: what it is of.
+    Arrays have one entry per dense layer.
 
-    With batch norm chi_star is its growth factor at this batch size, and depth_scale follows from it.
+    preact_var: variance q of the pre-activations. chi: factor on the squared gradient from layer l to its input.
+    delta_log: typical ln |delta_l|^2 at finite width, relative to the output layer. delta_log_low, delta_log_high: the
+        95 % band of single draws. measured_log: the same for the measured deltas. departs: layers outside the band.
+    q_star, chi_star: fixed point of the map of the deepest hidden layers. With batch norm chi_star is its growth factor
+        at this batch size. depth_scale: layers over which the squared gradient changes by a factor e.
+    trainable_depth: layers through which inputs stay distinguishable.
+    critical_gain: the gain (std of weights * sqrt(fan_in)) for which chi is 1; NaN if there is none.
+    slope: ln chi averaged over the hidden layers. valid: False if no theory covers the design.
+    correlation: predicted LayerRecord.correlation; NaN with batch norm.
+    carried_depth: dense layers after which gradient norms at the two ends differ by a factor of 100.
+    config, batch_size: the design predicted.
     """
 
     preact_var: np.ndarray
@@ -263,7 +266,7 @@ class Prediction(Record):
     batch_size: int = 0
 
     def plot(self) -> Any:
-        """A matplotlib Figure of the expected profile and what makes it (matplotlib must be installed)."""
+        """A matplotlib Figure of the predicted profile and its factors (matplotlib must be installed)."""
         from ..show import plots
 
         return plots.plot_prediction(self)
@@ -292,12 +295,12 @@ class Prediction(Record):
 
 @dataclass(frozen=True)
 class Jacobian(Record):
-    """Singular values of d output / d input at a few rows, means over them; largest first.
+    """Singular values of d output / d input, means over a few rows; largest first.
 
-    largest, smallest: the few at either end of the `count` = min(in, out) there are. mean_square: of all of
-    them, the factor on the square of a random gradient. log_spread: standard deviation of their logarithm; 0
-    where all directions fare alike (dynamical isometry). exact: all were computed; otherwise the smallest are
-    upper bounds, mean_square and log_spread estimates.
+    largest, smallest: a few at either end of all `count` = min(in, out).
+    mean_square: over all of them; the factor on the square of a random gradient.
+    log_spread: standard deviation of their logarithm; 0 if all directions are scaled equally (dynamical isometry).
+    exact: whether all were computed; else smallest holds upper bounds, and mean_square and log_spread are estimates.
     """
 
     largest: np.ndarray
@@ -311,13 +314,14 @@ class Jacobian(Record):
 
 @dataclass(frozen=True)
 class DepthLimit(Record):
-    """How many dense layers this design can carry: its activation, weights, normalization and width kept.
+    """How many dense layers this design can carry, with the same activation, weights, normalization and width.
 
-    measured: layers after which the two ends' gradient norms differ by `norm_ratio`, at the measured slope;
-    measured_low, measured_high: by the ends of its interval. predicted: by mean-field theory. chance: layers
-    after which the luck of finite widths alone typically takes that factor. distinct: layers through which
-    inputs stay distinguishable. carried: the least of measured and chance. depth: what the net has.
-    All may be infinite; NaN where there is no slope to go by.
+    measured: layers after which gradient norms at the two ends differ by `norm_ratio`, at the measured slope.
+    measured_low, measured_high: the same at the ends of its interval. predicted: the same by mean-field theory.
+    chance: layers after which the randomness of finite widths alone typically reaches that factor.
+    distinct: layers through which inputs stay distinguishable.
+    carried: the minimum of measured and chance. depth: dense layers of the net.
+    All may be infinite, or NaN if there is no slope.
     """
 
     measured: float
@@ -332,10 +336,10 @@ class DepthLimit(Record):
 
 @dataclass(frozen=True)
 class Outcome(Record):
-    """A net as measured and trained for the short budget: means over the seeds.
+    """Results of measuring a net and training it for a short budget; means over the seeds.
 
-    slope: of ln |delta|^2 per layer at the start. loss: on held-out rows after the budget, beside the
-    loss before it. accuracy: of the same rows; NaN for regression.
+    slope: change of ln |delta|^2 per layer at the start. start_loss, loss: on held-out rows, before and after training.
+    accuracy: on the same rows after training; NaN for regression.
     """
 
     verdict: str
@@ -347,14 +351,14 @@ class Outcome(Record):
 
 @dataclass(frozen=True, eq=False)
 class Remedy(Record):
-    """One change to the net, its data or its training, and what came of trying it.
+    """One change to the net, its data or its training, and the result of trying it.
 
     name: a short title. change: the settings it changes, by name. reason: why it was proposed.
-    before, after: Outcome of the sick and of the cured net (None until verified).
-    effect: share of the sick net's final loss that the change takes away (1: all, 0: none, negative: worse).
-    confidence: 95 % interval of the effect over seeds. helps: the slope is healthy again and the interval of
-    the effect lies above zero; None until verified. cost: {"time_per_step": ratio, "parameters": ratio}.
-    note: what else to know, such as what the change cannot do.
+    before, after: Outcome of the given and of the changed net (None until verified).
+    effect: share of the given net's final loss that the change removes (1: all, 0: none, negative: worse).
+    confidence: 95 % interval of the effect over seeds.
+    helps: whether the slope is healthy again and the interval of the effect lies above zero; None until verified.
+    cost: {"time_per_step": ratio, "parameters": ratio}. note: further remarks, such as limits of the change.
     """
 
     name: str
@@ -371,16 +375,17 @@ class Remedy(Record):
     _prepare: Any = field(default=None, repr=False)
 
     def apply(self) -> Any:
-        """A fresh, untrained MLP with the change made; a copy of the net where only its data or training change.
+        """A fresh, untrained MLP with the change made; a copy of the net if only its data or training change.
 
-        Train it with `change["training"]`, if there ("lr", "clip_norm"), on what `prepare` makes of the data.
+        Train it on the data that `prepare` returns, with the settings in `change["training"]` if present ("lr",
+        "clip_norm").
         """
         if self._apply is None:
             raise ValueError("this remedy was read from a record; run gc.analyze again to apply it")
         return self._apply()
 
     def prepare(self, x: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets as the cured net wants them: standardized if that is part of the change."""
+        """Inputs and targets for the cured net: standardized if that is part of the change."""
         x, target = _check.array(x, "x"), _check.array(target, "target")
         return (x, target) if self._prepare is None else self._prepare.apply(x, target)
 
@@ -394,7 +399,8 @@ class Remedy(Record):
 class Report(Record):
     """The result of `gc.analyze`.
 
-    verdict: worst of the findings, one of VERDICTS. findings: worst first. layers: one record a dense layer.
+    verdict: worst of the findings, one of VERDICTS. findings: worst first. layers: one LayerRecord per dense layer.
+    slope: Slope of the deltas over depth. prediction: the profile that mean-field theory expects.
     config: the net's settings. conditions: loss, optimizer, batches, rows, seed, dtype, seconds.
     loss: mean loss of the measured batches. jacobian: singular values of the input-output Jacobian, or None.
     depth_limit: how many layers the design can carry, or None. tried: remedies of the last `remedies()` call.
@@ -416,15 +422,15 @@ class Report(Record):
     _case: Any = field(default=None, repr=False)
 
     def remedies(self, verify: bool = True, **options: Any) -> list[Remedy]:
-        """Changes that should help, best first; with `verify`, each has been tried on the same data.
+        """Changes that should help, best first; with `verify`, each is tried on the same data.
 
         Args:
-            verify: re-measure and train each candidate beside the sick net; without it the candidates
-                come back untried, in the order of what theory expects.
-            options: steps, seeds, progress and limits of `gradcore.analysis.remedies.find_remedies`.
+            verify: re-measure each candidate and train it along with the given net. If False, the candidates are
+                returned untried, in the order that theory expects.
+            options: steps, seeds, limit, pairs, seconds and progress of `gradcore.analysis.remedies.find_remedies`.
 
         Returns:
-            Remedies that helped first, then those that did not (`helps` is False).
+            First the remedies that helped, then those that did not (`helps` is False), then those not tried.
         """
         if self._case is None:
             raise ValueError("this report was read from a record; run gc.analyze again to try remedies")
@@ -435,22 +441,22 @@ class Report(Record):
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the raw flows, as plain dicts, lists and numbers."""
+        """Everything except the raw flows, as plain dicts, lists and numbers."""
         record = super().to_dict()
         del record["flows"]
         return record
 
     def to_dataframe(self) -> Any:
-        """One row a layer, as a pandas DataFrame (pandas must be installed)."""
+        """One row per layer, as a pandas DataFrame (pandas must be installed)."""
         pd = _check.optional("pandas", "dataframe", "data frames")
         return pd.DataFrame(self.rows()).set_index("index")
 
     def rows(self) -> list[dict[str, Any]]:
-        """The layers as flat dicts of numbers: factors and underflow shares get columns of their own."""
+        """The layers as flat dicts of numbers, with separate columns for factors and underflow shares."""
         return [_flat_row(layer) for layer in self.layers]
 
     def plot(self) -> Any:
-        """A matplotlib Figure of the three profiles beside the prediction (matplotlib must be installed)."""
+        """A matplotlib Figure of the three profiles and the prediction (matplotlib must be installed)."""
         from ..show import plots
 
         return plots.plot(self)

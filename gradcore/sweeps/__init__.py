@@ -4,10 +4,10 @@
     print(result)
     result.save_html("sweep.html")
 
-Each point of the grid is a net, built anew and analysed by `gc.analyze`. Points are independent: they run in
-parallel on any `concurrent.futures.Executor`, and a file of finished points lets a sweep that was cut short
-go on where it stopped. With `weight_var` and `bias_var` as axes it is the phase diagram of Poole et al.
-2016 (arXiv:1606.05340) and Schoenholz et al. 2017 (arXiv:1611.01232), measured beside the theory's line.
+Each point of the grid is a fresh net, analysed by `gc.analyze`. Points are independent: they run in parallel on any
+`concurrent.futures.Executor`, and an interrupted sweep resumes from its file of finished points. With the axes
+`weight_var` and `bias_var`, a sweep measures the phase diagram of Poole et al. 2016 (arXiv:1606.05340) and Schoenholz
+et al. 2017 (arXiv:1611.01232), shown with the critical line of the theory.
 """
 
 from __future__ import annotations

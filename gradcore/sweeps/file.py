@@ -1,7 +1,7 @@
-"""The file of a sweep: JSON lines, the configuration first, then a line for each net measured.
+"""The file of a sweep: JSON lines, first the configuration, then one line per measured net.
 
-A line is written whole and flushed as soon as its net is measured, so that a crash costs at most the line
-under way: a last line without its end is dropped and measured again. The file is locked while a sweep runs.
+Each line is written whole and flushed as soon as its net is measured, so a crash costs at most one line: an incomplete
+last line is dropped and measured again. The file is locked while a sweep runs.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class SweepFile:
     """An open file of finished points; a context manager.
 
     Args:
-        path: created where it does not exist.
-        config: {"grid": ..., "settings": ...} of the sweep to come; None to read what is there.
+        path: created if it does not exist.
+        config: {"grid": ..., "settings": ...} of the coming sweep; None to read an existing file.
 
     Attributes:
-        config: as the file has it. rows: (point, result) of every complete line after the first.
+        config: as stored in the file. rows: (point, result) of every complete line after the first.
 
     Raises:
         ValueError: for a file of another configuration, one that is no sweep's, and one in use.

@@ -1,4 +1,4 @@
-"""What a sweep returns."""
+"""The result of a sweep."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ _NUMBERS = {*_GEOMETRIC, *_MEAN, "gain_low", "gain_high"}
 
 
 def as_row(point: Row, result: Row) -> Row:
-    """One flat dict; null, which a file has for NaN and infinity, is NaN again."""
+    """One flat dict; null, which a file holds for NaN and infinity, becomes NaN."""
     return {**point, **{name: math.nan if value is None and name in _NUMBERS else value
                         for name, value in plain(result).items()}}  # fmt: skip
 
 
 @dataclass(eq=False)
 class SweepResult:
-    """What a sweep measured.
+    """The measurements of a sweep.
 
     Attributes:
-        rows: a dict for each net: its point (see `AXES`), then
-            verdict, cause: of `gc.analyze`; cause None where it is healthy.
-            gain, gain_low, gain_high: factor on the squared gradient per layer towards the input, measured,
-                and its 95 % interval; predicted_gain: by mean-field theory.
-            deep_gain: the same over the deeper half of the hidden layers, to compare with chi_star: above
-                them signals have come near their fixed point.
+        rows: one dict per net: its point (see `AXES`), then
+            verdict, cause: from `gc.analyze`; cause is None if healthy.
+            gain, gain_low, gain_high: measured factor on the squared gradient per layer towards the input, and its
+                95 % interval; predicted_gain: the same by mean-field theory.
+            deep_gain: gain over the deeper half of the hidden layers, where signals are near their fixed point;
+                comparable with chi_star.
             norm_ratio: |delta| of the first over that of the last hidden layer.
             q_star, chi_star, trainable_depth: see `gradcore.analysis.Prediction`.
             loss, saturated_share, dead_share (means over the hidden layers), num_parameters.
-            NaN where something has no meaning, infinities included.
-        grid: every axis with its values. settings: loss, batches, data and the like.
+            Undefined and infinite values are NaN.
+        grid: every axis with its values. settings: loss, batches, data and others.
         interrupted: whether points are missing because of Ctrl-C.
     """
 
@@ -75,15 +75,15 @@ class SweepResult:
         return [name for name, values in self.grid.items() if len(values) > 1]
 
     def net(self, index: int) -> MLP:
-        """The net of a row, built anew."""
+        """The net of a row, rebuilt."""
         settings = self.settings
         return build(self.rows[index], settings["in_features"], settings["out_features"], settings["dtype"])
 
     def summary(self) -> list[Row]:
-        """The rows with the seeds drawn together, in the order of the grid.
+        """The rows combined over seeds, in the order of the grid.
 
-        Numbers become means (geometric for gains and norm_ratio), gain_low and gain_high the smallest and the
-        largest gain of a seed, verdict the worst, and `healthy` the share of seeds that are.
+        Numbers become means (geometric for gains and norm_ratio). gain_low and gain_high are the smallest and largest
+        gain of any seed, verdict is the worst, and `healthy` is the share of healthy seeds.
         """
         if not self._summary:
             groups: dict[str, list[Row]] = {}
@@ -93,7 +93,7 @@ class SweepResult:
         return self._summary
 
     def to_dict(self) -> dict[str, Any]:
-        """Rows, grid, settings, interrupted: ready for JSON but for NaN."""
+        """Rows, grid, settings and interrupted; numbers may be NaN."""
         return {"rows": self.rows, "grid": self.grid, "settings": self.settings, "interrupted": self.interrupted}
 
     def to_json(self, indent: int | None = 2) -> str:
@@ -110,12 +110,12 @@ class SweepResult:
         return text.getvalue()
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """One row a net. Needs pandas."""
+        """One row per net. Needs pandas."""
         pd = _check.optional("pandas", "dataframe", "data frames")
         return pd.DataFrame(self.rows)
 
     def plot(self) -> Any:
-        """A matplotlib Figure: heat maps of the gain, with the critical line where theory has one."""
+        """A matplotlib Figure: heat maps of the gain, with the critical line where the theory has one."""
         from ..show import sweep_plots
 
         return sweep_plots.plot(self)
@@ -152,7 +152,7 @@ def _merged(rows: list[Row]) -> Row:
 
 
 def load(path: str | PathLike[str]) -> SweepResult:
-    """The points that a sweep has filed so far.
+    """The finished points in the file of a sweep.
 
     Raises:
         ValueError: for a file that `gc.sweep` did not write. OSError: when it cannot be read.

@@ -1,4 +1,4 @@
-"""Measuring all points of a grid, in parallel, each filed as soon as it is there."""
+"""Measures all points of a grid in parallel and writes each to a file as soon as it is finished."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .result import SweepResult, as_row
 
 Progress = Callable[[int, int, str], Any]
 
-# The inputs where none are given: standard normal, as mean-field theory has them, wide enough to average.
+# The default inputs: standard normal, as mean-field theory assumes, and wide enough to average.
 _FEATURES, _CLASSES = 100, 10
 
 
@@ -47,24 +47,23 @@ def sweep(
     """Measure the gradients of a net at every point of a grid.
 
     Args:
-        grid: axis -> values, or one value. Axes, and their value where they are left out: depth (10; dense
-            layers), width (64), activation ("relu"), init ("auto") or weight_var in its place (weights of
-            variance weight_var / fan_in), bias_var (0: variance of the biases), normalization (None),
-            residual (False), seed (0; of the weights).
-        x, target: data as `gc.analyze` takes it; a random part that fills the batches is used. None: standard
-            normal inputs with 100 features and random labels of 10 classes, for which theory is made.
-        loss, batch_size, batches, seed: as `gc.analyze`; seed also of the part of the data.
-        dtype: of the nets.
-        executor: where points are measured; it is left open. None: threads, as many as `gc.get_num_threads()`,
-            which do not stand in each other's way while native code runs. Processes suit tiny nets, whose
-            time is spent in Python: ProcessPoolExecutor(initializer=gc.set_num_threads, initargs=(1,)).
-        path: file of finished points (JSON lines). Where it exists the sweep goes on from it; a file of
-            another configuration or other data is refused.
-        progress: True shows a line on stderr; a function is called with (done, total, what); False: nothing.
+        grid: axis -> values, or one value. Axes and their defaults: depth (10 dense layers), width (64), activation
+            ("relu"), init ("auto") or instead weight_var (weights of variance weight_var / fan_in), bias_var (variance
+            of the biases, 0), normalization (None), residual (False), seed (of the weights, 0).
+        x, target: data as for `gc.analyze`; a random subset that fills the batches is used. None: standard normal
+            inputs with 100 features and random labels of 10 classes, which match the assumptions of the theory.
+        loss, batch_size, batches, seed: as for `gc.analyze`; seed also selects the subset of the data.
+        dtype: dtype of the nets.
+        executor: runs the measurements and is not shut down. None: `gc.get_num_threads()` threads, which run in
+            parallel inside native code. Processes suit tiny nets, which spend their time in Python:
+            ProcessPoolExecutor(initializer=gc.set_num_threads, initargs=(1,)).
+        path: file of finished points (JSON lines). If it exists, the sweep resumes from it; a file of another
+            configuration or other data is refused.
+        progress: True shows a line on stderr, False nothing; a function is called with (done, total, what).
 
     Returns:
-        SweepResult, its rows in the order of the grid whatever the executor. Ctrl-C ends the sweep early: the
-        result then has the points so far.
+        SweepResult, with rows in the order of the grid for any executor. Ctrl-C ends the sweep early; the result then
+        holds the points so far.
 
     Raises:
         ValueError, TypeError: naming the argument, before anything is measured.
@@ -97,7 +96,7 @@ def sweep(
 def _data(
     x: ArrayLike | None, target: ArrayLike | None, loss: str, batch_size: int, batches: int, seed: int
 ) -> tuple[Array, Array, int]:
-    """The rows to measure on, and the number of outputs they ask for."""
+    """The rows to measure on, and the number of outputs they need."""
     count = batch_size * max(batches, 4)  # `analyze` measures four batches at least, smaller where it must
     rng = np.random.default_rng(seed)
     if x is None or target is None:
@@ -137,7 +136,7 @@ def _shown(progress: bool | Progress) -> Iterator[Progress]:
 
 @dataclass
 class _Run:
-    """Measures points and files each as soon as it is there."""
+    """Measures points and writes each to the file as soon as it is finished."""
 
     work: _Work
     file: SweepFile | None
@@ -146,7 +145,7 @@ class _Run:
     total: int
 
     def __call__(self, todo: list[Row], executor: Executor) -> bool:
-        """True when it was interrupted; `done` then has what was finished."""
+        """True if it was interrupted; `done` then has the finished points."""
         futures: dict[Future[Row], Row] = {}
         try:
             self._progress()
@@ -177,7 +176,7 @@ class _Run:
         self.done[key(point)] = as_row(point, result)
 
     def _cancel(self, futures: dict[Future[Row], Row]) -> None:
-        """Waits for no point that has not begun, and keeps those that are finished."""
+        """Cancel points that have not begun, and keep those that are finished."""
         for future in futures:
             future.cancel()
         for future, point in futures.items():
@@ -190,7 +189,7 @@ class _Run:
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """What every point is measured on; pickled with each point for executors of processes."""
+    """The data and settings of every point; pickled with each point for process executors."""
 
     x: Array
     target: Array
@@ -217,7 +216,7 @@ class _Work:
         return _measured(net, report)
 
     def settings(self) -> dict[str, Any]:
-        """What must be equal for two sweeps to be one."""
+        """Settings that must be equal for a sweep to resume from a file."""
         digest = hashlib.sha256()
         for array in (self.x, self.target):
             digest.update(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
@@ -229,7 +228,7 @@ class _Work:
 
 
 def _measured(net: MLP, report: Report) -> Row:
-    """The numbers of a report that a table of nets has room for."""
+    """The numbers of a report that go into the table."""
     slope, prediction, hidden = report.slope, report.prediction, report.layers[:-1]
     judged = [finding.cause for finding in report.findings if finding.severity != "info"]
     ends = hidden[0].delta_norm / hidden[-1].delta_norm if hidden and hidden[-1].delta_norm else math.nan
@@ -253,7 +252,7 @@ def _measured(net: MLP, report: Report) -> Row:
 
 
 def _deep_gain(report: Report) -> float:
-    """The gain over the deeper half of the hidden layers: the first ones still remember the inputs' scale."""
+    """The gain over the deeper half of the hidden layers; the first layers still depend on the scale of the inputs."""
     norms = [getattr(layer, travelling_norm(report.config)) for layer in report.layers[:-1]]
     upper, lower = norms[-1:], norms[len(norms) // 2 :][:1]
     steps = len(norms) - 1 - len(norms) // 2
