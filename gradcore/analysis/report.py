@@ -185,7 +185,7 @@ class Slope(Record):
     drift: additional loss per layer of a typical random draw at these widths, at most 0.
     random: whether the weights are random, so that systematic excludes the luck of this draw; else it equals value.
     batch_half: half-width of the interval of value from batch noise alone; 0 with a single batch.
-    band_low, band_high: healthy slopes at this depth. steps: number of layers the slope acts over.
+    band_low, band_high: healthy slopes at this depth. steps: number of layers the slope covers.
     total: value * steps, the total change of ln |delta|^2. confidence: level of the intervals.
     """
 

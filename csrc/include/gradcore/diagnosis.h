@@ -1,15 +1,15 @@
-/* Part of gradcore.h, which includes it: whether a net's gradients vanish or explode, where and why, from recorded
- * passes alone.
+/* Part of gradcore.h, which includes it. Tells from recorded passes whether a net's gradients vanish or explode, where
+ * and why.
  *
  *   gradcore_diagnosis_create(net, loss, &diagnosis);
- *   for each of some batches (8, say; more make the error bars smaller):
+ *   for each of several batches (for example 8; more batches give smaller error bars):
  *     gradcore_net_loss_and_gradients(net, &input, &target, loss, 1, &value), or a step that records;
  *     gradcore_diagnosis_add(diagnosis, &input, value);
  *   gradcore_diagnosis_judge(diagnosis, optimizer, &judgement);
  *
- * The rules and limits are those of gc.analyze. Left out is what takes more than passes: steps tried on a copy
- * (whether a learning rate diverges), the scales of targets and of single columns, singular values, what theory
- * predicts, remedies. */
+ * Rules and limits are those of gc.analyze. It omits what needs more than passes: trial steps on a copy (whether a
+ * learning rate diverges), the scales of targets and of single columns, singular values, predictions of theory, and
+ * remedies. */
 #ifndef GRADCORE_DIAGNOSIS_H
 #define GRADCORE_DIAGNOSIS_H
 
@@ -68,20 +68,20 @@ typedef enum gradcore_cause {
   GRADCORE_NUM_CAUSES = 13
 } gradcore_cause;
 
-/* The slope is the growth of ln |delta|^2 (with skip connections: of ln |dL/dh|^2) a layer towards the input, with
- * 95 % intervals; NaN with fewer than two hidden layers. `systematic` leaves out the luck of this draw of random
- * weights; after steps of the given optimizer nothing is luck. A net vanishes or explodes where the slope is outside of
- * +-band beyond the noise of batches, the typical draw's is there too, and learning is lost by that. */
+/* The slope is the growth of ln |delta|^2 (with skip connections: of ln |dL/dh|^2) per layer towards the input, with
+ * 95 % intervals; NaN with fewer than two hidden layers. `systematic` excludes the luck of this draw of random weights;
+ * after steps of the given optimizer it excludes nothing. A net vanishes or explodes if the slope is outside +-band by
+ * more than batch noise, the slope of a typical draw is outside too, and learning suffers from it. */
 typedef struct gradcore_judgement {
   size_t size;     /* sizeof(gradcore_judgement) of the caller */
   int32_t verdict; /* gradcore_verdict */
   int32_t num_findings;
   int32_t num_passes;
-  int32_t num_steps; /* hidden layers that the slope runs over */
+  int32_t num_steps; /* hidden layers that the slope covers */
   double slope, slope_low, slope_high;
   double systematic, systematic_low, systematic_high;
   double batch_error; /* standard error from the spread over passes; NaN for one pass */
-  double width_error; /* and from the finite widths of the layers */
+  double width_error; /* standard error from the finite widths of the layers */
   double band;
 } gradcore_judgement;
 
@@ -95,18 +95,18 @@ typedef struct gradcore_finding {
   const char *explanation; /* sentences; this and `layers` live until the next judgement or destroy */
 } gradcore_finding;
 
-/* loss: gradcore_loss of the passes to come. The net must outlive its diagnoses. */
+/* loss: gradcore_loss of the coming passes. The net must outlive its diagnoses. */
 GRADCORE_API gradcore_status gradcore_diagnosis_create(const gradcore_net *net, int32_t loss,
                                                        gradcore_diagnosis **diagnosis);
 GRADCORE_API void gradcore_diagnosis_destroy(gradcore_diagnosis *diagnosis);
-/* Adds the pass that the net has just recorded: its flow, its gradients and its loss. All have the same number of
- * rows. input: of that pass; NULL: inputs are taken as standardized. */
+/* Adds the pass that the net has just recorded: its flow, gradients and loss. All passes must have the same number of
+ * rows. input: the input of that pass; NULL: inputs are assumed to be standardized. */
 GRADCORE_API gradcore_status gradcore_diagnosis_add(gradcore_diagnosis *diagnosis, const gradcore_matrix *input,
                                                     double loss_value);
-/* Forgets the passes. */
+/* Discards all passes. */
 GRADCORE_API void gradcore_diagnosis_reset(gradcore_diagnosis *diagnosis);
-/* Judges all passes added, for this optimizer (NULL: plain SGD at a learning rate of 0.01), with the net's parameters
- * as they are now. *judgement is filled as far as its size goes. */
+/* Judges all passes added, for this optimizer (NULL: plain SGD at a learning rate of 0.01) and the current parameters
+ * of the net. *judgement is filled up to its size. */
 GRADCORE_API gradcore_status gradcore_diagnosis_judge(gradcore_diagnosis *diagnosis,
                                                       const gradcore_optimizer *optimizer,
                                                       gradcore_judgement *judgement);
@@ -114,7 +114,7 @@ GRADCORE_API gradcore_status gradcore_diagnosis_judge(gradcore_diagnosis *diagno
 GRADCORE_API gradcore_status gradcore_diagnosis_finding(const gradcore_diagnosis *diagnosis, int32_t index,
                                                         gradcore_finding *finding);
 
-/* Names as the Python interface spells them; NULL when out of range. */
+/* Names as in the Python interface; NULL if out of range. */
 GRADCORE_API const char *gradcore_verdict_name(int32_t verdict);
 GRADCORE_API const char *gradcore_severity_name(int32_t severity);
 GRADCORE_API const char *gradcore_finding_kind_name(int32_t kind);

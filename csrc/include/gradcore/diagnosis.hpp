@@ -1,4 +1,4 @@
-// The verdict on a net's gradients for C++17: the diagnosis of gradcore.h with owners and exceptions.
+// The diagnosis of gradcore.h for C++17, with owners and exceptions.
 #ifndef GRADCORE_DIAGNOSIS_HPP
 #define GRADCORE_DIAGNOSIS_HPP
 
@@ -11,7 +11,8 @@ inline namespace face {
 using Judgement = gradcore_judgement;
 using Finding = gradcore_finding;
 
-// Whether a net's gradients vanish or explode, from recorded passes: add one after each of some batches, then judge.
+// Tells from recorded passes whether a net's gradients vanish or explode: call add after each of several batches, then
+// judge.
 template <class T>
 class Diagnosis {
  public:
@@ -21,7 +22,7 @@ class Diagnosis {
     diagnosis_.reset(diagnosis);
   }
 
-  // The pass that the net has just recorded, with its input, or with one taken as standardized.
+  // Adds the pass that the net has just recorded; without `input`, inputs are assumed to be standardized.
   void add(Matrix<const T> input, double loss_value) {
     const gradcore_matrix x = input.c();
     detail::check(gradcore_diagnosis_add(c(), &x, loss_value));
@@ -29,13 +30,13 @@ class Diagnosis {
   void add(double loss_value) { detail::check(gradcore_diagnosis_add(c(), nullptr, loss_value)); }
   void reset() noexcept { gradcore_diagnosis_reset(c()); }
 
-  // For plain SGD, or for an optimizer of the net.
+  // Judges for plain SGD, or for an optimizer of the net.
   Judgement judge() { return judge_for(nullptr); }
   Judgement judge(const Optimizer<T> &optimizer) {
     if (!optimizer.c()) throw Error(GRADCORE_INVALID_ARGUMENT, "optimizer: expected one that owns its state, got none");
     return judge_for(optimizer.c());
   }
-  // Of the last judgement, worst first; its text and layers live until the next.
+  // A finding of the last judgement, worst first; its text and layers live until the next judgement.
   Finding finding(int i) const {
     Finding finding{};
     finding.size = sizeof finding;

@@ -1,12 +1,12 @@
-// gradcore for C++17: the functions of gradcore.h with owners, views and exceptions. Header-only; it
-// adds no symbol to libgradcore and no arithmetic to a step.
+// gradcore for C++17: the functions of gradcore.h with owners, views and exceptions. Header-only; it adds no symbol to
+// libgradcore and no arithmetic to a step.
 //
 // Conventions
-//   - What fails throws gradcore::Error, with the text of gradcore_last_error().
-//   - Views (Span, Matrix, Target) own nothing: the caller's memory is used as it is.
-//   - gradcore.h documents each operation; comments here say only what C++ adds.
-//   - After the first call with a shape, forward, backward, loss_and_gradients and train_step allocate
-//     nothing and take no lock.
+//   - Failures throw gradcore::Error with the text of gradcore_last_error().
+//   - Views (Span, Matrix, Target) own nothing; they refer to the caller's memory.
+//   - gradcore.h documents each operation; comments here describe only what C++ adds.
+//   - After the first call with a shape, forward, backward, loss_and_gradients and train_step allocate nothing and take
+//     no lock.
 #ifndef GRADCORE_GRADCORE_HPP
 #define GRADCORE_GRADCORE_HPP
 
@@ -25,8 +25,8 @@
 
 namespace gradcore {
 
-// Inline, so that it is seen in linker names alone: a static libgradcore holds templates of its own
-// called gradcore::Optimizer<float> and the like, and one of the two would win.
+// Inline, so that it appears only in symbol names: a static libgradcore has its own templates called
+// gradcore::Optimizer<float> and the like, and the linker would merge the two.
 inline namespace face {
 
 // ---- errors ------------------------------------------------------------------------------------
@@ -46,7 +46,7 @@ inline void check(gradcore_status status) {
   if (status != GRADCORE_OK) throw Error(status, gradcore_last_error());
 }
 
-// By division: the product of sizes that are wrong may overflow, to one that looks right.
+// By division: the product of wrong sizes may overflow to a value that looks right.
 inline void expect(const char *name, std::int64_t rows, std::int64_t cols, std::size_t got) {
   const std::size_t r = static_cast<std::size_t>(rows), c = static_cast<std::size_t>(cols);
   if (r == 0 || c == 0 ? got != 0 : got / c != r || got % c != 0)
@@ -56,7 +56,7 @@ inline void expect(const char *name, std::int64_t rows, std::int64_t cols, std::
 }
 inline void expect(const char *name, std::int64_t expected, std::size_t got) { expect(name, expected, 1, got); }
 
-// In a parameter: converts to the argument's type, and leaves its deduction to the other parameters.
+// A non-deduced parameter type: the argument is converted to the type that other parameters deduce.
 template <class T>
 struct Exactly {
   using Type = T;
@@ -71,7 +71,7 @@ inline constexpr std::int32_t dtype = std::is_same_v<T, float> ? GRADCORE_FLOAT3
 
 // ---- views -------------------------------------------------------------------------------------
 
-// A run of elements: of a pointer and a size, a std::vector, std::array, std::span or C array.
+// Contiguous elements: from a pointer and a size, a std::vector, std::array, std::span or C array.
 template <class T>
 class Span {
   template <class Container>
@@ -177,11 +177,11 @@ enum class Loss : std::int32_t {
 
 struct NetConfig {
   std::vector<std::int64_t> widths;                          // in, hidden..., out
-  std::vector<Activation> activations = {Activation::relu};  // one for all hidden layers, or one for each
+  std::vector<Activation> activations = {Activation::relu};  // one for all hidden layers, or one per layer
   Normalization normalization = Normalization::none;
   bool residual = false;
   bool bias = true;
-  bool bfloat16 = false;  // of Net<float>: dense products round their operands to bfloat16
+  bool bfloat16 = false;  // Net<float> only: dense products round their operands to bfloat16
 };
 
 inline gradcore_optimizer_config sgd(double lr, double momentum = 0, bool nesterov = false, double weight_decay = 0) {
@@ -201,7 +201,7 @@ inline gradcore_optimizer_config adamw(double lr, double beta1 = 0.9, double bet
   return {sizeof(gradcore_optimizer_config), GRADCORE_ADAMW, 0, lr, 0, weight_decay, 0.99, beta1, beta2, eps};
 }
 
-// Of an update; 0 clips nothing.
+// Clipping of an update; 0 means none.
 struct Clip {
   double norm = 0, value = 0;
 };
@@ -216,7 +216,7 @@ class Optimizer;
 template <class T>
 class Diagnosis;
 
-// Owns a gradcore_net; moves, does not copy. T is float or double.
+// Owns a gradcore_net; movable, not copyable. T is float or double.
 template <class T>
 class Net {
   static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>, "a net is of float or double");
@@ -283,12 +283,12 @@ class Net {
   Tensor<T> gradient(std::string_view name) { return gradient(find(gradcore_net_parameter, num_parameters(), name)); }
   Tensor<T> buffer(std::string_view name) { return buffer(find(gradcore_net_buffer, num_buffers(), name)); }
 
-  // First weights, by scheme and seed; zero biases.
+  // Initial weights, by scheme and seed; zero biases.
   void initialize(gradcore_initializer initializer = GRADCORE_INIT_AUTO, std::uint64_t seed = 0) {
     detail::check(gradcore_net_initialize(c(), initializer, seed));
   }
-  // The threads its calls run on: at most num_threads (0: as for all nets), of the library or of the caller, whose
-  // parallel_for throws nothing.
+  // The threads that its calls run on: at most num_threads (0: as for all nets), from the library or from the caller's
+  // parallel_for, which must not throw.
   void set_threads(int num_threads, gradcore_parallel_for parallel_for = nullptr, void *context = nullptr) {
     detail::check(gradcore_net_set_threads(c(), parallel_for, context, num_threads));
   }
@@ -299,7 +299,7 @@ class Net {
     const gradcore_matrix x = input.c();
     detail::check(gradcore_net_forward(c(), &x, training, output.data()));
   }
-  // grad_input: [grad_output.rows * in_features], or nothing.
+  // grad_input: [grad_output.rows * in_features], or empty.
   void backward(Matrix<const T> grad_output, Span<T> grad_input = {}) {
     if (!grad_input.empty()) detail::expect("grad_input", grad_output.rows, in_features_, grad_input.size());
     const gradcore_matrix dy = grad_output.c();
@@ -338,14 +338,14 @@ class Net {
     return step;
   }
 
-  // Of the gradients as they are, in place; the total norm before clipping.
+  // Clips the current gradients in place; returns the total norm before clipping.
   double clip_grad_norm(double max_norm, double norm_type = 2, bool error_if_nonfinite = false);
   void clip_grad_value(double clip_value);
   void clip_grad_adaptive(double clipping = 0.01, double eps = 1e-3) {
     detail::check(gradcore_clip_grad_adaptive(c(), clipping, eps));
   }
 
-  // What the last recorded pass measured, one entry a dense layer.
+  // Measurements of the last recorded pass, one entry per dense layer.
   int num_flow_layers() const noexcept { return gradcore_net_num_flow_layers(c()); }
   LayerFlow flow(int layer) const {
     LayerFlow flow{};
@@ -399,11 +399,11 @@ class Net {
     detail::check(gradcore_net_flow_histogram(c(), layer, which, bins.data()));
   }
 
-  std::shared_ptr<gradcore_net> net_;  // shared with its optimizers alone, which need it alive
+  std::shared_ptr<gradcore_net> net_;  // shared only with its optimizers, which keep it alive
   std::int64_t in_features_ = 0, out_features_ = 0;
 };
 
-// Owns a gradcore_optimizer and keeps its net alive; moves, does not copy.
+// Owns a gradcore_optimizer and keeps its net alive; movable, not copyable.
 template <class T>
 class Optimizer {
  public:
@@ -419,7 +419,7 @@ class Optimizer {
     detail::check(gradcore_optimizer_step(c(), clip.norm, clip.value, record, &step));
     return step;
   }
-  // Step count and state vectors; loaded into an optimizer of the same kind.
+  // Saves or loads step count and state vectors; load needs an optimizer of the same kind.
   void save(const std::string &path) const { detail::check(gradcore_optimizer_save(c(), path.c_str())); }
   void load(const std::string &path) { detail::check(gradcore_optimizer_load(c(), path.c_str())); }
   void set_lr(double lr) { detail::check(gradcore_optimizer_set_lr(c(), lr)); }
@@ -452,7 +452,7 @@ double clip_grad_norm(Span<T> gradients, double max_norm, double norm_type = 2, 
                                         &total_norm));
   return total_norm;
 }
-// Of several arrays together.
+// Clips several arrays together.
 template <class T>
 double clip_grad_norm(const std::vector<Span<T>> &gradients, double max_norm, double norm_type = 2,
                       bool error_if_nonfinite = false) {

@@ -1,6 +1,6 @@
-// The single ops of gradcore.h on plain arrays, for C++17. Outputs come first and fix the element
-// type; they are contiguous, inputs may have a row stride. An empty Span stands for the NULL of
-// gradcore.h. Wrong sizes throw gradcore::Error before anything is written.
+// The single ops of gradcore.h on plain arrays, for C++17. Outputs come first and fix the element type. Outputs are
+// contiguous; inputs may have a row stride. An empty Span stands for NULL in gradcore.h. Wrong sizes throw
+// gradcore::Error before anything is written.
 #ifndef GRADCORE_OPS_HPP
 #define GRADCORE_OPS_HPP
 
@@ -50,7 +50,7 @@ void dense_backward(Span<T> grad_input, OutSpan<T> grad_weight, OutSpan<T> grad_
                                            grad_bias.data()));
 }
 
-// output = act(input); it may be the input's own memory.
+// output = act(input); output may be input.
 template <class T>
 void activation(Span<T> output, Activation activation, InSpan<T> input) {
   detail::expect("output", static_cast<std::int64_t>(input.size()), output.size());
@@ -67,7 +67,7 @@ void activation_backward(Span<T> grad_input, Activation activation, InSpan<T> gr
                                                 grad_output.data(), input.data(), count, grad_input.data()));
 }
 
-// Training-mode batch norm of input [n, c]; weight, bias, save_mean and save_invstd are [c].
+// Batch norm of input [n, c] in training mode; weight, bias, save_mean and save_invstd are [c].
 template <class T>
 void batch_norm(Span<T> output, OutSpan<T> save_mean, OutSpan<T> save_invstd, In<T> input, InSpan<T> weight,
                 InSpan<T> bias, double eps = 1e-5) {
@@ -124,7 +124,7 @@ void layer_norm_backward(Span<T> grad_input, OutSpan<T> grad_weight, OutSpan<T> 
                                                 grad_bias.data()));
 }
 
-// The mean-reduced loss of output [n, out]; its gradient goes to grad_output, unless that is empty.
+// The mean-reduced loss of output [n, out]; its gradient is written to grad_output unless that is empty.
 template <class T>
 double loss(Span<T> grad_output, Loss loss, In<T> output, const face::detail::exactly<Target<T>> &target) {
   const gradcore_matrix y = output.c();
