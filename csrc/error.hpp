@@ -17,8 +17,8 @@ inline gradcore_status null_argument(const char *name) noexcept {
   return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected a pointer, got NULL", name);
 }
 
-// The eps of a normalization or an optimizer: one that rounds to zero makes 0 / 0 of what is constant, or has no
-// gradient.
+// Checks the eps of a normalization or an optimizer. An eps that rounds to zero gives 0 / 0 for constant inputs or zero
+// gradients.
 gradcore_status check_eps(int32_t dtype, double eps) noexcept;
 
 gradcore_status check_loss(int32_t loss) noexcept;
@@ -38,7 +38,7 @@ gradcore_status guarded(F &&call) noexcept {
 
 }  // namespace gradcore
 
-// Returns from the enclosing function when `expression` is not GRADCORE_OK.
+// Returns from the enclosing function if `expression` is not GRADCORE_OK.
 #define GRADCORE_TRY(expression)                                                              \
   do {                                                                                        \
     if (const gradcore_status status_ = (expression); status_ != GRADCORE_OK) return status_; \

@@ -1,4 +1,4 @@
-// What the opaque handles of the C interface point to, and what all of its functions share.
+// The types behind the opaque handles of the C interface, and helpers that all of its functions share.
 #ifndef GRADCORE_HANDLES_HPP
 #define GRADCORE_HANDLES_HPP
 
@@ -16,8 +16,8 @@ struct gradcore_optimizer : gradcore::NetOptimizer {
 
 namespace gradcore {
 
-// A caller's configuration as this library knows it. One of an older caller ends early: what it lacks is zero.
-// One of a newer caller may be longer, as long as nothing is asked for there. `least`: of the first version.
+// A caller's configuration as this library knows it. An older caller's struct is shorter; missing members are zero. A
+// newer caller's may be longer if the extra members are zero. `least`: size in the first version.
 template <class Config>
 gradcore_status read_config(const Config *given, std::size_t least, Config *config) noexcept {
   constexpr std::size_t kMost = 4096;  // beyond any future version: not a size that anyone has set

@@ -1,4 +1,4 @@
-// Why: the cause of a finding, computed from the factors that were measured (gradcore/analysis/causes.py).
+// The cause of a finding, computed from the measured factors (gradcore/analysis/causes.py).
 #ifndef GRADCORE_ANALYSIS_CAUSES_HPP
 #define GRADCORE_ANALYSIS_CAUSES_HPP
 

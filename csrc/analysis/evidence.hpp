@@ -1,4 +1,4 @@
-// What is judged: recorded passes of one net, and the net as it stands.
+// What is judged: recorded passes of one net, and its current parameters.
 #ifndef GRADCORE_ANALYSIS_EVIDENCE_HPP
 #define GRADCORE_ANALYSIS_EVIDENCE_HPP
 
@@ -9,29 +9,29 @@
 
 namespace gradcore {
 
-// The limits of the judgement: gradcore/analysis/subject.py holds the derivation of each.
+// The limits of the judgement; gradcore/analysis/subject.py has the derivation of each.
 namespace limits {
 inline constexpr double kNormRatio = 100.0, kLearningSteps = 1e5, kOvershoot = 4.0, kLargestUpdate = 1.0;
 inline constexpr double kDiverged = 10.0;
 inline constexpr double kFalseAlarm = 1e-3, kSaturated = 0.5, kInputScale = 10.0, kUnderflow = 0.05;
 }  // namespace limits
 
-// One dense layer l over all passes: norms are root mean squares, shares means.
+// One dense layer l over all passes: norms are root mean squares, shares are means.
 struct LayerEvidence {
   const LayerSpec *spec;
   double activation, delta, grad_output, grad_preact, weight, weight_grad, weight_grad_peak;  // norms of the flow
   double squared_slope, saturated, subnormal, lost_in_fp16, lost_in_bf16, update_ratio;
   double dead_units;              // the fewest of any pass
-  double weight_var, bias_var;    // fan_in * mean(W^2) and mean(b^2) of the net as it stands
+  double weight_var, bias_var;    // fan_in * mean(W^2) and mean(b^2) of the current parameters
   double mean_gradient;           // |mean of dL/dW over the passes|
-  double preact_square;           // mean square of z that random weights of the measured size make
+  double preact_square;           // mean square of z for random weights of the measured size
   double weight_gain;             // |dL/dh_l|^2 per unit of |delta_{l+1}|^2 for random directions, without a skip
-  double branch_gain;             // the same per unit of |dL/dh_{l+1}|^2, of which a skip passes on 1 beside it
+  double branch_gain;             // the same per unit of |dL/dh_{l+1}|^2, without the 1 that a skip adds
   double width_noise, alignment;  // variance of ln |delta_l|^2 - ln |delta_{l+1}|^2, and alignment's part of it
   bool usable;                    // whether that difference is finite in every pass
-  bool finite;                    // its parameters
-  bool alike;                     // its units are one over and over
-  bool waking;                    // a zero gradient is the start's doing above, and the next steps end it
+  bool finite;                    // its parameters are
+  bool alike;                     // its units are all equal
+  bool waking;                    // a zero gradient comes from how layers above start, and the next steps end it
   bool moving;                    // any of its parameters has a gradient
 };
 
@@ -44,12 +44,12 @@ struct Evidence {
   double input_square = 1;                 // mean square of the inputs
   std::vector<LayerEvidence> layers;
 
-  // The optimizer judged for; without one, plain SGD at the usual rate.
+  // The optimizer judged; without one, plain SGD at the usual rate.
   bool has_optimizer = false;
   int kind = GRADCORE_SGD;
   double lr = 0.01, eps = 1e-8;
-  double memory = 1;     // gradients that momentum has added up in a step once it is under way
-  bool trained = false;  // it has taken steps on this net
+  double memory = 1;     // number of gradients that momentum adds up in a step, in the long run
+  bool trained = false;  // the optimizer has taken steps on this net
 
   int depth() const noexcept { return int(layers.size()); }
   int passes() const noexcept { return int(losses.size()); }
@@ -62,22 +62,22 @@ struct Evidence {
   bool single() const noexcept { return net->dtype != GRADCORE_FLOAT64; }
   double unit_roundoff() const noexcept { return single() ? 0x1p-24 : 0x1p-53; }
   double largest() const noexcept { return single() ? 0x1.fffffep127 : 0x1.fffffffffffffp1023; }
-  // A norm this close to the smallest subnormal number has lost entries below it.
+  // A norm below this is so close to the smallest subnormal number that entries have been lost.
   double near_underflow() const noexcept { return single() ? 1e-30 : 1e-290; }
   double smallest_normal() const noexcept { return single() ? 0x1p-126 : 0x1p-1022; }
 
-  // The gradient that travels: delta, or, with skip connections, the stream dL/dh beside it.
+  // The gradient that is passed on: delta or, with skip connections, dL/dh.
   double travelling(int layer) const noexcept {
     return net->any_residual ? layers[std::size_t(layer)].grad_output : layers[std::size_t(layer)].delta;
   }
 
-  // Whether a layer's input is smaller than the delta that arrives at its output, entry by entry. Their product is
-  // dL/dW: where it is zero, this tells which of the two it is for want of.
+  // Whether a layer's input is smaller than the delta at its output, entry by entry. dL/dW is their product; if it is
+  // zero, this tells which of the two is the reason.
   bool starved(int layer) const noexcept;
 
   double increment(int pass, int layer) const noexcept;  // of ln |.|^2 from the layer above to this one
 
-  // Fills the layers from the flows, but for what the parameters tell, which is there already.
+  // Fills the layers from the flows; members that depend on the parameters are already set.
   void summarize() noexcept;
 };
 

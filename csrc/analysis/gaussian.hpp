@@ -1,4 +1,4 @@
-// What theory knows of an activation: moments of it and of its derivative under a Gaussian.
+// Moments of an activation and of its derivative under a Gaussian.
 #ifndef GRADCORE_ANALYSIS_GAUSSIAN_HPP
 #define GRADCORE_ANALYSIS_GAUSSIAN_HPP
 
@@ -6,7 +6,7 @@
 
 namespace gradcore {
 
-// y[i] = act(x[i]), or act'(x[i]); whoever calls the analysis brings them along.
+// y[i] = act(x[i]), or act'(x[i]); provided by the caller of the analysis.
 using Elementwise = void (*)(int activation, index count, const double *x, double *y);
 
 struct Moments {
@@ -14,7 +14,7 @@ struct Moments {
   double kurtosis() const noexcept;
 };
 
-// By panels of Gauss-Legendre quadrature, to about 1e-13 relative. NaN where q is.
+// By panels of Gauss-Legendre quadrature, to about 1e-13 relative. NaN if q is NaN.
 Moments moments(Elementwise function, int activation, double q) noexcept;
 
 }  // namespace gradcore

@@ -1,6 +1,6 @@
-// From recorded passes to findings and a verdict: the rules of gradcore/analysis/judge.py, causes.py and checks.py,
-// as far as passes at one state of the net can tell. What needs more is left to gc.analyze: steps tried on a copy
-// (a learning rate that diverges), the targets' and the columns' scales, singular values, remedies.
+// From recorded passes to findings and a verdict: those rules of gradcore/analysis/judge.py, causes.py and checks.py
+// that need only passes with fixed parameters. gc.analyze does the rest: trial steps on a copy (a learning rate that
+// diverges), the scales of targets and columns, singular values, remedies.
 #ifndef GRADCORE_ANALYSIS_JUDGE_HPP
 #define GRADCORE_ANALYSIS_JUDGE_HPP
 
@@ -23,7 +23,7 @@ struct Judgement {
   std::vector<int32_t> layers;
 };
 
-// Of at least one pass; takes the place of what stood there. May throw std::bad_alloc.
+// Judges at least one pass and overwrites the result. May throw std::bad_alloc.
 void judge(const Evidence &evidence, Judgement *to);
 
 }  // namespace gradcore

@@ -14,10 +14,10 @@ class Recorder {
   int passes() const noexcept { return evidence_.passes(); }
   index rows() const noexcept { return rows_; }  // of each pass; 0 before the first
   void reset() noexcept;
-  // flows [depth], gradients [flat_size] of the net's type; input may be null: taken as of mean square 1.
+  // flows [depth], gradients [flat_size] of the net's type; input may be null: its mean square is then taken as 1.
   // May throw std::bad_alloc, before anything has changed.
   void add(const gradcore_layer_flow *flows, const void *gradients, const gradcore_matrix *input, double loss);
-  // With the net as it stands. Of at least one pass; the optimizer is its caller's to fill in.
+  // The evidence of at least one pass and the current parameters; the caller fills in the optimizer.
   Evidence &evidence(const void *parameters) noexcept;
 
  private:

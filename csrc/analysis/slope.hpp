@@ -1,5 +1,5 @@
-// The slope of ln |delta|^2 over depth, with an error bar that knows what finite width does. The estimate and its
-// reasons are those of gradcore/analysis/slope.py, (S.1).
+// The slope of ln |delta|^2 over depth, with an error bar that includes the effect of finite width. The estimate is
+// that of gradcore/analysis/slope.py, (S.1), which gives the reasons.
 #ifndef GRADCORE_ANALYSIS_SLOPE_HPP
 #define GRADCORE_ANALYSIS_SLOPE_HPP
 
@@ -12,10 +12,10 @@ struct Slope {
   double systematic, systematic_low, systematic_high;  // without the luck of this draw of the weights
   double batch_error, width_error;                     // standard errors
   double band;                                         // healthy within +-band
-  int steps;                                           // hidden layers that it runs through
-  double drift;                                        // what width takes beside it on the typical draw
-  bool random;                                         // whether the weights are, so that another draw matters
-  double batch_half;                                   // half of the interval of value that batches alone make
+  int steps;                                           // hidden layers that it covers
+  double drift;                                        // additional loss from finite width on a typical draw
+  bool random;                                         // whether the weights are random, so that another draw matters
+  double batch_half;                                   // half-width of the interval of value from batches alone
   double typical() const noexcept { return random ? systematic + drift : systematic; }
 };
 

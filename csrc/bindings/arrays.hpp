@@ -1,7 +1,7 @@
-// What every binding shares: statuses become exceptions, arrays become pointers.
+// Shared by all bindings: statuses become exceptions, arrays become pointers.
 //
-// Arrays are taken as they are or refused: what is not directly usable raises ConversionNeeded before
-// anything native runs, and the Python layer (gradcore/_check.py) then converts it or says what is wrong.
+// Arrays are used as they are or refused. An array that cannot be used directly raises ConversionNeeded before any
+// native code runs; the Python layer (gradcore/_check.py) then converts it or says what is wrong.
 #ifndef GRADCORE_BINDINGS_ARRAYS_HPP
 #define GRADCORE_BINDINGS_ARRAYS_HPP
 
@@ -37,10 +37,10 @@ inline void check(gradcore_status status) {
   if (status != GRADCORE_OK) throw_status(status, gradcore_last_error());
 }
 
-// The native call, without the GIL. The error text belongs to this thread: it survives taking it back.
-// Where the interpreter is ending, Python before 3.14 unwinds a thread that wants the GIL back: from a destructor, such
-// as that of pybind11's guard, it would end the process, and farther up it would run those of Python objects. So the
-// thread stays here, as it does in newer Pythons.
+// The native call, without the GIL. The error text belongs to this thread and survives reacquiring the GIL.
+// While the interpreter shuts down, Python before 3.14 unwinds a thread that wants the GIL back. From a destructor,
+// such as that of pybind11's guard, this would end the process; farther up it would run destructors of Python objects.
+// So the thread waits here, as it does in newer Pythons.
 template <class Call>
 gradcore_status released(Call call) {
   PyThreadState *state = PyEval_SaveThread();
@@ -66,11 +66,11 @@ inline py::ssize_t item_size(int32_t dtype) {
   return dtype == GRADCORE_FLOAT64 ? py::ssize_t{sizeof(double)} : py::ssize_t{sizeof(float)};
 }
 
-// Of native arrays NumPy says '=', or the order itself where a buffer named it, as those of ctypes do.
+// For native arrays NumPy reports '=', or the order itself if a buffer gave it, as those of ctypes do.
 constexpr char kSwappedOrder = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '>' : '<';
 
-// Native byte order, aligned, and of exactly this NumPy type number. Subclasses are looked at by the Python layer: a
-// mask says that some entries are none.
+// Native byte order, aligned, and of exactly this NumPy type number. The Python layer handles subclasses, such as
+// masked arrays.
 inline bool has_type_number(const py::array &array, int number) {
   const py::dtype type = array.dtype();
   const bool plain = reinterpret_cast<PyObject *>(Py_TYPE(array.ptr())) ==
@@ -116,7 +116,7 @@ inline gradcore_matrix matrix_of(py::handle object, int32_t dtype, const char *n
   return matrix;
 }
 
-// A contiguous vector of `length` elements; None gives nullptr where it is allowed.
+// A contiguous vector of `length` elements; None gives nullptr if allowed.
 inline const void *vector_of(py::handle object, int32_t dtype, py::ssize_t length, const char *name,
                              bool optional = false) {
   if (optional && object.is_none()) return nullptr;
@@ -133,7 +133,7 @@ inline void expect_shape(const gradcore_matrix &matrix, py::ssize_t rows, py::ss
   if (matrix.rows != rows || matrix.cols != cols) throw ConversionNeeded(std::string(name) + ": wrong shape");
 }
 
-// Labels are int64 [rows]; values [rows, out], or [rows] where there is one output.
+// Labels are int64 [rows]; values are [rows, out], or [rows] if there is one output.
 inline gradcore_target_data target_of(py::handle object, int32_t dtype, int32_t loss, py::ssize_t rows,
                                       py::ssize_t cols) {
   gradcore_target_data target{};

@@ -1,9 +1,9 @@
 // Random numbers by seed: the streams of numpy.random.default_rng, without NumPy.
 //
-// Seeds are spread by NumPy's SeedSequence (after O'Neill's seed_seq_fe), bits are PCG64 (PCG XSL-RR 128/64,
-// O'Neill 2014, HMC-CS-2014-0905), normal numbers are by the ziggurat (Marsaglia & Tsang 2000, 256 levels). A
-// uniform number equals NumPy's to the bit; a normal one but for the last digits of the ziggurat's tables,
-// which are computed here: to 1e-12 of itself.
+// Seeds are expanded by NumPy's SeedSequence (after O'Neill's seed_seq_fe), bits come from PCG64 (PCG XSL-RR 128/64,
+// O'Neill 2014, HMC-CS-2014-0905), and normal numbers from the ziggurat (Marsaglia & Tsang 2000, 256 levels). Uniform
+// numbers equal NumPy's to the bit. Normal numbers agree to 1e-12 relative: the tables of the ziggurat are computed
+// here and differ in their last digits.
 #ifndef GRADCORE_INIT_RANDOM_HPP
 #define GRADCORE_INIT_RANDOM_HPP
 

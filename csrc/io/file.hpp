@@ -1,5 +1,5 @@
-// Files by their path: read from the start, or replaced as a whole. System errors are GRADCORE_IO_ERROR,
-// with the reason in errno.
+// Files by path: read from the start, or replaced as a whole. System errors are GRADCORE_IO_ERROR with the reason in
+// errno.
 #ifndef GRADCORE_IO_FILE_HPP
 #define GRADCORE_IO_FILE_HPP
 
@@ -31,8 +31,8 @@ class FileReader {
   Descriptor file_;
 };
 
-// A new file beside `path` that is completed, flushed to the disk and moved over it, so that a crash at
-// any moment leaves the old file or the new one. Without commit() nothing is left behind.
+// A new file next to `path` that is completed, flushed to disk and moved over it. A crash at any moment leaves either
+// the old file or the new one. Without commit() nothing is left behind.
 class FileDraft {
  public:
   ~FileDraft();
@@ -41,7 +41,7 @@ class FileDraft {
   gradcore_status commit();
 
  private:
-  std::string path_, folder_, draft_;  // draft_: empty unless there is a file to take away
+  std::string path_, folder_, draft_;  // draft_: empty unless there is a file to remove
   Descriptor file_;
 };
 

@@ -1,5 +1,5 @@
-// Strict JSON (RFC 8259), read as its reader expects it: no tree, no recursion, nothing that the text
-// could make large. The first thing that is not as expected is reported with its place.
+// Strict JSON (RFC 8259), read in the order that the caller expects: no tree, no recursion, no allocation whose size
+// the text controls. The first deviation is reported with its position.
 #ifndef GRADCORE_IO_JSON_HPP
 #define GRADCORE_IO_JSON_HPP
 
@@ -15,11 +15,11 @@ class Reader {
   // `name` starts every message. The text outlives the reader.
   Reader(const char *name, std::string_view text) noexcept : name_(name), text_(text) {}
 
-  // The next token, if it is this one; white space before it is skipped.
+  // Takes the next token if it is this one; skips white space before it.
   bool take(std::string_view token) noexcept;
   gradcore_status expect(std::string_view token) noexcept;
 
-  // Values. Text is UTF-8 and comes without escapes; numbers are whole.
+  // Values. Text is UTF-8 without escapes; numbers are integers.
   gradcore_status string(std::string *value);
   gradcore_status integer(int64_t *value) noexcept;
   gradcore_status digits(std::string *value, std::size_t most);  // >= 0
@@ -65,7 +65,7 @@ class Reader {
 // Printable ASCII text as a JSON string with its quotes.
 std::string quoted(std::string_view text);
 
-// Text out of a file, cut and made harmless, for a message.
+// Text from a file, shortened and made safe for a message.
 class Excerpt {
  public:
   explicit Excerpt(std::string_view text) noexcept;

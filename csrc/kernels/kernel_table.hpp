@@ -1,13 +1,12 @@
-// The seam: all code compiled for a particular CPU is reached through these function pointers.
-// A table is resolved when a Network is built (or an op is called), never inside a loop.
+// The seam: all code compiled for a particular CPU is reached through these function pointers. A table is resolved when
+// a Network is built (or an op is called), never inside a loop.
 //
-// Words used below
+// Terms used below
 //   block     a rectangle of a row-major matrix: rows, cols, pointer, row stride (`ld*`, in elements)
-//   padded    the pointer may be read and written up to cols rounded up to the vector; what lies
-//             in the padding means nothing
+//   padded    memory up to cols rounded up to full vectors may be read and written; the padding has no meaning
 //   exact     nothing outside [0, cols) is touched
-// No kernel fails, allocates, locks, or calls the standard library. Arguments never overlap unless
-// the comment says so. Every sum has an order that depends on its arguments' shape only.
+// No kernel fails, allocates, locks, or calls the standard library. Arguments never overlap unless the comment says so.
+// The order of every sum depends only on the shapes of its arguments.
 #ifndef GRADCORE_KERNELS_KERNEL_TABLE_HPP
 #define GRADCORE_KERNELS_KERNEL_TABLE_HPP
 
@@ -20,8 +19,8 @@ namespace gradcore {
 
 using index = std::int64_t;
 
-// One product tile: C[i, j] = init + sum_k A[i, k] * B[k, j], k ascending, one accumulator a sum,
-// so that the bits of C do not depend on how a matrix was cut into tiles.
+// One product tile: C[i, j] = init + sum_k A[i, k] * B[k, j], k ascending, one accumulator per sum, so the bits of C do
+// not depend on how a matrix is cut into tiles.
 enum class TileInit : int { zero, bias, accumulate, multiply };  // 0, bias[j], C[i, j]; or C[i, j] *= the sum from 0
 
 template <class T>
@@ -31,7 +30,7 @@ struct GemmTile {
   index a_row, a_step;
   const T *b;  // B[k, j] = b[k * b_step + j], readable up to full vectors
   index b_step;
-  index run, jump;  // after each `run` steps of k, A and B go on `jump` elements farther
+  index run, jump;  // after every `run` steps of k, A and B skip `jump` elements
   T *c;             // C[i, j] = c[i * c_row + j]
   index c_row;
   int cols;  // columns of C that are written (exact), <= vectors * lanes
@@ -39,8 +38,8 @@ struct GemmTile {
   const T *bias;  // read with TileInit::bias, readable up to full vectors
   T *written;     // rows of `cols` elements that will be written: C's, or others where C is in cache
   index written_row;
-  // What will be needed next: at each k one cache line is fetched, and where a tile is two wide or more the one
-  // `ahead_more` elements on, as far apart as b's rows. b and 0 when there is nothing.
+  // Prefetch of what is needed next: at each k one cache line and, in tiles at least two vectors wide, the line
+  // `ahead_more` elements further on, both advancing like the rows of b. b and 0 if there is nothing to prefetch.
   const T *ahead;
   index ahead_more;
 };
@@ -48,7 +47,7 @@ struct GemmTile {
 template <class T>
 using GemmTileKernel = void (*)(const GemmTile<T> &tile);
 
-// Of any target.
+// The largest of any target.
 inline constexpr std::size_t kMaxVectorBytes = 64;
 inline constexpr std::size_t kCacheLine = 64;  // bytes
 
@@ -56,8 +55,8 @@ inline constexpr std::size_t kCacheLine = 64;  // bytes
 inline constexpr int kMaxTileRows = 8;
 inline constexpr int kMaxTileVectors = 4;
 
-// One optimizer update over a range. The numbers are double, so that 1 - beta keeps its digits; all of
-// one element's arithmetic is in T.
+// One optimizer update over a range. The hyperparameters are double, so that 1 - beta keeps its digits; the arithmetic
+// on elements is in T.
 template <class T>
 struct UpdateArgs {
   index n;
@@ -72,9 +71,9 @@ struct UpdateArgs {
   double *update_sumsq;  // when not null: += sum of squared updates
 };
 
-// Accumulated statistics of one array or of several blocks of it; zero-initialise, then accumulate.
-// Sums run over finite elements. A long double holds the square of any double (where it is wider; else sumsq may
-// overflow or vanish for double data).
+// Accumulated statistics of one array, or of several blocks of it; zero-initialise, then accumulate. Sums are over
+// finite elements. A long double holds the square of any double where it is wider than double; elsewhere sumsq may
+// overflow or underflow for double data.
 struct StatsSums {
   index count, zeros, subnormals, nonfinite;
   double sum, max_abs;
@@ -85,33 +84,32 @@ struct StatsSums {
 // Whether a sum of squares of doubles neither overflowed nor lost digits to underflow.
 inline bool kept_digits(double sum_of_squares) noexcept { return sum_of_squares > 1e-280 && sum_of_squares < 1e300; }
 
-// Products take their operands in elements that hold one term of a sum, or, with bfloat16 on CPUs that multiply pairs
-// of them, two neighbouring ones; T is then 32 bits in which nobody else sees a number. A missing last term is zero.
+// The operands of products consist of elements. An element holds one term of a sum or, with bfloat16 on CPUs that
+// multiply pairs, two neighbouring terms; T is then just 32 bits, not a number. A missing last term is zero.
 template <class T>
 struct ProductKernels {
   using Element = T;
   int tile_vectors;                // columns of the widest GEMM tile, in vectors
   int params_vectors;              // the same for a weight gradient, whose panels are not packed
-  int params_rows;                 // of a block of a weight gradient's operands
-  index most_outer_products;       // of which a weight gradient is made without tiles
-  bool packs_delta;                // a wide layer's weight gradient takes delta from a copy
+  int params_rows;                 // rows of a block of a weight gradient's operands
+  index most_outer_products;       // up to this many rows, a weight gradient is outer products instead of tiles
+  bool packs_delta;                // the weight gradient of a wide layer takes delta from a packed copy
   int tile_rows[kMaxTileVectors];  // rows of the tallest tile of each width
-  int pairs;                       // 1 where an element holds two terms, else 0
+  int pairs;                       // 1 if an element holds two terms, else 0
 
   // (gemm-inl.h, bfloat16-inl.h, pairs-inl.h)
   GemmTileKernel<T> gemm_tile[kMaxTileRows][kMaxTileVectors];
   // C[i, j] = sum_k a[k * lda + i] * b[k * ldb + j] as a tile sums it, for 1 to most_outer_products k. The rows of C
   // are cols apart; b is readable up to full vectors.
   void (*outer_products)(index depth, index rows, index cols, const T *a, index lda, const T *b, index ldb, T *c);
-  // panel[k * width + j] = j < cols ? src[j * ld + k] : 0 for k < depth, j < width. width is padded. Of pairs,
+  // panel[k * width + j] = j < cols ? src[j * ld + k] : 0 for k < depth, j < width. width is padded. With pairs,
   // panel[k / 2 * width + j] holds k and k + 1.
-  // past_caches: to memory; then panel is a multiple of a vector.
+  // past_caches: write directly to memory; panel must then be vector-aligned.
   void (*pack_transposed)(index depth, index cols, const T *src, index ld, index width, T *panel, bool past_caches);
   // panel[k * width + j] = j < cols ? src[k * ld + j] : 0, in the same way.
   void (*pack_rows)(index depth, index cols, const T *src, index ld, index width, T *panel, bool past_caches);
-  // A block as an operand, rounded to bfloat16: with its terms along rows, by_rows [rows, elements(cols)], and along
-  // columns, by_columns [elements(rows), cols], unless they are null. Null itself where products take blocks as they
-  // are.
+  // Rounds a block to bfloat16 operands: with terms along rows, by_rows [rows, elements(cols)], and along columns,
+  // by_columns [elements(rows), cols]; either may be null. The pointer is null if products do not round.
   void (*round)(index rows, index cols, const T *x, index ldx, T *by_rows, index ld_rows, T *by_columns,
                 index ld_columns);
 
@@ -131,8 +129,8 @@ struct KernelSet : ProductKernels<T> {
   // dz = h > 0 ? dy : slope * dy, in place on dy: relu (0) and leaky_relu (0.01) from the output.
   void (*slope_backward)(index rows, index cols, T *dy, index lddy, const T *h, index ldh, T slope);
 
-  // ---- losses (loss-inl.h). Blocks of rows; exact. Return the sum of the losses over the block in
-  // double, unscaled; when grad is not null, grad = scale * dloss/dy. grad may be y.
+  // ---- losses (loss-inl.h). Blocks of rows; exact. Return the unscaled sum of the losses over the block in double;
+  // grad = scale * dloss/dy unless grad is null. grad may be y.
   double (*cross_entropy_labels)(index rows, index cols, const T *y, index ldy, const index *labels, T scale, T *grad,
                                  index ldg);
   double (*cross_entropy_probs)(index rows, index cols, const T *y, index ldy, const T *target, index ldt, T scale,
@@ -142,8 +140,8 @@ struct KernelSet : ProductKernels<T> {
                                                   index ldt, T scale, T *grad, index ldg);
 
   // ---- normalization (normalize-inl.h). Exact.
-  // Of each column of a block: its mean to beyond the precision of T, mean + rest, and m2, the sum of
-  // the squared distances from it.
+  // For each column of a block: its mean beyond the precision of T, as mean + rest, and m2, the sum of squared
+  // deviations from it.
   void (*column_moments)(index rows, index cols, const T *x, index ldx, T *mean, T *rest, T *m2);
   // y = (x - mean[c]) * scale[c] + shift[c]; y may be x.
   void (*batch_norm_forward)(index rows, index cols, const T *x, index ldx, const T *mean, const T *scale,
@@ -177,8 +175,8 @@ struct KernelSet : ProductKernels<T> {
   // ---- sums and statistics (reduce-inl.h). Exact.
   bool (*all_finite)(index rows, index cols, const T *x, index ldx);
   void (*column_sum)(index rows, index cols, const T *x, index ldx, bool accumulate, T *sum);
-  // Sum of squares in double, right for every finite float (partials redone in double when the
-  // float32 one overflows or is tiny). For double data it may overflow or underflow: norm handles it.
+  // Sum of squares in double, correct for all finite floats (a partial sum is redone in double if its float32 value
+  // overflows or is tiny). For double data it may overflow or underflow; norm handles that.
   double (*sum_of_squares)(index rows, index cols, const T *x, index ldx);
   double (*max_abs)(index n, const T *x);  // NaN if any element is NaN
   // Statistics of a recorded pass (stats-inl.h): sums += those of the block; histogram (may be null) has
@@ -208,7 +206,7 @@ inline const KernelSet<double> &KernelTable::set<double>() const {
   return f64;
 }
 
-// One a file in targets/.
+// One per file in targets/.
 #if defined(__x86_64__) && defined(__LP64__)
 namespace baseline {
 extern const KernelTable kTable;
@@ -236,7 +234,7 @@ const KernelTable &target(int i) noexcept;
 bool target_supported(int i) noexcept;         // by this CPU
 const KernelTable &current_target() noexcept;  // the best supported one, GRADCORE_TARGET, or set_target's
 bool set_target(const char *name) noexcept;    // false: unknown or unsupported
-// Those of the current target for float, with products of operands rounded to bfloat16.
+// The float kernels of the current target, with products of operands rounded to bfloat16.
 const KernelSet<float> &bfloat16_kernels() noexcept;
 bool has_bfloat16_products() noexcept;  // the CPU's own, by pairs
 

@@ -1,7 +1,6 @@
-// Target regions: code between GRADCORE_TARGET_BEGIN and GRADCORE_TARGET_END is compiled for more
-// than the baseline CPU. Regions, not per-file flags: with flags, inline functions of standard
-// headers would be emitted for the wide CPU and could be the copy the linker keeps for everyone.
-// GCC and Clang spell it differently, and Clang ignores GCC's pragma without a word.
+// Target regions: code between GRADCORE_TARGET_BEGIN and GRADCORE_TARGET_END is compiled for more than the baseline
+// CPU. Per-file compiler flags would also compile inline functions of standard headers for that CPU, and the linker
+// might keep that copy for all callers. GCC and Clang spell the pragma differently, and Clang silently ignores GCC's.
 #ifndef GRADCORE_KERNELS_TARGET_REGION_HPP
 #define GRADCORE_KERNELS_TARGET_REGION_HPP
 

@@ -1,11 +1,11 @@
-// The vector layer: about thirty verbs over the compiler's vector extensions. No include guard:
-// each file in targets/ includes it once, inside its target region, after defining
+// The vector layer: about thirty functions over the compiler's vector extensions. No include guard: each file in
+// targets/ includes it once, inside its target region, after defining
 //   GRADCORE_TARGET        the namespace of this target (baseline, avx2, avx512, avx512_bf16, neon)
 //   GRADCORE_VECTOR_BYTES  16, 32 or 64
-// Kernels are templates over the element type T (float or double) and use these names only; they
-// call no standard-library function, which would be compiled for the baseline CPU.
+// Kernels are templates over the element type T (float or double) and use only these names. They call no
+// standard-library function, because that would be compiled for the baseline CPU.
 //
-// A comparison of vectors (a < b) gives an integer vector: lanes all ones or all zeros.
+// A comparison of vectors (a < b) gives an integer vector whose lanes are all ones or all zeros.
 
 #include <cstdint>
 
@@ -60,7 +60,8 @@ using IVec = typename VecTraits<T>::I;
 template <class T>
 inline constexpr int kLanes = GRADCORE_VECTOR_BYTES / int(sizeof(T));
 
-// Vectors of fewer lanes. Written out in types: GCC ignores a vector_size that depends on a template's argument.
+// Vectors of fewer lanes. The types are written out, because GCC ignores a vector_size that depends on a template
+// argument.
 template <class T, int kCount>
 struct Part;
 template <class T>
@@ -111,21 +112,21 @@ GRADCORE_INLINE void store(T *p, Vec<T> v) {
 }
 
 #if GRADCORE_VECTOR_BYTES == 64
-// Half vectors: with 256 bits a half takes as long as the whole.
+// Half vectors; with 256-bit vectors a half takes as long as the whole.
 GRADCORE_INLINE HalfVec<float> load_half(const float *p) { return HalfVec<float>(_mm256_loadu_ps(p)); }
 GRADCORE_INLINE HalfVec<double> load_half(const double *p) { return HalfVec<double>(_mm256_loadu_pd(p)); }
 GRADCORE_INLINE HalfVec<float> lower_half(Vec<float> v) { return HalfVec<float>(_mm512_castps512_ps256(__m512(v))); }
 GRADCORE_INLINE HalfVec<double> lower_half(Vec<double> v) {
   return HalfVec<double>(_mm512_castpd512_pd256(__m512d(v)));
 }
-// The upper half is left as it comes.
+// The upper half is undefined.
 GRADCORE_INLINE Vec<float> with_lower_half(HalfVec<float> v) { return Vec<float>(_mm512_castps256_ps512(__m256(v))); }
 GRADCORE_INLINE Vec<double> with_lower_half(HalfVec<double> v) {
   return Vec<double>(_mm512_castpd256_pd512(__m256d(v)));
 }
 #endif
 
-// To memory, past the caches, where the CPU can. p is a multiple of a vector; stream_fence before others read.
+// Stores to memory past the caches, if the CPU can. p must be vector-aligned; call stream_fence before others read.
 #if defined(__x86_64__)
 #if GRADCORE_VECTOR_BYTES == 64
 GRADCORE_INLINE void stream(float *p, Vec<float> v) { _mm512_stream_ps(p, __m512(v)); }
@@ -146,7 +147,7 @@ GRADCORE_INLINE void stream(T *p, Vec<T> v) {
 GRADCORE_INLINE void stream_fence() {}
 #endif
 
-// The cache line at p, which need not be mapped: into the L2 cache, or to be written soon.
+// Prefetches the cache line at p, which need not be mapped: into the L2 cache, or for writing.
 template <class T>
 GRADCORE_INLINE void prefetch(const T *p) {
   __builtin_prefetch(p, 0, 2);
@@ -170,9 +171,9 @@ GRADCORE_INLINE void store_partial(double *p, Vec<double> v, int n) {
   _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1u), __m512d(v));
 }
 #else
-// The first n lanes, 0 <= n < lanes; the others read as zero, or are not written. Lane by lane in
-// registers: a loop over v[i] goes through the stack, where the vector's load waits for all of the small
-// stores (a gradient of width 63 took 1.15 times that of width 64, of width 7 2.2 times that of width 8).
+// The first n lanes, 0 <= n < lanes; the others read as zero, or are not written. Works lane by lane in registers: a
+// loop over v[i] goes through the stack, where the load of the vector waits for all of the small stores (a gradient of
+// width 63 took 1.15 times that of width 64, one of width 7 2.2 times that of width 8).
 #if GRADCORE_VECTOR_BYTES == 32
 inline constexpr int32_t kFirstLanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
 GRADCORE_INLINE Vec<float> load_partial(const float *p, int n) {
@@ -192,7 +193,7 @@ GRADCORE_INLINE Vec<T> load_partial(const T *p, int n) {
   return v;
 }
 #endif
-// Not by a masked store: AVX2's takes about 42 micro-ops on Zen 4. Out of line: among its branches the
+// No masked store: AVX2's takes about 42 micro-ops on Zen 4. Out of line, because inlined among these branches the
 // compiler would fuse products in another order than for full vectors.
 template <class T>
 static __attribute__((noinline)) void store_partial(T *p, Vec<T> v, int n) {
@@ -204,9 +205,9 @@ static __attribute__((noinline)) void store_partial(T *p, Vec<T> v, int n) {
 
 // ---- arithmetic ----
 
-// a * b + c, with one rounding where the target has FMA. Written out: GCC fuses an expression within a basic block
-// only, Clang without optimization not everywhere, and the same numbers would round differently at the end of a row, or
-// in a recorded step.
+// a * b + c, with one rounding if the target has FMA. Explicit, because compilers fuse the expression only in places:
+// GCC within a basic block, Clang without optimization even less often. The end of a row, or a recorded step, would
+// then round differently from the rest.
 template <class V>
 GRADCORE_INLINE V fma(V a, V b, V c) {
   return a * b + c;
@@ -234,7 +235,7 @@ GRADCORE_INLINE Part<double, 4>::V fma(Part<double, 4>::V a, Part<double, 4>::V 
   return Part<double, 4>::V(_mm256_fmadd_pd(__m256d(a), __m256d(b), __m256d(c)));
 }
 #endif
-// As the x86 instructions: the second operand when either is NaN.
+// Like the x86 instructions: the second operand if either is NaN.
 template <class V>
 GRADCORE_INLINE V min(V a, V b) {
   return a < b ? a : b;
@@ -307,7 +308,7 @@ GRADCORE_INLINE void set_bits(I &v, Int bit, Int lanes) {
   v |= (((I{} + lanes) & own) != I{}) & (I{} + bit);
 }
 #if GRADCORE_VECTOR_BYTES == 64
-// GCC 12 makes two to five instructions of one in these.
+// GCC 12 would compile these to two to five instructions instead of one.
 #define GRADCORE_BITS_512(T, suffix, Mask)                                                                     \
   GRADCORE_INLINE IVec<T> add_bits(IVec<T> &digit, IVec<T> a, IVec<T> b) {                                     \
     const __m512i d = __m512i(digit);                                                                          \
@@ -325,9 +326,9 @@ GRADCORE_BITS_512(float, epi32, __mmask16)
 GRADCORE_BITS_512(double, epi64, __mmask8)
 #undef GRADCORE_BITS_512
 
-// What a scan of magnitudes asks of a vector, each with one instruction: its lanes that are not zero, as a mask; of
-// these the largest and smallest |v| so far, those without a mantissa, and a bit for the exponent field modulo the bits
-// of a lane. NaN is passed over.
+// Steps of a scan of magnitudes, each one instruction: the nonzero lanes of a vector, as a mask; the largest and
+// smallest |v| of these so far; those without a mantissa; and a bit for the exponent field modulo the bits of a lane.
+// NaN is skipped.
 #define GRADCORE_MAGNITUDES_512(T, suffix, fsuffix, kMask, kMantissa)                                                \
   GRADCORE_INLINE kMask nonzero_lanes(Vec<T> v) {                                                                    \
     return _mm512_test_##suffix##_mask(__m512i(v), _mm512_set1_##suffix(~kSignBit<T>));                              \
@@ -364,7 +365,7 @@ GRADCORE_INLINE IVec<double> one_hot(IVec<double> k) {
   return IVec<double>(_mm256_sllv_epi64(_mm256_set1_epi64x(1), __m256i(k)));
 }
 #elif defined(__x86_64__)
-// No shift by lanes: 2^k as a float, made an integer. Of 2^31 the conversion makes the bits that are wanted.
+// Without a shift per lane: 2^k as a float, converted to an integer. For 2^31 the conversion gives the wanted bits.
 GRADCORE_INLINE IVec<float> one_hot(IVec<float> k) {
   const IVec<float> power = (k + VecTraits<float>::kExponentBias) << VecTraits<float>::kMantissaBits;
   return IVec<float>(_mm_cvttps_epi32(__m128(power))) & ((k & ~31) == 0);
@@ -383,7 +384,7 @@ GRADCORE_INLINE I one_hot(I k) {
 
 // ---- between lanes ----
 
-// Lanes I... of a and, from kLanes on, of b. GCC knows Clang's word since GCC 12 only.
+// Lanes I... of a and, from kLanes on, of b. GCC knows Clang's builtin only since GCC 12.
 template <int... I, class V>
 GRADCORE_INLINE V shuffle(V a, V b) {
 #if defined(__clang__)
@@ -420,7 +421,7 @@ GRADCORE_INLINE V sqrt(V v) {
 
 // ---- across lanes ----
 
-// Halves are combined down to one lane: a tree whose shape depends on the number of lanes only.
+// Halves are combined down to one lane: a tree whose shape depends only on the number of lanes.
 struct Sum {
   template <class V>
   static inline __attribute__((always_inline)) V of(V a, V b) {
@@ -453,8 +454,8 @@ template <class T>
 GRADCORE_INLINE T reduce_max(Vec<T> v) {
   return fold<Largest, T, kLanes<T>>(v);
 }
-// Numbers of kDigits binary digits, one in each bit of a lane (digits[d] holds their digits d): adds those of all
-// lanes, which takes log2(kCount) digits more.
+// Numbers of kDigits binary digits, one number in each bit of a lane (digits[d] holds digit d of all): adds the numbers
+// of all lanes, which needs log2(kCount) more digits.
 template <class Int, int kCount, int kDigits>
 GRADCORE_INLINE void add_lanes_of_digits(const typename Part<Int, kCount>::V *digits, Int *sums) {
   if constexpr (kCount == 1) {

@@ -1,6 +1,5 @@
-// Activation: h = act(y). Its derivative is saved in `delta` during forward, where the exponential is
-// at hand, so that backward is one product for every activation; relu and leaky_relu save nothing
-// and read the sign of h instead.
+// Activation: h = act(y). Forward, which has the exponential at hand, saves the derivative in `delta`, so backward is
+// one multiplication for every activation. relu and leaky_relu save nothing and read the sign of h instead.
 #ifndef GRADCORE_LAYERS_ACTIVATION_HPP
 #define GRADCORE_LAYERS_ACTIVATION_HPP
 
@@ -8,8 +7,8 @@
 
 namespace gradcore {
 
-// Before the product that activation_forward follows, where threads share rows: the others have read delta for weight
-// gradients, and what takes its lines back from them goes on beside the product (b32 w64: 1.01 to 1.02 times as fast;
+// Called before the product that precedes activation_forward, if threads share chunks: other threads have read delta
+// for weight gradients, and taking its cache lines back overlaps with the product (b32 w64: 1.01 to 1.02 times as fast;
 // bench/experiments.md).
 template <class T>
 void activation_take_lines(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &tile) noexcept {
@@ -29,7 +28,7 @@ void activation_forward(const KernelSet<T> &kernels, const LayerState<T> &layer,
     kernels.activation_forward[kind](tile.count, layer.spec->out, h, layer.h.ld, h, layer.h.ld);
 }
 
-// delta = grad_out * act'(y). grad_out may be delta itself unless the derivative is saved there.
+// delta = grad_out * act'(y). grad_out may be delta unless the derivative is saved there.
 template <class T>
 void activation_backward(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &tile, const T *grad_out,
                          index ld) noexcept {

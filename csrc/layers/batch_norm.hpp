@@ -4,10 +4,10 @@
 //   dbeta = sum_r dy,  dgamma = sum_r dy * zhat,  zhat = (z - mean) * inv_std          (BN.6)
 //   dz = gamma * inv_std * (dy - dbeta / N - zhat * dgamma / N)                        (BN.7)
 //
-// Each tile gives its mean and M2 = sum (z - mean_tile)^2; all threads meet; the partials are merged
-// in tile order without cancellation (Chan, Golub & LeVeque 1983): with E[z^2] - E[z]^2 a column of
-// mean 1000 and deviation 0.1 would lose all digits of a float. The kernels subtract the mean as a T;
-// what its rounding left out, in deviations, is mean_rest: every equation is corrected by it when merged.
+// Each tile computes its mean and M2 = sum (z - mean_tile)^2; all threads meet; the partials are merged in tile order
+// without cancellation (Chan, Golub & LeVeque 1983). With E[z^2] - E[z]^2, a column of mean 1000 and deviation 0.1
+// would lose all digits of a float. The kernels subtract the mean rounded to T; mean_rest is its rounding error, in
+// deviations, and every merged equation is corrected by it.
 #ifndef GRADCORE_LAYERS_BATCH_NORM_HPP
 #define GRADCORE_LAYERS_BATCH_NORM_HPP
 
@@ -37,7 +37,7 @@ void batch_norm_set_scale(const LayerState<T> &layer, index c, double mean, doub
   layer.shift[c] = T(double(layer.beta[c]) - double(layer.gamma[c]) * rest);
 }
 
-// The tiles' partial sums are added up for this many columns at once, so that the compiler can use vectors.
+// Partial sums of tiles are added for this many columns at once, so that the compiler can use vectors.
 inline constexpr index kMergeColumns = 64;
 
 // f(first, count) for groups of columns.
@@ -47,8 +47,8 @@ void for_column_groups(Share columns, F &&f) noexcept {
     f(c, columns.end - c < kMergeColumns ? columns.end - c : kMergeColumns);
 }
 
-// mean and m2 of `count` columns over n rows from the moments of tiles: of tile t, tile_rows(t) rows, the kernel has
-// left mean, rest and m2 at tile(t), each `ld` after the last.
+// mean and m2 of `count` columns over n rows, from the moments of tiles: tile t has tile_rows(t) rows, and the kernel
+// has written its mean, rest and m2 at tile(t), each `ld` after the previous one.
 template <class T, class Tile, class TileRows>
 void merge_moments(index tiles, Tile &&tile, index ld, TileRows &&tile_rows, index n, index count, double *mean,
                    double *m2) noexcept {

@@ -12,14 +12,14 @@
 
 namespace gradcore {
 
-// The rows of x_columns or delta_columns that are a tile's, which begins with an element (plan.cpp: row_unit).
+// The rows of x_columns or delta_columns that belong to a tile; a tile begins with an element (plan.cpp: row_unit).
 template <class T>
 T *columns_of(const KernelSet<T> &kernels, const Matrix<T> &matrix, Tile tile) noexcept {
   tile.first >>= kernels.pairs;
   return matrix.rows(tile);
 }
 
-// Where products round their operands: a tile of x or delta, final now, as they take it.
+// If products round their operands: rounds a tile of x or delta that is now final.
 template <class T>
 void round_operand(const KernelSet<T> &kernels, const Tile &tile, index cols, const Matrix<T> &matrix,
                    const Matrix<T> &by_rows, const Matrix<T> &by_columns) noexcept {
@@ -37,7 +37,7 @@ void round_delta(const KernelSet<T> &kernels, const LayerState<T> &layer, const 
   round_operand(kernels, tile, layer.spec->out, layer.delta, layer.delta_rows, layer.delta_columns);
 }
 
-// next_panels: those of the product that follows.
+// next_panels: the panels of the next product.
 template <class T>
 void dense_forward(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &span,
                    const T *next_panels) noexcept {
@@ -46,7 +46,7 @@ void dense_forward(const KernelSet<T> &kernels, const LayerState<T> &layer, cons
        layer.bias ? TileInit::bias : TileInit::zero, layer.bias, {next_panels});
 }
 
-// grad_input = what `init` makes of delta W, from W's panels or from W itself.
+// grad_input = delta W, combined as `init` says, from W's panels or from W itself.
 template <class T>
 void dense_backward_input(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &span, bool from_panels,
                           T *grad_input, index ld, TileInit init, const Following<T> &following = {}) noexcept {

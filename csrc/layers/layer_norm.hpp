@@ -1,5 +1,5 @@
 // Layer norm (Ba, Kiros & Hinton 2016, arXiv:1607.06450) and RMS norm (Zhang & Sennrich 2019,
-// arXiv:1910.07467) over the features of one row; RMS norm keeps the mean and has no bias.
+// arXiv:1910.07467) over the features of one row. RMS norm does not subtract the mean and has no bias.
 #ifndef GRADCORE_LAYERS_LAYER_NORM_HPP
 #define GRADCORE_LAYERS_LAYER_NORM_HPP
 
@@ -15,7 +15,7 @@ void layer_norm_forward(const KernelSet<T> &kernels, const LayerState<T> &layer,
                              layer.row_inv_std.rows(tile));
 }
 
-// delta: dy -> dz; the tile's share of dgamma and dbeta goes to its partials.
+// delta: dy -> dz. The tile's share of dgamma and dbeta goes to its partials.
 template <class T>
 void layer_norm_backward(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &tile) noexcept {
   const bool rms = layer.spec->normalization == GRADCORE_NORM_RMS;

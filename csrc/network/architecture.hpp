@@ -1,4 +1,4 @@
-// What a net is made of: its layers and where their tensors lie in the flat buffers. Fixed at creation.
+// The structure of a net: its layers, and the places of their tensors in the flat buffers. Fixed at creation.
 #ifndef GRADCORE_NETWORK_ARCHITECTURE_HPP
 #define GRADCORE_NETWORK_ARCHITECTURE_HPP
 
@@ -9,7 +9,7 @@
 
 namespace gradcore {
 
-inline constexpr double kNormEps = 1e-5;      // of every normalization, as PyTorch
+inline constexpr double kNormEps = 1e-5;      // of every normalization, as in PyTorch
 inline constexpr double kNormMomentum = 0.1;  // running = (1 - momentum) * running + momentum * batch
 inline constexpr double kLeakySlope = 0.01;
 
@@ -34,7 +34,7 @@ struct LayerSpec {
 
   bool batch_norm() const noexcept { return normalization == GRADCORE_NORM_BATCH; }
   bool row_norm() const noexcept { return normalization == GRADCORE_NORM_LAYER || normalization == GRADCORE_NORM_RMS; }
-  // act' can be told from the sign of h, so that it need not be saved.
+  // act' follows from the sign of h, so it need not be saved.
   bool slope_from_output() const noexcept {
     return !residual && (activation == GRADCORE_RELU || activation == GRADCORE_LEAKY_RELU);
   }

@@ -1,5 +1,5 @@
-// What a recorded pass measures, taken while each tile is in cache. Sums are kept per tile (or per
-// parameter block) and merged in their order, counts per thread: neither depends on the threads.
+// The measurements of a recorded pass, taken while each tile is in cache. Sums are kept per tile (or parameter block)
+// and merged in order, counts per thread; neither result depends on the threads.
 #ifndef GRADCORE_NETWORK_GRADIENT_FLOW_HPP
 #define GRADCORE_NETWORK_GRADIENT_FLOW_HPP
 
@@ -15,13 +15,13 @@ class GradientFlow {
  public:
   GradientFlow(const Architecture &net, const KernelSet<T> &kernels, const std::vector<ParamBlock> &blocks);
 
-  // Makes room for a pass of at most so many threads. The last result stays: a pass may yet be refused. May throw
-  // std::bad_alloc.
+  // Makes room for a pass of at most so many threads. Keeps the last result, because the pass may still be refused. May
+  // throw std::bad_alloc.
   void begin(const RowPlan &plan, int threads);
-  // By each thread of the pass, once it is not refused.
+  // Called by each thread of a pass that is not refused.
   void begin_thread(const Team &team) noexcept;
 
-  // Called by the steps of a pass, on the tile they have just computed.
+  // Called by the steps of a pass, on the tile that they have just computed.
   void activation(int l, const LayerState<T> &layer, const Tile &tile) noexcept;   // act(y), act'(y)
   void output(int l, const LayerState<T> &layer, const Tile &tile) noexcept;       // h
   void grad_output(int l, const Tile &tile, const T *grad, index ld) noexcept;     // dL/dh
@@ -34,7 +34,7 @@ class GradientFlow {
 
   // Merges the partial sums into the layers' results. updated: the pass included an optimizer step.
   void finish(bool updated) noexcept;
-  // The same for the parameters alone, after an optimizer step of its own.
+  // The same for the parameters only, after a separate optimizer step.
   void finish_parameters(bool updated) noexcept;
 
   int num_layers() const noexcept { return ready_ ? net_.depth() : 0; }
@@ -75,8 +75,8 @@ class GradientFlow {
   std::vector<index> first_unit_;
   std::vector<TileSums> tile_;
   std::vector<BlockSums> block_;
-  std::vector<long double> weight_sumsq_;  // of each block, or unknown: measured once as long as the parameters stay
-  std::vector<index> thread_histogram_;    // added up when asked for
+  std::vector<long double> weight_sumsq_;  // of each block, or unknown; measured once until the parameters change
+  std::vector<index> thread_histogram_;    // added up on request
   std::vector<unsigned char> nonzero_;
   std::vector<gradcore_layer_flow> result_;
 };

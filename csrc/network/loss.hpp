@@ -6,7 +6,7 @@
 
 namespace gradcore {
 
-// Targets of a batch: labels, or values with a row stride.
+// The targets of a batch: labels, or values with a row stride.
 template <class T>
 struct TargetView {
   const index *labels = nullptr;
@@ -22,7 +22,7 @@ inline double loss_scale(int loss, index rows, index cols) noexcept {
   return 1.0 / (double(rows) * (loss == GRADCORE_CROSS_ENTROPY ? 1.0 : double(cols)));
 }
 
-// Sum of the losses of some rows, before the mean; grad (may be y, may be null) = scale * dloss/dy.
+// The sum of the losses of some rows, before the mean; grad = scale * dloss/dy (may be y, may be null).
 template <class T>
 double loss_rows(const KernelSet<T> &kernels, int loss, index rows, index cols, const T *y, index ldy,
                  const TargetView<T> &target, T scale, T *grad, index ldg) noexcept {

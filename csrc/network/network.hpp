@@ -1,5 +1,5 @@
-// The net: its flat buffers, its tensors by name, and the checked calls of the C interface. Below
-// this file nothing is checked again.
+// The net: its flat buffers, its tensors by name, and the checked calls of the C interface. Code below this file does
+// not check again.
 #ifndef GRADCORE_NETWORK_NETWORK_HPP
 #define GRADCORE_NETWORK_NETWORK_HPP
 
@@ -28,7 +28,7 @@ class NetOptimizer {
   std::unique_ptr<Optimizer<double>> f64;
 };
 
-// What a training step is asked to do besides the gradients.
+// What a training step does besides the gradients.
 struct StepOptions {
   double clip_norm = 0, clip_value = 0;
   bool record = false;
@@ -36,7 +36,7 @@ struct StepOptions {
 
 class Network {
  public:
-  // The values; handles.hpp has read the structs.
+  // Plain values; handles.hpp has read the structs.
   static gradcore_status check_config(const gradcore_net_config *config) noexcept;
   gradcore_status check_optimizer(const gradcore_optimizer_config *config) const noexcept;
   explicit Network(const gradcore_net_config &config);  // checked; may throw std::bad_alloc
@@ -51,7 +51,7 @@ class Network {
   gradcore_status update(NetOptimizer &optimizer, const StepOptions &options, gradcore_step *step);
   gradcore_status clip_adaptive(double clipping, double eps);
 
-  // What it was made with; the arrays live as long as the net.
+  // Its configuration; the arrays live as long as the net.
   gradcore_net_config config() const noexcept;
   const Architecture &architecture() const noexcept { return net_; }
   void *parameters() const noexcept { return parameters_.data(); }
@@ -64,7 +64,7 @@ class Network {
   const gradcore_layer_flow &flow(int layer) const noexcept;
   void flow_histogram(int layer, int which, index *histogram) const noexcept;
 
-  // How the first weights came about, as files say it: an initializer's name, and a seed's digits (empty: none).
+  // The origin of the initial weights, as stored in files: an initializer's name, and a seed's digits (empty: none).
   struct Origin {
     static constexpr std::size_t kMaxInit = 255, kMaxSeed = 4300;  // the second is Python's own limit
     std::string init = "custom", seed;

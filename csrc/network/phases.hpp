@@ -1,5 +1,6 @@
-// How the threads of a run divide the work that no plan gives to one of them: tasks in the order of their numbers, and
-// parameter blocks, each first to one thread, by its place: the same in every run of so many threads.
+// How the threads of a run divide work that the plan does not assign: tasks, in the order of their numbers, and
+// parameter blocks. Each block is first offered to one thread, chosen by its place: the same in every run with as many
+// threads.
 #ifndef GRADCORE_NETWORK_PHASES_HPP
 #define GRADCORE_NETWORK_PHASES_HPP
 
@@ -11,7 +12,7 @@
 
 namespace gradcore {
 
-// What the threads share. Serves one run at a time.
+// State shared by the threads. Serves one run at a time.
 class Claims {
  public:
   // The blocks are in the order of layers and outlive the claims. May throw std::bad_alloc.
@@ -32,11 +33,11 @@ class Claims {
  private:
   friend class Phases;
   const std::vector<ParamBlock> &blocks_;
-  std::vector<index> order_;      // from the last layer to the first, as a backward pass makes their deltas
+  std::vector<index> order_;      // from the last layer to the first, the order in which deltas become final
   std::vector<index> layer_end_;  // of each layer, in order_
   index size_ = 0;                // of all blocks
   std::vector<std::atomic<std::uint32_t>> last_claim_;  // of each block: the phase
-  std::uint32_t next_phase_ = 1;                        // none yet has this number
+  std::uint32_t next_phase_ = 1;                        // not used yet
   std::atomic<index> next_task_{0};
 };
 
@@ -46,12 +47,12 @@ class Phases {
   Phases(Claims &claims, const Team &team) noexcept : team(team), claims_(claims), phase_(claims.next_phase_) {}
   Phases(const Phases &) = delete;
   Phases &operator=(const Phases &) = delete;
-  // All have met since they read it.
+  // All threads have met since they read it.
   ~Phases() {
     if (team.rank == 0) claims_.next_phase_ = phase_;
   }
 
-  // task(i) for the i in [0, count) that this thread claims. All meet before the next such phase.
+  // task(i) for each i in [0, count) that this thread claims. All threads meet before the next such phase.
   template <class F>
   void run(index count, F &&task) noexcept {
     for (index i; (i = claims_.next_task_.fetch_add(1, std::memory_order_relaxed) - tasks_) < count;) task(i);
@@ -59,8 +60,9 @@ class Phases {
   }
 
   // work(block, layer) for the blocks of layers [first, end) that this thread claims, until their sizes add up to
-  // `share`; `layer` is that of the weight which is likely to follow, or -1.
-  // Its own come first, the same at every call: their parameters, gradients and optimizer state are in its cache.
+  // `share`. `layer` is the layer of the weight that is likely to follow, or -1.
+  // The thread's own blocks come first, the same in every call: their parameters, gradients and optimizer state are in
+  // its cache.
   template <class F>
   void run_blocks(int first, int end, index share, F &&work) noexcept {
     const index begin_at = end < int(claims_.layer_end_.size()) ? claims_.layer_end_[end] : 0;
@@ -79,7 +81,7 @@ class Phases {
       }
     }
   }
-  // The rest of the blocks, and the phase's end.
+  // The remaining blocks, and the end of the phase.
   template <class F>
   void finish_blocks(F &&work) noexcept {
     run_blocks(0, int(claims_.layer_end_.size()), claims_.size_, work);

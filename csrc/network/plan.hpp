@@ -1,5 +1,5 @@
-// Decisions taken from shapes alone, never from the number of threads: how rows are cut, how the
-// parameters are cut, and the order of the steps of a pass.
+// Decisions from shapes alone, never from the number of threads: how rows are cut, how parameters are cut, and the
+// order of the steps of a pass.
 #ifndef GRADCORE_NETWORK_PLAN_HPP
 #define GRADCORE_NETWORK_PLAN_HPP
 
@@ -9,15 +9,15 @@
 
 namespace gradcore {
 
-// A batch is taken in chunks; a chunk's activations and deltas are in memory together. A chunk is cut into
-// tiles: sums over rows are kept for each tile and merged in order. A thread takes a span of neighbouring
-// tiles at once through the steps, while it stays in its cache; spans change no bit.
-// All threads share one chunk after the other; or, where there are many for few parameters, neighbouring chunks
-// make a group, which one thread takes by itself and sums the gradients of: threads then meet once.
+// A batch is processed in chunks; the activations and deltas of a chunk are in memory together. A chunk is cut into
+// tiles, each with its own sums over rows, which are merged in order. A thread takes a span of neighbouring tiles
+// through the steps while it stays in its cache; spans change no bit. Normally all threads share one chunk after the
+// other. With many chunks and few parameters, neighbouring chunks form a group; one thread takes a whole group and sums
+// its gradients, and threads meet only once.
 struct RowPlan {
   index rows, chunk_rows, tile_rows;
   index span_tiles;   // at most
-  index fill_layers;  // weight gradients follow each so many layers of a backward pass
+  index fill_layers;  // weight gradients are computed after every so many layers of a backward pass
   index groups = 1;   // 1: the chunks are shared
 
   index num_chunks() const noexcept { return (rows + chunk_rows - 1) / chunk_rows; }
@@ -31,22 +31,22 @@ struct RowPlan {
 
 // whole_batch: all rows in one chunk (batch norm; or backward is a later call).
 RowPlan plan_rows(const Architecture &net, index rows, bool whole_batch) noexcept;
-// Tiles alone matter: nothing is kept.
+// One chunk, because nothing is kept; only tiles and spans matter.
 RowPlan plan_inference(const Architecture &net, index rows) noexcept;
 
-// A contiguous piece of the flat parameter buffer: rows [out_begin, out_end) of a weight, or a whole
-// vector. The unit of work for weight gradients, norms and updates.
+// A contiguous part of the flat parameter buffer: rows [out_begin, out_end) of a weight, or a whole vector. The unit of
+// work for weight gradients, norms and updates.
 struct ParamBlock {
   enum Kind { weight, bias, norm_weight, norm_bias } kind;
   int layer;
   index offset, size;
   index out_begin, out_end;
 };
-// Strips end where panels of packed weights do, so that a strip can be packed by itself.
+// Strips end where panels of packed weights end, so that each strip can be packed separately.
 std::vector<ParamBlock> plan_params(const Architecture &net, int lanes, int tile_vectors);
 
-// A pass is a list of stages; a thread takes each of its spans through all steps of a stage, and all
-// threads meet after a stage that ends in a merge (statistics of the whole batch).
+// A pass is a list of stages. A thread takes each of its spans through all steps of a stage; all threads meet after a
+// stage that ends in a merge (statistics of the whole batch).
 struct Step {
   enum Kind {
     load_input,        // x of layer 0 from the caller's matrix

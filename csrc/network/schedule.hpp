@@ -1,5 +1,5 @@
-// Runs passes: which thread takes which rows through which steps, where threads meet, and how the
-// parameter gradients, their norms and the update follow. One fork and join a call.
+// Runs passes: which thread takes which rows through which steps, where threads meet, and how parameter gradients,
+// their norms and the update follow. One fork and join per call.
 #ifndef GRADCORE_NETWORK_SCHEDULE_HPP
 #define GRADCORE_NETWORK_SCHEDULE_HPP
 
@@ -25,7 +25,7 @@ struct OutputView {
   index stride = 0;
 };
 
-// What one call asks for. Unused members stay empty.
+// The request of one call. Unused members stay empty.
 template <class T>
 struct PassRequest {
   PassKind kind;
@@ -43,7 +43,7 @@ struct PassRequest {
 
 struct PassResult {
   bool input_finite = true;  // false: nothing was done
-  bool norm_finite = true;   // false: clip_norm was asked for and no update was made
+  bool norm_finite = true;   // false: clip_norm was given and no update was made
   double loss = 0;
   double total_norm = 0;  // with an optimizer
 };
@@ -57,7 +57,7 @@ class Schedule {
 
   // May throw std::bad_alloc, before anything has changed.
   PassResult run(const PassRequest<T> &request);
-  // Norm, clip and update alone, from the gradients as they are.
+  // Only norm, clipping and update, from the current gradients.
   PassResult update(const PassRequest<T> &request);
 
   void parameters_changed() noexcept {
@@ -68,7 +68,7 @@ class Schedule {
   index workspace_bytes() const noexcept { return workspace_.bytes(); }
 
  private:
-  // A chunk's rows, and where the gradients of its parameters go.
+  // The rows of a chunk, and the destination of its parameter gradients.
   struct Chunk {
     Tile tile;
     T *gradients;  // a flat buffer
@@ -128,8 +128,8 @@ class Schedule {
   std::atomic<bool> input_finite_{true};
   bool forward_packed_ = false, backward_packed_ = false;
   bool backward_from_panels_ = true;  // in this pass
-  bool packing_pays_ = true;          // for passes as the last one
-  bool read_in_place_ = false;        // the weights as they are, by a backward pass
+  bool packing_pays_ = true;          // for passes like the last one
+  bool read_in_place_ = false;        // a backward pass has read the current weights in place
 };
 
 }  // namespace gradcore

@@ -1,5 +1,5 @@
-// Memory of a pass: saved activations, deltas, statistics, packed weights. Grows when a larger pass
-// comes and never shrinks, so that a step allocates nothing after the first.
+// Memory of a pass: saved activations, deltas, statistics, packed weights. It grows for larger passes and never
+// shrinks, so that only the first step allocates.
 #ifndef GRADCORE_NETWORK_WORKSPACE_HPP
 #define GRADCORE_NETWORK_WORKSPACE_HPP
 
@@ -19,7 +19,7 @@ class AlignedBuffer {
   AlignedBuffer &operator=(const AlignedBuffer &) = delete;
   ~AlignedBuffer();
 
-  // At least `bytes`, contents lost when it grows. Throws std::bad_alloc and keeps what it had.
+  // Grows to at least `bytes`, losing its contents. If it throws std::bad_alloc, the old memory is kept.
   void reserve(std::size_t bytes);
   void *data() const noexcept { return data_; }
   std::size_t bytes() const noexcept { return bytes_; }
@@ -31,21 +31,21 @@ class AlignedBuffer {
 
 // Rows that one thread works on: a tile, a span of neighbouring ones, or a whole chunk.
 struct Tile {
-  index id;         // among those that have sums of their own; of a span, its first tile's
+  index id;         // of the tile, for its sums; for a span, of its first tile
   index first;      // row within the workspace
-  index piece;      // of the workspace's rows, which it lies in
+  index piece;      // the piece of the workspace's rows that it lies in
   index batch_row;  // row within the batch
   index count;
   int rank;           // of the thread
   index in_span = 0;  // row within the span
 };
 
-// Elements between the rows of one thread and those of the next. The hardware fetches ahead of what a thread goes
-// through, and would take lines away from the other that this one is about to write (b32 w64 d10: 1.02 times).
+// Elements between the rows of one thread and those of the next. Without the gap, the hardware prefetch of one thread
+// would take away lines that the other is about to write (b32 w64 d10: 1.02 times as fast with it).
 template <class T>
 inline constexpr index kPieceGap = 1024 / index(sizeof(T));
 
-// A row-major matrix with one row for each of the workspace, in pieces; or one span for each thread.
+// A row-major matrix: either one row for each row of the workspace, in pieces, or one span for each thread.
 template <class T>
 struct Matrix {
   T *data = nullptr;
@@ -58,7 +58,7 @@ struct Matrix {
   }
 };
 
-// All that the passes of one layer work on. Pointers into the net's flat buffers and the workspace.
+// The data of one layer: pointers into the net's flat buffers and the workspace.
 template <class T>
 struct LayerState {
   const LayerSpec *spec;
@@ -69,18 +69,19 @@ struct LayerState {
   Matrix<T> z;         // its output, where a normalization or nothing follows
   Matrix<T> h;         // the layer's output: x of the next layer
   Matrix<T> delta;     // forward: act'(y) if saved; backward: dL/dy, then dL/dz
-  Matrix<T> grad_out;  // dL/dh, where it cannot be made in delta
+  Matrix<T> grad_out;  // dL/dh, where it cannot be computed in delta
   bool saves_derivative;
 
-  // x and delta as products take them: by columns for the weight gradient, by rows for the others. Themselves, where
-  // nothing is rounded; else copies: by columns, and, where an element holds two terms, by rows, shared by all layers.
+  // x and delta as operands of products: by columns for the weight gradient, by rows for the others. Without rounding
+  // these are x and delta themselves. With rounding they are copies: by columns and, if an element holds two terms,
+  // also by rows, in a buffer that all layers share.
   Matrix<T> x_rows, delta_rows, x_columns, delta_columns;
-  Matrix<T> packed_delta;  // a part of it for each thread, shared by all layers; no data where none is packed
+  Matrix<T> packed_delta;  // a buffer for each thread, shared by all layers; no data if delta is not packed
 
   // Batch norm, [out] each: y = (z - mean) * scale + shift; then the sums of the backward pass over the batch.
   T *mean, *mean_rest, *inv_std, *scale, *shift;
   T *sum_dy, *sum_dy_xhat, *mean_dy, *mean_dy_xhat;
-  Matrix<T> row_mean, row_inv_std;  // layer and rms norm: one number a row
+  Matrix<T> row_mean, row_inv_std;  // layer and rms norm: one number per row
   T *partials;                      // vectors [partial_ld] of each tile: moments forward, sums backward
   index partial_ld;
   static constexpr index kPartials = 3;
@@ -89,14 +90,14 @@ struct LayerState {
   T *forward_panels, *backward_panels;  // packed weights
 };
 
-// What the workspace is laid out for. `training`: whole chunks are kept for the backward pass.
+// What determines the layout of the workspace. `training`: whole chunks are kept for the backward pass.
 struct WorkspaceShape {
   RowPlan plan;
   int threads;  // at most
-  int team;     // those of the forward pass
+  int team;     // threads of the forward pass
   bool training, record;
 
-  // Of the rows: one for each thread, as far as their shares are even.
+  // Pieces of the rows: one per thread if their shares are equal, else fewer.
   index num_pieces() const noexcept { return plan.shares_chunks() ? std::gcd(plan.max_tiles(), index(team)) : threads; }
 
   bool operator==(const WorkspaceShape &other) const noexcept {
@@ -112,14 +113,14 @@ class Workspace {
  public:
   Workspace(const Architecture &net, const KernelSet<T> &kernels, T *parameters, T *buffers);
 
-  // Lays the matrices out for a pass. May throw std::bad_alloc; the packed weights stay as they are.
+  // Lays out the matrices for a pass. May throw std::bad_alloc; the packed weights are unchanged.
   void prepare(const WorkspaceShape &shape);
 
   std::vector<LayerState<T>> layers;
   std::vector<double> tile_loss;  // [num_sums]: over the chunks
   T *group_gradients = nullptr;   // [groups, flat_size], where chunks are not shared
 
-  // How the rows of a chunk lie; with pairs, those of x_columns and delta_columns.
+  // The layout of a chunk's rows; with `pairs`, that of x_columns and delta_columns.
   Pieces pieces(int pairs = 0) const noexcept { return {piece_tiles() * shape_.plan.tile_rows >> pairs, kPieceGap<T>}; }
   index piece_tiles() const noexcept {
     return shape_.plan.max_tiles() / (shape_.plan.shares_chunks() ? shape_.num_pieces() : 1);

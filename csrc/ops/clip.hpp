@@ -5,8 +5,8 @@
 //   grad  = clamp(grad, -clip_value, clip_value)                                                  (C.2)
 //   adaptive, per output unit: |g_i| > clipping * max(|w_i|, eps) is scaled to that bound         (C.3)
 //                                                       Brock et al. 2021, arXiv:2102.06171
-// A non-finite norm scales as in PyTorch: coef is 0 for infinity (finite elements become 0, infinite
-// ones NaN) and NaN for NaN. Callers that want it refused look at the norm first.
+// A non-finite norm scales as in PyTorch: coef is 0 for infinity (finite elements become 0, infinite ones NaN) and NaN
+// for NaN. Callers that want to refuse it check the norm first.
 #ifndef GRADCORE_OPS_CLIP_HPP
 #define GRADCORE_OPS_CLIP_HPP
 
@@ -16,14 +16,13 @@ namespace gradcore {
 
 inline constexpr double kClipEps = 1e-6;
 
-// At most 1; NaN when the norm is.
+// At most 1; NaN if the norm is NaN.
 inline double clip_coefficient(double max_norm, double total_norm) noexcept {
   const double coef = max_norm / (total_norm + kClipEps);
   return coef > 1 ? 1 : coef;
 }
 
-// One pass over the arrays; none when coef is 1. May throw std::bad_alloc before anything is changed,
-// as may clip_arrays.
+// One pass over the arrays; none if coef is 1. Like clip_arrays, may throw std::bad_alloc before anything changes.
 template <class T>
 void scale_arrays(const KernelSet<T> &kernels, const ArrayList<T> &list, double coef);
 

@@ -1,4 +1,4 @@
-// How many CPUs there are for this process, by what Linux tells. `root` is for tests: a folder that stands for "/".
+// How many CPUs this process may use, according to Linux. `root` is for tests: a folder in place of "/".
 #ifndef GRADCORE_OPS_CPUS_HPP
 #define GRADCORE_OPS_CPUS_HPP
 
@@ -6,12 +6,12 @@
 
 namespace gradcore {
 
-// The cores that these CPUs are hardware threads of. One thread keeps the multipliers of a core busy; with a second one
-// on it nothing was faster (bench/README.md).
+// The number of cores that these CPUs belong to. One thread keeps the multipliers of a core busy; a second thread on it
+// made nothing faster (bench/README.md).
 int count_cores(const cpu_set_t &cpus, const char *root = "") noexcept;
 
-// The least quota of the group of this process and of those above it, as far as they can be seen, in CPUs, rounded up;
-// INT_MAX where there is none. Version 2 ("cpu.max") and version 1 ("cpu.cfs_quota_us").
+// The smallest quota, in CPUs, rounded up, of this process's cgroup and its visible ancestors; INT_MAX if there is
+// none. Reads version 2 ("cpu.max") and version 1 ("cpu.cfs_quota_us").
 int cpu_quota(const char *root = "") noexcept;
 
 }  // namespace gradcore

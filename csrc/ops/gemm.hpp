@@ -1,6 +1,5 @@
-// The products of a dense layer on blocks of rows, from the register tile of kernels/gemm-inl.h.
-// Serial: threads are the schedule's affair. k ascends in every sum, so that results depend neither
-// on how rows were divided nor on the blocking below.
+// The products of a dense layer on blocks of rows, by the register tile of kernels/gemm-inl.h. Serial; the schedule
+// handles threads. k ascends in every sum, so results depend neither on how rows are divided nor on the blocking below.
 #ifndef GRADCORE_OPS_GEMM_HPP
 #define GRADCORE_OPS_GEMM_HPP
 
@@ -8,8 +7,8 @@
 
 namespace gradcore {
 
-// How `cols` columns are cut into panels of 1..tile_vectors vectors, as evenly as possible:
-// 100 columns of 16 lanes are 7 vectors, cut 4 + 3.
+// Cuts `cols` columns into panels of 1..tile_vectors vectors, as evenly as possible: with 16 lanes, 100 columns are 7
+// vectors, cut 4 + 3.
 class PanelSplit {
  public:
   PanelSplit(index cols, int lanes, int tile_vectors) noexcept;
@@ -25,14 +24,14 @@ class PanelSplit {
   index cols_, lanes_, vectors_, num_panels_, base_, extra_;
 };
 
-// Matrix B [depth, cols] in panels, rounded where products are: panel p at offset elements(depth) * begin(p), its rows
-// contiguous and padded with zeros to full vectors.
+// Size of matrix B [depth, cols] in panels, rounded if the products round. Panel p is at offset
+// elements(depth) * begin(p); its rows are contiguous and padded with zeros to full vectors.
 template <class T>
 index packed_size(const KernelSet<T> &set, index depth, index cols) noexcept;
 
-// The share of rows [out_begin, out_end) of weight [out, in], row stride ld, in the panels of B = weight^T for
-// the forward product, and of B = weight for backward_data. Forward, the rows begin and end where panels do.
-// past_caches: written to memory, for weights too large to stay in a cache; then `packed` is a multiple of a vector.
+// Pack rows [out_begin, out_end) of weight [out, in], row stride ld, into the panels of B: weight^T for the forward
+// product, weight for the backward product. For forward, the rows begin and end where panels do.
+// past_caches: write directly to memory, for weights too large for the caches; `packed` must then be vector-aligned.
 template <class T>
 void pack_forward(const KernelSet<T> &set, index in, index out, const T *weight, index ld, index out_begin,
                   index out_end, T *packed, bool past_caches = false) noexcept;
@@ -40,33 +39,33 @@ template <class T>
 void pack_backward(const KernelSet<T> &set, index in, index out, const T *weight, index ld, index out_begin,
                    index out_end, T *packed, bool past_caches = false) noexcept;
 
-// Matrix B: in panels, or where it lies, its rows ld apart, readable up to a full vector beyond its end.
+// Matrix B: in panels, or in place with row stride ld and readable up to a full vector beyond its end.
 template <class T>
 struct RightMatrix {
   const T *data;
   index ld = 0;  // 0: panels
 };
 
-// What follows a product, fetched while it runs.
+// What follows a product, prefetched while it runs.
 template <class T>
 struct Following {
   const T *b = nullptr;  // panels of the same width
-  T *written = nullptr;  // rows as those of c; c's, unless given
+  T *written = nullptr;  // rows of the same shape as c's; c's unless given
   index written_ld = 0;
 };
 
-// Depth of a block: a panel of 64 float columns then takes 256 kB, within the L2 cache, from where
-// full tiles run at peak (bench/bench_kernels.cpp); deeper panels would come from beyond.
+// Depth of a block: a panel of 64 float columns then takes 256 kB and stays in the L2 cache, from where full tiles run
+// at peak (bench/bench_kernels.cpp). Deeper panels would not fit.
 inline constexpr index kDepthBlock = 1024;
 
-// c [rows, cols] = init + a [rows, depth] * B, the same to the bit for both kinds of B. c may be padded: only `cols`
-// columns are written. TileInit::multiply takes one block of depth. Here and below what is summed over is counted in
+// c [rows, cols] = init + a [rows, depth] * B, bit-identical for both kinds of B. c may be padded: only `cols` columns
+// are written. TileInit::multiply allows only one block of depth. Here and below, lengths of sums are counted in
 // elements of the operands, which may hold two terms each (ProductKernels).
 template <class T>
 void gemm(const KernelSet<T> &set, index rows, index depth, index cols, const T *a, index lda, const RightMatrix<T> &b,
           T *c, index ldc, TileInit init, const T *bias, const Following<T> &following = {}) noexcept;
 
-// Rows may lie in memory in pieces of so many, with `gap` elements between them beyond the row stride.
+// Rows may lie in memory in pieces of `rows` rows, with `gap` extra elements between pieces.
 struct Pieces {
   index rows = index(1) << 62, gap = 0;
 
@@ -76,16 +75,16 @@ struct Pieces {
   }
 };
 
-// Whether a weight gradient of so many inputs packs delta, part by part: its columns then lie side by side, where the
-// lines that a tile touches of both operands would else not fit the first-level cache.
+// Whether a weight gradient of so many inputs packs delta, part by part, so that its columns are adjacent. Otherwise
+// the lines that a tile touches of both operands would not fit the L1 cache.
 template <class T>
 bool packs_delta(const KernelSet<T> &set, index in) noexcept;
 inline constexpr index kPackedRows = 256, kPackedColumns = 64;
 
 // dw[o, i] (+)= sum_r delta[r, o] * x[r, i] for o in [out_begin, out_end), all i < in, r ascending.
-// Both lie in the same pieces; x is padded. next_x: that of the weight gradient that follows. dw has row stride `in`;
-// `accumulate` adds to what it holds. packed_delta: [kPackedRows, kPackedColumns] to pack in, or null: delta is read
-// where it lies; no bit depends on it.
+// Both lie in the same pieces; x is padded. next_x: x of the weight gradient that follows. dw has row stride `in`;
+// `accumulate` adds to its contents. packed_delta: buffer [kPackedRows, kPackedColumns] to pack into, or null to read
+// delta in place; no bit depends on it.
 template <class T>
 void gemm_params(const KernelSet<T> &set, index rows, index in, index out_begin, index out_end, const T *delta,
                  index ldd, const T *x, index ldx, T *dw, bool accumulate, const Pieces &pieces = {},

@@ -1,6 +1,6 @@
-// Threads: a pool of our own (ECOSYSTEM: OpenMP runtimes break under fork, beside each other and when
-// oversubscribed). Nothing starts before the first call that wants two threads; a forked child
-// starts anew; a caller that finds the pool taken runs alone; workers spin briefly, yield, then sleep.
+// gradcore's own thread pool: OpenMP runtimes break under fork, next to each other, and when oversubscribed. Nothing
+// starts before the first call that wants two threads. A forked child starts anew. A caller that finds the pool taken
+// runs alone. Workers spin briefly, yield, then sleep.
 #ifndef GRADCORE_OPS_PARALLEL_HPP
 #define GRADCORE_OPS_PARALLEL_HPP
 
@@ -35,7 +35,7 @@ class FunctionRef<R(Args...)> {
 };
 
 int get_num_threads() noexcept;
-const char *num_threads_source() noexcept;  // what decided it, in words
+const char *num_threads_source() noexcept;  // where the number comes from, in words
 void set_num_threads(int n) noexcept;       // n >= 1
 
 // A counter to wait on: spins briefly, then yields, then sleeps until woken.
@@ -63,7 +63,7 @@ class Meeting {
   std::uint32_t size_ = 1;
 };
 
-// What a body sees of the threads that run it together.
+// One thread of a team that runs a body together.
 struct Team {
   int rank, size;
   Meeting *meeting;
@@ -72,11 +72,11 @@ struct Team {
   }
 };
 
-// Of a number of things: [begin, end).
+// A range [begin, end).
 struct Share {
   index begin, end;
 };
-// The contiguous share of `count` things that one of a team takes.
+// The contiguous share of `count` items that one thread of a team takes.
 inline Share share_of(index count, const Team &team) noexcept {
   return {count * team.rank / team.size, count * (team.rank + 1) / team.size};
 }
@@ -88,7 +88,7 @@ struct ThreadSource {
   int num_threads = 0;  // at most; 0: get_num_threads()
 };
 
-// What the calling thread's teams are made of, from here to the end of the scope. The source outlives it.
+// Sets where the calling thread's teams come from until the end of the scope. The source must outlive it.
 class ThreadScope {
  public:
   explicit ThreadScope(const ThreadSource &source) noexcept;
@@ -100,14 +100,14 @@ class ThreadScope {
   const ThreadSource *const outer_;
 };
 
-// The most threads that a call may run on: its source's number, or get_num_threads(), which bounds the pool's too.
+// The most threads that a call may run on: its source's number, or get_num_threads(), which also limits the pool.
 int most_threads() noexcept;
 
-// Threads worth waking for this much work: at least kFlopsPerThread each, at most most_threads().
+// The number of threads worth waking for this much work: at least kFlopsPerThread each, at most most_threads().
 int threads_for(double flops, index max_threads) noexcept;
 
-// Runs body on `size` threads at once (the caller is rank 0) and returns when all are done. Runs it
-// on a team of one when the pool is taken by another caller: bodies must give the same bits for any size.
+// Runs body on `size` threads at once (the caller is rank 0) and returns when all are done. If another caller has taken
+// the pool, runs it on a team of one: bodies must give the same bits for any size.
 void run_team(int size, FunctionRef<void(const Team &)> body) noexcept;
 
 // task(0) ... task(num_tasks - 1) in any order.

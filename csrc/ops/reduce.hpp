@@ -20,7 +20,7 @@ struct ArrayList {
   int count;
 };
 
-// A contiguous part of one array; lists are cut into pieces so that threads share arrays of any sizes.
+// A contiguous part of one array; lists are cut into pieces, so that threads can share arrays of any sizes.
 template <class T>
 struct Piece {
   T *x;
@@ -29,8 +29,8 @@ struct Piece {
 template <class T>
 std::vector<Piece<T>> cut(const ArrayList<T> &list);
 
-// p-norm of all arrays concatenated; p > 0 or infinity. Blocks are summed in order, so that the bits
-// do not depend on threads. May throw std::bad_alloc, as may cut.
+// p-norm of all arrays concatenated; p > 0 or infinity. Blocks are summed in order, so the bits do not depend on
+// threads. Like cut, may throw std::bad_alloc.
 template <class T>
 double total_norm(const KernelSet<T> &kernels, const ArrayList<T> &list, double p);
 
