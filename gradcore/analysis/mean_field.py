@@ -1,8 +1,8 @@
 """Mean-field theory of wide random MLPs: how signals and gradients change from layer to layer.
 
-Notation (Poole et al. 2016, arXiv:1606.05340; Schoenholz et al. 2017, arXiv:1611.01232): pre-activations
-of a layer are Gaussian with variance q; weights have variance weight_var / fan_in, biases bias_var;
-z, z1, z2 ~ N(0, 1) are independent.
+Notation (Poole et al. 2016, arXiv:1606.05340; Schoenholz et al. 2017, arXiv:1611.01232): the pre-activations of a layer
+are Gaussian with variance q; weights have variance weight_var / fan_in, biases bias_var; z, z1, z2 ~ N(0, 1) are
+independent.
 
     q'  = weight_var E[phi(sqrt(q) z)^2] + bias_var                                  (M.1)
     chi = weight_var E[phi'(sqrt(q) z)^2]       factor on |delta|^2 per layer         (M.2)
@@ -11,15 +11,15 @@ z, z1, z2 ~ N(0, 1) are independent.
     batch norm before phi:        chi = E[phi'(z)^2] / Var phi(z)                     (M.4)
     layer or rms norm before phi: chi = E[phi'(z)^2] / E[phi(z)^2]                    (M.5)
 
-(M.4) is Yang et al. 2019, arXiv:1902.08129, for large batches. At width n, ln |delta|^2 moves at random
-by a variance of
+(M.4) is Yang et al. 2019, arXiv:1902.08129, for large batches. At width n, each layer adds a random change to
+ln |delta|^2, with variance
 
     v = (3 E[phi'^4] / E[phi'^2]^2 - 1) / n                                          (M.6)
 
-a layer, since |delta_l|^2 is a sum of n products phi'_i^2 g_i^2 with Gaussian g_i: 5 / n for ReLU, 2 / n
-for a linear net (Hanin & Nica 2018, arXiv:1812.05994). Its typical value lies v / 2 below the log mean.
+because |delta_l|^2 is a sum of n products phi'_i^2 g_i^2 with Gaussian g_i: 5 / n for ReLU, 2 / n for a linear net
+(Hanin & Nica 2018, arXiv:1812.05994). The typical value lies v / 2 below the log of the mean.
 
-An activation is a name of `gc.activations()` or a `Nonlinearity`.
+An activation is a name from `gc.activations()` or a `Nonlinearity`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _TINY_Q, _HUGE_Q = 1e-10, 1e10  # beyond them a signal has died out or grows wit
 
 @dataclass(frozen=True)
 class Nonlinearity:
-    """An activation that gradcore has no name for: f and f' of float64 arrays, and the kinks of either."""
+    """An activation that is not in gradcore: f and f' for float64 arrays, and the kinks of both."""
 
     function: Callable[[np.ndarray], np.ndarray]
     derivative: Callable[[np.ndarray], np.ndarray]
@@ -76,9 +76,9 @@ def nonlinearity(activation: str | Nonlinearity) -> Nonlinearity:
 def _grid(kinks: tuple[float, ...], scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Points scale * z and weights for E f(scale * z).
 
-    Gauss-Legendre panels under the Gaussian density. Gauss-Hermite nodes would lose all accuracy at a
-    kink, and where scale is large enough to turn a smooth sigmoid into a step; so panels end at every
-    kink and shrink geometrically towards it, down to 1/8 of the unit scale activations live on.
+    Gauss-Legendre panels under the Gaussian density. Gauss-Hermite nodes would lose all accuracy at a kink, and where
+    the scale is so large that a smooth sigmoid becomes a step. So panels end at every kink and shrink geometrically
+    towards it, down to 1/8 of the unit scale on which activations vary.
     """
     largest = max(1, math.ceil(math.log2(max(_TAIL * scale, 1.0))) + 1)
     marks = {sign * step / scale for step in np.exp2(np.arange(-3, largest)) for sign in (-1.0, 1.0)}
@@ -95,7 +95,7 @@ def gaussian_mean(function: Callable[[np.ndarray], np.ndarray], q: float, kinks:
     """E[function(sqrt(q) z)] by panels of Gauss-Legendre quadrature, to about 1e-13 relative.
 
     Args:
-        function: of a float64 array, elementwise, smooth between kinks on the scale of 1.
+        function: elementwise on a float64 array, smooth between kinks on a scale of 1.
         q: variance of the argument, > 0 and finite.
         kinks: where function or its derivatives jump.
     """
@@ -145,7 +145,7 @@ def chi(activation: str | Nonlinearity, q: float, weight_var: float) -> float:
 
 
 def fixed_point(activation: str | Nonlinearity, weight_var: float, bias_var: float = 0.0, start: float = 1.0) -> float:
-    """q* that (M.1) leads to from `start`: 0 when signals die out, inf when they grow without bound.
+    """q* to which (M.1) converges from `start`: 0 if signals die out, inf if they grow without bound.
 
     The map is increasing, so iteration runs monotonically to the next root of q_map(q) - q; that root is
     bracketed and bisected, which also serves critical maps, whose iteration converges only like 1 / n.
@@ -187,12 +187,11 @@ def preserving_weight_var(activation: str | Nonlinearity, q: float = 1.0) -> flo
 
 
 def critical_point(activation: str | Nonlinearity, bias_var: float = 0.0) -> tuple[float, float]:
-    """(q*, weight_var) for which chi = 1 at the variance q* that deep layers settle in.
+    """(q*, weight_var) for which chi = 1 at the variance q* to which deep layers converge.
 
-    (nan, nan) where none exists: without biases GELU, SiLU and mish have no variance that is both kept
-    and critical (Roberts, Yaida & Hanin 2022, arXiv:2106.10165, section 5.3.4). Scale-free activations
-    (ReLU, identity) keep every variance; theirs is reported at q* = 1. So does hard tanh where it is linear;
-    its q* is about the largest of them.
+    (nan, nan) if there is none: without biases GELU, SiLU and mish have no variance that is both preserved and critical
+    (Roberts, Yaida & Hanin 2022, arXiv:2106.10165, section 5.3.4). Scale-free activations (ReLU, identity) preserve
+    every variance; q* is then 1. So does hard tanh where it is linear; q* is then about the largest such variance.
     """
 
     def missing_bias(log_q: float) -> float:
@@ -215,9 +214,9 @@ def critical_point(activation: str | Nonlinearity, bias_var: float = 0.0) -> tup
 
 
 def level_weight_var(activation: str | Nonlinearity, bias_var: float = 0.0) -> float:
-    """weight_var for which chi = 1 in deep layers: that of the critical point, NaN where none exists.
+    """weight_var for which chi = 1 in deep layers: that of the critical point; NaN if there is none.
 
-    Where biases make the variance of z grow without bound along it (ReLU), chi is that of its limit.
+    If biases make the variance of z grow without bound (ReLU), chi is taken in that limit.
     """
     weight_var = critical_point(activation, bias_var)[1]
     if math.isnan(weight_var) and bias_var > 0.0:
@@ -227,14 +226,14 @@ def level_weight_var(activation: str | Nonlinearity, bias_var: float = 0.0) -> f
 
 
 def depth_scale(factor: float) -> float:
-    """Layers over which a factor per layer makes e (or 1/e): 1 / |ln factor|."""
+    """Layers over which a factor per layer accumulates to e (or 1/e): 1 / |ln factor|."""
     if not 0.0 < factor < math.inf:
         return 0.0
     return 1.0 / abs(math.log(factor)) if abs(factor - 1.0) > 1e-12 else math.inf
 
 
 def carried_depth(factor: float, ratio: float = 100.0) -> float:
-    """Dense layers until gradient norms differ by `ratio` between the ends, at `factor` on squares a layer."""
+    """Dense layers until gradient norms at the ends differ by `ratio`, with `factor` on squares per layer."""
     return 1.0 + 2.0 * math.log(ratio) * depth_scale(factor)
 
 
@@ -273,7 +272,7 @@ def activation_product(activation: str | Nonlinearity, c: float, q: float) -> fl
 
         E[phi(u1) phi(u2)] = sum_k a_k^2 c^k                                             (M.7)
 
-    much faster than (M.3)'s double integral and good to 0.3 %, where it is one of many layers' numbers.
+    This is much faster than the double integral of (M.3) and accurate to 0.3 %, for use over many layers.
     """
     if math.isnan(c):
         return math.nan
@@ -288,7 +287,7 @@ def chi_c(activation: str | Nonlinearity, c: float, q: float, weight_var: float)
 
 
 def _pair_mean(function: Callable[[np.ndarray], np.ndarray], kinks: tuple[float, ...], c: float, q: float) -> float:
-    """E[f(u1) f(u2)]: with u2 = c u1 + sqrt(1 - c^2) u', the inner mean is split at its own kinks."""
+    """E[f(u1) f(u2)] with u2 = c u1 + sqrt(1 - c^2) u'; the inner mean is split at its own kinks."""
     outer, weights = _grid(kinks, math.sqrt(q))
     keep = weights > 1e-18
     outer, weights = outer[keep], weights[keep]
@@ -341,8 +340,8 @@ TRAINABLE_SCALES = 6.0
 def batch_norm_growth(activation: str | Nonlinearity, batch_size: int | None = None) -> float:
     """Growth of |delta|^2 per layer towards the input with batch norm before each activation.
 
-    (M.4); a finite batch multiplies it by (B - 2) / (B - 3), which is exact for a linear net (Yang et al.
-    2019) and agrees with simulation to 1 % for ReLU and tanh from B = 8 on.
+    (M.4), multiplied for a finite batch by (B - 2) / (B - 3). This factor is exact for a linear net (Yang et al. 2019)
+    and agrees with simulation to 1 % for ReLU and tanh from B = 8 on.
     """
     variance = activation_square(activation, 1.0) - activation_mean(activation, 1.0) ** 2
     growth = derivative_moment(activation, 1.0) / variance
@@ -350,7 +349,7 @@ def batch_norm_growth(activation: str | Nonlinearity, batch_size: int | None = N
 
 
 def finite_batch_factor(batch_size: int) -> float:
-    """(B - 2) / (B - 3) of a linear net with batch norm; infinite mean at B <= 3."""
+    """(B - 2) / (B - 3) of a linear net with batch norm; the mean is infinite for B <= 3."""
     return (batch_size - 2.0) / (batch_size - 3.0) if batch_size > 3 else math.inf
 
 

@@ -1,20 +1,20 @@
-"""The slope of ln |delta|^2 over depth, with an error bar that knows what finite width does.
+"""The slope of ln |delta|^2 over depth, with an error bar that includes the effect of finite width.
 
-Between neighbouring layers ln |delta|^2 changes by d_l, whose noise v_l, (M.6) in mean_field, is independent from layer
-to layer (weights of different layers are drawn independently): along depth the profile is a random walk, so a line
-fitted by least squares to the profile itself would be far too sure of its slope. The change over the whole depth is
-what counts, whatever kinds of layers it comes from, and the slope is its share of one step,
+Between neighbouring layers ln |delta|^2 changes by d_l. Its noise v_l, (M.6) in mean_field, is independent from layer
+to layer, because the weights of different layers are drawn independently. Along depth the profile is therefore a random
+walk, and a least-squares line through it would underestimate its own error by far. What counts is the change over the
+whole depth, whatever kinds of layers it comes from; the slope is its mean per step,
 
     slope = sum(d_l) / steps,     width_error^2 = sum(v_l) / steps^2                      (S.1)
 
-Batch noise is the spread of (S.1) over batches, which count by their rows.
+Batch noise is the spread of (S.1) over batches, weighted by their rows.
 
-Most of v_l is luck of one draw of weights: how W_{l+1} happens to be turned towards delta_{l+1}. It is measured too
-("alignment", see GainFactors). Where its sum is what random directions give, the slope without it is reported as
-`systematic`: what another seed of the same design would show, and the part a remedy can act on. The logarithm of a
-factor of mean 1 and variance a_l is typically -a_l / 2: narrow layers lose that much on most draws, the `drift`. Where
-alignment is not random (structured weights), or the net has taken steps, so that it is this net and no other draw that
-goes on learning, all of the slope is systematic.
+Most of v_l is the luck of one draw of weights: how W_{l+1} happens to be aligned with delta_{l+1}. This alignment is
+measured (see GainFactors). If its sum is what random directions give, the slope without it is reported as `systematic`:
+what another seed of the same design would show, and the part that a remedy can change. The logarithm of a factor with
+mean 1 and variance a_l is typically -a_l / 2: narrow layers lose this much on most draws, the `drift`. If alignment is
+not random (structured weights), or if the net has been trained, so that another draw does not matter, all of the slope
+is systematic.
 """
 
 from __future__ import annotations

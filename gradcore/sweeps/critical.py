@@ -13,10 +13,10 @@ from .grid import Array
 def critical_line(activation: str, bias_vars: Iterable[float]) -> Array:
     """weight_var at which chi = 1 in deep layers, for each variance of the biases.
 
-    It divides the (weight_var, bias_var) plane: gradients vanish to the left of it and explode to the right
+    This line divides the (weight_var, bias_var) plane: gradients vanish to its left and explode to its right
     (Schoenholz et al. 2017, arXiv:1611.01232, figure 1).
 
     Returns:
-        float64, one a bias_var; NaN where no such weight_var exists.
+        float64, one value per bias_var; NaN if there is no such weight_var.
     """
     return np.array([theory.level_weight_var(activation, bias_var) for bias_var in bias_vars])

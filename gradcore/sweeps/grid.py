@@ -87,7 +87,7 @@ def points(axes: Mapping[str, list[Any]]) -> list[Row]:
 
 
 def key(point: Mapping[str, Any]) -> str:
-    """What tells a point from all others."""
+    """A key that is unique to a point."""
     return json.dumps([point[name] for name in AXES])
 
 
@@ -102,11 +102,11 @@ class _Gaussian:
 
 
 def build(point: Mapping[str, Any], in_features: int, out_features: int, dtype: str = "float32") -> MLP:
-    """The net of a point or row of a sweep, fresh.
+    """A fresh net for a point or row of a sweep.
 
     Args:
-        point: a value for each of `AXES`, as a row has it.
-        in_features, out_features: widths of the ends. dtype: of the net.
+        point: a value for each of `AXES`, such as a row.
+        in_features, out_features: input and output widths. dtype: dtype of the net.
     """
     net = MLP(
         [in_features, *[point["width"]] * (point["depth"] - 1), out_features],

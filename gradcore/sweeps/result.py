@@ -155,7 +155,7 @@ def load(path: str | PathLike[str]) -> SweepResult:
     """The finished points in the file of a sweep.
 
     Raises:
-        ValueError: for a file that `gc.sweep` did not write. OSError: when it cannot be read.
+        ValueError: the file was not written by `gc.sweep`. OSError: if it cannot be read.
     """
     with SweepFile(path) as file:
         if not file.config:
