@@ -29,12 +29,14 @@ def from_torch(model: Any) -> MLP:
             skipped; the net takes inputs [batch, in].
 
     Returns:
-        A net with copies of the weights, float64 if they are float64, else float32. `gc.to_torch` converts back.
+        A net of float64 where weights of the model are, else of float32, with copies of them. `gc.to_torch` leads back.
 
     Warns:
-        UserWarning: naming what differs from the model: Dropout, and a final Softmax, LogSoftmax or Sigmoid, which the
-            losses contain, are left out; eps is always 1e-5 and the momentum of batch norm 0.1; a layer without a bias
-            or scale that other layers have gets one without effect; missing running statistics start anew.
+        UserWarning: of what the net does not have as the model does: Dropout; a Softmax, LogSoftmax or Sigmoid at the
+            end, which losses contain; a normalization's eps other than 1e-5, and batch norm's momentum other than 0.1;
+            layers without a bias or scale where others have one, which get one that does nothing; parameters that
+            require no gradients, which the net trains; hooks of layers; weight norm, pruning and the like, whose
+            weights the net has as they are.
 
     Raises:
         TypeError: `model` is not a torch.nn.Module.
@@ -43,10 +45,11 @@ def from_torch(model: Any) -> MLP:
     """
     torch = _torch("from_torch")
     _check.instance(model, "model", torch.nn.Module, "a torch.nn.Module")
-    reader = Reader(torch, getattr(model, "_orig_mod", model))  # that of torch.compile
+    reader = Reader(torch, model)
     net = reader.net()
     if reader.notes:
-        warnings.warn(f"the net is not the model in all: {'; '.join(reader.notes)}", UserWarning, stacklevel=2)
+        notes = "; ".join(text.format(_few(names)) for text, names in reader.notes.items())
+        warnings.warn(f"the net is not the model in all: {notes}", UserWarning, stacklevel=2)
     return net
 
 
@@ -107,3 +110,7 @@ def _modules(torch: Any, net: MLP, layer: int) -> Iterator[tuple[str, Any]]:
     if hidden and net.activations[layer] != "identity":
         options = OPTIONS.get(net.activations[layer], {})
         yield f"activation{layer}", getattr(torch.nn, ACTIVATIONS[net.activations[layer]])(**options)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names if len(names) <= 4 else [*names[:3], "...", names[-1]])
