@@ -209,12 +209,12 @@ class Reader:
         if kind in _ADDITIONS:
             return self._add(operation)
         self._check_flow(operation.node, operation.label)
+        if operation.module is not None:
+            self._run_hooks(operation)
         if kind in _DROPOUTS or kind in _UNCHANGED or kind in _RESHAPES:
             return self._pass_on(operation)
         if self._ending and not (self._ending.kind in _RESHAPES and kind in _ACTIVATION_OF):
             self._refuse(operation, f"follows {self._ending.label}")
-        if operation.module is not None:
-            self._run_hooks(operation)
         if kind == "linear":
             self._begin_block(operation)
         elif kind in _NORMALIZATION_OF:

@@ -23,10 +23,11 @@ def from_torch(model: Any) -> MLP:
         print(gc.analyze(net, x, labels, optimizer=gc.optim.Adam(net, lr=1e-3)))
 
     Args:
-        model: a torch.nn.Module of dense layers (Linear). Each layer but the last may be followed by a normalization
-            (BatchNorm1d, LayerNorm or RMSNorm, the same after every layer), an activation, and the addition of its
-            input, in this order, as modules or in `forward`. Reshapes before the first layer, such as Flatten, are
-            skipped; the net takes inputs [batch, in].
+        model: a torch.nn.Module of dense layers (Linear). Each but the last may be followed by a normalization
+            (BatchNorm1d, LayerNorm or RMSNorm, the same behind all), an activation and the addition of its input, in
+            this order, as modules or in `forward`. Reshapes before the first one, such as Flatten, are passed over:
+            gradcore takes inputs of [batch, in]. Of a model that is more than that, pass the part that is such a net:
+            model.actor, or torch.nn.Sequential(model.body, model.head).
 
     Returns:
         A net of float64 where weights of the model are, else of float32, with copies of them. `gc.to_torch` leads back.

@@ -320,7 +320,7 @@ def test_a_net_whose_init_function_no_file_holds_keeps_its_remedies(widths, name
             assert remedy.change == own[name].change and drawn == "custom"
         elif name in names:  # the change says what it takes in place of the function
             assert "init" not in own[name].change and own[name].apply().config["init"] is drawn_small
-            assert remedy.change == {**own[name].change, "init": "auto"} and "in no file" in remedy.note
+            assert remedy.change == {**own[name].change, "init": "auto"} and "is not known" in remedy.note
             assert drawn == "auto"
         else:
             assert remedy.change == own[name].change

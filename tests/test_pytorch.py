@@ -333,14 +333,14 @@ def test_tensors_that_are_computed_are_those_of_the_next_batch(torch, name):
 @pytest.mark.torch
 def test_hooks_and_frozen_parameters_are_told(torch):
     nn = torch.nn
-    model = nn.Sequential(sequential(torch, nn.ReLU()), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 2))
+    model = nn.Sequential(sequential(torch, nn.ReLU()), nn.Linear(5, 5), nn.Identity(), nn.Linear(5, 2))
     model[0].register_full_backward_hook(lambda *_: None)
     model[1].register_forward_hook(lambda module, inputs, output: 2 * output)
     model[2].register_forward_pre_hook(lambda *_: None)
     model[3].forward = lambda x: x[:, :2]
     model[1].requires_grad_(False)
     assert read_with_note(model)[1] == (
-        "backward hooks of 0 are left out; hooks of 1 (Linear), 2 (ReLU), 3 (Linear) are left out; "
+        "backward hooks of 0 are left out; hooks of 1 (Linear), 2 (Identity), 3 (Linear) are left out; "
         "dense1.weight, dense1.bias require no gradients, and the net trains them"
     )
     assert model[0]._backward_hooks and len(model(torch.ones(3, 4))) == 3

@@ -162,11 +162,11 @@ def _proposed(report: Report, case: Case, limits: Thresholds) -> list[Candidate]
 
 
 def _drawable(candidate: Candidate, case: Case) -> Candidate:
-    """The candidate with weights that can be drawn: a net from a file has lost the function that drew its own."""
+    """The candidate with weights that can be drawn: what drew those of a net from a file or PyTorch is not known."""
     kept = candidate.keeps_net or candidate.weights in ("kept", "rescaled") or "init" in candidate.net
     if kept or case.net.config["init"] != "custom":
         return candidate
-    note = 'init="auto" draws the weights: the function that drew those of this net is in no file'
+    note = 'init="auto" draws the weights: what drew those of this net is not known'
     return replace(candidate, net={**candidate.net, "init": "auto"}, note=_joined(candidate.note, note))
 
 
