@@ -41,7 +41,7 @@ NORMALIZATIONS = {"batch": "BatchNorm1d", "layer": "LayerNorm", "rms": "RMSNorm"
 
 # What modules, functions and methods are called, by `_plain`.
 _ACTIVATION_OF = {name.lower(): activation for activation, name in reversed(ACTIVATIONS.items())}
-_NORMALIZATION_OF = {name.lower(): normalization for normalization, name in NORMALIZATIONS.items()}
+_NORMALIZATION_OF = {name.lower().removesuffix("1d"): normalization for normalization, name in NORMALIZATIONS.items()}
 _OUTPUT_NOTES = {
     "sigmoid": "the Sigmoid at its end is left out: loss='binary_cross_entropy' contains it",
     "softmax": "the Softmax at its end is left out: loss='cross_entropy' contains it, as does PyTorch's "
@@ -129,8 +129,8 @@ class _Operation:
 
 
 def _plain(name: str) -> str:
-    """One word for log_softmax and LogSoftmax, relu, relu_ and ReLU."""
-    return name.lower().replace("_", "")
+    """One word for batch_norm and BatchNorm1d, relu, relu_ and ReLU."""
+    return name.lower().replace("_", "").removesuffix("1d")
 
 
 class Reader:
@@ -324,7 +324,7 @@ class Reader:
         block = self._blocks[-1] if self._blocks else None
         expected = block is not None and not block.skip and {*terms} == {block.entry, self._origin(self._value)}
         if not expected or len(operation.node.args) != 2 or operation.node.kwargs:
-            self._refuse(operation, "adds something else than a layer's input to what it has made of it")
+            self._refuse(operation, "adds something else than the last layer's input to what it has made of it")
         assert block is not None
         block.skip = True
         self._value = operation.node
