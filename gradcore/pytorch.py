@@ -1,7 +1,7 @@
 """Converts PyTorch modules to nets and nets to PyTorch modules, with their weights.
 
-What a module computes is read from its graph: of a Sequential as of a class with a `forward` of its own. Whatever a
-gradcore net does not have is found by that, and named.
+`torch.fx` traces the graph of a module without running it, so a class with its own `forward` can be read like a
+Sequential. Errors and warnings name whatever a gradcore net cannot represent.
 """
 
 from __future__ import annotations
@@ -23,21 +23,20 @@ def from_torch(model: Any) -> MLP:
         print(gc.analyze(net, x, labels, optimizer=gc.optim.Adam(net, lr=1e-3)))
 
     Args:
-        model: a torch.nn.Module of dense layers (Linear). Each but the last may be followed by a normalization
-            (BatchNorm1d, LayerNorm or RMSNorm, the same behind all), an activation and the addition of its input, in
-            this order, as modules or in `forward`. Reshapes before the first one, such as Flatten, are passed over:
-            gradcore takes inputs of [batch, in]. Of a model that is more than that, pass the part that is such a net:
-            model.actor, or torch.nn.Sequential(model.body, model.head).
+        model: a torch.nn.Module of dense layers (Linear). Each layer but the last may be followed by a normalization
+            (BatchNorm1d, LayerNorm or RMSNorm, the same after every layer), an activation, and the addition of its
+            input, in this order, as modules or in `forward`. Reshapes before the first layer, such as Flatten, are
+            skipped; the net takes inputs [batch, in]. Of a larger model, pass the part that is such a net: model.actor,
+            or torch.nn.Sequential(model.body, model.head).
 
     Returns:
-        A net of float64 where weights of the model are, else of float32, with copies of them. `gc.to_torch` leads back.
+        A net with copies of the weights, float64 if any of them is float64, else float32. `gc.to_torch` converts back.
 
     Warns:
-        UserWarning: of what the net does not have as the model does: Dropout; a Softmax, LogSoftmax or Sigmoid at the
-            end, which losses contain; a normalization's eps other than 1e-5, and batch norm's momentum other than 0.1;
-            layers without a bias or scale where others have one, which get one that does nothing; parameters that
-            require no gradients, which the net trains; hooks of layers; weight norm, pruning and the like, whose
-            weights the net has as they are.
+        UserWarning: naming what differs from the model. Left out are Dropout, hooks, and a final Softmax, LogSoftmax or
+            Sigmoid, which the losses contain. eps is always 1e-5 and the momentum of batch norm 0.1. A layer without a
+            bias or scale that other layers have gets one without effect; missing running statistics start anew. The net
+            trains every parameter, also those that require no gradients or are computed (weight norm, pruning).
 
     Raises:
         TypeError: `model` is not a torch.nn.Module.
