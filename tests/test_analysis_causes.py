@@ -101,7 +101,7 @@ def test_what_rehearsed_steps_give_away(losses, update, words):
     net, x, target, how = net_on("waves", 4, 64, activation="tanh")
     case = make_case(net, x, target, how["loss"], gc.optim.Adam(net, lr=1e-3), 128, 8, 0)
     measurement = measure_and_rehearse(case, Thresholds(), None)
-    rehearsal = Rehearsal(1e-3, np.array(losses, float), np.ones(8), np.array([0.1, np.inf, update, 0.1, 0.1]))
+    rehearsal = Rehearsal(1e-3, np.array(losses, float), np.array([0.1, np.inf, update, 0.1, 0.1]))
     subject = examine(case, replace(measurement, rehearsal=rehearsal), Thresholds())
     findings = checks.large_steps(subject, vanishing=False)
     assert [finding.cause for finding in findings] == ["learning_rate"] * bool(words)

@@ -86,7 +86,7 @@ def test_a_loss_that_is_thrown_up_may_come_down_again(peak, later, severity):
     net, x, target, how = net_on("waves", 4, 64, activation="tanh")
     case = make_case(net, x, target, how["loss"], gc.optim.Adam(net, lr=1e-3), 128, 8, 0)
     measurement = measure_and_rehearse(case, Thresholds(), None)
-    rehearsal = Rehearsal(1e-3, np.array([1.4, peak, 30, 20, 20, 10, 10, 5]), np.ones(8), np.full(5, 0.1))
+    rehearsal = Rehearsal(1e-3, np.array([1.4, peak, 30, 20, 20, 10, 10, 5]), np.full(5, 0.1))
     slope = examine(case, measurement, Thresholds()).slope if np.isfinite(later).all() else None
     measurement = replace(measurement, rehearsal=rehearsal, outlook=Outlook(later, slope, 1.0))
     (finding,) = checks.large_steps(examine(case, measurement, Thresholds()), vanishing=False)
@@ -107,7 +107,7 @@ def test_a_loss_that_rises_a_little_is_judged_by_what_a_lower_rate_makes_of_it(l
     net, x, target, how = net_on("waves", 4, 64, activation="tanh")
     case = make_case(net, x, target, how["loss"], gc.optim.Adam(net, lr=1e-3), 128, 8, 0)
     measurement = measure_and_rehearse(case, Thresholds(), None)
-    rehearsal = Rehearsal(1e-3, np.array([1.4, 4.0, 2.0, 1.5, 1.5, 1.5, 1.5, 1.5]), np.ones(8), np.full(5, 0.1))
+    rehearsal = Rehearsal(1e-3, np.array([1.4, 4.0, 2.0, 1.5, 1.5, 1.5, 1.5, 1.5]), np.full(5, 0.1))
     slope = examine(case, measurement, Thresholds()).slope
     losses = [np.full(64, level) for level in (later, slower)]
     measurement = replace(measurement, rehearsal=rehearsal, outlook=Outlook(losses[0], slope, 1.0, (), losses[1]))

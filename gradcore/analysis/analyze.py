@@ -23,8 +23,6 @@ from .report import Prediction, Report
 from .slope import estimate
 from .subject import Subject, Thresholds
 
-# Learning rate of the plain SGD judged for when no optimizer is given: the usual default for SGD.
-SGD_LR = 0.01
 # Steps in which a layer that starts at zero must wake up: one for each of two zero layers in a row.
 WAKING_STEPS = 2
 
@@ -73,12 +71,11 @@ def analyze(
     limits = thresholds or Thresholds()
     _check.instance(limits, "thresholds", Thresholds, "a gradcore.analysis.Thresholds or None")
     measurement = measure_and_rehearse(case, limits, progress)
-    return report_of(case, measurement, limits, seconds=time.perf_counter() - start)
+    return report_of(case, measurement, limits, start)
 
 
-def report_of(case: Case, measurement: Measurement, limits: Thresholds, *, seconds: float) -> Report:
-    """Judge a measurement; seconds: the time that the measurement took."""
-    start = time.perf_counter()
+def report_of(case: Case, measurement: Measurement, limits: Thresholds, start: float) -> Report:
+    """Judge a measurement; start: `time.perf_counter` before it."""
     subject = examine(case, measurement, limits)
     verdict, findings = judge(subject)
     prediction = _prediction(measurement)
@@ -89,7 +86,7 @@ def report_of(case: Case, measurement: Measurement, limits: Thresholds, *, secon
         slope=subject.slope,
         prediction=prediction,
         config=measurement.config,
-        conditions=_conditions(case, measurement, limits, seconds + time.perf_counter() - start),
+        conditions=_conditions(case, measurement, limits, time.perf_counter() - start),
         loss=measurement.loss,
         jacobian=None if measurement.propagation is None else measurement.propagation.jacobian,
         depth_limit=depth_limit(subject, prediction),
@@ -127,7 +124,6 @@ def make_case(
         target=targets,
         loss=loss,
         optimizer=optimizer,
-        lr=SGD_LR,
         batch_size=batch_size,
         rows=measuring.batch_rows(len(rows), batch_size, batches, seed, keep_size=net.normalization == "batch"),
         seed=seed,
@@ -161,7 +157,7 @@ def _woken(case: Case, measurement: Measurement) -> Measurement:
     if blocked and not measurement.interrupted:
         net = case.net.copy()
         optimizer = case.optimizer_for(net, keep_state=True)
-        optimizer.lr = optimizer.lr or SGD_LR  # at a rate of 0 nothing wakes that any other would
+        optimizer.lr = optimizer.lr or measuring.SGD_LR  # at a rate of 0 nothing wakes that any other would
         for index in range(WAKING_STEPS):
             net.train_step(*case.batch(index), optimizer, loss=case.loss)
         later = measuring.measure(case, net)

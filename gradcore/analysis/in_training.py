@@ -89,7 +89,7 @@ class Group:
         mean = run.net.gradients.like(self._gradient / (len(case.x) / first))
         measurement = summarize(run.net, self._flows, self.losses, mean, mean_square(case.x))
         updates = measurement.mean("update_ratio")
-        rehearsal = Rehearsal(case.step_size, np.asarray(losses), np.array(self.total_norms), updates)
+        rehearsal = Rehearsal(case.step_size, np.asarray(losses), updates)
         return examine(case, replace(measurement, rehearsal=rehearsal), limits)
 
 
@@ -98,7 +98,7 @@ def _case(run: Run, net: Any, rows: Sequence[Rows]) -> Case:
     x, target = _together(run, rows)
     ends = np.cumsum([run.num_rows(part) for part in rows])
     numbers, size = tuple(np.split(np.arange(len(x)), ends[:-1])), round(len(x) / len(rows))
-    return Case(net, x, target, run.loss, run.optimizer, run.optimizer.lr, size, numbers, seed=0, trained=True)
+    return Case(net, x, target, run.loss, run.optimizer, size, numbers, seed=0, trained=True)
 
 
 def _together(run: Run, rows: Sequence[Rows]) -> tuple[Any, Any]:
@@ -132,7 +132,7 @@ def confirm(run: Run, recent: Sequence[Rows], rehearsal: Rehearsal, limits: Thre
     measurement = replace(measuring.measure(case, case.net.copy()), rehearsal=rehearsal)
     if measurement.interrupted:
         raise KeyboardInterrupt
-    return report_of(case, measurement, limits, seconds=time.perf_counter() - start)
+    return report_of(case, measurement, limits, start)
 
 
 # ---- numbers that are not finite ----

@@ -25,6 +25,9 @@ from .report import GainFactors, LayerRecord, Slope
 # Activations whose derivative is exactly 0 over half a line: their mask can be told from their slope.
 _MASKED = {"relu": "activation_zero_share", "hard_tanh": "saturated_share"}
 
+# Learning rate of the plain SGD judged for when no optimizer is given: the usual default for SGD.
+SGD_LR = 0.01
+
 # The square of a norm goes with the n rows of a batch as n^(1 - power): |h|^2 is a sum over them, and so is |delta|^2,
 # to which each gives 1 / n^2 of its own; all else is no sum over rows.
 _ROW_POWERS = {"activation_norm": 0, "delta_norm": 2, "grad_output_norm": 2, "grad_preact_norm": 2}
@@ -37,7 +40,7 @@ Progress = Callable[[int, int, str], None]
 class Case:
     """What is analysed: a private copy of the net, the data, the loss, and how to measure.
 
-    optimizer: an Optimizer of the user's net, or None to judge for plain SGD at lr.
+    optimizer: an Optimizer of the user's net, or None to judge for plain SGD at SGD_LR.
     batch_size: rows of a batch, their mean where they differ. rows: the index arrays of the batches.
     training: "lr" or "clip_norm" to train with instead. trained: whether the optimizer has taken steps on this net.
     """
@@ -47,7 +50,6 @@ class Case:
     target: Floats
     loss: str
     optimizer: Any
-    lr: float
     batch_size: int
     rows: tuple[Floats, ...]
     seed: int
@@ -85,7 +87,7 @@ class Case:
     @property
     def step_size(self) -> float:
         """The learning rate of the next step."""
-        return float(self.training.get("lr", self.lr if self.optimizer is None else self.optimizer.lr))
+        return float(self.training.get("lr", SGD_LR if self.optimizer is None else self.optimizer.lr))
 
     @property
     def memory(self) -> float:
@@ -131,13 +133,12 @@ def batch_rows(
 class Rehearsal:
     """A few steps on a copy.
 
-    losses, total_norms: [steps]. update_ratio: |dW| / |W| of the first step, [depth]. shift: by which it changed the
+    losses: [steps]. update_ratio: |dW| / |W| of the first step, [depth]. shift: by which it changed the
     pre-activations of the last hidden layer for rows of its batch, relative to their size; NaN where not measured.
     """
 
     lr: float
     losses: Floats
-    total_norms: Floats
     update_ratio: Floats
     shift: float = math.nan
 

@@ -39,7 +39,6 @@ def rehearse(case: Case, net: Any, *, keep_state: bool = True) -> Rehearsal:
         optimizer.lr = SMALLEST_LR
     clip = case.training.get("clip_norm")
     losses: list[float] = []
-    norms: list[float] = []
     update_ratio = np.full(net.depth, np.nan)
     shift = math.nan
     rng = np.random.default_rng((case.seed, 4))
@@ -53,14 +52,13 @@ def rehearse(case: Case, net: Any, *, keep_state: bool = True) -> Rehearsal:
             losses.append(np.nan)
             break
         losses.append(step.loss)
-        norms.append(step.total_norm)
         if index == 0:
             update_ratio = np.array(net.flow.update_ratio)
         if before is not None:
             shift = _shift(before, last_hidden(net, rows))
         if not np.isfinite(step.loss):
             break
-    return Rehearsal(float(optimizer.lr), np.array(losses), np.array(norms), update_ratio, shift)
+    return Rehearsal(float(optimizer.lr), np.array(losses), update_ratio, shift)
 
 
 def _some_rows(net: Any, x: np.ndarray) -> np.ndarray:

@@ -142,7 +142,7 @@ def _applied(
     case = replace(make_case(net, *found.prepare(*data), optimizer=optimizer, **settings), training=training)
     limits = Thresholds(**found.before.conditions["thresholds"])
     measurement = measure_and_rehearse(case, limits, progress)
-    after = report_of(case, measurement, limits, seconds=time.perf_counter() - start)
+    after = report_of(case, measurement, limits, start)
     return replace(found, optimizer=optimizer, after=after, cured=after.verdict == "healthy")
 
 
