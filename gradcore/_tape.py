@@ -95,7 +95,7 @@ class Tape:
     def replay(self) -> Iterator[ReplayedStep]:
         """Replay every step since the snapshot on a copy of the net, recorded."""
         net = self.run.net.copy()
-        optimizer = type(self.run.optimizer)(net, lr=0.0, **self.run.optimizer.hyperparameters)
+        optimizer = self.run.optimizer._made_for(net, 0.0)
         self.base.restore(net, optimizer)
         for index, taken in enumerate(self.taken):
             optimizer.lr = taken.lr

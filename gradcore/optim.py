@@ -183,6 +183,13 @@ class Optimizer:
             view[...] = values
         self._core.step_count = step_count
 
+    def _made_for(self, net: MLP, lr: float | Schedule | None = None, *, keep_state: bool = False) -> Any:
+        """One of this kind and with these settings for another net; lr None: with the same rate or schedule."""
+        made = type(self)(net, lr=self._given_lr if lr is None else lr, **self.hyperparameters)
+        if keep_state:
+            made.load_state_dict({**self.state_dict(), "lr": made._given_lr})
+        return made
+
     def __reduce__(self) -> tuple[Any, ...]:
         rebuild = partial(type(self), lr=self._given_lr, **self.hyperparameters)
         return _restored, (rebuild, self.net, self.state_dict())

@@ -132,3 +132,18 @@ def test_weights_too_small_for_the_activation_are_tried_though_adam_still_moves_
     assert remedy.name == "critical initialization" and remedy.helps
     assert remedy.after.accuracy > remedy.before.accuracy + 0.2
     assert "But" not in " ".join(story.why(gc.analyze(remedy.apply(), x / 8 - 1, labels)))
+
+
+def test_fewer_layers_of_a_trained_net_are_tried_without_its_optimizers_state():
+    """They keep their weights, which steps have made; the moments of all layers do not fit them."""
+    net = gc.MLP([20, *[32] * 20, 5], activation="relu", seed=0)
+    for layer in range(20):
+        net.parameters[f"dense{layer}.weight"][...] *= 1.6
+    optimizer = gc.optim.Adam(net, lr=1e-3)
+    for _ in range(3):
+        net.train_step(X[:64], LABELS[:64], optimizer)
+    report = gc.analyze(net, X, LABELS, optimizer=optimizer)
+    change = {"widths": [20, *[32] * 9, 5], "activation": ["relu"] * 9}
+    verification = Verification(report, report._case, Thresholds(), steps=5, seeds=2)
+    remedy = verification.verified(Candidate("10 layers", "", change, "kept")).remedy
+    assert remedy.after is not None and "could not be made" not in remedy.note

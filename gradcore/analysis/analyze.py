@@ -156,7 +156,7 @@ def _woken(case: Case, measurement: Measurement) -> Measurement:
     blocked = silent.any() and measurement.has_gradient.any() and np.isfinite(measurement.losses).all()
     if blocked and not measurement.interrupted:
         net = case.net.copy()
-        optimizer = case.optimizer_for(net, keep_state=True)
+        optimizer = case.optimizer_for(net)
         optimizer.lr = optimizer.lr or measuring.SGD_LR  # at a rate of 0 nothing wakes that any other would
         for index in range(WAKING_STEPS):
             net.train_step(*case.batch(index), optimizer, loss=case.loss)

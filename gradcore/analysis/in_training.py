@@ -126,8 +126,7 @@ def confirm(run: Run, recent: Sequence[Rows], rehearsal: Rehearsal, limits: Thre
         rows = np.random.default_rng(seed).permutation(len(run.x))[:count]
         (x, target), size = run.batch(rows), run.batch_size
     net = run.net.copy()
-    optimizer = type(run.optimizer)(net, lr=run.optimizer.lr, **run.optimizer.hyperparameters)
-    optimizer.load_state_dict({**run.optimizer.state_dict(), "lr": run.optimizer.lr})
+    optimizer = run.optimizer._made_for(net, run.optimizer.lr, keep_state=True)
     case = make_case(net, x, target, run.loss, optimizer, size, _CONFIRMING_BATCHES, seed)
     measurement = replace(measuring.measure(case, case.net.copy()), rehearsal=rehearsal)
     if measurement.interrupted:

@@ -98,16 +98,17 @@ class Case:
         momentum = 0.0 if self.optimizer is None else float(self.optimizer.hyperparameters.get("momentum", 0.0))
         return 1.0 / (1.0 - momentum) if momentum < 1.0 else math.inf
 
-    def optimizer_for(self, net: Any, *, keep_state: bool = False) -> Any:
-        """The optimizer judged for, made anew for `net`; with its present state if that fits the net."""
+    def optimizer_for(self, net: Any, *, anew: bool = False) -> Any:
+        """The optimizer judged for, made for `net`: where that is what it has trained, in its present state.
+
+        A net of fewer layers has kept its weights, but there is no state that fits. anew: without its state in any case.
+        """
         if self.optimizer is None:
             from ..optim import SGD
 
             return SGD(net, lr=self.step_size)
-        rebuilt = type(self.optimizer)(net, lr=self.step_size, **self.optimizer.hyperparameters)
-        if keep_state:
-            rebuilt.load_state_dict({**self.optimizer.state_dict(), "lr": self.step_size})
-        return rebuilt
+        fits = net.parameters.flat.shape == self.optimizer.net.parameters.flat.shape
+        return self.optimizer._made_for(net, self.step_size, keep_state=self.trained and fits and not anew)
 
 
 def batch_rows(

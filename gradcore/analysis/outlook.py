@@ -126,7 +126,7 @@ def _outlook(
     patient: and while the loss comes down. until: or up to so many, whatever it does, as on a plateau.
     """
     case, net = subject.case, subject.case.net.copy()
-    optimizer = case.optimizer_for(net, keep_state=case.trained)
+    optimizer = case.optimizer_for(net)
     rng = np.random.default_rng((case.seed, 3))
     losses = _train(case, net, optimizer, rng, steps, progress)
     while np.isfinite(losses).all() and not checks.learned(subject, losses):
@@ -146,7 +146,7 @@ def _slower(case: Case, steps: int, progress: Progress | None) -> np.ndarray:
     """Losses of the same steps on the same batches at a tenth of the rate."""
     case = replace(case, training={**case.training, "lr": SLOWER * case.step_size})
     net = case.net.copy()
-    optimizer = case.optimizer_for(net, keep_state=case.trained)
+    optimizer = case.optimizer_for(net)
     return _train(case, net, optimizer, np.random.default_rng((case.seed, 3)), steps, progress)
 
 

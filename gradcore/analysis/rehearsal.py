@@ -25,16 +25,15 @@ def rehearsal_steps(case: Case) -> int:
     return round(min(max(REHEARSAL_STEPS, case.memory), MOST_REHEARSED))
 
 
-def rehearse(case: Case, net: Any, *, keep_state: bool = True) -> Rehearsal:
+def rehearse(case: Case, net: Any) -> Rehearsal:
     """Take a few steps on `net`, which is changed, with the optimizer in use; stops once the loss is not finite.
 
     Eight, each at the cost of a gradient and an update; with momentum 1 / (1 - momentum), 10 at 0.9 and 100 at 0.99,
     those after the first eight on random batches: a few, over and over, would be learned by heart.
 
-    keep_state: start from the optimizer's present state (for the analysed net, not for one made anew).
-    Where none is known, plain SGD takes them at a rate so small that a sound net cannot diverge.
+    Where no optimizer is known, plain SGD takes them at a rate so small that a sound net cannot diverge.
     """
-    optimizer = case.optimizer_for(net, keep_state=keep_state)
+    optimizer = case.optimizer_for(net)
     if case.optimizer is None and "lr" not in case.training:
         optimizer.lr = SMALLEST_LR
     clip = case.training.get("clip_norm")

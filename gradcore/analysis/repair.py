@@ -148,7 +148,4 @@ def _applied(
 
 def _like(optimizer: Any, net: Any, training: Mapping[str, float]) -> Any:
     """A fresh optimizer of the same kind and settings for another net, with the recommended learning rate if any."""
-    if optimizer is None:
-        return None
-    lr = training.get("lr", optimizer._given_lr)
-    return type(optimizer)(net, lr=lr, **optimizer.hyperparameters)
+    return None if optimizer is None else optimizer._made_for(net, training.get("lr"))

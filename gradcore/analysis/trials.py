@@ -135,7 +135,7 @@ def train(contestant: Contestant, split: Split, *, steps: int, seed: int, lr: fl
     net, x = contestant.net(seed), contestant.x
     net._core.set_num_threads(contestant.crew.threads)
     target = case.trainable(net, contestant.target)
-    optimizer = case.optimizer_for(net)
+    optimizer = case.optimizer_for(net, anew=True)
     training = contestant.candidate.training
     optimizer.lr = training.get("lr", optimizer.lr if lr is None else lr)
     clip = training.get("clip_norm")

@@ -343,8 +343,7 @@ class Verification:
         )
         measurement = measuring.measure(case, case.net.copy())
         if np.isfinite(measurement.losses).all():
-            rehearsal = rehearse(case, case.net.copy(), keep_state=contestant.candidate.keeps_net)
-            measurement = replace(measurement, rehearsal=rehearsal)
+            measurement = replace(measurement, rehearsal=rehearse(case, case.net.copy()))
             measurement = replace(measurement, outlook=look_ahead(examine(case, measurement, self.limits)))
         subject = examine(case, measurement, self.limits)
         verdict, findings = judge(subject)
