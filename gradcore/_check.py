@@ -24,6 +24,7 @@ Choice = TypeVar("Choice")
 ACTIVATIONS: dict[Any, int] = {name: code for code, name in enumerate(_core.ACTIVATIONS)}
 DTYPES: dict[Any, int] = {name: code for code, name in enumerate(_core.DTYPES)}
 LOSSES: dict[Any, int] = {name: code for code, name in enumerate(_core.LOSSES)}
+VALUE_LOSSES = ("mse", "mae", "huber")  # of targets that have a scale
 NORMALIZATIONS: dict[Any, int] = {name: code for code, name in enumerate(_core.NORMALIZATIONS)}
 
 

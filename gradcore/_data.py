@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ._check import VALUE_LOSSES
 from ._scaling import standard_scaling
 
 CLASS_LOSSES = ("cross_entropy", "binary_cross_entropy")
-VALUE_LOSSES = ("mse", "mae", "huber")
 
 # Whole numbers with at most this many distinct values are read as classes unless --loss says otherwise.
 MAX_CLASSES = 20

@@ -159,7 +159,7 @@ def _add_analyze(commands: Any) -> None:
     add("--target", metavar="COLUMN", help="target column of a CSV, by name or index (default: the last)")
     add("--standardize", action="store_true", help="shift each feature to mean 0, scale it to variance 1")
     _add_design(analyze)
-    losses = (*_data.CLASS_LOSSES, *_data.VALUE_LOSSES)
+    losses = (*_data.CLASS_LOSSES, *_check.VALUE_LOSSES)
     add("--loss", choices=losses, metavar="NAME", help=f"{', '.join(losses)} (default: by the target)")
     add(
         "--optimizer",

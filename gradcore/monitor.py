@@ -37,7 +37,6 @@ from ._schedule import Budget, Every
 from ._tape import Snapshot, Taken, Tape
 from .analysis import in_training
 from .analysis.analyze import WAKING_STEPS
-from .analysis.checks import no_skill_loss
 from .analysis.history import PROFILES, SERIES, TrainingFinding, TrainingReport
 from .analysis.judge import judge, verdict_of
 from .analysis.report import Finding, Report
@@ -284,7 +283,7 @@ class Monitor(Callback):
         losses = self._relevant_losses(group)
         subject = group.subject(run, self.thresholds, losses)
         verdict, findings = judge(subject)
-        loss, no_skill = subject.measurement.loss, no_skill_loss(subject)
+        loss, no_skill = subject.measurement.loss, subject.case.constant_loss
         self._remember(subject, self.step - 1, loss, group.total_norms[-1])
         if verdict == "non_finite":  # in hidden layers: an activation that saturates can hide it from the loss
             if not any(finding.kind == "non_finite" and finding.ended is None for finding in self.findings):

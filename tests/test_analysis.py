@@ -11,6 +11,7 @@ import pytest
 import gradcore as gc
 import reference
 from gradcore.analysis import Thresholds, measure, slope
+from gradcore.analysis.case import batch_rows
 from nets import Case as Built
 from nets import copies
 
@@ -193,7 +194,7 @@ def test_batch_norm_needs_two_rows():
      (100, 10, 3, (3, 10))],
 )  # fmt: skip
 def test_batches_are_disjoint_and_as_many_as_fit(rows, batch_size, batches, expected):
-    found = measure.batch_rows(rows, batch_size, batches, seed=0)
+    found = batch_rows(rows, batch_size, batches, seed=0)
     assert (len(found), len(found[0])) == expected
     every = np.concatenate(found)
     assert len(set(every)) == len(every)
@@ -283,7 +284,7 @@ def test_update_ratios_are_those_of_the_step():
     net = gc.MLP([20, 30, 30, 5])
     optimizer = gc.optim.Adam(net, lr=1e-3)
     report = gc.analyze(net, X, LABELS, optimizer=optimizer)
-    rows = measure.batch_rows(len(X), 128, 8, 0)[0]
+    rows = batch_rows(len(X), 128, 8, 0)[0]
     twin = net.copy()
     twin.train_step(X[rows], LABELS[rows], gc.optim.Adam(twin, lr=1e-3), record=True)
     np.testing.assert_allclose([layer.update_ratio for layer in report.layers], twin.flow.update_ratio, rtol=1e-6)

@@ -12,9 +12,10 @@ from numpy.typing import ArrayLike
 from .. import _check
 from . import measure as measuring
 from .arithmetic import harmless
+from .case import SGD_LR, Case, batch_rows
 from .depth import depth_limit
 from .judge import judge
-from .measure import Case, Measurement, Progress
+from .measure import Measurement, Progress
 from .outlook import look_ahead
 from .predict import expected_profile
 from .propagation import propagate
@@ -125,7 +126,7 @@ def make_case(
         loss=loss,
         optimizer=optimizer,
         batch_size=batch_size,
-        rows=measuring.batch_rows(len(rows), batch_size, batches, seed, keep_size=net.normalization == "batch"),
+        rows=batch_rows(len(rows), batch_size, batches, seed, keep_size=net.normalization == "batch"),
         seed=seed,
         trained=optimizer is not None and optimizer.step_count > 0,
     )
@@ -157,7 +158,7 @@ def _woken(case: Case, measurement: Measurement) -> Measurement:
     if blocked and not measurement.interrupted:
         net = case.net.copy()
         optimizer = case.optimizer_for(net)
-        optimizer.lr = optimizer.lr or measuring.SGD_LR  # at a rate of 0 nothing wakes that any other would
+        optimizer.lr = optimizer.lr or SGD_LR  # at a rate of 0 nothing wakes that any other would
         for index in range(WAKING_STEPS):
             net.train_step(*case.batch(index), optimizer, loss=case.loss)
         later = measuring.measure(case, net)

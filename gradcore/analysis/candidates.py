@@ -19,8 +19,8 @@ from ..init import CRITICAL_GAIN_SQUARED, lsuv
 from ..mlp import skip_connections
 from . import mean_field as theory
 from .arithmetic import TINY, bounded_exp
+from .case import Case
 from .causes import can_be_level
-from .measure import Case
 from .report import Report
 from .subject import Thresholds
 from .weights import rescale, scale_branches, shortened

@@ -30,7 +30,6 @@ _MAIN_SHARE = 0.5
 _SATURATED_SLOPE = 0.25
 # Weights this much larger (in variance) than critical are no matter of chance or of a choice of scheme.
 LARGE_EXCESS = math.log(1.5)
-VALUE_LOSSES = ("mse", "mae", "huber")  # of targets that have a scale
 # Growth a layer of squared gradients (20 %) that good designs show too: SELU 7 %, tanh at unit variance 18 %.
 _MILD_SLOPE = math.log(1.2)
 
@@ -239,7 +238,7 @@ def of_overflow(subject: Subject) -> tuple[str, dict[str, Any]]:
         evidence["weight_excess_log"] = growth
         if growth > LARGE_EXCESS:
             return "weight_scale", evidence
-    evidence["target_rms"] = target_scale(subject)
+    evidence["target_rms"] = subject.case.target_scale
     for cause, rms in (("input_scale", input_rms), ("target_scale", evidence["target_rms"])):
         if rms > math.sqrt(LARGE_INPUT):
             return cause, evidence
@@ -283,14 +282,5 @@ def weights_too_large(subject: Subject) -> bool:
 
 def scales_of_data(subject: Subject) -> dict[str, float]:
     """Root mean squares of inputs and targets that are far above one, by the cause that they are."""
-    scales = {"input_scale": math.sqrt(subject.measurement.input_square), "target_scale": target_scale(subject)}
+    scales = {"input_scale": math.sqrt(subject.measurement.input_square), "target_scale": subject.case.target_scale}
     return {name: scale for name, scale in scales.items() if scale > subject.limits.input_scale}
-
-
-def target_scale(subject: Subject) -> float:
-    """Root mean square of regression targets; 1 for classes and probabilities."""
-    case = subject.case
-    if case.loss not in VALUE_LOSSES:
-        return 1.0
-    values = np.asarray(case.target, dtype=np.float64)
-    return float(np.sqrt(np.mean(values**2)))

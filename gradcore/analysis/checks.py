@@ -10,7 +10,7 @@ import numpy as np
 from ..mlp import NORM_EPS
 from . import causes, wording
 from .arithmetic import GAUSS_95
-from .measure import Case, Outlook
+from .measure import Outlook
 from .report import Finding, LayerRecord
 from .slope import half_interval
 from .subject import SMALLEST_NORMAL, Subject
@@ -55,7 +55,7 @@ def large_steps(subject: Subject, *, vanishing: bool) -> list[Finding]:
         return []
     if doubt.rising and (vanishing or outlook is None or not (slow or diverged(subject, outlook.losses))):
         return []
-    first, guess = float(rehearsal.losses[0]), no_skill_loss(subject)
+    first, guess = float(rehearsal.losses[0]), subject.case.constant_loss
     cause = causes.of_large_step(subject, scaled_loss=first > limit * guess)
     text = f"Steps of {subject.optimizer_name} at lr {rehearsal.lr:g} are too large: {doubt.what} "
     both = outlook is not None and len(outlook.calmed_by) > 1
@@ -90,7 +90,7 @@ def steps_in_doubt(subject: Subject) -> Doubt | None:
     rehearsal, limit = subject.measurement.rehearsal, subject.limits.diverged
     if rehearsal is None or rehearsal.lr == 0.0:
         return None
-    losses, guess = rehearsal.losses, no_skill_loss(subject)
+    losses, guess = rehearsal.losses, subject.case.constant_loss
     first, peak, later = float(losses[0]), float(np.max(losses)), _later(losses)
     update = float(np.max(rehearsal.update_ratio, where=np.isfinite(rehearsal.update_ratio), initial=0.0))
     if not peak <= limit * max(first, guess):
@@ -157,14 +157,14 @@ def _later(losses: np.ndarray) -> float:
 
 def learned(subject: Subject, losses: np.ndarray) -> bool:
     """Whether the second half of some steps' losses is below that of a constant guess, beyond the noise of batches."""
-    later, guess = losses[len(losses) // 2 :], no_skill_loss(subject)
+    later, guess = losses[len(losses) // 2 :], subject.case.constant_loss
     noise = max(half_interval(later), _noise_of_loss(subject, guess, len(later)))
     return bool(np.isfinite(losses).all()) and float(later.mean()) + noise < guess
 
 
 def diverged(subject: Subject, losses: np.ndarray) -> bool:
     """Whether it is far above both the loss that the net began with and that of a constant guess."""
-    return not _later(losses) <= subject.limits.diverged * max(subject.measurement.loss, no_skill_loss(subject))
+    return not _later(losses) <= subject.limits.diverged * max(subject.measurement.loss, subject.case.constant_loss)
 
 
 def outpaced(subject: Subject, outlook: Outlook) -> bool:
@@ -174,7 +174,7 @@ def outpaced(subject: Subject, outlook: Outlook) -> bool:
     """
     if outlook.slower is None or not learned(subject, outlook.slower):
         return False
-    if _later(outlook.slower) > (1.0 - _CLEAR_GAIN) * no_skill_loss(subject):
+    if _later(outlook.slower) > (1.0 - _CLEAR_GAIN) * subject.case.constant_loss:
         return False
     ends = [losses[len(losses) // 2 :] for losses in (outlook.slower, outlook.losses)]
     (low, margin), (high, other) = ((float(part.mean()), half_interval(part)) for part in ends)
@@ -189,7 +189,7 @@ _KEEPS_UP = 1.0 / 3.0
 
 def _falls_behind(subject: Subject, outlook: Outlook) -> bool:
     """Whether the rate in use learns next to nothing beside a lower one that outpaces it."""
-    guess = no_skill_loss(subject)
+    guess = subject.case.constant_loss
     assert outlook.slower is not None
     return guess - _later(outlook.losses) < _KEEPS_UP * (guess - _later(outlook.slower))
 
@@ -207,7 +207,7 @@ def scale_to_unlearn(subject: Subject, *, explained: bool) -> list[Finding]:
     cause, outlook = error_of_scale(subject), subject.measurement.outlook
     if explained or not cause or outlook is None:
         return []
-    first, guess, later = subject.measurement.loss, no_skill_loss(subject), _later(outlook.losses)
+    first, guess, later = subject.measurement.loss, subject.case.constant_loss, _later(outlook.losses)
     text = f"The loss of {wording.factor(first)} is far above that of a constant guess, {wording.factor(guess)}. "
     text += f"{_SCALE_TO_UNLEARN[cause]} {wording.input_sentence(subject)} "
     text += f"{len(outlook.losses)} steps of {subject.optimizer_name} at lr {subject.lr:g} take the loss to "
@@ -232,9 +232,9 @@ _SCALE_TO_UNLEARN = {
 
 def error_of_scale(subject: Subject) -> str:
     """The cause of an error that is none of the data's: "weight_scale", "target_scale" or ""."""
-    if causes.target_scale(subject) > subject.limits.input_scale:
+    if subject.case.target_scale > subject.limits.input_scale:
         return "target_scale"
-    guess = no_skill_loss(subject)
+    guess = subject.case.constant_loss
     loud = subject.measurement.loss > subject.limits.diverged * guess > 0.0
     return "weight_scale" if loud and causes.weights_too_large(subject) else ""
 
@@ -246,34 +246,6 @@ def no_lower(losses: np.ndarray) -> bool:
     """
     half = len(losses) // 2
     return half > 0 and float(np.mean(losses[half:])) >= float(np.mean(losses[:half]))
-
-
-def no_skill_loss(subject: Subject) -> float:
-    """The loss of a constant guess for what is judged."""
-    return loss_of_constant(subject.case)
-
-
-def loss_of_constant(case: Case) -> float:
-    """The loss of the best constant output; of Huber's loss that of the mean, which is close to it."""
-    if case.loss in ("cross_entropy", "binary_cross_entropy"):
-        return _entropy(case)
-    target = np.asarray(case.target, dtype=np.float64)
-    away = np.abs(target - (np.median(target, axis=0) if case.loss == "mae" else target.mean(axis=0)))
-    losses = {"mse": away**2, "mae": away, "huber": np.where(away < 1.0, 0.5 * away**2, away - 0.5)}
-    return float(losses[case.loss].mean())
-
-
-def _entropy(case: Case) -> float:
-    """Entropy of the mean target: of the classes' shares, or of each output's probability, mean over outputs."""
-    target = np.asarray(case.target)
-    if case.loss == "binary_cross_entropy":
-        shares = np.stack([1.0 - target.mean(axis=0, dtype=np.float64), target.mean(axis=0, dtype=np.float64)])
-    else:
-        shares = (
-            np.bincount(target) / len(target) if target.dtype.kind == "i" else target.mean(axis=0, dtype=np.float64)
-        )
-    terms = np.where(shares > 0.0, -shares * np.log(np.where(shares > 0.0, shares, 1.0)), 0.0)
-    return float(terms.sum(axis=0).mean())
 
 
 _LARGE_STEP = {
@@ -413,7 +385,7 @@ def unscaled_input(subject: Subject) -> list[Finding]:
         text = f"{text[0].upper()}{text[1:]}: {effect}. Standardize each column to mean 0 and variance 1."
         evidence = {"input_rms": rms, "column_ratio": ratio}
         findings.append(Finding("unscaled_input", "warning", (0,), "input_scale", text, evidence))
-    scale = causes.target_scale(subject)
+    scale = subject.case.target_scale
     if scale > limits.input_scale:
         text = (
             f"Targets have a root mean square of {wording.factor(scale)}, while a fresh net puts out values near 1: "

@@ -20,9 +20,10 @@ from . import causes, wording
 from . import measure as measuring
 from .analyze import examine, make_case, report_of
 from .arithmetic import harmless
+from .case import Case
 from .history import PROFILES
 from .judge import judge
-from .measure import Case, Rehearsal, mean_square, summarize
+from .measure import Rehearsal, mean_square, summarize
 from .report import Finding, Report
 from .subject import Subject, Thresholds
 

@@ -428,7 +428,7 @@ def steps_to_escape(subject: Subject) -> float:
     constant guess. Nor is it with a normalization or skip connections, whose layers grow otherwise.
     """
     measurement = subject.measurement
-    shared = measurement.loss > 2.0 * checks.no_skill_loss(subject)
+    shared = measurement.loss > 2.0 * subject.case.constant_loss
     if shared or measurement.config["normalization"] is not None or skip_connections(measurement.config).any():
         return math.inf
     signal = np.array([record.gradient_signal for record in subject.records])
@@ -454,7 +454,7 @@ def losses_of_exploding(subject: Subject) -> dict[str, float]:
     if peak > math.sqrt(LARGEST[subject.dtype]):
         lost["square_overflows"] = peak
     # The growth has reached the output as well: what is to be learned is buried under the net's own scale.
-    guess = checks.no_skill_loss(subject)
+    guess = subject.case.constant_loss
     if subject.measurement.loss > subject.limits.diverged * guess > 0.0:
         lost["loss_over_constant_guess"] = subject.measurement.loss / guess
     if subject.overshoot > subject.limits.overshoot:

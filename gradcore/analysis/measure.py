@@ -1,7 +1,7 @@
 """Numbers from recorded passes over several batches: nothing here judges.
 
-A `Case` holds what is analysed; `measure` runs it on a copy of the net and returns a `Measurement`;
-`layer_records` turns that into the records of a report.
+`measure` runs a `Case` on a copy of its net and returns a `Measurement`; `layer_records` turns that into the records of
+a report.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..flow import FORMATS
 from ..mlp import skip_connections
 from .arithmetic import harmless
+from .case import Case, Floats
 from .predict import layer_scales
 from .propagation import Propagation
 from .report import GainFactors, LayerRecord, Slope
@@ -25,109 +25,11 @@ from .report import GainFactors, LayerRecord, Slope
 # Activations whose derivative is exactly 0 over half a line: their mask can be told from their slope.
 _MASKED = {"relu": "activation_zero_share", "hard_tanh": "saturated_share"}
 
-# Learning rate of the plain SGD judged for when no optimizer is given: the usual default for SGD.
-SGD_LR = 0.01
-
 # The square of a norm goes with the n rows of a batch as n^(1 - power): |h|^2 is a sum over them, and so is |delta|^2,
 # to which each gives 1 / n^2 of its own; all else is no sum over rows.
 _ROW_POWERS = {"activation_norm": 0, "delta_norm": 2, "grad_output_norm": 2, "grad_preact_norm": 2}
 
-Floats = NDArray[Any]  # float64 but for the data, which has the net's dtype
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is analysed: a private copy of the net, the data, the loss, and how to measure.
-
-    optimizer: an Optimizer of the user's net, or None to judge for plain SGD at SGD_LR.
-    batch_size: rows of a batch, their mean where they differ. rows: the index arrays of the batches.
-    training: "lr" or "clip_norm" to train with instead. trained: whether the optimizer has taken steps on this net.
-    """
-
-    net: Any
-    x: Floats
-    target: Floats
-    loss: str
-    optimizer: Any
-    batch_size: int
-    rows: tuple[Floats, ...]
-    seed: int
-    training: Mapping[str, float] = field(default_factory=dict)
-    trained: bool = False
-
-    def batch(self, index: int) -> tuple[Floats, Floats]:
-        """Inputs and targets of one batch, cycling through them."""
-        rows = self.rows[index % len(self.rows)]
-        return self.x[rows], self.trainable(self.net, self.target[rows])
-
-    def random_batch(self, net: Any, rng: np.random.Generator) -> tuple[Floats, Floats]:
-        """Inputs, and targets that `net` can be given, of as many random rows as a step takes."""
-        rows = rng.choice(len(self.x), min(self.batch_size, len(self.x)), replace=False)
-        return self.x[rows], self.trainable(net, self.target[rows])
-
-    def trainable(self, net: Any, target: Floats) -> Floats:
-        """Targets that `net` can be given: a softmax over one output knows but one label, whatever the data says."""
-        one_label = self.loss == "cross_entropy" and net.out_features == 1 and target.dtype.kind == "i"
-        return np.zeros_like(target) if one_label else target
-
-    @functools.cached_property
-    def as_drawn(self) -> bool:
-        """Whether the weights are those that `init="auto"` draws; taken for granted of a net without a seed."""
-        config = self.net.config
-        if config["init"] != "auto" or config["seed"] is None:
-            return bool(config["init"] == "auto")
-        return bool(np.array_equal(type(self.net)(**config).parameters.flat, self.net.parameters.flat))
-
-    @property
-    def classes(self) -> int:
-        """Number of classes that labels of a cross entropy name; at least two."""
-        return max(int(self.target.max(initial=0)) + 1, 2)
-
-    @property
-    def step_size(self) -> float:
-        """The learning rate of the next step."""
-        return float(self.training.get("lr", SGD_LR if self.optimizer is None else self.optimizer.lr))
-
-    @property
-    def memory(self) -> float:
-        """Gradients that momentum has added up in a step once it is under way, 1 / (1 - momentum); 1 without it.
-
-        Where they agree a step is that many times lr, and it takes about as many steps to get there.
-        """
-        momentum = 0.0 if self.optimizer is None else float(self.optimizer.hyperparameters.get("momentum", 0.0))
-        return 1.0 / (1.0 - momentum) if momentum < 1.0 else math.inf
-
-    def optimizer_for(self, net: Any, *, anew: bool = False) -> Any:
-        """The optimizer judged for, made for `net`: where that is what it has trained, in its present state.
-
-        A net of fewer layers has kept its weights, but there is no state that fits. anew: without its state in any case.
-        """
-        if self.optimizer is None:
-            from ..optim import SGD
-
-            return SGD(net, lr=self.step_size)
-        fits = net.parameters.flat.shape == self.optimizer.net.parameters.flat.shape
-        return self.optimizer._made_for(net, self.step_size, keep_state=self.trained and fits and not anew)
-
-
-def batch_rows(
-    num_rows: int, batch_size: int, batches: int, seed: int, *, keep_size: bool = False
-) -> tuple[Floats, ...]:
-    """Random batches, disjoint where the data holds four; else smaller ones, or with keep_size ones that share rows.
-
-    Each is an independent sample of the data. Batch norm makes another net of smaller ones, so for it each batch is
-    drawn from all rows, as a training does; one batch where it takes all of them.
-    """
-    rng, fewest = np.random.default_rng(seed), min(batches, 4)
-    if keep_size and num_rows < batch_size * fewest:
-        size, count = min(batch_size, num_rows), fewest if batch_size < num_rows else 1
-        return tuple(np.sort(rng.permutation(num_rows)[:size]) for _ in range(count))
-    if num_rows < batch_size * fewest:
-        batch_size = max(num_rows // fewest, min(2, num_rows))
-    count = max(1, min(batches, num_rows // batch_size))
-    order = rng.permutation(num_rows)
-    return tuple(np.sort(order[index * batch_size : (index + 1) * batch_size]) for index in range(count))
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ import numpy as np
 from . import causes, checks
 from . import measure as measuring
 from .arithmetic import harmless
+from .case import Case
 from .judge import beyond_band, may_leave_plateau, rescaled
-from .measure import Case, Outlook, Progress
+from .measure import Outlook, Progress
 from .propagation import difference
 from .rehearsal import MOST_REHEARSED, rehearsal_steps, rehearse
 from .slope import estimate

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from .arithmetic import harmless
-from .measure import Case, Rehearsal
+from .case import Case
+from .measure import Rehearsal
 from .propagation import NEIGHBOURS, last_hidden
 
 # Steps tried on a copy: enough for a diverging loss to show, few enough to cost less than the batches. Momentum mu

@@ -19,7 +19,8 @@ from typing import Any
 from .. import _check
 from .._runtime import get_num_threads
 from .candidates import Candidate, combined, propose
-from .measure import Case, Progress
+from .case import Case
+from .measure import Progress
 from .report import Remedy, Report
 from .subject import Thresholds
 from .trials import Crew

@@ -10,7 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from .. import _check
-from .measure import Case, Measurement, travelling_norm
+from .case import Case
+from .measure import Measurement, travelling_norm
 from .report import LayerRecord, Record, Slope
 
 # Half the relative spacing of numbers just above 1: an update smaller than this is rounded away. Nets that multiply

@@ -15,7 +15,7 @@ import numpy as np
 from ..training import accuracy
 from .arithmetic import harmless
 from .candidates import Candidate, Preparation
-from .measure import Case
+from .case import Case
 from .subject import Thresholds
 
 # Learning rates tried where none is given: each net gets the best of them, so that neither loses by the choice.

@@ -21,8 +21,7 @@ from . import measure as measuring
 from . import trials
 from .arithmetic import bounded_exp
 from .candidates import Candidate, Preparation, around_net, changed_settings, with_learning_rate, yardstick
-from .checks import loss_of_constant
-from .measure import Case
+from .case import Case
 from .rehearsal import rehearse
 from .report import Outcome, Remedy, Report
 from .slope import half_interval
@@ -290,7 +289,7 @@ class Verification:
     def _learns(self, candidate: Candidate, after: Outcome, count: int) -> bool:
         """Whether its loss comes down; beside a net that diverges, where any effect is sure, below a constant guess."""
         beside = any(trial.diverged for trial in self.sick.first(count))
-        limit = loss_of_constant(candidate.case(self.case)) if beside else math.inf
+        limit = candidate.case(self.case).constant_loss if beside else math.inf
         return after.loss < min(after.start_loss, limit)
 
     def _tried_part(self, part: Candidate) -> Runner:

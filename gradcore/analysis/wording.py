@@ -7,19 +7,18 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
+from .. import _check
 from ..init import CRITICAL_GAIN_SQUARED
 from ..mlp import skip_connections
 from . import mean_field as theory
 from .arithmetic import bounded_exp
 from .causes import (
     LARGE_EXCESS,
-    VALUE_LOSSES,
     can_be_levelled,
     critical_variance,
     hidden_factors,
     signal_dies,
     steepest_layer,
-    target_scale,
     weight_excess,
 )
 from .measure import Outlook
@@ -272,9 +271,9 @@ def no_harm(subject: Subject, cause: str = "") -> str:
 def input_sentence(subject: Subject) -> str:
     """Which scale of the data is far from one; classes have none."""
     inputs = f"Inputs have a root mean square of {factor(math.sqrt(subject.measurement.input_square))}"
-    if subject.case.loss not in VALUE_LOSSES:
+    if subject.case.loss not in _check.VALUE_LOSSES:
         return f"{inputs}."
-    return f"{inputs}, targets of {factor(target_scale(subject))}."
+    return f"{inputs}, targets of {factor(subject.case.target_scale)}."
 
 
 def outlook_sentence(outlook: Outlook, guess: float, recovered: bool) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis.measure import batch_rows
+from ..analysis.case import batch_rows
 from ..sweeps import AXES, SweepResult, critical_line
 from ..sweeps.grid import Row
 from . import story
