@@ -154,7 +154,7 @@ def measure_and_rehearse(case: Case, limits: Thresholds, progress: Progress | No
 def _woken(case: Case, measurement: Measurement) -> Measurement:
     """The measurement after a few steps where layers without a gradient wake up in them."""
     silent = measurement.rms("weight_grad_norm") == 0.0
-    blocked = silent.any() and measurement.has_gradient.any() and np.isfinite(measurement.losses).all()
+    blocked = silent.any() and measurement.has_gradient and np.isfinite(measurement.losses).all()
     if blocked and not measurement.interrupted:
         net = case.net.copy()
         optimizer = case.optimizer_for(net)

@@ -73,8 +73,8 @@ class Measurement:
 
     flows, losses: one a batch. mean_gradient_norm: |mean of dL/dW over batches| a layer. weight_var,
     bias_var: scales of the weights (`predict.layer_scales`). input_square: mean square of the inputs.
-    has_gradient: whether any parameter of the layer, biases and normalization included, received a gradient.
-    finite_parameters: a flag a layer. alike: whether its units are one over and over.
+    has_gradient: whether any parameter at all, biases and normalization included, received a gradient.
+    finite_parameters: a flag a layer. alike: the same, whether its units are one over and over.
     rehearsal, propagation: None where they were not tried. outlook: None where the verdict does not depend on it.
     asleep: of the start, where layers without a gradient woke up after it. interrupted: not all was measured.
     """
@@ -86,7 +86,7 @@ class Measurement:
     weight_var: Floats
     bias_var: Floats
     input_square: float
-    has_gradient: Floats
+    has_gradient: bool
     finite_parameters: Floats
     alike: Floats
     rehearsal: Rehearsal | None = None
@@ -203,8 +203,8 @@ def summarize(
         weight_var=weight_var,
         bias_var=bias_var,
         input_square=input_square,
-        has_gradient=_layers_with(net, mean_gradient, np.any),
-        finite_parameters=~_layers_with(net, net.parameters, lambda values: not np.isfinite(values).all()),
+        has_gradient=any(values.any() for values in mean_gradient.values()),
+        finite_parameters=_finite_layers(net),
         alike=np.array([*(_units_alike(net.parameters[name], mean_gradient[name]) for name in names[:-1]), False]),
         interrupted=interrupted,
     )
@@ -220,13 +220,13 @@ def _units_alike(weight: Floats, gradient: Floats) -> bool:
     return bool(len(weight) > 1 and gradient.any() and (weight == weight[0]).all() and (gradient == gradient[0]).all())
 
 
-def _layers_with(net: Any, tensors: Mapping[str, Floats], test: Callable[[Floats], Any]) -> Floats:
-    """Whether any tensor of a layer ("dense3.bias", "norm3.weight", ...) passes a test."""
-    found = np.zeros(net.depth, dtype=bool)
-    for name, values in tensors.items():
+def _finite_layers(net: Any) -> Floats:
+    """Whether all parameters of a layer ("dense3.bias", "norm3.weight", ...) are finite."""
+    finite = np.ones(net.depth, dtype=bool)
+    for name, values in net.parameters.items():
         layer = int(name.split(".")[0].removeprefix("dense").removeprefix("norm"))
-        found[layer] |= bool(test(values))
-    return found
+        finite[layer] &= np.isfinite(values).all()
+    return finite
 
 
 def update_ratio(case: Case, measurement: Measurement) -> Floats:
@@ -266,7 +266,7 @@ def gain_factors(measurement: Measurement) -> tuple[Floats, list[GainFactors | N
     gains[:-1] = _ratio_squared(delta[:-1], delta[1:])
     weights = _ratio_squared(grad_output[:-1], delta[1:])
     derivative, norm = _ratio_squared(preact, grad_output), _ratio_squared(delta, preact)
-    expected = expected_weight_gain(measurement)
+    expected = _expected_weight_gain(measurement)
     slopes, masks = measurement.mean("mean_squared_derivative"), mask_shares(measurement)
     factors = (
         GainFactors(
@@ -293,16 +293,20 @@ def starved(measurement: Measurement) -> Floats:
     return np.asarray(entering < measurement.rms("delta_norm") / np.sqrt(entries))
 
 
-def expected_weight_gain(measurement: Measurement) -> Floats:
+def weight_gain(measurement: Measurement) -> Floats:
     """|dL/dh_l|^2 / |delta_{l+1}|^2 for weights of the measured size and random directions, [depth - 1].
 
-    That is |W|_F^2 / out_features, plus the skip connection's share where there is one.
+    That is |W|_F^2 / out_features; a skip connection adds to it.
     """
-    out_features = np.array(measurement.config["widths"][1:], dtype=np.float64)
-    gain = (measurement.rms("weight_norm") ** 2 / out_features)[1:]
+    out_features = np.array(measurement.config["widths"][2:], dtype=np.float64)
+    return np.asarray(measurement.rms("weight_norm")[1:] ** 2 / out_features)
+
+
+def _expected_weight_gain(measurement: Measurement) -> Floats:
+    """The same with the skip connection's share where there is one."""
     skips = skip_connections(measurement.config)[1:]
     skip = _ratio_squared(measurement.rms("grad_output_norm")[1:], measurement.rms("delta_norm")[1:])
-    return np.asarray(gain + np.where(skips, skip, 0.0))
+    return np.asarray(weight_gain(measurement) + np.where(skips, skip, 0.0))
 
 
 def travelling_norm(config: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ import numpy as np
 from ..mlp import skip_connections
 from . import mean_field as theory
 from .arithmetic import GAUSS_95
-from .measure import Measurement, travelling_norm
+from .measure import Measurement, travelling_norm, weight_gain
 from .report import Slope
 
 # Two-sided 95 % points of Student's t, by degrees of freedom; 1.96 in the limit.
@@ -67,16 +67,10 @@ def _kurtosis(measurement: Measurement, layer: int) -> float:
     return min(theory.kurtosis(measurement.config["activation"][layer], q), 50.0)
 
 
-def _weight_gain(measurement: Measurement) -> np.ndarray:
-    """|dL/dh_l|^2 per unit of |delta_{l+1}|^2 for random directions, without a skip connection, [depth - 2]."""
-    out_features = np.array(measurement.config["widths"][2:-1], dtype=np.float64)
-    return np.asarray(measurement.rms("weight_norm")[1:-1] ** 2 / out_features)
-
-
 def _branch_gain(measurement: Measurement) -> np.ndarray:
-    """The same per unit of |dL/dh_{l+1}|^2, of which a skip connection passes on 1 beside it."""
+    """`weight_gain` per unit of |dL/dh_{l+1}|^2, of which a skip connection passes on 1 beside it, [depth - 2]."""
     entering = measurement.rms("delta_norm") / measurement.rms("grad_output_norm")
-    return np.asarray(_weight_gain(measurement) * entering[1:-1] ** 2)
+    return np.asarray(weight_gain(measurement)[:-1] * entering[1:-1] ** 2)
 
 
 def _branch_share(measurement: Measurement) -> np.ndarray:
@@ -92,7 +86,7 @@ def _systematic_steps(measurement: Measurement) -> np.ndarray:
         return np.asarray(np.log(_branch_gain(measurement) + skips[1:-1]))
     slopes = np.log(measurement.mean("mean_squared_derivative")[:-2])
     norms = 2.0 * np.log(rms("delta_norm")[:-2] / rms("grad_preact_norm")[:-2])
-    return np.asarray(np.log(_weight_gain(measurement)) + slopes + norms)
+    return np.asarray(np.log(weight_gain(measurement)[:-1]) + slopes + norms)
 
 
 def estimate(measurement: Measurement, norm_ratio: float, *, trained: bool = False) -> Slope:

@@ -10,7 +10,7 @@ import numpy as np
 from ..analysis.report import Prediction
 from . import prediction_text, story
 from .html import article, document, layer_table, legend, tile_row
-from .svg import Chart, log_range
+from .svg import Chart, layer_range, log_range
 
 
 def page(prediction: Prediction) -> str:
@@ -53,7 +53,7 @@ def _delta_section(prediction: Prediction) -> str:
     keys = (("theory", "typical net, and the band of 95% of random draws"), ("healthy", "healthy at this depth"))
     low, high, middle = story.expected_deltas(prediction)
     cone = story.expected_cone(prediction)
-    chart = Chart((0, max(len(middle) - 1, 1)), log_range(low, high, *cone), size=(860, 300),
+    chart = Chart(layer_range(len(middle)), log_range(low, high, *cone), size=(860, 300),
                   x_label="layer (0 is at the input)")  # fmt: skip
     chart.band(*cone, "healthy")
     chart.band(low, high, "theory-band")
@@ -72,7 +72,7 @@ def _profile_section(prediction: Prediction) -> str:
     for title, values, log in story.expected_profiles(prediction):
         shown = story.log10(values) if log else values
         limits = log_range(shown) if log else (min(0.0, float(np.nanmin(shown))), 1.0)
-        chart = Chart((0, max(len(shown) - 1, 1)), limits, log=log)
+        chart = Chart(layer_range(len(shown)), limits, log=log)
         if title.startswith("chi"):
             chart.level(0.0, "limit", "above it gradients grow, below it they shrink")
         chart.line(shown, "theory", dots=True)

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from .. import _check
 from .._runtime import get_num_threads
+from ..analysis.arithmetic import bounded_exp
 from ..analysis.measure import travelling_norm
 from ..analysis.report import Report
 from ..mlp import MLP
@@ -235,11 +236,11 @@ def _measured(net: MLP, report: Report) -> Row:
     return {
         "verdict": report.verdict,
         "cause": judged[0] if judged else None,
-        "gain": _exp(slope.value),
-        "gain_low": _exp(slope.low),
-        "gain_high": _exp(slope.high),
+        "gain": bounded_exp(slope.value),
+        "gain_low": bounded_exp(slope.low),
+        "gain_high": bounded_exp(slope.high),
         "deep_gain": _deep_gain(report),
-        "predicted_gain": _exp(prediction.slope) if prediction.valid else math.nan,
+        "predicted_gain": bounded_exp(prediction.slope) if prediction.valid else math.nan,
         "norm_ratio": float(ends),
         "q_star": float(prediction.q_star),
         "chi_star": float(prediction.chi_star),
@@ -259,7 +260,3 @@ def _deep_gain(report: Report) -> float:
     if steps < 1 or not (0.0 < upper[0] < math.inf and 0.0 < lower[0] < math.inf):
         return math.nan
     return float((lower[0] / upper[0]) ** (2.0 / steps))
-
-
-def _exp(value: float) -> float:
-    return math.exp(min(value, 709.0))
