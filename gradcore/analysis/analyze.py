@@ -160,7 +160,7 @@ def _woken(case: Case, measurement: Measurement) -> Measurement:
         optimizer = case.optimizer_for(net)
         optimizer.lr = optimizer.lr or SGD_LR  # at a rate of 0 nothing wakes that any other would
         for index in range(WAKING_STEPS):
-            net.train_step(*case.batch(index), optimizer, loss=case.loss)
+            case.step(net, optimizer, case.batch(index))
         later = measuring.measure(case, net)
         if (later.rms("weight_grad_norm")[silent] > 0.0).any():
             return replace(later, asleep=measurement)

@@ -71,7 +71,8 @@ class Candidate:
         return changed
 
     def case(self, case: Case) -> Case:
-        """The case with the loss of this candidate, and targets in the form that loss takes."""
+        """The case trained as this candidate is, with its loss and targets in the form that loss takes."""
+        case = replace(case, training={**case.training, **self.training})
         if not self.loss:
             return case
         return replace(case, loss=self.loss, target=case.target[:, None].astype(case.x.dtype))

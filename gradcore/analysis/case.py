@@ -93,6 +93,14 @@ class Case:
         fits = net.parameters.flat.shape == self.optimizer.net.parameters.flat.shape
         return self.optimizer._made_for(net, self.step_size, keep_state=self.trained and fits and not anew)
 
+    def step(self, net: Any, optimizer: Any, batch: tuple[Floats, Floats], *, record: bool = False) -> float:
+        """Loss of one step, clipped if that is asked for; NaN where its gradients are not finite and cannot be."""
+        clip = self.training.get("clip_norm")
+        try:
+            return float(net.train_step(*batch, optimizer, loss=self.loss, clip_norm=clip, record=record).loss)
+        except FloatingPointError:
+            return math.nan
+
     @functools.cached_property
     def constant_loss(self) -> float:
         """The loss of the best constant output; of Huber's loss that of the mean, which is close to it."""

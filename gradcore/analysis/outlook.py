@@ -159,13 +159,7 @@ def _train(
     for done in range(steps):
         if progress is not None:
             progress(done, steps, "trying steps")
-        batch = case.random_batch(net, rng)
-        try:
-            losses.append(
-                net.train_step(*batch, optimizer, loss=case.loss, clip_norm=case.training.get("clip_norm")).loss
-            )
-        except FloatingPointError:  # a gradient that is not finite cannot be clipped
-            losses.append(math.nan)
+        losses.append(case.step(net, optimizer, case.random_batch(net, rng)))
         if not math.isfinite(losses[-1]):
             break
     return np.array(losses)

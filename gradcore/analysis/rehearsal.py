@@ -37,27 +37,19 @@ def rehearse(case: Case, net: Any) -> Rehearsal:
     optimizer = case.optimizer_for(net)
     if case.optimizer is None and "lr" not in case.training:
         optimizer.lr = SMALLEST_LR
-    clip = case.training.get("clip_norm")
-    losses: list[float] = []
-    update_ratio = np.full(net.depth, np.nan)
-    shift = math.nan
+    batch = case.batch(0)
+    rows, in_use = _some_rows(net, batch[0]), case.optimizer is not None  # the shift is judged of one in use
+    before = last_hidden(net, rows) if in_use else np.empty((0, 0))
+    losses = [case.step(net, optimizer, batch, record=True)]
+    update_ratio, shift = np.full(net.depth, np.nan), math.nan
+    if math.isfinite(losses[0]):
+        update_ratio = np.array(net.flow.update_ratio)
+        shift = _shift(before, last_hidden(net, rows)) if in_use else math.nan
     rng = np.random.default_rng((case.seed, 4))
-    for index in range(rehearsal_steps(case)):
-        batch = case.batch(index) if index < REHEARSAL_STEPS else case.random_batch(net, rng)
-        rows = _some_rows(net, batch[0])
-        before = last_hidden(net, rows) if index == 0 and case.optimizer is not None else None  # judged of one in use
-        try:
-            step = net.train_step(*batch, optimizer, loss=case.loss, clip_norm=clip, record=index == 0)
-        except FloatingPointError:  # a gradient that is not finite cannot be clipped
-            losses.append(np.nan)
-            break
-        losses.append(step.loss)
-        if index == 0:
-            update_ratio = np.array(net.flow.update_ratio)
-        if before is not None:
-            shift = _shift(before, last_hidden(net, rows))
-        if not np.isfinite(step.loss):
-            break
+    while math.isfinite(losses[-1]) and len(losses) < rehearsal_steps(case):
+        early = len(losses) < REHEARSAL_STEPS
+        batch = case.batch(len(losses)) if early else case.random_batch(net, rng)
+        losses.append(case.step(net, optimizer, batch))
     return Rehearsal(float(optimizer.lr), np.array(losses), update_ratio, shift)
 
 

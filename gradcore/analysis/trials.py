@@ -129,16 +129,14 @@ class Contestant:
 def train(contestant: Contestant, split: Split, *, steps: int, seed: int, lr: float | None) -> Trial:
     """Train a contestant's net for `steps`; the order of the data follows from `seed`, for all alike.
 
-    lr None: that of the optimizer in use. The time of a step is that of the quickest one: others have waited.
+    lr None: that of the case. The time of a step is that of the quickest one: others have waited.
     """
     case, preparation = contestant.case, contestant.preparation
     net, x = contestant.net(seed), contestant.x
     net._core.set_num_threads(contestant.crew.threads)
     target = case.trainable(net, contestant.target)
     optimizer = case.optimizer_for(net, anew=True)
-    training = contestant.candidate.training
-    optimizer.lr = training.get("lr", optimizer.lr if lr is None else lr)
-    clip = training.get("clip_norm")
+    optimizer.lr = optimizer.lr if lr is None else lr
     start = _evaluate(net, case, x, split.test, preparation)[0]
     size = min(case.batch_size, len(split.train))
     rng = np.random.default_rng((case.seed, seed))
@@ -148,10 +146,7 @@ def train(contestant: Contestant, split: Split, *, steps: int, seed: int, lr: fl
         rows = rng.choice(split.train, size, replace=False)
         batch = x[rows], target[rows]
         begin = time.perf_counter()
-        try:
-            loss = net.train_step(*batch, optimizer, loss=case.loss, clip_norm=clip).loss
-        except FloatingPointError:  # a gradient that is not finite cannot be clipped
-            loss = math.nan
+        loss = case.step(net, optimizer, batch)
         seconds.append(time.perf_counter() - begin)
         if not math.isfinite(loss):
             return Trial(start, math.inf, math.nan, min(seconds))

@@ -337,7 +337,6 @@ class Verification:
             x=contestant.x,
             target=contestant.target,
             rows=self.case.rows[:_MEASURED_BATCHES],
-            training=contestant.candidate.training,
             trained=self.case.trained and (contestant.candidate.keeps_net or contestant.candidate.weights == "kept"),
         )
         measurement = measuring.measure(case, case.net.copy())
