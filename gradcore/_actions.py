@@ -40,11 +40,6 @@ def changes_for(finding: Finding, healthy_before: bool, wanted: Sequence[str]) -
     return [name for name in CHANGES if name in wanted and by_steps]
 
 
-def all_finite(run: Run) -> bool:
-    """Whether the parameters are finite, so that smaller steps can still train them."""
-    return bool(np.isfinite(run.net.parameters.flat).all())
-
-
 def restore(run: Run, healthy: Snapshot) -> str:
     """Restore parameters, running statistics and optimizer state."""
     healthy.restore(run.net, run.optimizer)

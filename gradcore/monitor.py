@@ -37,10 +37,10 @@ from ._schedule import Budget, Every
 from ._tape import Snapshot, Taken, Tape
 from .analysis import in_training
 from .analysis.analyze import WAKING_STEPS
-from .analysis.history import PROFILES, SERIES, TrainingFinding, TrainingReport
 from .analysis.judge import judge, verdict_of
 from .analysis.report import Finding, Report
 from .analysis.subject import Subject, Thresholds
+from .analysis.training_report import PROFILES, SERIES, TrainingFinding, TrainingReport
 from .mlp import MLP, Step
 from .optim import Optimizer, check_step
 from .training import Callback, Logs, Rows, Run, TrainingWarning
@@ -373,7 +373,8 @@ class Monitor(Callback):
 
     def _remember(self, subject: Subject, step: int, loss: float, total_norm: float) -> None:
         row = {"step": step, "loss": loss, "total_norm": total_norm, "lr": self._lr}
-        self._rows_of_history.append({**row, **in_training.profile_row(subject)})
+        profiles = {name: np.array([getattr(record, name) for record in subject.records]) for name in PROFILES}
+        self._rows_of_history.append({**row, **profiles})
 
     # ---- numbers that are not finite -----------------------------------------------------------------------------
 
@@ -417,7 +418,7 @@ class Monitor(Callback):
         """Do what is wanted and applies; returns what was done, in words. healthy: the snapshot for "restore"."""
         changes = _actions.changes_for(finding, finding.healthy_until is not None, wanted)
         stop = "stop" in wanted
-        lost = bool(changes) and "restore" not in changes and not _actions.all_finite(self._running())
+        lost = bool(changes) and "restore" not in changes and not np.isfinite(self._running().net.parameters.flat).all()
         if changes and (lost or self._num_actions >= self.max_actions):
             changes, stop = [], True
         done = [self._change(name, healthy) for name in changes]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import gradcore as gc
-from gradcore.analysis.history import PROFILES, TrainingReport
+from gradcore.analysis.training_report import PROFILES, TrainingReport
 from gradcore.show import html, plots, story, svg, text
 from synthetic_reports import CASES, make_report
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from . import mean_field
 from .analyze import analyze
-from .history import TrainingFinding, TrainingReport
 from .predict import predict
 from .repair import Repair, repair
 from .report import Finding, GainFactors, LayerRecord, Outcome, Prediction, Remedy, Report, Slope
 from .subject import Thresholds
+from .training_report import TrainingFinding, TrainingReport
 
 __all__ = [
     "Finding",

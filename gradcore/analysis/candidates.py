@@ -141,8 +141,8 @@ def propose(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
 
 def _proposed(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
     serious = [finding for finding in report.findings if finding.severity != "info"]
-    kinds = {finding.kind for finding in serious}
-    data = _data(report)
+    kinds, causes = {finding.kind for finding in serious}, _serious_causes(report)
+    data = _standardized("input_scale" in causes, "target_scale" in causes)
     if "loss_output_mismatch" in kinds:
         return _other_outputs(case)
     found: list[Candidate] = []
@@ -153,13 +153,17 @@ def _proposed(report: Report, case: Case, limits: Thresholds) -> list[Candidate]
     structural = kinds & {"vanishing", "exploding", "zero_gradient", "non_finite", "saturation", "dead_units"}
     # a single layer has nothing but its weights, whose scale cannot matter to it until numbers overflow
     layered = bool(case.net.config["activation"]) or "non_finite" in kinds
-    if layered and (structural or "batch_norm" in {finding.cause for finding in serious}):
+    if layered and (structural or "batch_norm" in causes):
         found += _structural(report, case, limits, data)
     elif starts_small(report):
         found.append(_critical_initialization(sorted(set(case.net.config["activation"]))))
     if "exploding" in kinds:  # after the first few: it is tried to show that it is no cure
         found.insert(min(3, len(found)), _clipping(report))
     return found
+
+
+def _serious_causes(report: Report) -> set[str | None]:
+    return {finding.cause for finding in report.findings if finding.severity != "info"}
 
 
 def _drawable(candidate: Candidate, case: Case) -> Candidate:
@@ -184,11 +188,6 @@ def _distinct(candidates: list[Candidate]) -> list[Candidate]:
     for candidate in candidates:
         seen.setdefault(repr(candidate.change()), candidate)
     return list(seen.values())
-
-
-def _data(report: Report) -> Candidate | None:
-    causes = {finding.cause for finding in report.findings if finding.severity != "info"}
-    return _standardized("input_scale" in causes, "target_scale" in causes)
 
 
 def _standardized(inputs: bool, targets: bool) -> Candidate | None:
@@ -294,7 +293,7 @@ def changed_settings(candidate: Candidate, case: Case) -> tuple[dict[str, Any], 
 
 def _first_group(report: Report, case: Case) -> str:
     """The kind of change that acts on the cause."""
-    causes = {finding.cause for finding in report.findings if finding.severity != "info"}
+    causes = _serious_causes(report)
     if causes & {"activation_slope", "saturating_activation", "dead_units"}:
         return "activation"
     if "depth" in causes or case.net.config["normalization"] is not None:
@@ -379,7 +378,7 @@ def _wider(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
     Wide enough: the typical fall of |delta|^2 by chance, depth (3 kurtosis - 1) / (2 n) in logarithm (M.6),
     takes at most half of the healthy band; and a ReLU layer is dead (2^-n each) in at most `false_alarm` of nets.
     """
-    if not any(finding.cause == "narrow_layer" and finding.severity != "info" for finding in report.findings):
+    if "narrow_layer" not in _serious_causes(report):
         return []
     config = case.net.config
     depth = len(config["widths"]) - 1

@@ -21,7 +21,6 @@ from . import measure as measuring
 from .analyze import examine, make_case, report_of
 from .arithmetic import harmless
 from .case import Case
-from .history import PROFILES
 from .judge import judge
 from .measure import Rehearsal, mean_square, summarize
 from .report import Finding, Report
@@ -226,11 +225,3 @@ def brought_about(
         return finding
     text = f"{finding.explanation} {wording.grown_weights(layer, largest, healthy.step)}"
     return replace(finding, cause="learning_rate", explanation=text)
-
-
-# ---- history ----
-
-
-def profile_row(subject: Subject) -> dict[str, np.ndarray]:
-    """PROFILES of one check, [depth] each."""
-    return {name: np.array([getattr(record, name) for record in subject.records]) for name in PROFILES}

@@ -315,7 +315,7 @@ def _vanishing(subject: Subject) -> Finding:
     parts += [wording.vanishing_cause(subject, cause), wording.update_sentence(subject)]
     if not subject.adaptive:
         parts.append(wording.plateau_sentence(subject, steps_to_escape(subject)))
-    parts.append(wording.adam_sentence(subject, lost) if lost else wording.no_harm(subject, cause))
+    parts.append(wording.adaptive_sentence(subject, lost) if lost else wording.no_harm(subject, cause))
     return _slope_finding("vanishing", subject, lost, affected, cause, parts)
 
 

@@ -235,7 +235,7 @@ def plateau_sentence(subject: Subject, steps: float) -> str:
     return " ".join(parts)
 
 
-def adam_sentence(subject: Subject, lost: Mapping[str, float]) -> str:
+def adaptive_sentence(subject: Subject, lost: Mapping[str, float]) -> str:
     """What would be different under Adam, or why an optimizer of that kind does not help."""
     outlook = subject.measurement.outlook
     if outlook is not None and "steps_to_tell_inputs_apart" in lost:

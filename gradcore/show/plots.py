@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from ..analysis.history import TrainingReport
 from ..analysis.report import GainFactors, Prediction, Report
+from ..analysis.training_report import TrainingReport
 from . import remedy_story, story
 
 _BLUE, _GOLD, _GREEN, _RED, _GREY = "#1d5fc4", "#8a6d1d", "#17794a", "#bb2b33", "#5a6472"

@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 
-from ..analysis.history import TrainingFinding, TrainingReport
+from ..analysis.training_report import TrainingFinding, TrainingReport
 from ..analysis.wording import layers as layer_names
 from . import story
 from .html import article, document, finding_cards
