@@ -26,8 +26,7 @@ constexpr Number kNorms[] = {{&LayerEvidence::activation, [](const Flow &f) { re
                              {&LayerEvidence::grad_output, [](const Flow &f) { return f.grad_output_norm; }},
                              {&LayerEvidence::grad_preact, [](const Flow &f) { return f.grad_preact_norm; }},
                              {&LayerEvidence::weight, [](const Flow &f) { return f.weight_norm; }},
-                             {&LayerEvidence::weight_grad, [](const Flow &f) { return f.weight_grad.norm; }},
-                             {&LayerEvidence::weight_grad_peak, [](const Flow &f) { return f.weight_grad.max_abs; }}};
+                             {&LayerEvidence::weight_grad, [](const Flow &f) { return f.weight_grad.norm; }}};
 constexpr Number kMeans[] = {
     {&LayerEvidence::squared_slope, [](const Flow &f) { return f.mean_squared_derivative; }},
     {&LayerEvidence::saturated, [](const Flow &f) { return double(f.saturated) / double(f.activation.count); }},

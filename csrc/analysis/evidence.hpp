@@ -11,15 +11,14 @@ namespace gradcore {
 
 // The limits of the judgement; gradcore/analysis/subject.py has the derivation of each.
 namespace limits {
-inline constexpr double kNormRatio = 100.0, kLearningSteps = 1e5, kOvershoot = 4.0, kLargestUpdate = 1.0;
-inline constexpr double kDiverged = 10.0;
+inline constexpr double kNormRatio = 100.0, kLearningSteps = 1e5, kOvershoot = 4.0, kDiverged = 10.0;
 inline constexpr double kFalseAlarm = 1e-3, kSaturated = 0.5, kInputScale = 10.0, kUnderflow = 0.05;
 }  // namespace limits
 
 // One dense layer l over all passes: norms are root mean squares, shares are means.
 struct LayerEvidence {
   const LayerSpec *spec;
-  double activation, delta, grad_output, grad_preact, weight, weight_grad, weight_grad_peak;  // norms of the flow
+  double activation, delta, grad_output, grad_preact, weight, weight_grad;  // norms of the flow
   double squared_slope, saturated, subnormal, lost_in_fp16, lost_in_bf16, update_ratio;
   double dead_units;              // the fewest of any pass
   double weight_var, bias_var;    // fan_in * mean(W^2) and mean(b^2) of the current parameters
@@ -61,7 +60,6 @@ struct Evidence {
   bool adaptive() const noexcept { return kind != GRADCORE_SGD; }
   bool single() const noexcept { return net->dtype != GRADCORE_FLOAT64; }
   double unit_roundoff() const noexcept { return single() ? 0x1p-24 : 0x1p-53; }
-  double largest() const noexcept { return single() ? 0x1.fffffep127 : 0x1.fffffffffffffp1023; }
   // A norm below this is so close to the smallest subnormal number that entries have been lost.
   double near_underflow() const noexcept { return single() ? 1e-30 : 1e-290; }
   double smallest_normal() const noexcept { return single() ? 0x1p-126 : 0x1p-1022; }

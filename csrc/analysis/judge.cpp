@@ -324,24 +324,18 @@ double Judge::constant_guess() const noexcept {
 
 // The same for a growing gradient.
 bool Judge::harms_when_exploding() noexcept {
-  // Rounding in layer 0 decides the output.
-  absolute_ = 0.5 * slope_.systematic * slope_.steps > -std::log(evidence_.unit_roundoff());
-  double peak = 0, taken = 0, weakest = std::numeric_limits<double>::infinity(), strongest = 0;
+  double taken = 0, weakest = std::numeric_limits<double>::infinity(), strongest = 0;
   for (const LayerEvidence &layer : layers_) {
-    peak = std::max(peak, layer.weight_grad_peak);
     const double step = update(layer) * layer.weight;
     if (std::isfinite(step)) taken += layer.weight_grad * step;
     if (layer.spec->hidden) weakest = std::min(weakest, speed(layer)), strongest = std::max(strongest, speed(layer));
   }
-  bool harm = absolute_ || peak > std::sqrt(evidence_.largest());
   // What a step would take away if nothing bent, and a loss that is the net's own scale, not the data's.
   const double loss = evidence_.mean_loss(), guess = constant_guess();
   const bool overshoots = loss > 0 && taken / loss > limits::kOvershoot;
-  absolute_ |= overshoots || (guess > 0 && loss > limits::kDiverged * guess);
-  harm |= absolute_;
-  if (evidence_.adaptive()) return harm;
-  harm |= evidence_.lr > 0 && strongest > limits::kLargestUpdate;
-  return harm || weakest <= 0 || strongest / weakest > limits::kNormRatio;
+  absolute_ = overshoots || (guess > 0 && loss > limits::kDiverged * guess);
+  if (absolute_ || evidence_.adaptive()) return absolute_;
+  return weakest <= 0 || strongest / weakest > limits::kNormRatio;
 }
 
 // A profile that leaves the band although the typical draw of the design does not.

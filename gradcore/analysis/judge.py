@@ -352,7 +352,7 @@ def _slope_finding(
 
 # Losses of learning that are no matter of one layer beside another.
 _ABSOLUTE = ("update_lost", "share_of_step", "fall_a_step", "steps_to_tell_inputs_apart", "overshoot",
-             "sensitivity", "loss_over_constant_guess")  # fmt: skip
+             "loss_over_constant_guess")  # fmt: skip
 
 
 def _severity(subject: Subject, lost: dict[str, float]) -> str:
@@ -447,12 +447,6 @@ def may_leave_plateau(subject: Subject) -> bool:
 def losses_of_exploding(subject: Subject) -> dict[str, float]:
     """The same for a growing gradient."""
     lost: dict[str, float] = {}
-    sensitivity = 0.5 * subject.slope.systematic * subject.slope.steps
-    if sensitivity > -math.log(subject.unit_roundoff):
-        lost["sensitivity"] = bounded_exp(sensitivity)  # rounding in layer 0 decides the output
-    peak = float(subject.measurement.rms("weight_grad_max_abs").max())
-    if peak > math.sqrt(LARGEST[subject.dtype]):
-        lost["square_overflows"] = peak
     # The growth has reached the output as well: what is to be learned is buried under the net's own scale.
     guess = subject.case.constant_loss
     if subject.measurement.loss > subject.limits.diverged * guess > 0.0:
@@ -461,12 +455,10 @@ def losses_of_exploding(subject: Subject) -> dict[str, float]:
         lost["overshoot"] = subject.overshoot
     if subject.adaptive:
         return lost
-    speeds, updates = subject.speeds[:-1], subject.updates[:-1]
+    speeds = subject.speeds[:-1]
     relative = float(speeds.max() / speeds.min()) if speeds.min() > 0.0 else math.inf
     if relative > subject.limits.norm_ratio:
         lost["strongest_update_over_weakest"] = relative
-    if updates.max() > subject.limits.largest_update:
-        lost["largest_update"] = float(updates.max())
     return lost
 
 
