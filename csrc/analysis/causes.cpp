@@ -145,8 +145,7 @@ int cause_of_vanishing(const Evidence &evidence, const Slope &slope) {
   // Random weights of this size would do better: steps have turned them.
   if (!slope.random && slope_of_random(evidence, of_size) + narrow > kMainShare * whole)
     return GRADCORE_CAUSE_LEARNING_RATE;
-  if (can_be_levelled(evidence, slope)) return GRADCORE_CAUSE_WEIGHT_SCALE;
-  return -whole <= std::log(kMildGrowth) ? GRADCORE_CAUSE_DEPTH : GRADCORE_CAUSE_ACTIVATION_SLOPE;
+  return can_be_levelled(evidence, slope) ? GRADCORE_CAUSE_WEIGHT_SCALE : GRADCORE_CAUSE_ACTIVATION_SLOPE;
 }
 
 int cause_of_exploding(const Evidence &evidence, const Slope &slope) {
@@ -173,14 +172,12 @@ const char *why_vanishing(int cause) noexcept {
       return "The layers are so narrow that chance takes it away";
     case GRADCORE_CAUSE_LEARNING_RATE:
       return "Steps have turned the weights; random ones would keep it";
-    case GRADCORE_CAUSE_ACTIVATION_SLOPE:
-      return "The activation passes on too little even where it is not saturated";
     case GRADCORE_CAUSE_SATURATING_ACTIVATION:
       return "The units are saturated";
     case GRADCORE_CAUSE_DEAD_UNITS:
       return "Most units are switched off";
     default:
-      return "Each layer loses only a little; there are too many layers";
+      return "The activation passes on too little even where it is not saturated";
   }
 }
 

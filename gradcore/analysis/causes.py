@@ -162,9 +162,7 @@ def of_vanishing(subject: Subject) -> str:
     fresh = slope_of_random(measurement, measurement.weight_var, measurement.bias_var) + narrow
     if not subject.slope.random and fresh > _MAIN_SHARE * slope:
         return "learning_rate"  # random weights of this size would do better: steps have turned them
-    if can_be_levelled(subject):
-        return "weight_scale"
-    return "depth" if -slope <= _MILD_SLOPE else "activation_slope"
+    return "weight_scale" if can_be_levelled(subject) else "activation_slope"
 
 
 def slope_of_inputs(subject: Subject) -> float:

@@ -117,12 +117,6 @@ def vanishing_cause(subject: Subject, cause: str) -> str:
             "Wide layers of this design would keep the gradient; these are so narrow that what chance makes of their "
             "few units decides. Wider layers, or fewer of them, keep it."
         )
-    if cause == "activation_slope":
-        return (
-            f"{name} passes on too little even where it is not saturated: its mean squared derivative is "
-            f"{factor(slope)} (its largest possible one is {factor(_largest_slope(names) ** 2)}), and weights large "
-            "enough to make up for that would saturate it."
-        )
     if cause == "saturating_activation":
         return (
             f"The units are saturated: the mean squared derivative of {name} is {factor(slope)}, against "
@@ -130,7 +124,11 @@ def vanishing_cause(subject: Subject, cause: str) -> str:
         )
     if cause == "dead_units":
         return f"Most units are switched off: only {100 * factors['mask']:.3g} % of the entries pass a gradient."
-    return "Each layer loses only a little, as this design does at its best; there are too many layers."
+    return (
+        f"{name} passes on too little even where it is not saturated: its mean squared derivative is "
+        f"{factor(slope)} (its largest possible one is {factor(_largest_slope(names) ** 2)}), and weights large "
+        "enough to make up for that would saturate it."
+    )
 
 
 def _by_inputs(subject: Subject) -> str:
