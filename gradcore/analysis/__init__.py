@@ -5,8 +5,8 @@
     for remedy in report.remedies():
         print(remedy.name, remedy.effect, remedy.confidence)
 
-`measure` measures a `case`; `mean_field` and `predict` compute the expected values; `slope` estimates the slope; `judge`
-(with `checks`, `causes` and `wording`) produces findings; `remedies` tries cures; `report` holds the results.
+`measure` measures a `case`; `mean_field` and `predict` compute the expected values; `slope` estimates the slope;
+`judge` (with `checks`, `causes` and `wording`) produces findings; `remedies` tries cures; `report` holds the results.
 """
 
 from __future__ import annotations

@@ -424,12 +424,11 @@ def steps_to_escape(subject: Subject) -> float:
     other layers. In balance s' = c s^(L-1) for L of them, where g = c s^(L-2), and s leaves all bounds after
     1 / ((L - 2) g) steps (Saxe et al. 2014, arXiv:1312.6120); the layer that grows least decides. |dL/dW| is its mean
     over batches, without their noise. What it holds of an error that all rows share is gone once the plateau is
-    reached: it takes longer by that, and nothing is known (infinite) where the loss is more than twice that of a
-    constant guess. Nor is it with a normalization or skip connections, whose layers grow otherwise.
+    reached: it takes longer by that. Nothing is known (infinite) with a normalization or skip connections, whose layers
+    grow otherwise.
     """
     measurement = subject.measurement
-    shared = measurement.loss > 2.0 * subject.case.constant_loss
-    if shared or measurement.config["normalization"] is not None or skip_connections(measurement.config).any():
+    if measurement.config["normalization"] is not None or skip_connections(measurement.config).any():
         return math.inf
     signal = np.array([record.gradient_signal for record in subject.records])
     signal = np.where(np.isnan(signal), measurement.mean_gradient_norm**2, signal)
