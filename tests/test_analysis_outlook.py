@@ -144,6 +144,27 @@ def test_a_rate_is_too_large_for_the_depth_although_no_loss_rises(optimizer, lr)
     assert losses["given"] > 0.9 * np.log(10) and losses["lower"] < 0.7 * np.log(10)
 
 
+@pytest.mark.parametrize(("hidden", "share"), [(30, "hundredth"), (60, "thousandth")])
+def test_a_rate_of_which_a_tenth_is_too_large_as_well(hidden, share):
+    """What the first steps make of such a net no later one mends: all rows arrive as one."""
+    x, labels = load_digits(return_X_y=True)
+    x = x / 8 - 1
+    net = gc.MLP([64] + [37] * hidden + [10], activation="gelu", normalization="layer", init="lecun_normal")
+
+    def steps(rate, count=100):
+        copy, rng = net.copy(), np.random.default_rng(0)
+        optimizer = gc.optim.SGD(copy, rate, momentum=0.9)
+        batches = rng.integers(0, len(x), (count, 128))
+        losses = [copy.train_step(x[rows], labels[rows], optimizer).loss for rows in batches]
+        return np.mean(losses[-20:]), difference(copy, x[:200])
+
+    assert steps(0.05)[0] > 0.98 * np.log(10) and steps(0.05)[1] < 0.1 < difference(net, x[:200])
+    assert steps(0.0005)[0] < 0.95 * np.log(10) and steps(0.0005)[1] > difference(net, x[:200])
+    report = gc.analyze(net, x, labels, optimizer=gc.optim.SGD(net, lr=0.05, momentum=0.9))
+    assert (report.verdict, first(report).cause) == ("exploding", "learning_rate") and report.slope.inside_band
+    assert f"at a {share} of this rate" in first(report).explanation
+
+
 def test_the_shift_of_a_step_is_what_the_last_hidden_layer_shows():
     net, x, target, how = net_on("digits", 3, 32, activation="tanh", normalization="batch")
     case = make_case(net, x, target, how["loss"], gc.optim.SGD(net, lr=0.05), 128, 8, 0)

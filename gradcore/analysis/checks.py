@@ -10,6 +10,7 @@ import numpy as np
 from ..mlp import NORM_EPS
 from . import causes, wording
 from .arithmetic import GAUSS_95
+from .case import Case
 from .measure import Outlook
 from .report import Finding, LayerRecord
 from .slope import half_interval
@@ -131,8 +132,13 @@ _LARGE_SHIFT = 0.25
 def _restless(subject: Subject, losses: np.ndarray) -> bool:
     """Whether steps, momentum under way, change much and nothing is learned: a lower rate may, which is to be tried."""
     rehearsal = subject.measurement.rehearsal
-    large = rehearsal is not None and rehearsal.shift * subject.case.memory > _LARGE_SHIFT
+    large = rehearsal is not None and is_large_shift(subject.case, rehearsal.shift)
     return large and not learned(subject, losses)
+
+
+def is_large_shift(case: Case, shift: float) -> bool:
+    """Whether steps of which the first changes the last hidden layer by this share change much, momentum under way."""
+    return shift * case.memory > _LARGE_SHIFT
 
 
 def _relapse(losses: np.ndarray, guess: float) -> tuple[float, float] | None:

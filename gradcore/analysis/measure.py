@@ -53,7 +53,8 @@ class Outlook:
     losses: of the steps taken. slope: of the net after them; None where a number broke. difference: share of the last
     hidden layer's pre-activations that differs between rows, then. calmed_by: "input_scale", "target_scale" or both,
     larger first, where steps that are too large are fine on data of unit scale; or "weight_scale" where they are with
-    weights of critical size. slower: losses of the same steps at a lower rate, where they were tried.
+    weights of critical size. slower: losses of the same steps at a lower rate, where they were tried, which is
+    slower_share of the rate in use.
     """
 
     losses: Floats
@@ -61,6 +62,7 @@ class Outlook:
     difference: float
     calmed_by: tuple[str, ...] = ()
     slower: Floats | None = None
+    slower_share: float = 0.1
 
 
 @dataclass(frozen=True)

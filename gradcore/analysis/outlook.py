@@ -2,7 +2,7 @@
 
 Three things no pass can tell. A step that throws the loss up may be the start of a divergence, or one of the few with
 which a large rate finds flatter ground (Lewkowycz et al. 2020, arXiv:2003.02218); where it is thrown up a little, or
-stays although steps change much, those of a tenth of the rate tell whether they are too large or the net slow. A
+stays although steps change much, those of a lower rate tell whether they are too large or the net slow. A
 profile that is not level, or outputs of a wrong scale, need not stop an optimizer that rescales each entry of the
 gradient: it moves every weight by about lr a step, so that |w| / lr steps are the time in which it can write the
 weights anew. By then it has made good what it can make good, or the net has lost what tells its inputs apart
@@ -26,15 +26,16 @@ from .case import Case
 from .judge import beyond_band, may_leave_plateau, rescaled
 from .measure import Outlook, Progress
 from .propagation import difference
-from .rehearsal import MOST_REHEARSED, rehearsal_steps, rehearse
+from .rehearsal import MOST_REHEARSED, first_shift, rehearsal_steps, rehearse
 from .slope import estimate
 from .subject import Subject
 from .weights import rescale
 
 # After this many times the rehearsed steps a rate that finds flatter ground has found it, or is on its way.
 RECOVERY = 8
-# The other rate that steps are tried at, as a share of theirs: the first that a lower one is looked for at.
-SLOWER = 0.1
+# The other rates that steps are tried at, as shares of theirs: the first that a lower one is looked for at, and those
+# that deep nets need where a tenth of a rate is still too large.
+SLOWER = (0.1, 0.01, 0.001)
 # Steps at most: a smaller rate, which would need more to write the weights anew, is left undecided.
 MOST_STEPS = RECOVERY * MOST_REHEARSED
 
@@ -64,8 +65,25 @@ def look_ahead(subject: Subject, progress: Progress | None = None) -> Outlook | 
 def _of_doubt(subject: Subject, doubt: checks.Doubt, steps: int, progress: Progress | None) -> Outlook:
     """What becomes of steps that look too large; where they may not be, also of as many at a lower rate."""
     found = _outlook(subject, steps, progress, patient=True, calmed_by=_calmed_by(subject))
-    unsure = doubt.rising or doubt.falling
-    return replace(found, slower=_slower(subject.case, len(found.losses), progress)) if unsure else found
+    return _beside_lower_rate(subject, found, progress) if doubt.rising or doubt.falling else found
+
+
+def _beside_lower_rate(subject: Subject, found: Outlook, progress: Progress | None) -> Outlook:
+    """Found, with as many steps at a tenth of the rate; where neither learns, at the first whose steps change little.
+
+    A rate that is far too large for the depth is so at a tenth, too.
+    """
+    case, steps = subject.case, len(found.losses)
+    losses = _losses_at(SLOWER[0], case, steps, progress)
+    tenth = replace(found, slower=losses)
+    if checks.learned(subject, found.losses) or checks.learned(subject, losses):
+        return tenth
+    calm = (share for share in SLOWER if not checks.is_large_shift(case, first_shift(_at_share(case, share))))
+    share = next(calm, SLOWER[-1])
+    if share == SLOWER[0]:
+        return tenth
+    slower = replace(found, slower=_losses_at(share, case, steps, progress), slower_share=share)
+    return slower if checks.outpaced(subject, slower) else tenth
 
 
 def _calmed_by(subject: Subject) -> tuple[str, ...]:
@@ -143,9 +161,14 @@ def _outlook(
     return Outlook(losses, slope, difference(net, case.x[case.rows[0]]), calmed_by)
 
 
-def _slower(case: Case, steps: int, progress: Progress | None) -> np.ndarray:
-    """Losses of the same steps on the same batches at a tenth of the rate."""
-    case = replace(case, training={**case.training, "lr": SLOWER * case.step_size})
+def _at_share(case: Case, share: float) -> Case:
+    """The same at a lower rate."""
+    return replace(case, training={**case.training, "lr": share * case.step_size})
+
+
+def _losses_at(share: float, case: Case, steps: int, progress: Progress | None) -> np.ndarray:
+    """Losses of the same steps on the same batches at a share of the rate."""
+    case = _at_share(case, share)
     net = case.net.copy()
     optimizer = case.optimizer_for(net)
     return _train(case, net, optimizer, np.random.default_rng((case.seed, 3)), steps, progress)

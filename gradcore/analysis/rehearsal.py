@@ -37,20 +37,34 @@ def rehearse(case: Case, net: Any) -> Rehearsal:
     optimizer = case.optimizer_for(net)
     if case.optimizer is None and "lr" not in case.training:
         optimizer.lr = SMALLEST_LR
-    batch = case.batch(0)
-    rows, in_use = _some_rows(net, batch[0]), case.optimizer is not None  # the shift is judged of one in use
-    before = last_hidden(net, rows) if in_use else np.empty((0, 0))
-    losses = [case.step(net, optimizer, batch, record=True)]
-    update_ratio, shift = np.full(net.depth, np.nan), math.nan
-    if math.isfinite(losses[0]):
-        update_ratio = np.array(net.flow.update_ratio)
-        shift = _shift(before, last_hidden(net, rows)) if in_use else math.nan
+    in_use = case.optimizer is not None  # of whose steps alone the shift is judged
+    loss, shift = _first_step(case, net, optimizer) if in_use else (_recorded(case, net, optimizer), math.nan)
+    losses = [loss]
+    update_ratio = np.array(net.flow.update_ratio) if math.isfinite(loss) else np.full(net.depth, np.nan)
     rng = np.random.default_rng((case.seed, 4))
     while math.isfinite(losses[-1]) and len(losses) < rehearsal_steps(case):
         early = len(losses) < REHEARSAL_STEPS
         batch = case.batch(len(losses)) if early else case.random_batch(net, rng)
         losses.append(case.step(net, optimizer, batch))
     return Rehearsal(float(optimizer.lr), np.array(losses), update_ratio, shift)
+
+
+def first_shift(case: Case) -> float:
+    """`Rehearsal.shift` of the case, without further steps."""
+    net = case.net.copy()
+    return _first_step(case, net, case.optimizer_for(net))[1]
+
+
+def _recorded(case: Case, net: Any, optimizer: Any) -> float:
+    return case.step(net, optimizer, case.batch(0), record=True)
+
+
+def _first_step(case: Case, net: Any, optimizer: Any) -> tuple[float, float]:
+    """Its loss and its shift."""
+    rows = _some_rows(net, case.batch(0)[0])
+    before = last_hidden(net, rows)
+    loss = _recorded(case, net, optimizer)
+    return loss, _shift(before, last_hidden(net, rows)) if math.isfinite(loss) else math.nan
 
 
 def _some_rows(net: Any, x: np.ndarray) -> np.ndarray:

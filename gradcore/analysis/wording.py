@@ -282,7 +282,10 @@ def outlook_sentence(outlook: Outlook, guess: float, recovered: bool) -> str:
     beside = f"{'below' if means[0] < guess else 'no better than'} that of a constant guess, {factor(guess)}"
     verb = "the loss comes down again, to" if recovered else "it is at"
     text = f"Within {len(outlook.losses)} steps {verb} {ends[0]}, {beside}"
-    return text + (f"; at a tenth of this rate, {ends[1]}." if len(ends) > 1 else ".")
+    return text + (f"; at {_SHARES[outlook.slower_share]} of this rate, {ends[1]}." if len(ends) > 1 else ".")
+
+
+_SHARES = {0.1: "a tenth", 0.01: "a hundredth", 0.001: "a thousandth"}
 
 
 def grown_weights(layer: int, growth: float, step: int) -> str:
