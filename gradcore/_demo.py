@@ -1,4 +1,4 @@
-"""`gradcore demo`: a deep net that cannot learn real data, diagnosed, cured and trained."""
+"""`gradcore demo`: diagnoses, cures and trains a deep net that cannot learn real data."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ WIDTHS = [64, *[100] * 30, 10]
 HELD_OUT = 0.25
 GOAL = 0.95
 CHANCE = 0.1
-# Both nets get the same training. It has something to spare: every remedy that helps passes the goal with it.
+# Both nets are trained alike, and long enough that every remedy that helps passes the goal.
 _EPOCHS, _BATCH, _MOMENTUM, _CLIP_NORM = 40, 64, 0.9, 1.0
 _FIRST_LR, _MEAN_LR = 0.02, 0.01
 _TRAINING = f"SGD, momentum {_MOMENTUM}, learning rate falling from {_FIRST_LR} to 0, clipped at norm {_CLIP_NORM:g}"
 
 _NEXT = """  gradcore demo --html report.html      this report as a page with charts
   gradcore analyze --data FILE.csv --widths IN,100x10,OUT --activation relu
-                                        the same for your own table and net
-  print(gc.analyze(net, x, target))     in Python, for a net of your own: README.md has an example"""
+                                        the same for your own data and net
+  print(gc.analyze(net, x, target))     in Python, for your own net; README.md has an example"""
 
 
 class Demo:
-    """The data, its split, and the terminal; every stage is a method."""
+    """The data, its split, the terminal, and the output and training that the stages share."""
 
     def __init__(self, seed: int, silent: bool, interrupted: Callable[[], bool]) -> None:
         self.seed, self.silent, self.interrupted = seed, silent, interrupted
@@ -49,13 +49,13 @@ class Demo:
             print("\n".join(lines), flush=True)
 
     def heading(self, title: str) -> None:
-        """A numbered part, with the time since the start; none after Ctrl-C, at which the last one has ended early."""
+        """Print the heading of a part, with the time since the start; raise KeyboardInterrupt after Ctrl-C."""
         if self.interrupted():
             raise KeyboardInterrupt
         self.say(self.terminal.rule(f"{title} [{time.monotonic() - self.start:.0f} s]"))
 
     def train(self, net: MLP) -> float:
-        """Train until the goal or `_EPOCHS`, showing the accuracy on the way; the final held-out accuracy."""
+        """Train until the goal or `_EPOCHS`, and print the accuracy on the way; returns the final held-out accuracy."""
         x, labels = self.train_data
         total_steps = _EPOCHS * max(len(x) // _BATCH, 1)
         optimizer = SGD(net, lr=cosine(_FIRST_LR, total_steps=total_steps), momentum=_MOMENTUM)
@@ -68,14 +68,14 @@ class Demo:
             clip_norm=_CLIP_NORM,
             validation=self.test_data,
             callbacks=[_Accuracy(self)],
-            drop_last=True,  # batch norm may be the cure, and the last batch a small one
+            drop_last=True,  # the cure may be batch norm, and the last batch may be small
             progress=False,
             seed=self.seed,
         )
         return history["val_accuracy"][-1]
 
     def compare(self, rows: list[tuple[str, float, str]]) -> None:
-        """The summary: what was trained, how well it reads digits it has not seen, the verdict."""
+        """Print the summary: each net, its accuracy on held-out digits, and the verdict."""
         self.say(f"  {'net':54} {'held-out accuracy':>17}  gradients")
         for name, accuracy, verdict in rows:
             style = "green" if accuracy > GOAL else "red"
@@ -83,7 +83,7 @@ class Demo:
 
 
 class _Accuracy(Callback):
-    """Says where the training stands, every tenth of it and at its end; ends it at the goal."""
+    """Prints the progress eight times per training and at its end; stops at the goal."""
 
     def __init__(self, demo: Demo) -> None:
         self.demo = demo
@@ -101,22 +101,22 @@ class _Accuracy(Callback):
 def run(
     seed: int, quick: bool, silent: bool = False, interrupted: Callable[[], bool] = lambda: False
 ) -> tuple[Report, bool]:
-    """The whole demonstration.
+    """Run the whole demo.
 
     Args:
-        seed: of the split, the weights and the batches.
-        quick: shorter trials of the remedies.
+        seed: seed of the split, the weights and the batches.
+        quick: try the remedies for fewer steps.
         silent: print nothing but progress.
-        interrupted: asked before each part, whether to raise KeyboardInterrupt.
+        interrupted: called before each part; if it returns True, KeyboardInterrupt is raised.
 
     Returns:
-        (report of the sick net with the remedies tried, whether the cured net passed 95 % on the held-out
-        digits while the sick one stayed at chance).
+        (report of the original net with the remedies tried, whether the cured net passed 95 % on the held-out digits
+        while the original stayed near chance).
     """
     demo = Demo(seed, silent, interrupted)
     demo.heading("1. A deep net that does not learn")
     net = MLP(WIDTHS, activation="sigmoid", seed=seed)
-    demo.say(*demo.notes, f"{net!r}", f"trained by {_TRAINING}:")
+    demo.say(*demo.notes, f"{net!r}", f"trained with {_TRAINING}:")
     sick = demo.train(net.copy())
 
     demo.heading("2. Why: its gradients at the start of training")
@@ -134,8 +134,8 @@ def run(
 
     demo.heading("Summary")
     verdict = best.after.verdict if best.after else "not measured"
-    demo.compare([("as it was", sick, report.verdict), (f"cured: {best.name}", cured, verdict)])
-    demo.say("", "What next:", _NEXT)
+    demo.compare([("original", sick, report.verdict), (f"cured: {best.name}", cured, verdict)])
+    demo.say("", "Next steps:", _NEXT)
     return report, cured > GOAL and sick < 2 * CHANCE
 
 
@@ -149,7 +149,7 @@ def _diagnose(demo: Demo, net: MLP) -> Report:
 
 def _cures(demo: Demo, report: Report, quick: bool) -> list[Remedy]:
     with Status(sys.stderr) as status:
-        # the time is a bound for slow machines: what is not tried by then is listed as such
+        # `seconds` is for slow machines: remedies that were not tried by then are listed as such
         report.remedies(steps=40 if quick else 60, seconds=40.0, progress=status)
     demo.say(*text.remedies(report, demo.terminal)[1:])
     return [remedy for remedy in report.tried if remedy.helps]

@@ -1,8 +1,8 @@
 """The command line: `gradcore demo`, `gradcore analyze`, `gradcore predict`, `gradcore sweep`, `gradcore info`.
 
-Reports go to stdout, progress and errors to stderr. Every error is one line and exit code 2; with GRADCORE_TRACEBACK=1
-in the environment its traceback comes before that line. At Ctrl-C a command shows what it has found by then and starts
-nothing new; a second one ends it at once.
+Reports go to stdout, progress and errors to stderr. Every error is one line and exit code 2; GRADCORE_TRACEBACK=1 in
+the environment prints the traceback before that line. After Ctrl-C, a command shows its results so far and starts
+nothing new; a second Ctrl-C ends it at once.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ OK, UNHEALTHY, ERROR, INTERRUPTED = 0, 1, 2, 130
 OPTIMIZERS = ("sgd", "rmsprop", "adam", "adamw")
 _NORMALIZATIONS: dict[Any, Any] = {"none": None, "batch": "batch", "layer": "layer", "rms": "rms"}
 
-_EXIT_CODES = """exit code: 0 the gradients are healthy, 1 they are not, 2 an error (one line on stderr says which),
-130 it was interrupted (the report tells what was found by then)"""
+_EXIT_CODES = """exit code: 0 the gradients are healthy, 1 they are not, 2 an error (described in one line on stderr),
+130 interrupted (the report shows the results so far)"""
 _ANALYZE_EXAMPLES = f"""examples:
   gradcore analyze --data digits --widths 64,100x30,10 --activation sigmoid
   gradcore analyze --data houses.csv --target price --widths 12,64x8,1 --standardize --html report.html
@@ -40,14 +40,14 @@ _ANALYZE_EXAMPLES = f"""examples:
 
 {_EXIT_CODES}
 """
-_SWEEP_EXAMPLES = """lists: 5,10,20 or 0.5:3:6, from 0.5 to 3 in 6 steps
+_SWEEP_EXAMPLES = """lists: values such as 5,10,20, or first:last:count such as 0.5:3:6 for 6 values from 0.5 to 3
 
 examples:
   gradcore sweep --depth 5,10,20,40 --activation relu,tanh,sigmoid --normalization none,batch --seeds 3
   gradcore sweep --weight-var 0.5:4:8 --bias-var 0:0.4:5 --activation tanh --depth 30 --html phase.html
   gradcore sweep --data digits --depth 10:50:5 --init he_normal,orthogonal --out sweep.jsonl
 
-exit code: 0 all nets were measured, 130 it was interrupted (--out goes on from there), 2 an error
+exit code: 0 all nets were measured, 2 an error, 130 interrupted (run it again with the same --out to resume)
 """
 
 
@@ -63,11 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with Interrupts() as arguments.interrupts:
             code = int(arguments.run(arguments))
-            sys.stdout.flush()  # a broken pipe shows here, not in the interpreter's last flush
+            sys.stdout.flush()  # so that a broken pipe raises here, not in the interpreter's last flush
         if arguments.interrupts.seen:
             raise KeyboardInterrupt
         return code
-    except BrokenPipeError:  # the reader of a pipe, such as `head`, has had enough
+    except BrokenPipeError:  # the reader of the pipe, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except KeyboardInterrupt:
@@ -84,14 +84,14 @@ def _one_line(error: Exception) -> str:
     message = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, (ValueError, TypeError, FloatingPointError, OSError, ImportError, MemoryError)):
         return message
-    return f"an error of gradcore itself, {type(error).__name__}: {message} (GRADCORE_TRACEBACK=1 shows where)"
+    return f"internal error, {type(error).__name__}: {message} (GRADCORE_TRACEBACK=1 shows where)"
 
 
 # ---- arguments -------------------------------------------------------------------------------
 
 
 class _Parser(argparse.ArgumentParser):
-    """Its errors are one line, like all others here."""
+    """Prints errors as one line, like all other errors of the command line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(ERROR, f"gradcore: {message} (see {self.prog} --help)\n")
@@ -100,7 +100,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="gradcore",
-        description="Finds vanishing and exploding gradients in deep MLPs, explains them and proves the cure.",
+        description="Finds vanishing and exploding gradients in deep MLPs, explains them, and tests cures.",
     )
     parser.add_argument("--version", action="version", version=f"gradcore {_core.version()}")
     _add_places(parser)
@@ -109,14 +109,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_analyze(commands)
     _add_predict(commands)
     _add_sweep(commands)
-    info = commands.add_parser("info", help="version, CPU targets and threads of this installation")
+    info = commands.add_parser("info", help="show version, CPU targets and threads of this installation")
     info.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     info.set_defaults(run=run_info)
     return parser
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
-    """What other builds ask for; several together print one line, as pkg-config does."""
+    """Options for other builds; several together print one line, as with pkg-config."""
     group = parser.add_argument_group("for compilers and build systems")
     for option, show, meaning in (
         ("--cflags", config.cflags, "compiler flags that find the headers"),
@@ -132,73 +132,74 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
 def _add_demo(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
-        help="a 30-layer net that cannot learn real data, diagnosed, cured and trained (under a minute)",
-        description="A 30-layer sigmoid net cannot learn the handwritten digits. The demo shows it failing, "
-        "lets the analysis say where and why its gradients vanish, tries the remedies, and trains the best one. "
-        "Needs scikit-learn for its bundled data: pip install 'gradcore[demo]'",
-        epilog="exit code: 0 the cured net learned and the sick one did not, 1 otherwise, 2 an error, 130 interrupted",
+        help="diagnose, cure and train a 30-layer net that cannot learn real data (under a minute)",
+        description="A 30-layer sigmoid net fails to learn handwritten digits. The demo shows the failure, analyzes "
+        "where and why its gradients vanish, tries remedies, and trains the net with the best one. "
+        "It needs scikit-learn for its data: pip install 'gradcore[demo]'",
+        epilog="exit code: 0 the cured net learned and the original did not, 1 otherwise, 2 an error, 130 interrupted",
     )
-    demo.add_argument("--quick", action="store_true", help="shorter trials of the remedies, for a slow machine")
+    demo.add_argument("--quick", action="store_true", help="try the remedies for fewer steps, for a slow machine")
     _add_outputs(demo)
-    demo.add_argument("--seed", type=_seed, default=0, help="of weights, batches and split (default 0)")
+    demo.add_argument("--seed", type=_seed, default=0, help="seed of weights, batches and split (default 0)")
     demo.set_defaults(run=run_demo)
 
 
 def _add_analyze(commands: Any) -> None:
     analyze = commands.add_parser(
         "analyze",
-        help="the gradients of a net of your shape on your data: verdict, cause, cures tried",
-        description="Builds a net, measures its gradients on your data, judges them, explains them, and tries "
-        "the remedies. CSV: numbers in every column but the target, header line or none. NPZ: arrays x (or X) "
-        "and y (or target).",
+        help="analyze the gradients of a net of your shape on your data, and try cures",
+        description="Builds a net, measures its gradients on your data, judges and explains them, and tries remedies.\n"
+        "A CSV file has numbers in every column but the target; a header line is optional. An NPZ\n"
+        "file has arrays x (or X) and y (or target).",
         epilog=_ANALYZE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = analyze.add_argument
-    add("--data", required=True, metavar="digits|FILE", help="digits, or a .csv, .tsv, .txt or .npz file")
+    add("--data", required=True, metavar="digits|FILE", help="the bundled digits, or a .csv, .tsv, .txt or .npz file")
     add("--target", metavar="COLUMN", help="target column of a CSV, by name or index (default: the last)")
     add("--standardize", action="store_true", help="shift each feature to mean 0, scale it to variance 1")
     _add_design(analyze)
     losses = (*_data.CLASS_LOSSES, *_check.VALUE_LOSSES)
-    add("--loss", choices=losses, metavar="NAME", help=f"{', '.join(losses)} (default: by the target)")
+    add("--loss", choices=losses, metavar="NAME", help=f"{', '.join(losses)} (default: depends on the target)")
     add(
         "--optimizer",
         choices=OPTIMIZERS,
         help="judge for this optimizer (default: plain SGD at a rate that suits the net)",
     )
-    add("--lr", type=float, help="its learning rate (default: 0.1 for sgd, 1e-3 for the others)")
-    add("--batch-size", type=_count, default=128, metavar="N", help="rows a batch (default 128)")
-    add("--batches", type=_count, default=8, metavar="N", help="batches to measure (default 8)")
-    add("--seed", type=_seed, default=0, help="of weights and batches (default 0)")
-    add("--no-remedies", action="store_true", help="diagnose only")
+    add("--lr", type=float, help="learning rate of the optimizer (default: 0.1 for sgd, 1e-3 for the others)")
+    add("--batch-size", type=_count, default=128, metavar="N", help="rows per batch (default 128)")
+    add("--batches", type=_count, default=8, metavar="N", help="number of batches to measure (default 8)")
+    add("--seed", type=_seed, default=0, help="seed of weights and batches (default 0)")
+    add("--no-remedies", action="store_true", help="diagnose only, try no remedies")
     _add_outputs(analyze)
     analyze.set_defaults(run=run_analyze)
 
 
 def _add_design(parser: argparse.ArgumentParser) -> None:
-    """The net's shape, as `gc.MLP` takes it."""
+    """Options for the net's shape, as in `gc.MLP`."""
     add = parser.add_argument
-    add("--widths", required=True, type=_widths, metavar="LIST", help="layer widths: 64,100x30,10 has 30 of 100")
+    add("--widths", required=True, type=_widths, metavar="LIST", help="layer widths; 64,100x30,10 has 30 layers of 100")
     add("--activation", default="relu", choices=activations(), metavar="NAME", help=", ".join(activations()))
     kinds = tuple(_NORMALIZATIONS)
-    add("--normalization", choices=kinds, default="none", help="before each activation (default: none)")
-    add("--residual", action="store_true", help="add a block's input to its output where widths agree")
+    add("--normalization", choices=kinds, default="none", help="normalization before each activation (default: none)")
+    add("--residual", action="store_true", help="add each block's input to its output where their widths are equal")
     add("--init", default="auto", choices=initializers(), metavar="NAME", help=", ".join(initializers()))
 
 
 def _add_predict(commands: Any) -> None:
     predict = commands.add_parser(
         "predict",
-        help="what theory expects of the gradients of a net of your shape, before any data",
-        description="Mean-field theory: the factor on the squared gradient per layer, the profile with the band of "
-        "random draws at these widths, how many layers the design carries, and the critical weight scale.",
+        help="predict the gradients of a net of your shape by theory, without data",
+        description="Shows what mean-field theory predicts: the factor on the squared gradient per layer, the profile "
+        "with the range of random initializations at these widths, how many layers the design can carry, and the "
+        "critical weight scale.",
         epilog="example: gradcore predict --widths 64,100x30,10 --activation sigmoid",
     )
     _add_design(predict)
     add = predict.add_argument
-    add("--weight-var", type=float, metavar="V", help="in place of --init: variance of weights times fan_in")
+    add("--weight-var", type=float, metavar="V", help="variance of the weights times fan_in, instead of --init")
     add("--bias-var", type=float, metavar="V", help="variance of the biases (default 0)")
-    add("--batch-size", type=_count, default=128, metavar="N", help="rows a batch, for batch norm (default 128)")
+    add("--batch-size", type=_count, default=128, metavar="N", help="rows per batch, for batch norm (default 128)")
     _add_outputs(predict)
     predict.set_defaults(run=run_predict)
 
@@ -206,39 +207,39 @@ def _add_predict(commands: Any) -> None:
 def _add_sweep(commands: Any) -> None:
     sweep = commands.add_parser(
         "sweep",
-        help="the gradients of many nets: depth, width, activation, initialization, normalization, seeds",
-        description="Measures a net at every combination of the values given, in parallel, and shows the gain of "
-        "the gradient per layer as a table and as heat maps. With --weight-var and --bias-var it is the phase "
-        "diagram of mean-field theory, beside the theory's critical line.",
+        help="measure the gradients of many nets: depth, width, activation, initialization, normalization, seeds",
+        description="Measures a net at every combination of the given values, in parallel, and shows the gain of\n"
+        "the gradient per layer as a table and as heat maps. With --weight-var and --bias-var, the heat\n"
+        "map is the phase diagram of mean-field theory, with its critical line.",
         epilog=_SWEEP_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = sweep.add_argument
     numbers, counts = _values(float), _values(int)
-    add("--depth", type=counts, metavar="LIST", help="numbers of dense layers (default 10)")
+    add("--depth", type=counts, metavar="LIST", help="number of dense layers (default 10)")
     add("--width", type=counts, metavar="LIST", help="units of each hidden layer (default 64)")
-    add("--activation", type=_names, metavar="LIST", help=f"of {', '.join(activations())} (default relu)")
-    add("--init", type=_names, metavar="LIST", help=f"of {', '.join(initializers())} (default auto)")
-    add("--weight-var", type=numbers, metavar="LIST", help="in place of --init: variances of weights times fan_in")
-    add("--bias-var", type=numbers, metavar="LIST", help="variances of biases (default 0)")
-    add("--normalization", type=_names, metavar="LIST", help="of none, batch, layer, rms (default none)")
-    add("--residual", type=_names, metavar="LIST", help="of no, yes (default no)")
-    add("--seeds", type=_count, default=1, metavar="N", help="draws of the weights for each design (default 1)")
+    add("--activation", type=_names, metavar="LIST", help=f"{', '.join(activations())} (default relu)")
+    add("--init", type=_names, metavar="LIST", help=f"{', '.join(initializers())} (default auto)")
+    add("--weight-var", type=numbers, metavar="LIST", help="variance of the weights times fan_in, instead of --init")
+    add("--bias-var", type=numbers, metavar="LIST", help="variance of the biases (default 0)")
+    add("--normalization", type=_names, metavar="LIST", help="none, batch, layer, rms (default none)")
+    add("--residual", type=_names, metavar="LIST", help="no, yes (default no)")
+    add("--seeds", type=_count, default=1, metavar="N", help="number of weight draws for each design (default 1)")
     add("--data", metavar="digits|FILE", help="as for analyze (default: standard normal inputs, random labels)")
     add("--target", metavar="COLUMN", help="target column of a CSV, by name or index (default: the last)")
     add("--standardize", action="store_true", help="shift each feature to mean 0, scale it to variance 1")
-    add("--batch-size", type=_count, default=128, metavar="N", help="rows a batch (default 128)")
-    add("--batches", type=_count, default=4, metavar="N", help="batches to measure each net on (default 4)")
-    add("--workers", type=_count, metavar="N", help="threads to measure in (default: as many as `gradcore info` says)")
-    add("--out", metavar="FILE", help="file each net as it is measured (JSON lines); a sweep cut short goes on from it")
-    add("--csv", metavar="FILE", help="write a row for each net as CSV; - for stdout, instead of text")
+    add("--batch-size", type=_count, default=128, metavar="N", help="rows per batch (default 128)")
+    add("--batches", type=_count, default=4, metavar="N", help="number of batches to measure each net on (default 4)")
+    add("--workers", type=_count, metavar="N", help="number of threads (default: that of `gradcore info`)")
+    add("--out", metavar="FILE", help="save each net when measured (JSON lines); an interrupted sweep resumes from it")
+    add("--csv", metavar="FILE", help="write one row per net as CSV; - prints it instead of the text")
     _add_outputs(sweep)
     sweep.set_defaults(run=run_sweep)
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--html", metavar="FILE", help="write the report as one self-contained page")
-    parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - for stdout, instead of text")
+    parser.add_argument("--html", metavar="FILE", help="write the report as a self-contained HTML page")
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - prints it instead of the text")
 
 
 def _names(argument: str) -> list[str]:
@@ -246,7 +247,7 @@ def _names(argument: str) -> list[str]:
 
 
 def _values(kind: Callable[[str], float]) -> Callable[[str], list[float]]:
-    """Reads 5,10,20 or, with the ends included, 0.5:3:6 (from, to, how many)."""
+    """A parser of 5,10,20 or first:last:count, which includes both ends."""
 
     def read(argument: str) -> list[float]:
         try:
@@ -264,7 +265,7 @@ def _values(kind: Callable[[str], float]) -> Callable[[str], list[float]]:
     return read
 
 
-# Layers that --widths may ask for with its short form; far beyond what trains.
+# The limit on layers that --widths may ask for with its short form; far beyond what trains.
 _MOST_LAYERS = 100_000
 
 
@@ -298,7 +299,7 @@ def _seed(argument: str) -> int:
 
 
 def run_analyze(arguments: argparse.Namespace) -> int:
-    """`gradcore analyze`; the exit code tells the verdict."""
+    """`gradcore analyze`; returns the exit code, which gives the verdict."""
     from . import analysis
     from .analysis.candidates import starts_small
 
@@ -385,7 +386,7 @@ def _build_optimizer(arguments: argparse.Namespace, net: Any) -> Any:
 
 
 def check_outputs(arguments: argparse.Namespace) -> None:
-    """Find out that a report cannot be written before it is computed."""
+    """Raise ValueError before the analysis if its report could not be written."""
     names = ("html", "json", "csv", "out")
     for option, name in ((f"--{name}", getattr(arguments, name, None)) for name in names):
         if name == "-" and option in ("--html", "--out"):
@@ -395,7 +396,7 @@ def check_outputs(arguments: argparse.Namespace) -> None:
 
 
 def write_outputs(report: Report | Prediction | SweepResult, arguments: argparse.Namespace) -> None:
-    """The files asked for; JSON to stdout for `-`."""
+    """Write the requested files; `--json -` prints to stdout."""
     if arguments.html:
         report.save_html(arguments.html)
         print(f"wrote {arguments.html}", file=sys.stderr)
@@ -430,7 +431,7 @@ def run_sweep(arguments: argparse.Namespace) -> int:
         table = table.standardized() if arguments.standardize else table
         data = {"x": table.x, "target": table.target, "loss": table.loss}
     elif arguments.target is not None or arguments.standardize:
-        raise ValueError("--target and --standardize: expected --data with them, got none")
+        raise ValueError("--target and --standardize: expected --data as well, got none")
     with ThreadPoolExecutor(arguments.workers or get_num_threads()) as executor:
         result = sweep(
             grid,
@@ -486,14 +487,14 @@ def run_info(arguments: argparse.Namespace) -> int:
         print(json.dumps(info, indent=2))
         return OK
     idle = [name for name in info["targets"] if name not in info["supported"]]
-    rest = f"; built, but not for this CPU: {', '.join(idle)}" if idle else ""
+    rest = f"; built, but not supported by this CPU: {', '.join(idle)}" if idle else ""
     wanted = os.environ.get("GRADCORE_TARGET", "")
     forced = " (GRADCORE_TARGET)" if wanted == info["target"] else ""
     if wanted and not forced:
-        rest += f"; GRADCORE_TARGET={wanted} names no target that this CPU supports"
+        rest += f"; GRADCORE_TARGET={wanted} is ignored: this CPU supports no such target"
     print(f"gradcore  {info['version']} (ABI {info['abi']})")
-    print(f"target    {info['target']}{forced}, of {', '.join(info['supported'])}{rest}")
-    print(f"bfloat16  {'products of the CPU' if info['bfloat16_products'] else 'products of rounded float32'}")
+    print(f"target    {info['target']}{forced}; supported: {', '.join(info['supported'])}{rest}")
+    print(f"bfloat16  {'native products' if info['bfloat16_products'] else 'products of rounded float32'}")
     print(f"threads   {info['num_threads']}, from {info['threads_from']}")
     print(f"NumPy     {info['numpy']}, Python {info['python']}")
     return OK

@@ -46,12 +46,12 @@ def csv(tmp_path):
 # ---- analyze -----------------------------------------------------------------------------------------------
 
 
-def test_an_error_of_gradcore_itself_is_no_verdict(capsys, monkeypatch):
+def test_an_internal_error_is_no_verdict(capsys, monkeypatch):
     def broken(arguments):
         return [][len(arguments.command)]
 
     monkeypatch.setattr(cli, "run_info", broken)
-    line = "gradcore: an error of gradcore itself, IndexError: list index out of range (GRADCORE_TRACEBACK=1 shows where)\n"
+    line = "gradcore: internal error, IndexError: list index out of range (GRADCORE_TRACEBACK=1 shows where)\n"
     assert run(capsys, "info") == (2, "", line)
     monkeypatch.setenv("GRADCORE_TRACEBACK", "1")
     code, _, err = run(capsys, "info")
@@ -348,7 +348,7 @@ def test_demo_cures_the_net(capsys, tmp_path):
     page = tmp_path / "demo.html"
     code, out, err = run(capsys, "demo", "--quick", "--html", str(page))
     assert code == 0
-    for part in ("VANISHING GRADIENTS", "as it is", "Summary", "What next"):
+    for part in ("VANISHING GRADIENTS", "as it is", "Summary", "Next steps"):
         assert part in out
     sick, cured = (float(value) for value in re.findall(r"(\d+\.\d)%  (?:vanishing|healthy)\n", out)[-2:])
     assert sick < 20.0
@@ -420,8 +420,8 @@ def test_info(capsys, num_threads):
 def test_info_tells_whether_the_environment_chose_the_target(run_python):
     code = "import sys; from gradcore import cli; sys.exit(cli.main(['info']))"
     for name, said in (
-        (gc.cpu_info()["supported"][0], " (GRADCORE_TARGET), of "),
-        ("bogus", "; GRADCORE_TARGET=bogus names no target that this CPU supports"),
+        (gc.cpu_info()["supported"][0], " (GRADCORE_TARGET); supported: "),
+        ("bogus", "; GRADCORE_TARGET=bogus is ignored: this CPU supports no such target"),
     ):
         (line,) = re.findall("^target .*$", run_python(code, GRADCORE_TARGET=name), re.M)
         assert said in line and line.count("GRADCORE_TARGET") == 1

@@ -228,7 +228,7 @@ def test_command_on_a_table(capsys, tmp_path):
         (["--weight-var", "1:2"], "expected numbers such as"),
         (["--activation", "rely"], "grid['activation']: expected one of"),
         (["--normalization", "no"], "--normalization: expected one of 'none', 'batch', 'layer', 'rms', got 'no'"),
-        (["--target", "a"], "--target and --standardize: expected --data with them, got none"),
+        (["--target", "a"], "--target and --standardize: expected --data as well, got none"),
         (["--csv", "."], "--csv: cannot write"),
         (["--out", "/no/such/place/s.jsonl"], "--out: cannot write"),
     ],
