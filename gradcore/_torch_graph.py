@@ -1,4 +1,4 @@
-"""What a PyTorch module computes, read from its graph, which `torch.fx` traces without running it."""
+"""Reads nets from the graphs of PyTorch modules, which `torch.fx` traces without running them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from .mlp import MLP, NORM_EPS, skip_connections
 
-_MOMENTUM = 0.1  # of batch norm's running statistics: kNormMomentum of the library
+_MOMENTUM = 0.1  # of batch norm's running statistics; kNormMomentum in the library
 
 ACTIVATIONS = {
     "relu": "ReLU",
@@ -28,7 +28,7 @@ ACTIVATIONS = {
     "hard_tanh": "Hardtanh",
     "sigmoid": "Sigmoid",
 }
-# What PyTorch lets choose, in the order of its arguments, as gradcore has it.
+# Options of PyTorch's activations, in the order of its arguments, with the values that gradcore uses.
 OPTIONS: dict[str, dict[str, Any]] = {
     "leaky_relu": {"negative_slope": 0.01},
     "elu": {"alpha": 1.0},
@@ -39,14 +39,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 NORMALIZATIONS = {"batch": "BatchNorm1d", "layer": "LayerNorm", "rms": "RMSNorm"}
 
-# What modules, functions and methods are called, by `_plain`.
+# Names of modules, functions and methods, as `_plain` gives them.
 _ACTIVATION_OF = {name.lower(): activation for activation, name in reversed(ACTIVATIONS.items())}
 _NORMALIZATION_OF = {name.lower().removesuffix("1d"): normalization for normalization, name in NORMALIZATIONS.items()}
 _OUTPUT_NOTES = {
-    "sigmoid": "the Sigmoid at its end is left out: loss='binary_cross_entropy' contains it",
-    "softmax": "the Softmax at its end is left out: loss='cross_entropy' contains it, as does PyTorch's "
-    "CrossEntropyLoss, which behind a Softmax applies it twice",
-    "logsoftmax": "the LogSoftmax at its end is left out: loss='cross_entropy' contains it",
+    "sigmoid": "the final Sigmoid is left out: loss='binary_cross_entropy' contains it",
+    "softmax": "the final Softmax is left out: loss='cross_entropy' contains it, as does PyTorch's CrossEntropyLoss, "
+    "which after a Softmax applies it twice",
+    "logsoftmax": "the final LogSoftmax is left out: loss='cross_entropy' contains it",
 }
 _ADDITIONS = frozenset(("add", "iadd"))
 _DROPOUTS = frozenset(("dropout", "alphadropout"))
@@ -54,16 +54,16 @@ _UNCHANGED = frozenset(("identity", "contiguous", "clone", "to", "type", "float"
 _RESHAPES = frozenset(("flatten", "view", "reshape", "squeeze"))
 _SIZES = frozenset(("size", "numel", "shape", "dtype", "device"))
 
-_PART = "pass the part of the model that is one, such as model.actor or nn.Sequential(model.body, model.head)"
+_PART = "pass the part of the model that is an MLP, such as model.actor or nn.Sequential(model.body, model.head)"
 _FORM = (
-    "a gradcore net is dense layers (Linear), each but the last followed by a normalization, an activation and the "
-    f"addition of its input, or some of these, in this order: {_PART}"
+    "a gradcore net is a sequence of dense layers (Linear), each but the last optionally followed by a normalization, "
+    f"an activation and the addition of its input, in this order; {_PART}"
 )
 
 
 @contextmanager
 def _undisturbed(model: Any) -> Iterator[None]:
-    """Afterwards each part has the attributes that it had, whatever `forward` and hooks set."""
+    """Restore the attributes of each submodule afterwards, whatever `forward` and hooks have set."""
     before = [(part, dict(vars(part))) for part in model.modules()]
     try:
         yield
@@ -74,7 +74,7 @@ def _undisturbed(model: Any) -> Iterator[None]:
 
 
 def _tracer(torch: Any) -> Any:
-    """Goes through models that torch.compile or DataParallel wraps, and knows that a net's values are matrices."""
+    """A tracer that unwraps models of torch.compile and DataParallel, and knows that all values are matrices."""
 
     class Matrix(torch.fx.Proxy):  # type: ignore[misc]
         ndim = 2
@@ -100,7 +100,7 @@ class _Block:
     """A dense layer of a model and what follows it."""
 
     label: str
-    entry: Any  # the node whose value comes in
+    entry: Any  # the node of its input
     weight: Any
     bias: Any
     norm: Any = None
@@ -114,15 +114,15 @@ class _Block:
 
 @dataclass
 class _Operation:
-    """What a node of a graph does."""
+    """The operation of a graph's node."""
 
-    kind: str  # by `_plain`
-    label: str  # as the user knows it
+    kind: str  # a name, as `_plain` gives it
+    label: str  # for messages
     node: Any
     module: Any = None
 
     def option(self, name: str, place: int, default: Any) -> Any:
-        """The argument of this name, which functions may have at this place behind the values they are applied to."""
+        """The argument of this name; functions may also have it at this place, counted after their input."""
         if self.module is not None:
             return getattr(self.module, name, default)
         return self.node.kwargs.get(name, (*self.node.args[1:], *[default] * (place + 1))[place])
@@ -134,22 +134,22 @@ def _plain(name: str) -> str:
 
 
 class Reader:
-    """Goes through the graph of a model, node by node, and collects blocks."""
+    """Reads the graph of a model, node by node, and collects blocks."""
 
     def __init__(self, torch: Any, model: Any) -> None:
         self._torch = torch
-        self._root = torch.nn.Sequential(model)  # so that a model that is one Linear is a part, too
+        self._root = torch.nn.Sequential(model)  # so that a model that is a single Linear is a submodule, too
         self._blocks: list[_Block] = []
-        self._value: Any = None  # the node that the next one must go on from
-        self._same: dict[Any, Any] = {}  # of nodes that change nothing: the one whose value they pass on
+        self._value: Any = None  # the last node, whose value the next one must take
+        self._same: dict[Any, Any] = {}  # nodes that change nothing -> the node whose value they pass on
         self._sizes: set[Any] = set()  # nodes that compute with shapes
-        self._ending: _Operation | None = None  # what nothing but the output may follow
-        self._used: dict[int, Any] = {}  # parts and parameters, by identity
-        self.notes: dict[str, list[str]] = {}  # texts, and the names that go into their {}
+        self._ending: _Operation | None = None  # an operation that only the output may follow
+        self._used: dict[int, Any] = {}  # modules and parameters, by identity
+        self.notes: dict[str, list[str]] = {}  # texts, and the names for their {}
 
     def _trace(self) -> Any:
         if any(isinstance(part, self._torch.jit.ScriptModule) for part in self._root.modules()):
-            raise ValueError("model: torch.jit made it, which leaves no forward to trace: pass what it was made from")
+            raise ValueError("model: torch.jit made it, which leaves no forward to trace; pass the original model")
         for name, part in self._root.named_modules():
             if part._backward_hooks or part._backward_pre_hooks:
                 self._note("backward hooks of {} are left out", name.partition(".")[2] or type(part).__name__)
@@ -157,13 +157,13 @@ class Reader:
             vars(part).update(_backward_hooks={}, _backward_pre_hooks={}, _compiled_call_impl=None)
         try:
             graph = _tracer(self._torch).trace(self._root)
-        except Exception as error:  # whatever the model's own code raises
+        except Exception as error:  # the model's own code may raise anything
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise ValueError(
-                f"model: torch.fx cannot trace its forward ({reason}): {_PART}, or build a gc.MLP of its widths and "
+                f"model: torch.fx cannot trace its forward ({reason}); {_PART}, or build a gc.MLP with its widths and "
                 "copy its tensors into net.parameters"
             ) from error
-        for node in reversed(graph.nodes):  # such as h.detach(), kept for a look at it
+        for node in reversed(graph.nodes):  # unused values, such as an h.detach() kept for inspection
             if node.op == "call_method" and not node.users and not node.target.endswith("_"):
                 graph.erase_node(node)
         return graph
@@ -177,7 +177,7 @@ class Reader:
         if node.op == "placeholder":
             self._value = node
         elif node.op == "output":
-            self._check_flow(node, "what it returns")
+            self._check_flow(node, "the return value")
         elif node.op != "get_attr" and not self._computes_sizes(node):
             self._apply(self._operation(node))
 
@@ -194,7 +194,7 @@ class Reader:
         return _Operation(_plain(name), f"{name}()", node)
 
     def _computes_sizes(self, node: Any) -> bool:
-        """Such as x.size(0), x.device, or a product of sizes: of no effect, as inputs are matrices."""
+        """Whether it is an operation such as x.size(0), x.device or a product of sizes; these need no counterpart."""
         asks = node.target in _SIZES or (node.target is getattr and node.args[1] in _SIZES)
         inputs = node.all_input_nodes
         if asks or (inputs and all(each in self._sizes for each in inputs)):
@@ -223,23 +223,23 @@ class Reader:
             self._activate(operation)
         elif kind in _OUTPUT_NOTES and self._blocks and self._blocks[-1].is_linear:
             if operation.option("dim", 0, -1) not in (None, 1, -1):
-                self._refuse(operation, "goes over the batch, not over the classes (dim=1)")
+                self._refuse(operation, "normalizes over the batch, not over the classes (dim=1)")
             self._note(_OUTPUT_NOTES[kind])
             self._ending = operation
         else:
-            self._refuse(operation, "has no counterpart")
+            self._refuse(operation, "has no counterpart in gradcore")
         self._value = operation.node
 
     def _refuse(self, operation: _Operation, why: str, rule: str = _FORM) -> NoReturn:
         raise ValueError(f"model: {operation.label} {why}; {rule}")
 
     def _check_flow(self, node: Any, label: str) -> None:
-        """Each node goes on from the one before, and from no other."""
+        """Check that the node takes the value of the one before, and no other."""
         values = [each for each in node.all_input_nodes if each not in self._sizes and each.op != "get_attr"]
         if not values and node.op != "output":
             raise ValueError(f"model: {label} does not depend on the input; {_FORM}")
         if [self._origin(each) for each in values] != [self._origin(self._value)]:
-            raise ValueError(f"model: {label} does not go on from what was computed last; {_FORM}")
+            raise ValueError(f"model: {label} depends on values other than the result of the last operation; {_FORM}")
 
     def _origin(self, node: Any) -> Any:
         return self._same.get(node, node)
@@ -253,7 +253,7 @@ class Reader:
         self._value = operation.node
 
     def _run_hooks(self, operation: _Operation) -> None:
-        """Those of torch.nn.utils compute tensors of the module, such as weight_norm; others are left out."""
+        """Run the hooks of torch.nn.utils that compute tensors, such as weight_norm; others are left out."""
         module = operation.module
         if isinstance(module, self._torch.nn.modules.lazy.LazyModuleMixin):
             self._refuse(operation, "has no weights yet", "run a batch through the model first")
@@ -262,7 +262,7 @@ class Reader:
         for hook in computing:
             hook(module, ())
         if computing or hasattr(module, "parametrizations"):
-            self._note("tensors of {} are computed (weight norm, pruning), and the net trains them", operation.label)
+            self._note("tensors of {} are computed (weight norm, pruning); the net trains the results", operation.label)
         if len(computing) < len(before) or module._forward_hooks or "forward" in vars(module):
             self._note("hooks of {} are left out", operation.label)
 
@@ -276,32 +276,32 @@ class Reader:
         self._blocks.append(_Block(operation.label, self._origin(self._value), weight, bias))
 
     def _claim(self, operation: _Operation, *tensors: Any) -> None:
-        """These are the tensors of one layer, which shares nothing with others."""
+        """Check the tensors of a layer; layers share no module and no tensor."""
         for part in (operation.module, *tensors):
             if part is not None and self._used.setdefault(id(part), operation) is not operation:
-                self._refuse(operation, "is used twice, and a net's layers share nothing")
+                self._refuse(operation, "is used twice, but layers of a gradcore net share no weights")
         for tensor in (each for each in tensors if each is not None):
             if tensor.is_meta:
-                self._refuse(operation, "is on the meta device, without values", "load them first")
+                self._refuse(operation, "is on the meta device, without values", "load its weights first")
             if not tensor.is_floating_point() or not tensor.numel():
                 what = f"has a tensor {list(tensor.shape)} of {tensor.dtype}"
-                self._refuse(operation, what, "a gradcore net has real numbers, and at least one unit in each layer")
+                self._refuse(operation, what, "a gradcore net has real weights and at least one unit in each layer")
 
     def _parameter(self, operation: _Operation, argument: Any) -> Any:
-        """What a function is given that is a parameter of the model, or None."""
+        """The parameter of the model that is passed to a function, or None."""
         if argument is None:
             return None
         if getattr(argument, "op", "") != "get_attr":
-            self._refuse(operation, "takes weights that are computed")
+            self._refuse(operation, "takes computed weights, not parameters of the model")
         return operator.attrgetter(argument.target)(self._root)
 
     def _normalize(self, operation: _Operation) -> None:
         if not self._blocks:
-            self._refuse(operation, "comes before the first dense layer: standardize x instead")
+            self._refuse(operation, "comes before the first dense layer (standardize x instead)")
         if not self._blocks[-1].is_linear:
             self._refuse(operation, "does not follow a dense layer")
         if operation.module is None:
-            self._refuse(operation, "is a function: only modules are read, such as LayerNorm")
+            self._refuse(operation, "is a function, but normalizations must be modules, such as LayerNorm")
         self._claim(operation, *(getattr(operation.module, name, None) for name in ("weight", "bias")))
         self._blocks[-1].norm = operation.module
 
@@ -316,7 +316,7 @@ class Reader:
         for place, (option, ours) in enumerate(OPTIONS.get(name, {}).items()):
             theirs = operation.option(option, place, ours)
             if theirs != ours:
-                self._refuse(operation, f"has {option}={theirs!r}, where gradcore's has {ours!r}")
+                self._refuse(operation, f"has {option}={theirs!r}, but gradcore's is fixed at {ours!r}")
         block.activation = name
 
     def _add(self, operation: _Operation) -> None:
@@ -324,7 +324,7 @@ class Reader:
         block = self._blocks[-1] if self._blocks else None
         expected = block is not None and not block.skip and {*terms} == {block.entry, self._origin(self._value)}
         if not expected or len(operation.node.args) != 2 or operation.node.kwargs:
-            self._refuse(operation, "adds something else than the last layer's input to what it has made of it")
+            self._refuse(operation, "adds something other than the input of the last layer to its output")
         assert block is not None
         block.skip = True
         self._value = operation.node
@@ -332,11 +332,11 @@ class Reader:
     # ---- the net -----------------------------------------------------------------------------------------
 
     def net(self) -> MLP:
-        """The net that the model is, which stays as it was."""
+        """The model as a net; the model is left unchanged."""
         with _undisturbed(self._root), self._torch.enable_grad():
             graph = self._trace()
             for part in self._root.modules():
-                vars(part)["training"] = False  # where it trains, spectral norm goes on as its weights are read
+                vars(part)["training"] = False  # in training mode, reading spectral norm's weights would update them
             for node in graph.nodes:
                 self._take(node)
             return self._assemble()
@@ -364,18 +364,18 @@ class Reader:
         return net
 
     def _free_the_last(self, block: _Block) -> None:
-        """Only a sigmoid may follow the output, and goes."""
+        """Drop a sigmoid after the output; refuse anything else."""
         if block.activation == "sigmoid" and block.norm is None and not block.skip:
             self._note(_OUTPUT_NOTES["sigmoid"])
         elif not block.is_linear:
             followed = block.activation or ("an addition" if block.skip else type(block.norm).__name__)
-            raise ValueError(f"model: {block.label} is the last one, and {followed} follows it; {_FORM}")
+            raise ValueError(f"model: {block.label} is the last layer, but {followed} follows it; {_FORM}")
 
     def _normalization(self) -> str | None:
         kinds = {block.norm and _NORMALIZATION_OF[_plain(type(block.norm).__name__)] for block in self._blocks[:-1]}
         if len(kinds) > 1:
             named = sorted(NORMALIZATIONS[kind] if kind else "none" for kind in kinds)
-            raise ValueError(f"model: expected the same normalization behind all hidden layers, got {', '.join(named)}")
+            raise ValueError(f"model: expected the same normalization after all hidden layers, got {', '.join(named)}")
         return kinds.pop() if kinds else None
 
     def _check_skips(self, net: MLP) -> None:
@@ -383,8 +383,8 @@ class Reader:
         ours = np.flatnonzero(skip_connections(net.config)).tolist()
         if theirs != ours:
             raise ValueError(
-                f"model: expected inputs to be added behind all hidden layers of equal widths, {ours}, or behind none; "
-                f"they are behind layers {theirs}"
+                f"model: expected skip connections around all hidden layers of equal input and output widths, {ours}, "
+                f"or around none, got them around {theirs}"
             )
 
     def _fill(self, net: MLP, layer: int, block: _Block) -> None:
@@ -395,7 +395,7 @@ class Reader:
             self._note_differences(block)
         for tensor, values in given.items():
             if tensor in net.parameters and values is not None and not values.requires_grad:
-                self._note("{} require no gradients, and the net trains them", tensor)
+                self._note("{} require no gradients, but the net trains them", tensor)
             for tensors in (net.parameters, net.buffers):
                 if tensor in tensors:
                     tensors[tensor] = self._without_effect(tensor) if values is None else self._values(net, values)
@@ -404,19 +404,19 @@ class Reader:
         return tensor.detach().to("cpu", getattr(self._torch, net.dtype.name)).numpy()
 
     def _without_effect(self, tensor: str) -> float:
-        """What stands for a tensor that the model does without."""
+        """The value without effect of a tensor that the model does not have."""
         name = tensor.partition(".")[2]
         if name.startswith("running"):
-            self._note("it keeps no running statistics of batch norm, and the net begins with new ones")
+            self._note("the model keeps no running statistics of batch norm; the net starts new ones")
         else:
-            self._note("it has no {}; those of the net do nothing until they are trained", tensor)
+            self._note("the model has no {}; in the net they have no effect until they are trained", tensor)
         return 1.0 if name in ("weight", "running_var") else 0.0
 
     def _note_differences(self, block: _Block) -> None:
         norm = block.norm
         eps = self._torch.finfo(block.weight.dtype).eps if norm.eps is None else norm.eps
         if eps != NORM_EPS:
-            self._note(f"the eps of its normalizations is {eps:.2g}, the net's {NORM_EPS:g}")
+            self._note(f"the eps of the model's normalizations is {eps:.2g}, that of the net {NORM_EPS:g}")
         momentum = getattr(norm, "momentum", _MOMENTUM)
         if momentum != _MOMENTUM:
-            self._note(f"the momentum of its batch norm is {momentum}, the net's {_MOMENTUM}")
+            self._note(f"the momentum of the model's batch norm is {momentum}, that of the net {_MOMENTUM}")

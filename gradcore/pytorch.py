@@ -49,7 +49,7 @@ def from_torch(model: Any) -> MLP:
     net = reader.net()
     if reader.notes:
         notes = "; ".join(text.format(_few(names)) for text, names in reader.notes.items())
-        warnings.warn(f"the net is not the model in all: {notes}", UserWarning, stacklevel=2)
+        warnings.warn(f"the net differs from the model: {notes}", UserWarning, stacklevel=2)
     return net
 
 

@@ -258,7 +258,7 @@ def test_half_precision_becomes_float32(torch):
 
 
 def read_with_note(model):
-    with pytest.warns(UserWarning, match="^the net is not the model in all: ") as caught:
+    with pytest.warns(UserWarning, match="^the net differs from the model: ") as caught:
         net = gc.from_torch(model)
     (warning,) = caught
     assert warning.filename == __file__
@@ -274,9 +274,10 @@ def test_what_is_left_out_or_added_is_told(torch):
 
     end = nn.Linear(5, 2)
     assert note(nn.ReLU(), nn.Dropout(0.5), nn.Dropout(0.1), end) == "Dropout is left out"
-    assert note(nn.LayerNorm(5, eps=1e-6), nn.ReLU(), end) == "the eps of its normalizations is 1e-06, the net's 1e-05"
-    assert note(nn.RMSNorm(5), nn.ReLU(), end) == "the eps of its normalizations is 1.2e-07, the net's 1e-05"
-    assert "momentum of its batch norm is 0.01, the net's 0.1" in note(nn.BatchNorm1d(5, momentum=0.01), end)
+    eps = "the eps of the model's normalizations is "
+    assert note(nn.LayerNorm(5, eps=1e-6), nn.ReLU(), end) == eps + "1e-06, that of the net 1e-05"
+    assert note(nn.RMSNorm(5), nn.ReLU(), end) == eps + "1.2e-07, that of the net 1e-05"
+    assert "model's batch norm is 0.01, that of the net 0.1" in note(nn.BatchNorm1d(5, momentum=0.01), end)
     assert "keeps no running statistics" in note(nn.BatchNorm1d(5, track_running_stats=False), end)
     assert "loss='cross_entropy' contains it" in note(nn.ReLU(), end, nn.LogSoftmax(dim=1))
     assert "applies it twice" in note(nn.ReLU(), end, nn.Softmax(dim=1))
@@ -293,8 +294,8 @@ def test_tensors_that_are_missing_do_nothing(torch):
     model = nn.Sequential(*parts, nn.Linear(5, 3)).double()
     net, note = read_with_note(model)
     assert note == (
-        "it has no dense0.bias, norm0.weight, norm0.bias, ..., norm3.bias; those of the net do nothing until they are "
-        "trained"
+        "the model has no dense0.bias, norm0.weight, norm0.bias, ..., norm3.bias; in the net they have no effect until "
+        "they are trained"
     )
     x = np.random.default_rng(0).normal(size=(7, 5))
     with torch.no_grad():
@@ -341,7 +342,7 @@ def test_hooks_and_frozen_parameters_are_told(torch):
     model[1].requires_grad_(False)
     assert read_with_note(model)[1] == (
         "backward hooks of 0 are left out; hooks of 1 (Linear), 2 (Identity), 3 (Linear) are left out; "
-        "dense1.weight, dense1.bias require no gradients, and the net trains them"
+        "dense1.weight, dense1.bias require no gradients, but the net trains them"
     )
     assert model[0]._backward_hooks and len(model(torch.ones(3, 4))) == 3
 
@@ -380,22 +381,22 @@ def misfits(torch):
         r"2 \(Tanh\) follows relu": sequential(torch, nn.ReLU(), nn.Tanh(), end),
         r"1 \(ReLU6\) has no counterpart": sequential(torch, nn.ReLU6(), end),
         r"1 \(PReLU\) has no counterpart": sequential(torch, nn.PReLU(), end),
-        r"1 \(LeakyReLU\) has negative_slope=0.2, where": sequential(torch, nn.LeakyReLU(0.2), end),
-        r"softplus\(\) has beta=2.*has 1.0": module(lambda a, x: a[1](F.softplus(a[0](x), beta=2)), *linears(4, 5, 2)),
+        r"1 \(LeakyReLU\) has negative_slope=0.2, but": sequential(torch, nn.LeakyReLU(0.2), end),
+        r"softplus\(\) has beta=2.*at 1.0": module(lambda a, x: a[1](F.softplus(a[0](x), beta=2)), *linears(4, 5, 2)),
         r"hardtanh\(\) has max_val=2": module(lambda a, x: a[1](F.hardtanh(a[0](x), -1.0, 2.0)), *linears(4, 5, 2)),
-        r"2 \(Linear\) is the last one, and tanh follows": nn.Sequential(nn.Linear(4, 5), nn.ReLU(), end, nn.Tanh()),
-        r"1 \(Linear\) is the last one, and LayerNorm": sequential(torch, nn.Linear(5, 5), nn.LayerNorm(5)),
+        r"2 \(Linear\) is the last layer, but tanh": nn.Sequential(nn.Linear(4, 5), nn.ReLU(), end, nn.Tanh()),
+        r"1 \(Linear\) is the last layer, but LayerNorm": sequential(torch, nn.Linear(5, 5), nn.LayerNorm(5)),
         r"3 \(Linear\) follows 2 \(Softmax\)": sequential(torch, end, nn.Softmax(1), nn.Linear(2, 2)),
-        r"the same normalization behind all.*BatchNorm1d, none": sequential(torch, batch, nn.ReLU(), shared, end),
+        r"the same normalization after all.*BatchNorm1d, none": sequential(torch, batch, nn.ReLU(), shared, end),
         r"is used twice": sequential(torch, nn.ReLU(), shared, nn.ReLU(), shared, nn.ReLU(), end),
-        r"mul\(\) does not go on": module(lambda a, x: a[0](x) + a[0](x * 0.5), nn.Linear(4, 4)),
+        r"mul\(\) depends on values other": module(lambda a, x: a[0](x) + a[0](x * 0.5), nn.Linear(4, 4)),
         r"mul\(\) has no counterpart": module(lambda a, x: a[0](x * 2), nn.Linear(4, 2)),
-        r"add\(\) adds something else": module(
+        r"add\(\) adds something other": module(
             lambda a, x: a[2](x + a[1](a[0](x).relu()).relu()), *linears(4, 4, 4, 2)
         ),
         r"add\(\) adds something": module(lambda a, x: a[1](a[0](x) + 1), *linears(4, 4, 2)),
-        r"what it returns does not go on": module(lambda a, x: (a[0](x), x), nn.Linear(4, 2)),
-        r"\[0, 1\], or behind none; they are behind layers \[1\]": module(
+        r"the return value depends on values other": module(lambda a, x: (a[0](x), x), nn.Linear(4, 2)),
+        r"\[0, 1\], or around none, got them around \[1\]": module(
             lambda a, x: (lambda h: a[2](h + a[1](h).relu()))(a[0](x).relu()), *linears(4, 4, 4, 2)
         ),
         r"cannot trace its forward \(.*control flow": module(
@@ -412,7 +413,7 @@ def misfits(torch):
         r"1 \(Linear\) has a tensor \[0, 5\].*at least one unit": sequential(torch, nn.Linear(5, 0)),
         r"0 \(torch\.ao.*quantized.*Linear\) has no": integers,
         r"torch\.jit made it": torch.jit.trace(end, torch.ones(1, 5)),
-        r"2 \(Softmax\) goes over the batch": sequential(torch, end, nn.Softmax(0)),
+        r"2 \(Softmax\) normalizes over the batch": sequential(torch, end, nn.Softmax(0)),
         r"layers\.0 \(Linear\) runs without autograd": module(
             torch.no_grad()(lambda a, x: a[1](a[0](x).relu())), *linears(4, 5, 2)
         ),
