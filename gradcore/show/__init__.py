@@ -1,1 +1,1 @@
-"""The faces of a report: terminal text, HTML page and matplotlib figure, all telling one story."""
+"""The forms of a report: terminal text, HTML page and matplotlib figure, all with the same content."""

@@ -73,12 +73,12 @@ def _tiles(report: Report) -> str:
 
 
 def tile_row(tiles: Sequence[tuple[str, str]]) -> str:
-    """Large numbers side by side, each with what it is of; both are markup."""
+    """Large numbers side by side, each with its caption; both are markup."""
     return '<div class="tiles">' + "".join(f"<div><b>{a}</b>{b}</div>" for a, b in tiles) + "</div>"
 
 
 def legend(keys: Sequence[tuple[str, str]]) -> str:
-    """What the marks of a chart mean: (class, words) each."""
+    """The legend of a chart, from (class, words) pairs."""
     marks = "".join(f'<span><i class="key {css}"></i>{escape(words)}</span>' for css, words in keys)
     return f'<div class="legend">{marks}</div>'
 
@@ -102,7 +102,7 @@ def _delta_section(report: Report) -> str:
 
 
 def _beside_branches(report: Report) -> str:
-    """Which gradient the factor per layer is of, where that is not the one drawn."""
+    """A note that names the gradient whose factor per layer is given, if it is not the one drawn."""
     if not story.has_skips(report):
         return ""
     return (
@@ -112,7 +112,7 @@ def _beside_branches(report: Report) -> str:
 
 
 def delta_chart(report: Report) -> str:
-    """|delta| over depth, the healthy cone and the band that theory expects."""
+    """|delta| over depth, the healthy cone and the band of the theory."""
     measured = story.log10(story.profiles(report)["delta"])
     cone_low, cone_high = story.healthy_cone(report)
     low, high, middle = story.predicted_deltas(report)
@@ -176,7 +176,7 @@ def _unit_chart(report: Report) -> str:
 
 
 def exponent_chart(report: Report) -> str:
-    """Where the single deltas lie, as ribbons over depth, with the flush-to-zero limits of low precision."""
+    """The distribution of single deltas, as ribbons over depth, with the flush-to-zero limits of low precision."""
     histogram = story.delta_histogram(report)
     if histogram is None:
         return ""
@@ -289,7 +289,7 @@ def _layer_table(report: Report) -> str:
 
 
 def layer_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A row of cells a layer, out of sight until it is asked for."""
+    """A table with one row per layer, folded until the reader opens it."""
     heads = "".join(f'<th scope="col">{story.formulas(name)}</th>' for name in ("layer", *columns))
     lines = "".join(
         f'<tr><th scope="row">{index}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"

@@ -1,4 +1,4 @@
-"""A report as a matplotlib figure (extra `plot`). matplotlib is imported when a figure is asked for."""
+"""A report as a matplotlib figure (extra `plot`). matplotlib is imported when a figure is drawn."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def plot(report: Report) -> Any:
 
 
 def plot_training(report: TrainingReport) -> Any:
-    """A matplotlib Figure of a watched training: the profiles as maps of layer and check, and the loss.
+    """A matplotlib Figure of a monitored training: the profiles as maps of layer and check, and the loss.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
@@ -53,7 +53,7 @@ def plot_training(report: TrainingReport) -> Any:
         ax.set(title=words, ylabel="layer")
         values = map_values(report, name)
         if len(values):
-            ax.set_facecolor(_RED)  # what is not finite, or exactly zero, has no colour of its own
+            ax.set_facecolor(_RED)  # shows through where a value is zero or not finite
             image = ax.imshow(values.T, origin="lower", aspect="auto", cmap="Blues", interpolation="nearest")
             image.set_clim(*map_range(values))
             figure.colorbar(image, ax=ax, label="log10", pad=0.01)
@@ -68,7 +68,7 @@ def plot_training(report: TrainingReport) -> Any:
 
 
 def plot_prediction(prediction: Prediction) -> Any:
-    """A matplotlib Figure of what theory expects: the deltas over depth with their band, and what makes them.
+    """A matplotlib Figure of a prediction: the deltas over depth with their band, and the quantities behind them.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
@@ -107,14 +107,14 @@ def plot_prediction(prediction: Prediction) -> Any:
 
 
 def _at_least(ax: Any, decades: float) -> None:
-    """A flat profile should look flat."""
+    """Widen the y axis, so that a flat profile looks flat."""
     low, high = ax.get_ylim()
     if high - low < decades:
         ax.set_ylim((low + high - decades) / 2, (low + high + decades) / 2)
 
 
 def _whole_layers(ax: Any) -> None:
-    """There is no layer 0.5, which the axis of a shallow net would show."""
+    """Put ticks at whole layers only; the axis of a shallow net would show a layer 0.5."""
     ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
@@ -145,7 +145,7 @@ def _deltas(ax: Any, report: Report) -> None:
 
 
 def _profile(ax: Any, values: np.ndarray, title: str) -> None:
-    """A profile on a log axis; what has no place there is marked at its upper (NaN, infinity) or lower edge (0)."""
+    """A profile on a log axis; NaN and infinity are marked at its upper edge, 0 at its lower one."""
     layers = np.arange(len(values))
     ax.plot(layers, story.log10(values), ".-", color=_BLUE, label="measured", zorder=3)
     for mark, words, height, where in (("x", "NaN or infinite", 0.98, ~np.isfinite(values)),
@@ -183,7 +183,7 @@ def _factors(ax: Any, report: Report) -> None:
     _whole_layers(ax)
     ax.set(xlabel="layer", ylabel="log10")
     bottom, top = ax.get_ylim()
-    ax.set_ylim(bottom, top + 0.5 * (top - bottom))  # room for the legend: the factors lie on all sides of 0
+    ax.set_ylim(bottom, top + 0.5 * (top - bottom))  # room for the legend, which would cover lines elsewhere
     ax.legend(frameon=False, fontsize=7, loc="upper right")
 
 
@@ -194,7 +194,7 @@ def _exponents(ax: Any, report: Report) -> None:
         _say(ax, "no raw flows in this report")
         return
     exponents, counts = histogram
-    used = np.flatnonzero(counts.sum(axis=0) > 1e-3 * counts.sum())  # single stragglers would stretch the axis
+    used = np.flatnonzero(counts.sum(axis=0) > 1e-3 * counts.sum())  # single outliers would stretch the axis
     if len(used) == 0:
         _say(ax, "every delta is zero or not finite")
         return

@@ -1,4 +1,4 @@
-"""A prediction as one self-contained HTML page: what theory expects of a design, before any data."""
+"""A prediction of the theory as one self-contained HTML page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A prediction as text: what theory expects of a design, before any data."""
+"""A prediction of the theory as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .text import MAX_LAYERS, Terminal
 
 
 def render(prediction: Prediction) -> str:
-    """The design, what the theory says of it in sentences, and the profile over depth."""
+    """The design, the prediction in sentences, and the profile over depth."""
     terminal = Terminal.of(sys.stdout)
     lines = [f"Mean-field prediction of {story.net_words(prediction.config)}"]
     if not prediction.valid:
@@ -22,7 +22,7 @@ def render(prediction: Prediction) -> str:
 
 
 def sentences(prediction: Prediction) -> list[str]:
-    """What it says, most important first."""
+    """The sentences of a prediction, most important first."""
     lines = [_slope_sentence(prediction)]
     if math.isfinite(prediction.carried_depth):
         lines.append(
@@ -50,7 +50,7 @@ def _slope_sentence(prediction: Prediction) -> str:
 
 
 def _limit_sentence(prediction: Prediction) -> str:
-    """Where ever deeper layers lead."""
+    """The limit of large depth, in a sentence."""
     depth_scale, trainable = (story.number(value) for value in (prediction.depth_scale, prediction.trainable_depth))
     normalization = prediction.config.get("normalization")
     if normalization is not None:
@@ -82,7 +82,7 @@ def _gain_sentence(prediction: Prediction) -> str:
 
 
 def _profile(prediction: Prediction, terminal: Terminal) -> list[str]:
-    """A row a layer: variance of the pre-activations, factor of the layer, the expected profile and its band."""
+    """One row per layer: variance of the pre-activations, factor of the layer, the expected profile and its band."""
     header = f"{'layer':>5}  {'units':>5}  {'q':>9}  {'chi':>9}  {'|delta|':>9}  95% of random draws"
     rows = [terminal.rule("Profile over depth, relative to the output layer"), terminal.style(header, "dim")]
     cells_of_layers = layer_cells(prediction)

@@ -1,4 +1,4 @@
-"""What every face of a report says about the remedies: which helped, and the table of what came of each."""
+"""Sentences and table of the remedies, for all forms of a report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def note(report: Report) -> str:
 
 
 def table(tried: Sequence[Remedy]) -> list[list[str]]:
-    """Headings, the net as it is, and a row for each of `tried`, at least one.
+    """Headings, the row of the unchanged net, and a row for each of `tried`, at least one.
 
     A column in which nobody has anything, such as the right answers of a regression, is left out.
     """
@@ -48,7 +48,7 @@ def _cells(remedy: Remedy) -> list[str]:
 
 
 def effect_sentence(remedy: Remedy) -> str:
-    """What a remedy that was tried does to the loss and to the gradients, with its price."""
+    """The effect of a tried remedy on the loss and the gradients, and its price, in a sentence."""
     if remedy.before is None or remedy.after is None:
         return "It was not tried."
     cells = dict(zip(COLUMNS, _cells(remedy), strict=True))

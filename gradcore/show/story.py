@@ -31,7 +31,7 @@ TITLES = {
     "non_finite": "Non-finite numbers",
 }
 
-# GainFactors in words: what each measures, for a reader who has not met the split before.
+# GainFactors in words, for readers who do not know this decomposition.
 FACTORS = {
     "weight_scale": "size of the weights",
     "alignment": "alignment of weights and gradient",
@@ -58,7 +58,7 @@ TERMS = (
 
 
 def title(report: Report) -> str:
-    """The verdict in words, and whether there is something beside healthy gradients that a reader should know first."""
+    """The verdict in words; "with warnings" if gradients are healthy but a finding needs attention."""
     warned = report.verdict == "healthy" and any(finding.severity != "info" for finding in report.findings)
     return TITLES[report.verdict] + (", with warnings" if warned else "")
 
@@ -79,7 +79,7 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage that never rounds a small one to none or a large one to all."""
+    """A share as a percentage; small shares are never rounded to 0 %, nor large ones to 100 %."""
     if math.isnan(share):
         return "n/a"
     value = 100.0 * share
@@ -96,7 +96,7 @@ def exp(value: float) -> float:
 
 
 def evidence(values: Mapping[str, Any]) -> str:
-    """Named numbers in one line; nested records are left to the JSON."""
+    """Named numbers in one line; nested records are only in the JSON."""
     words = []
     for name, value in values.items():
         if isinstance(value, (float, np.floating)):
@@ -117,12 +117,12 @@ def architecture(widths: Sequence[int]) -> str:
 
 
 def net_line(report: Report) -> str:
-    """One line that says which net was looked at."""
+    """One line that describes the net."""
     widths = [report.layers[0].in_features, *(record.out_features for record in report.layers)]
     return net_words({"widths": widths, **report.config})
 
 
-_GIVEN_SCALES = {"weight_var": "weight", "bias_var": "bias"}  # of a prediction that was asked for them
+_GIVEN_SCALES = {"weight_var": "weight", "bias_var": "bias"}  # settings that only a prediction may have
 
 
 def net_words(config: Mapping[str, Any]) -> str:
@@ -144,7 +144,7 @@ def net_words(config: Mapping[str, Any]) -> str:
 
 
 def counted(count: int, noun: str, nouns: str = "") -> str:
-    """1 row, 2 rows; nouns: a plural that is not made by an s."""
+    """1 row, 2 rows; nouns: the plural, if not formed by an s."""
     return f"{count} {noun if count == 1 else nouns or noun + 's'}"
 
 
@@ -152,7 +152,7 @@ _NO_OPTIMIZER = "plain SGD at a rate that suits it"
 
 
 def conditions_line(report: Report) -> str:
-    """One line that says how it was measured and for which optimizer it is judged."""
+    """One line with the measurement and the optimizer that it is judged for."""
     conditions = report.conditions
     parts = [str(conditions.get("loss", ""))]
     if "batches" in conditions:
@@ -160,7 +160,7 @@ def conditions_line(report: Report) -> str:
         batches = counted(conditions["batches"], "batch", "batches")
         parts.append(batches + (f" of {counted(rows, 'row')}" if rows else ""))
     parts.append(f"loss {number(report.loss, 3)}")
-    # settings that are off say nothing about what was judged
+    # settings that are off would only lengthen the line
     optimizer = re.sub(r", \w+=(False|0\.0)\b", "", conditions.get("optimizer") or _NO_OPTIMIZER)
     parts.append(f"judged for {optimizer}")
     if conditions.get("interrupted"):
@@ -191,17 +191,17 @@ def why(report: Report) -> list[str]:
 
 
 def gain(log_squared: float) -> str:
-    """A slope of ln |delta|^2 as the factor on |delta|^2 it stands for."""
+    """A slope of ln |delta|^2 as a factor on |delta|^2."""
     return number(exp(log_squared), 3)
 
 
 def has_skips(report: Report) -> bool:
-    """Whether any skip connection leads past a block: `residual` alone does not make one where no widths are equal."""
+    """Whether there is any skip connection; with `residual`, there is none unless two neighbouring widths are equal."""
     return bool(skip_connections(report.config).any())
 
 
 def traveller(report: Report) -> str:
-    """The gradient whose slope is judged: with skip connections the one beside the branches."""
+    """The gradient whose slope is judged; with skip connections, the one that bypasses the branches."""
     return "|dL/dh|" if has_skips(report) else "|delta|"
 
 
@@ -250,7 +250,7 @@ def _factor_sentence(report: Report) -> list[str]:
     if not factors or report.verdict == "healthy":
         return []
     words = dict(FACTORS)
-    if report.config.get("normalization"):  # it divides by what the weights have made: neither is a cause by itself
+    if report.config.get("normalization"):  # it undoes the scale of the weights, so neither is a cause by itself
         factors["normalization"] = factors.get("normalization", 1.0) * factors.pop("weight_scale", 1.0)
         words["normalization"] = "normalization, in which the size of the weights cancels"
     sign = 1.0 if report.slope.value > 0 else -1.0
@@ -259,7 +259,7 @@ def _factor_sentence(report: Report) -> list[str]:
 
 
 def _but_sentence(report: Report) -> list[str]:
-    """Why a slope outside its band is no verdict, where it is none."""
+    """Why a slope outside its band does not change the verdict, if it does not."""
     slope = report.slope
     kind = "vanishing" if slope.value < 0.0 else "exploding"
     severities = {finding.severity for finding in report.findings if finding.kind == kind}
@@ -290,7 +290,7 @@ def finding_title(finding: Finding) -> str:
 
 
 def prediction_lines(report: Report) -> list[str]:
-    """What theory expects of this architecture beside what was measured."""
+    """The prediction of the theory for this architecture, beside the measurement."""
     prediction = report.prediction
     if not prediction.valid:
         return [f"No mean-field prediction: {prediction.note or 'no theory covers this design'}."]
@@ -299,12 +299,12 @@ def prediction_lines(report: Report) -> list[str]:
         f"{gain(prediction.slope)} on {traveller(report)}^2 per layer; measured: {gain(report.slope.value)}"
         f"{_luck(report)}."
     ]
-    if prediction.depth_scale < 10 * len(report.layers):  # beyond that it stays level over this depth
+    if prediction.depth_scale < 10 * len(report.layers):  # above that, the profile is level over this depth
         words = f"The squared gradient changes by a factor e every {number(prediction.depth_scale)} layers"
         if math.isfinite(prediction.trainable_depth):
             words += f"; inputs stay distinguishable through about {number(prediction.trainable_depth)} layers"
         lines.append(words + ".")
-    # where the activation is to blame, in part or wholly, larger weights would keep the size and saturate the units
+    # if the activation contributes, larger weights would keep the size of the gradient but saturate the units
     blames_weights = any(finding.cause == "weight_scale" for finding in report.findings)
     blames_weights &= all(can_be_level(layer.activation) for layer in report.layers if layer.activation)
     if blames_weights and math.isfinite(prediction.critical_gain):
@@ -332,12 +332,12 @@ def depth_lines(report: Report) -> list[str]:
 
 
 def _layer_count(layers: float) -> str:
-    """Whole layers; more than a thousand are no limit that anyone meets."""
+    """Whole layers; a limit above a thousand does not matter in practice."""
     return "n/a" if math.isnan(layers) else "over 1000" if layers > 1000.0 else str(int(layers))
 
 
 def nearby_lines(report: Report) -> list[str]:
-    """What becomes of two inputs that are near each other: their correlation, and the Jacobian."""
+    """How the net treats two similar inputs: their correlation at the end, and the Jacobian."""
     lines, jacobian = [], report.jacobian
     measured = [layer.correlation for layer in report.layers[:-1]]
     if len(measured) > 1 and math.isfinite(measured[-1]):
@@ -358,7 +358,7 @@ def nearby_lines(report: Report) -> list[str]:
 
 
 def _luck(report: Report) -> str:
-    """What of the slope another draw of the weights would keep, where that is not all of it."""
+    """The part of the slope that another draw of the weights would keep, if that is not all of it."""
     slope = report.slope
     if math.isnan(slope.systematic) or abs(slope.systematic - slope.value) < 0.01:
         return ""
@@ -385,7 +385,7 @@ def profiles(report: Report) -> dict[str, np.ndarray]:
 
 
 def log10(values: np.ndarray) -> np.ndarray:
-    """log10 with NaN for everything that has none: zero, NaN and infinity."""
+    """log10, with NaN for zero, NaN and infinity."""
     usable = np.isfinite(values) & (values > 0)
     return np.where(usable, np.log10(np.where(usable, values, 1.0)), np.nan)
 
@@ -397,7 +397,7 @@ def formulas(text: str) -> str:
 
 
 def healthy_cone(report: Report) -> tuple[np.ndarray, np.ndarray]:
-    """log10 |delta| that the healthy slopes would give, starting from the last hidden layer's; NaN after it."""
+    """log10 |delta| that the healthy slopes give, starting at the last hidden layer; NaN after it."""
     slope, log = report.slope, log10(profiles(report)["delta"])
     last = max(len(log) - 2, 0)
     steps = np.where(np.arange(len(log)) <= last, last - np.arange(len(log)), math.nan)
@@ -406,7 +406,7 @@ def healthy_cone(report: Report) -> tuple[np.ndarray, np.ndarray]:
 
 
 def predicted_deltas(report: Report) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """log10 |delta| (low, high, typical) of theory, set level with the measured output layer."""
+    """log10 |delta| (low, high, typical) of the theory, shifted to agree with the measurement at the output layer."""
     prediction, log = report.prediction, log10(profiles(report)["delta"])
     half = 0.5 / math.log(10.0) if prediction.valid else math.nan
     arrays = (prediction.delta_log_low, prediction.delta_log_high, prediction.delta_log)
@@ -430,7 +430,7 @@ def expected_cone(prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
 
 
 def expected_profiles(prediction: Prediction) -> list[tuple[str, np.ndarray, bool]]:
-    """(title, values over the layers, whether on a log scale) of what makes a prediction."""
+    """(title, values over the layers, whether on a log scale) of the quantities behind a prediction."""
     profiles = [
         ("q, variance of the pre-activations", prediction.preact_var, True),
         ("chi, factor of a layer on |delta|^2", prediction.chi, True),
@@ -447,7 +447,7 @@ def delta_histogram(report: Report) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def elide(count: int, limit: int) -> list[int | None]:
-    """Indices 0..count-1, at most `limit` of them, with None where the middle was left out."""
+    """Indices 0..count-1, at most `limit` of them, with None for an omitted middle."""
     if count <= limit:
         return list(range(count))
     head = (limit + 1) // 2

@@ -55,7 +55,7 @@ class Chart:
         return round(self.height - self.bottom - share * (self.height - self.top - self.bottom), 1)
 
     def line(self, ys: Sequence[float] | np.ndarray, css: str, dots: bool = False, unit: str = "layer") -> None:
-        """A line over x = 0, 1, ... (of `unit`); with `dots`, markers that show their value when pointed at.
+        """A line over x = 0, 1, ... (of `unit`); with `dots`, markers that show their value on hover.
 
         Of many points no markers; a point between gaps has one in any case.
         """
@@ -94,7 +94,7 @@ class Chart:
         )
 
     def missing(self, values: np.ndarray) -> None:
-        """Marks what has no place on a log axis: NaN and infinity by a cross on the upper edge, 0 on the lower one."""
+        """Mark values that a log axis cannot show: NaN and infinity by a cross at the upper edge, 0 at the lower."""
         floor = self.height - self.bottom - 3
         for index in np.flatnonzero(~np.isfinite(values) | (values == 0)):
             mark, y = ("0", floor) if values[index] == 0 else ("&#215;", self.top + 9)
@@ -128,7 +128,7 @@ class Chart:
         self.marks.append(f'<text text-anchor="middle" x="{middle}" y="{self.height - 5}">{escape(x_label)}</text>')
 
 
-# Red, green, blue of what a heat map shows, as in report.css; the shade is the opacity, so that it fits both themes.
+# Red, green and blue of each quantity, as in report.css; opacity is the shade, so that maps suit both themes.
 _MAP_COLOR, _BAD_COLOR = (29, 95, 196), (187, 43, 51)
 _FAINTEST, _MAP_SIZE, _MAP_FRAME = 24, (420, 250), (40, 12, 12, 50)  # frame: left, right, top, bottom
 
@@ -193,19 +193,19 @@ def _png(pixels: np.ndarray) -> bytes:
 
 
 def runs(values: np.ndarray) -> list[tuple[int, int]]:
-    """Half-open index ranges of the stretches without NaN."""
+    """Half-open index ranges of the runs without NaN."""
     padded = np.concatenate(([False], np.isfinite(values), [False])).astype(np.int8)
     edges = np.flatnonzero(np.diff(padded))
     return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
 def layer_range(count: int) -> tuple[float, float]:
-    """x values of a chart over `count` layers; a single one stands in the middle."""
+    """x values of a chart over `count` layers; a single one is in the middle."""
     return (0.0, count - 1.0) if count > 1 else (-0.5, 0.5)
 
 
 def log_range(*series: np.ndarray, least: float = 2.0) -> tuple[float, float]:
-    """Whole decades around all finite values, at least `least` of them; (-1, 1) when there are none."""
+    """Whole decades around all finite values, at least `least` decades; (-1, 1) without finite values."""
     values = np.concatenate([np.ravel(entry) for entry in series])
     values = values[np.isfinite(values)]
     if len(values) == 0:
@@ -229,6 +229,6 @@ def _ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def _power(exponent: int, then: str = "") -> str:
-    """A power of ten; `then`: words after it, which the raised exponent would else lift too."""
+    """A power of ten; `then`: the words after it, which would otherwise be raised with the exponent."""
     back = f'<tspan dy="4">{then}</tspan>' if then else ""
     return f'10<tspan dy="-4" font-size="8">{exponent}</tspan>{back}'

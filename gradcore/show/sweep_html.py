@@ -12,8 +12,8 @@ from .html import article, document, legend
 from .sweep_story import Panel
 
 _CELL_WIDTH, _CELL_HEIGHT = 44, 30
-_TOP, _BOTTOM, _RIGHT, _LETTER = 8, 40, 10, 6.2  # pixels; a letter of an 11 px label is about that wide
-_MAX_TEXT_CELLS = 16  # columns beyond which numbers in the cells would run into each other
+_TOP, _BOTTOM, _RIGHT, _LETTER = 8, 40, 10, 6.2  # pixels; _LETTER: width of a letter of an 11 px label
+_MAX_TEXT_CELLS = 16  # with more columns, numbers in the cells would overlap
 _PANEL_WIDTH = 860
 
 
@@ -59,7 +59,7 @@ def _figure(panel: Panel) -> str:
 def heat_map(panel: Panel) -> str:
     """One panel as an <svg> element of fixed size."""
     left = 24 + _LETTER * max(len(_y_tick(panel, y)) for y in panel.ys)
-    # few cells are smaller than the titles beside them
+    # with few cells, the titles of the axes need more room than the cells
     width = max(left + _CELL_WIDTH * len(panel.xs) + _RIGHT, _LETTER * len(sweep_story.TITLES[panel.x_name]))
     height: float = _TOP + _CELL_HEIGHT * len(panel.ys) + _BOTTOM
     height = max(height, _LETTER * len(sweep_story.TITLES[panel.y_name])) if panel.y_name else height
@@ -96,12 +96,12 @@ def _cell(frame: _Frame, x: int, y: int, row: Row, panel: Panel) -> str:
     shade = sweep_story.colour(row[panel.value])
     broken = sweep_story.broken(row, panel.value)
     css = "bad" if broken else "hot" if shade > 0 else "cold"
-    # the root shows small departures from 1; a net too shallow for a gain has no colour
+    # the root makes small departures from 1 visible; a net too shallow for a gain has no colour
     opacity = 1.0 if broken else 0.0 if math.isnan(shade) else math.sqrt(abs(shade))
     title = f"<title>{escape(sweep_story.cell_title(row))}</title>"
     mark = f'<rect class="{css}" {_box(frame, x, y, 1)} fill-opacity="{opacity:.2f}">{title}</rect>'
     if row["healthy"] == 1.0:
-        # green on red is no contrast for many readers: the ring lies on a wider one of the page's colour
+        # many readers cannot tell green from red, so the ring lies on a wider one of the page's colour
         mark += "".join(f'<rect class="{ring}" {_box(frame, x, y, 2)} rx="3"/>' for ring in ("ring halo", "ring"))
     if len(panel.xs) <= _MAX_TEXT_CELLS:
         shown = "&#215;" if broken else sweep_story.shown(row[panel.value])
@@ -139,7 +139,7 @@ def _axes(panel: Panel, frame: _Frame, width: float, height: float) -> list[str]
 
 
 def _inside(middle: float, title: str, length: float) -> float:
-    """The place nearest to `middle` at which a title of an axis lies within `length` as a whole."""
+    """The place nearest to `middle` at which the title of an axis fits into `length`."""
     half = _LETTER * len(title) / 2
     return max(half, min(middle, length - half))
 

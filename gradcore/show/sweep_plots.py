@@ -1,4 +1,4 @@
-"""A sweep as a matplotlib figure (extra `plot`). matplotlib is imported when a figure is asked for."""
+"""A sweep as a matplotlib figure (extra `plot`). matplotlib is imported when a figure is drawn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .sweep_story import Panel
 
 _GREEN, _MISSING = "#17794a", "#bb2b33"
 _MAX_TEXT_CELLS = 16
-_TITLE_LETTERS = 9  # an inch, of a figure's bold title
+_TITLE_LETTERS = 9  # letters per inch in a figure's bold title
 _THEORY = "critical line of mean-field theory"
 
 
@@ -60,7 +60,7 @@ def _heat_map(ax: Any, panel: Panel) -> Any:
             shade = sweep_story.colour(row[panel.value])
             if row["healthy"] == 1.0:
                 frame = np.array([-1, 1, 1, -1, -1]) * 0.44 + x, np.array([-1, -1, 1, 1, -1]) * 0.42 + y
-                ax.plot(*frame, color="white", lw=3)  # green on red is no contrast for many readers
+                ax.plot(*frame, color="white", lw=3)  # many readers cannot tell green from red
                 ax.plot(*frame, color=_GREEN, lw=1)
             if sweep_story.broken(row, panel.value):
                 ax.plot(x, y, "x", color=_MISSING)

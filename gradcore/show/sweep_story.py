@@ -1,4 +1,4 @@
-"""What a sweep shows, as numbers and words: panels of cells for the figures, columns for the tables."""
+"""The content of a sweep's figures and tables: panels of cells, columns, and sentences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NUMERIC = ("depth", "weight_var", "bias_var", "width")
 MAX_PANELS = 24
 _LINE_POINTS = 60
 
-# A factor of 2 a layer has the full colour: ten layers later it is a factor of 1000.
+# A factor of 2 per layer has the full colour: over ten layers it makes 1000.
 FULL_COLOUR = math.log(2.0)
 
 
@@ -64,7 +64,7 @@ def panels(result: SweepResult) -> list[Panel]:
 
 
 def is_phase_diagram(result: SweepResult) -> bool:
-    """Whether it spans the plane of theory: its gains are then those of deep layers."""
+    """Whether both variances vary, as in the theory's phase diagram; gains are then those of deep layers."""
     return {"weight_var", "bias_var"} <= set(result.varied)
 
 
@@ -101,7 +101,7 @@ def _ordered(values: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _line(point: Row, bias_vars: Sequence[float]) -> tuple[tuple[float, float], ...]:
-    """The critical line; with normalization or skip connections theory has another one or none."""
+    """Points of the critical line; none with normalization or skip connections, for which it does not hold."""
     if point["normalization"] is not None or point["residual"]:
         return ()
     dense = np.interp(
@@ -112,7 +112,7 @@ def _line(point: Row, bias_vars: Sequence[float]) -> tuple[tuple[float, float], 
 
 
 def position(values: Sequence[float], value: float) -> float:
-    """Where `value` lies on an axis whose cells are one wide and centred at 0, 1, ...; NaN beyond its cells.
+    """The position of `value` on an axis whose cells have width 1 and centres 0, 1, ...; NaN outside the cells.
 
     Between two cells, and half a cell beyond the outer ones, the axis is linear.
     """
@@ -124,17 +124,17 @@ def position(values: Sequence[float], value: float) -> float:
 
 
 def colour(gain: float) -> float:
-    """-1 (the squared gradient halves each layer, or worse) to 1 (it doubles); NaN where it is not finite."""
+    """-1 (the squared gradient halves in each layer, or worse) to 1 (it doubles or worse); NaN if it is not finite."""
     return math.nan if math.isnan(gain) else min(max(math.log(max(gain, 1e-300)) / FULL_COLOUR, -1.0), 1.0)
 
 
 def broken(row: Row, value: str) -> bool:
-    """Whether a design has no gain because its gradients are zero or not finite, not for want of depth."""
+    """Whether a design has no gain because its gradients are zero or not finite, rather than because it is shallow."""
     return math.isnan(row[value]) and row["verdict"] != "healthy"
 
 
 def shown(gain: float) -> str:
-    """A gain as it stands in a cell."""
+    """A gain as the text of a cell."""
     return f"{gain:.2f}" if 0.095 <= gain < 10.0 else story.number(gain, 1)
 
 
@@ -155,14 +155,14 @@ def label(name: str, value: Any) -> str:
 
 
 def tick(name: str, value: Any) -> str:
-    """An axis value beside its axis."""
+    """An axis value together with its axis."""
     if isinstance(value, (int, float)) and name != "residual":
         return story.number(value, 3)
     return str(value) if name == "init" else label(name, value)
 
 
 def heading(result: SweepResult) -> str:
-    """What was swept."""
+    """A sentence about the axes of the sweep."""
     designs = len(result.summary())
     seeds = len(result.grid["seed"])
     varied = [name for name in result.varied if name != "seed"]
@@ -172,7 +172,7 @@ def heading(result: SweepResult) -> str:
 
 
 def conditions(result: SweepResult) -> str:
-    """What all of them share."""
+    """The settings that all nets share."""
     fixed = [label(name, values[0]) for name, values in result.grid.items()
              if len(values) == 1 and name != "seed" and values[0] not in (None, False, 0.0)]  # fmt: skip
     settings = result.settings
@@ -183,10 +183,10 @@ def conditions(result: SweepResult) -> str:
 
 
 def _batches(result: SweepResult) -> str:
-    """How many batches of how many rows: smaller ones where the data holds less, but under batch norm."""
+    """The number of batches and their rows. Too few data make batches smaller, except with batch norm."""
     settings = result.settings
     size, count = settings["batch_size"], settings["batches"]
-    rows = settings.get("rows", size * count)  # which files of earlier versions leave out
+    rows = settings.get("rows", size * count)  # missing in files of earlier versions
     normed = sorted({name == "batch" for name in result.grid["normalization"]})
     drawn = [batch_rows(rows, size, count, 0, keep_size=under) for under in normed]
     texts = [f"{story.counted(len(each), 'batch', 'batches')} of {len(each[0])}" for each in drawn]
@@ -194,7 +194,7 @@ def _batches(result: SweepResult) -> str:
 
 
 def cell_title(row: Row) -> str:
-    """A design and what came of it, in one line."""
+    """A design and its result, in one line."""
     point = ", ".join(label(name, row[name]) for name in AXES if name != "seed" and row[name] not in (None, False))
     found = f"gain {story.number(row['gain'], 3)} (theory {story.number(row['predicted_gain'], 3)})"
     deep = f"in deep layers {story.number(row['deep_gain'], 3)} (theory {story.number(row['chi_star'], 3)})"
@@ -202,7 +202,7 @@ def cell_title(row: Row) -> str:
 
 
 def verdict(row: Row) -> str:
-    """The worst verdict of a design, and how many seeds are healthy where they differ."""
+    """The worst verdict of a design, and the number of healthy seeds if they differ."""
     if 0.0 < row["healthy"] < 1.0:
         return f"{row['verdict']} ({round(row['healthy'] * row['seeds'])} of {row['seeds']} healthy)"
     return str(row["verdict"])
@@ -223,13 +223,13 @@ COLUMNS = (
 
 
 def terms(result: SweepResult) -> list[tuple[str, str]]:
-    """What the columns mean, of those shown."""
+    """Explanations of the columns that are shown."""
     shown = columns(result)
     return [(name, meaning) for name, meaning in _TERMS if name in shown]
 
 
 def columns(result: SweepResult) -> list[str]:
-    """Headings of the table: the varied axes, then what was measured; none without anything to tell."""
+    """Headings of the table: the varied axes, then the measurements; columns without information are left out."""
     summary = result.summary()
     idle = {"over seeds"} if len(result.grid["seed"]) == 1 else set()
     idle |= set() if is_phase_diagram(result) else {"deep", "chi*"}
@@ -257,7 +257,7 @@ def cells(row: Row, names: Sequence[str]) -> list[str]:
 
 
 def _range(low: float, high: float) -> str:
-    """From the lowest to the highest; a net too shallow for a gain has neither."""
+    """The lowest and highest gain; a net too shallow for a gain has neither."""
     return story.number(low, 3) if math.isnan(low) else f"{story.number(low, 3)} to {story.number(high, 3)}"
 
 

@@ -16,12 +16,12 @@ _DISPENSABLE = (
     "cause",
     "first/last",
     "theory",
-)  # dropped in turn where columns do not fit
+)  # dropped in this order if the columns do not fit
 _LEFT = frozenset(("gradients", "cause", "activation", "init", "normalization", "residual"))
 
 
 def render(result: SweepResult, *, color: bool | None = False, width: int | None = None) -> str:
-    """The summary of a sweep, a row a design.
+    """The summary of a sweep, one row per design.
 
     Args:
         result: what `gc.sweep` returned.

@@ -21,7 +21,7 @@ _STYLES = {"bold": "1", "dim": "2", "red": "1;31", "green": "1;32", "yellow": "1
 VERDICT_STYLE = {"healthy": "green", "vanishing": "red", "exploding": "red", "non_finite": "red"}
 SEVERITY_STYLE = {"critical": "red", "warning": "yellow", "info": "cyan"}
 
-MIN_WIDTH, MAX_WIDTH = 72, 120  # narrower tables would not fit, wider prose is hard to read
+MIN_WIDTH, MAX_WIDTH = 72, 120  # tables do not fit into less, and wider prose is hard to read
 MAX_LAYERS = 24  # longer profiles are elided in the middle
 _BAR_WIDTH = 7
 _MIN_DECADES = 3.0  # a bar spans at least this many, so that a flat profile looks flat
@@ -29,7 +29,7 @@ _MIN_DECADES = 3.0  # a bar spans at least this many, so that a flat profile loo
 
 @dataclass(frozen=True)
 class Terminal:
-    """What the output can show: columns, colours, and more than ASCII."""
+    """The properties of the output: its width, and whether it shows colours and more than ASCII."""
 
     width: int = 80
     color: bool = False
@@ -58,7 +58,7 @@ class Terminal:
         return f"\n{self.style(title, 'bold')} {self.style(line, 'dim')}"
 
     def wrap(self, *texts: str, indent: str = "", style: str = "") -> list[str]:
-        """Texts broken into lines that fit, each text from a line of its own."""
+        """Texts wrapped to the width, each starting on a new line."""
         broken = (textwrap.wrap(text, self.width, initial_indent=indent, subsequent_indent=indent) for text in texts)
         return [self.style(line, style) if style else line for lines in broken for line in lines]
 
@@ -67,7 +67,7 @@ class Terminal:
         return ("\u2713" if good else "\u2717") if self.unicode else ("+" if good else "-")
 
     def bar(self, share: float, width: int = _BAR_WIDTH) -> str:
-        """A bar `share` of `width` cells long; a sliver where share is 0, blank where it is NaN."""
+        """A bar of length `share` times `width` cells; the thinnest one for 0, blank for NaN."""
         if math.isnan(share):
             return " " * width
         eighths = max(1, round(8 * width * share))
@@ -143,7 +143,7 @@ def _profile(report: Report, terminal: Terminal, max_layers: int) -> list[str]:
 
 
 def _number_column(name: str, values: np.ndarray, terminal: Terminal) -> list[str]:
-    """Heading and one cell a layer, number and bar, all of one width."""
+    """A heading and one cell per layer, with number and bar, all of one width."""
     numbers = [story.number(value) for value in values]
     room = max(7, *map(len, numbers))
     cells = [f"{text:>{room}} {terminal.bar(share)}" for text, share in zip(numbers, bar_shares(values), strict=True)]
@@ -151,7 +151,7 @@ def _number_column(name: str, values: np.ndarray, terminal: Terminal) -> list[st
 
 
 def _extra_columns(report: Report, room: int) -> list[str]:
-    """The further columns that have something to tell, as far as they fit."""
+    """Further columns that are informative, as far as they fit."""
     shares = {"saturated": "saturated_share", "dead": "dead_share"}
     names = [name for name, share in shares.items() if any(getattr(layer, share) > 0 for layer in report.layers)]
     names.append("update")
@@ -224,7 +224,7 @@ def _prediction(report: Report, terminal: Terminal) -> list[str]:
 
 
 def remedies(report: Report, terminal: Terminal) -> list[str]:
-    """The remedies tried: the net as it is, those that helped, those that did not."""
+    """The table of remedies: the unchanged net, those that helped, those that did not."""
     helped, failed = remedy_story.split(report)
     untried = [remedy.name for remedy in report.tried if remedy.helps is None]
     lines = [terminal.rule("Remedies, tried on this data")] if report.tried else []
@@ -237,7 +237,7 @@ def remedies(report: Report, terminal: Terminal) -> list[str]:
 
 
 def _remedy_table(helped: Sequence[Remedy], failed: Sequence[Remedy], terminal: Terminal) -> list[str]:
-    """A row for each net; a name that is too long for the table has a line of its own."""
+    """One row per net; a name that is too long for the table gets its own line."""
     tried = [*helped, *failed]
     rows = remedy_story.table(tried)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -259,7 +259,7 @@ def _remedy_table(helped: Sequence[Remedy], failed: Sequence[Remedy], terminal: 
 
 
 def render_repair(repair: Repair) -> str:
-    """What was wrong, what was changed, and what came of it."""
+    """The text of a repair: what was wrong, what was changed, and the result."""
     terminal = Terminal.of(sys.stdout)
     before, after = repair.before, repair.after
     lines = [*_repair_head(repair, terminal), *terminal.wrap(f"before: {story.net_line(before)}")]

@@ -1,4 +1,4 @@
-"""A watched training as text and as a self-contained HTML page."""
+"""The report of a monitored training as text and as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .html import article, document, finding_cards
 from .svg import Chart, heat_map, log_range
 from .text import SEVERITY_STYLE, VERDICT_STYLE, Terminal
 
-# The profiles worth a map, with the titles they go by.
+# The profiles that are shown as maps, with their titles.
 MAPS = {
     "delta_norm": "deltas, norm",
     "weight_grad_norm": "weight gradients, norm",
     "activation_norm": "activations, norm",
     "update_ratio": "one step, relative to the weights",
 }
-_MAP_CELLS = 56  # of a map as text, beside its axis
+_MAP_CELLS = 56  # width of a map as text, without its axis
 _SHADES, _ASCII_SHADES = " \u2591\u2592\u2593\u2588", " .:*#"
 _MAX_LAYERS = 16
 
@@ -31,7 +31,7 @@ _MAX_LAYERS = 16
 
 
 def onset(finding: TrainingFinding) -> str:
-    """Kind, cause, and since when and where."""
+    """Kind, cause, onset and layers of a finding."""
     return f"{finding.severity}: {story.finding_title(finding)}. {times(finding)}"
 
 
@@ -52,7 +52,7 @@ def times(finding: TrainingFinding) -> str:
 
 
 def cost_line(report: TrainingReport) -> str:
-    """What the watch cost."""
+    """The cost of the monitor."""
     cost = report.cost
     checks = int(cost["checks"])
     text = f"{report.steps} steps watched, {checks} check{'s' * (checks != 1)}, {int(cost['recorded_passes'])} of the "
@@ -66,7 +66,7 @@ def cost_line(report: TrainingReport) -> str:
 
 
 def _on_credit(report: TrainingReport) -> str:
-    """What a training too short for its budget has to say."""
+    """A note on a training that was too short for its budget."""
     owed, budget = report.cost["owed_steps"], report.conditions["budget"]
     if not report.cost["share"] > budget:
         return ""
@@ -92,7 +92,7 @@ def map_values(report: TrainingReport, name: str) -> np.ndarray:
 
 
 def map_range(values: np.ndarray) -> tuple[float, float]:
-    """Decades that the shades of a map run over; checks in which something broke leave it to the others."""
+    """The decades that the shades of a map cover; checks with non-finite values do not count."""
     whole = values[~np.isnan(values).any(axis=1)]
     return log_range(whole if len(whole) else values)
 
