@@ -14,7 +14,7 @@ from ._tape import Snapshot
 from .analysis.report import Finding
 from .training import Run
 
-CHANGES = ("restore", "clip", "lower_lr")  # in this order, whatever the order asked for
+CHANGES = ("restore", "clip", "lower_lr")  # always made in this order
 NAMES = (*CHANGES, "stop", "warn")
 
 # Kinds that too large steps can cause, at any time; and only later in training.

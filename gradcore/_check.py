@@ -1,7 +1,7 @@
-"""Every argument check and its message: which argument, what was expected, what came.
+"""All argument checks and their messages: the argument, what was expected, what came.
 
-Wrong types are TypeErrors, wrong values and shapes ValueErrors. Arrays are converted here, and only
-when the bindings could not take them as they were.
+Wrong types are TypeErrors; wrong values and shapes are ValueErrors. Arrays are converted here, but only if the bindings
+could not use them as they were.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NORMALIZATIONS: dict[Any, int] = {name: code for code, name in enumerate(_core.N
 
 
 def described(value: object) -> str:
-    """What came, in few words: arrays by dtype and shape, everything else by its repr, cut short."""
+    """A short description of an argument: dtype and shape of an array, else its repr, cut if long."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {value.shape}"
     text = repr(value)
@@ -65,10 +65,10 @@ def share(value: object, name: str) -> float:
 
 
 def clip_bound(value: object, name: str) -> float:
-    """A bound to clip at, possibly infinite; None becomes 0, which means no clipping to the library."""
+    """A bound to clip at, possibly infinite; None becomes 0, which for the library means no clipping."""
     if value is None:
         return 0.0
-    if type(value) is float and value > 0:  # the usual case of every step, at once
+    if type(value) is float and value > 0:  # the usual case, fast because every step checks it
         return value
     return number(value, name, "None or a number > 0", lambda x: x > 0)
 
@@ -83,8 +83,8 @@ def integer(value: object, name: str, least: int) -> int:
 
 
 def flag(value: object, name: str, expected: str = "True or False") -> bool:
-    """True or False, and no other truth."""
-    if value is True or value is False:  # the usual case of every step, at once
+    """A bool; other true or false values are refused."""
+    if value is True or value is False:  # the usual case, fast because every step checks it
         return value
     if not isinstance(value, np.bool_):
         raise TypeError(f"{name}: expected {expected}, got {described(value)}")
@@ -122,7 +122,7 @@ def path(value: Any) -> str | bytes:
 
 
 def optional(module: str, extra: str, what: str) -> Any:
-    """An optional module, imported only now, or else how to install it."""
+    """Import an optional module; if it is missing, the error says how to install it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError:
@@ -177,11 +177,11 @@ def seed(value: object, name: str = "seed") -> int | None:
 
 
 def array(value: object, name: str) -> Array:
-    """`value` as an array of real numbers, without a copy where that is possible.
+    """`value` as an array of real numbers, without a copy if possible.
 
-    Takes NumPy arrays, whatever has `__array__` or the buffer protocol (pandas, memoryview, array.array),
-    `__dlpack__` (torch, jax, cupy on the host), and nested sequences of numbers. What is missing in nullable
-    columns of pandas is NaN.
+    Takes NumPy arrays, objects with `__array__`, the buffer protocol (pandas, memoryview, array.array) or `__dlpack__`
+    (torch, jax, cupy on the host), and nested sequences of numbers. Missing values of nullable pandas columns become
+    NaN.
     """
     if type(value) is np.ndarray:
         values = value
@@ -202,7 +202,7 @@ def array(value: object, name: str) -> Array:
 
 
 def _of_pandas(table: Any, name: str) -> Array:
-    """The numbers of a table or column for which NumPy has no dtype, as int64 or float64."""
+    """The numbers of a pandas table or column that NumPy takes as objects, as int64 or float64."""
     dtypes = list(table.dtypes) if table.ndim == 2 else [table.dtypes]
     for column, dtype in zip(table.columns if table.ndim == 2 else [table.name], dtypes, strict=True):
         if dtype.kind not in "fiub":
@@ -214,34 +214,34 @@ def _of_pandas(table: Any, name: str) -> Array:
 
 
 def _encoding(values: Array) -> str:
-    """What to do about a column of text, which most likely names classes."""
+    """Advice about a column of text, which most likely names classes; "" for others."""
     text = values.dtype.kind in "SU" or any(isinstance(value, str) for value in values.flat[:1])
     column = values.ndim == 1 or values.shape[1:] == (1,)
     return "; encode the classes as 0...k-1 (np.unique(y, return_inverse=True))" if text and column else ""
 
 
 def _unmasked(value: object, name: str) -> None:
-    """No masked entries: what is under a mask would be computed with."""
+    """Refuse masked entries: the values under the mask would be used."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         masked = int(np.ma.getmaskarray(value).sum())
         raise ValueError(f"{name}: expected an array without masked entries, got {masked} of {value.size}")
 
 
 def _as_array(value: Any) -> Array:
-    array = np.asarray(memoryview(value) if isinstance(value, bytes) else value)  # NumPy takes bytes for text
+    array = np.asarray(memoryview(value) if isinstance(value, bytes) else value)  # NumPy would read bytes as text
     if array.dtype == object and hasattr(value, "__dlpack__"):
         return np.from_dlpack(value)
     return array
 
 
 def converted(values: Array, dtype: DTypeLike) -> Array:
-    """Aligned C-contiguous rows of `dtype`; a value too large for it becomes infinite, and is then refused as such."""
+    """Aligned C-contiguous rows of `dtype`; a value too large for it becomes infinite, which later checks refuse."""
     with np.errstate(over="ignore"):
         return np.require(values, dtype, ["C", "A"])
 
 
 def matrix(value: object, name: str, dtype: np.dtype[Any], columns: int) -> Array:
-    """A [batch, columns] array with contiguous rows of `dtype`; row-strided ones are passed as they are."""
+    """A [batch, columns] array with contiguous rows of `dtype`; one with strided rows is not copied."""
     values = array(value, name)
     if values.ndim != 2:
         raise ValueError(f"{name}: expected a 2-D array [batch, {columns}], got shape {values.shape}")
@@ -280,7 +280,7 @@ def _target_forms(loss: str, rows: int, columns: int) -> str:
 
 
 def _meant(values: Array, columns: int) -> str:
-    """What to do about a column of floats in the place of labels: they are labels, or the loss is another."""
+    """Advice about a column of floats given as labels: convert them, or use another loss."""
     classes = bool(np.isin(values, np.arange(columns)).all())
     return "; as labels: y.astype(int)" if classes else "; real values: mse, mae or huber, and one output"
 
@@ -293,9 +293,9 @@ def data(
     names: tuple[str, str] = ("x", "target"),
     classes: int | None = None,
 ) -> tuple[Array, Array]:
-    """A whole data set, as `net` takes it: what is wrong is named by its row in the caller's own arrays.
+    """A whole data set, in the form that `net` takes; errors name the row in the caller's own arrays.
 
-    classes: labels are below it; None: an output for each.
+    classes: labels must be below it; None: the number of outputs.
     """
     rows = matrix(x, names[0], net.dtype, net.in_features)
     values = target(targets, net.dtype, loss, len(rows), net.out_features, names[1])
@@ -305,7 +305,7 @@ def data(
 
 
 def target_values(values: Array, name: str, loss: str, classes: int) -> None:
-    """Targets, as `target` gives them, for which the loss has a minimum: labels, probabilities or finite values."""
+    """Check that the loss has a minimum for these targets, as `target` gives them: labels, probabilities or values."""
     if values.dtype == np.int64:
         labels(values, name, classes)
         return
@@ -319,20 +319,20 @@ def target_values(values: Array, name: str, loss: str, classes: int) -> None:
 
 
 def finite(values: Array, name: str) -> None:
-    """No NaN and no infinity in a matrix, or else where the first one is."""
+    """Refuse NaN and infinity in a matrix; the error says where the first one is."""
     bad = ~np.isfinite(values)
     if bad.any():
         raise ValueError(f"{name}: expected finite values, got {_first(values, bad)}")
 
 
 def _first(values: Array, bad: Array) -> str:
-    """The first bad element of a matrix and its place, in the words of the library itself."""
+    """The first bad element of a matrix and its place, worded as in the library's messages."""
     row, column = np.unravel_index(int(np.argmax(bad)), bad.shape)
     return f"{values[row, column]:g} at row {row}, column {column}"
 
 
 def labels(values: Array, name: str, classes: int) -> None:
-    """Every label in [0, classes), or else where the first one is not."""
+    """Refuse labels outside [0, classes); the error says where the first one is."""
     bad = (values < 0) | (values >= classes)
     if bad.any():
         first = int(np.argmax(bad))
@@ -340,7 +340,7 @@ def labels(values: Array, name: str, classes: int) -> None:
 
 
 def not_constant(loss: str, outputs: int) -> None:
-    """No cross entropy over one output: its softmax is 1 whatever the net computes."""
+    """Refuse cross entropy over a single output, whose softmax is always 1."""
     if loss == "cross_entropy" and outputs == 1:
         raise ValueError(
             "loss: expected 'binary_cross_entropy' (two classes) or 'mse' (real values) for one output, or an output "
@@ -349,7 +349,7 @@ def not_constant(loss: str, outputs: int) -> None:
 
 
 def writable(value: object, name: str) -> Array:
-    """An array that shares the memory of `value`, C-contiguous float32 or float64, to be changed in place."""
+    """A C-contiguous float32 or float64 array that shares the memory of `value`, to be changed in place."""
     _unmasked(value, name)
     if getattr(value, "requires_grad", False) is True:
         what = type(value).__name__
@@ -371,9 +371,9 @@ def writable(value: object, name: str) -> Array:
 
 
 def all_writable(values: list[Any]) -> bool:
-    """Whether `writable` would return each as it is, all of one dtype: the usual case, for little time.
+    """Whether `writable` would return each value as it is, all of one dtype: a fast check for the usual case.
 
-    A hundred arrays are asked in every step of a training, which the full checks would hold up.
+    A training may pass a hundred arrays in every step, and the full checks would take too long.
     """
     dtype = values[0].dtype if values and type(values[0]) is np.ndarray else None
     return dtype in (np.float32, np.float64) and all(

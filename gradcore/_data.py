@@ -1,8 +1,8 @@
 """Tables for the command line: the bundled digits, CSV and NPZ files.
 
-Everything a file leaves open (header, target column, classes or numbers) is decided here by
-stated rules, and each decision is kept as a sentence in `Table.notes` for the user to check.
-Everything wrong with a file is a ValueError that names the file and the place.
+What a file leaves open (header, target column, classes or numbers) is decided here by stated rules. `Table.notes` says
+in sentences what was decided, for the user to check. If a file cannot be read as a table, a ValueError names the file
+and the place.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ _MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", "?"))
 
 @dataclass(frozen=True)
 class Table:
-    """Rows ready for a net.
+    """Data that a net can take.
 
-    x: float32 [rows, features]. target: int64 labels [rows] for cross_entropy, else float32
-    [rows, outputs]. `outputs` is the width the net must end in. `classes` names the labels, in
-    order; empty for regression.
+    x: float32 [rows, features]. target: int64 labels [rows] for cross_entropy, else float32 [rows, outputs]. outputs:
+    the output width that the net must have. classes: the names of the labels, in order; empty for regression.
     """
 
     source: str
@@ -45,7 +44,7 @@ class Table:
     notes: tuple[str, ...]
 
     def standardized(self) -> Table:
-        """The table with each feature shifted to mean 0 and scaled to variance 1 (constant ones become 0)."""
+        """The table with each feature shifted to mean 0 and scaled to variance 1; constant features become 0."""
         shift, scale = standard_scaling(self.x)
         note = "each feature standardized to mean 0 and variance 1"
         return replace(self, x=((self.x - shift) / scale).astype(np.float32), notes=(*self.notes, note))
@@ -56,14 +55,14 @@ def load(source: str, *, target: str | None = None, loss: str | None = None, out
 
     Args:
         source: as above; a text file is split at commas, semicolons, tabs or bars.
-        target: column of a CSV that holds the target, by name or 0-based index (negative counts
-            from the end); default the last. Refused for other sources.
-        loss: name of the loss; decides whether the target is classes or numbers. Default: classes
-            when it is text or at most `MAX_CLASSES` distinct whole numbers.
-        outputs: last width of the user's net; one output makes two classes binary and more a regression.
+        target: target column of a CSV, by name or 0-based index (negative from the end); default the last. Refused for
+            other sources.
+        loss: name of the loss, which decides whether the target is classes or numbers. Default: classes if the target
+            is text or at most `MAX_CLASSES` distinct whole numbers.
+        outputs: output width of the user's net. For one output, two classes are binary, and more become a regression.
 
     Raises:
-        ValueError: the file cannot be read as a table; says where and why.
+        ValueError: the file cannot be read as a table; names the place and the reason.
         ModuleNotFoundError: `digits` without scikit-learn.
     """
     suffix = Path(source).suffix.lower()
@@ -103,7 +102,7 @@ def read_npz(path: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Arrays `x` or `X` [rows, features] and `y` or `target` [rows] or [rows, outputs]."""
     try:
         with open(path, "rb") as file:
-            if not zipfile.is_zipfile(file):  # NumPy would take it for a pickle, and say how to load one
+            if not zipfile.is_zipfile(file):  # NumPy's own message would advise how to load a pickle
                 raise ValueError("expected a zip archive, as numpy.savez writes")
             file.seek(0)
             archive = np.load(file, allow_pickle=False)
@@ -111,7 +110,7 @@ def read_npz(path: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
             x, y = archive[x_key], archive[y_key]
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except Exception as error:  # zipfile, zlib and NumPy each have their own for a damaged archive
+    except Exception as error:  # zipfile, zlib and NumPy raise different types for a damaged archive
         raise ValueError(f"{path}: not a readable .npz of plain arrays: {error}") from None
     if x.ndim != 2 or x.dtype.kind not in "biuf" or x.shape[1] == 0:
         raise ValueError(f"{path}: {x_key}: expected numbers [rows, features], got {x.dtype} {list(x.shape)}")
@@ -144,12 +143,11 @@ def _require_finite(path: str, name: str, values: np.ndarray) -> None:
 
 
 def read_csv(path: str, target: str | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """A delimited text table, UTF-8, with or without a header line.
+    """Read a delimited text table, UTF-8, with or without a header line.
 
-    The first line is a header when a cell of it is text in a column whose next cell is a number
-    (or when every cell of it is text and there are no numbers to compare). All columns but the
-    target must be numbers; the target may be text. A first column without a name that counts the rows, as pandas and R
-    write it, is no feature.
+    The first line is a header if one of its cells is text above a number (or if all of its cells are text and there are
+    no numbers below). All columns but the target must be numbers; the target may be text. An unnamed first column that
+    counts the rows, as pandas and R write it, is not a feature.
     """
     lines, rows, delimiter = _read_cells(path)
     header = rows[0] if _is_header(rows) else None
@@ -174,7 +172,7 @@ def read_csv(path: str, target: str | None) -> tuple[np.ndarray, np.ndarray, lis
 
 
 def _read_cells(path: str) -> tuple[list[int], list[list[str]], str]:
-    """Line numbers and cells of every non-blank row; all rows have one length."""
+    """Line numbers, cells of every non-blank row, and delimiter; all rows have the same length."""
     lines: list[int] = []
     rows: list[list[str]] = []
     try:
@@ -226,7 +224,7 @@ def _is_number(cell: str) -> bool:
         float(cell)
     except ValueError:
         return False
-    # float() reads "1_000" too: that is Python syntax, not data
+    # float() also reads "1_000", which is Python syntax, not data
     return cell.strip().lower() not in _MISSING and "_" not in cell
 
 
@@ -263,7 +261,7 @@ def _target_column(path: str, target: str | None, names: list[str], header: bool
 
 
 def _target_values(path: str, lines: list[int], name: str, cells: list[str]) -> np.ndarray:
-    """Numbers when every cell is one; text when none is; a mixture is an error."""
+    """Numbers if every cell is a number, text if none is; a mixture is an error."""
     numeric = [_is_number(cell) for cell in cells]
     if not any(numeric):
         return np.array(cells)
@@ -282,7 +280,7 @@ def _target_values(path: str, lines: list[int], name: str, cells: list[str]) -> 
 def interpret_target(
     source: str, raw: np.ndarray, loss: str | None, outputs: int | None
 ) -> tuple[np.ndarray, str, int, tuple[str, ...], str]:
-    """(target, loss, output units, class names, one sentence that says what was decided and why)."""
+    """(target, loss, number of outputs, class names, a sentence that says what was decided and why)."""
     if raw.ndim == 2 and raw.shape[1] == 1:
         raw = raw[:, 0]
     text = raw.dtype.kind not in "biuf"

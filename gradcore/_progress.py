@@ -1,4 +1,4 @@
-"""What a training says on its way: progress, as a live line on a terminal or a few plain lines; and warnings."""
+"""Output of a training: progress, as a live line on a terminal or a few plain lines, and warnings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _summary(logs: Logs) -> str:
 
 
 class _Function:
-    """Calls the user's function; what it returns means nothing."""
+    """Calls the user's function and ignores its result: that of a callback could stop the training."""
 
     def __init__(self, function: Callable[[Logs], Any]) -> None:
         self._function = function
@@ -60,13 +60,13 @@ class _Lines:
 
 
 class _Bar:
-    """A progress bar by rich; ImportError where rich is not installed."""
+    """A progress bar of rich; raises ImportError if rich is not installed."""
 
     def __init__(self, epochs: int) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        # narrow enough for 80 columns
+        # fits into 80 columns
         columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(12), TextColumn("{task.description}"))
         self._progress = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), auto_refresh=False)
         self._task = self._progress.add_task("", total=float(epochs), epoch=f"0/{epochs}")
@@ -84,7 +84,7 @@ class _Bar:
 
     def on_epoch(self, logs: Logs) -> None:
         epoch = int(logs["epoch"]) + 1
-        # one refresh is drawn by on_step; many short epochs would only repaint the same line
+        # on_step refreshes; doing so here too would repaint the same line for every short epoch
         self._progress.update(self._task, completed=epoch, description=_summary(logs), epoch=f"{epoch}/{self._epochs}")
 
     def on_fit_end(self, history: object) -> None:
@@ -93,7 +93,7 @@ class _Bar:
 
 
 def warn(text: str, category: type[Warning]) -> None:
-    """A warning that points at the line of the caller's own program that led here."""
+    """Warn with the location of the line in the user's program that called the package."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1

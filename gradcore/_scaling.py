@@ -1,4 +1,4 @@
-"""Columns at mean 0 and variance 1, for tables that are read and for data that a remedy prepares."""
+"""Standardization of columns, for tables from files and for data that a remedy prepares."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 def standard_scaling(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Shift and scale of each column: (values - shift) / scale has mean 0 and variance 1, or is 0 in constant columns.
 
-    Float64 [columns], free of over- and underflow; constant is what varies no more than rounding does.
+    Both are float64 [columns], computed without over- or underflow. A column that varies no more than by rounding
+    counts as constant.
     """
     exact = np.asarray(values, dtype=np.float64)
     exponent = np.frexp(np.abs(exact).max(axis=0))[1]

@@ -1,4 +1,4 @@
-"""What a long command is doing right now, as one live line on a terminal, else a line for each stage; and Ctrl-C."""
+"""Status of a long command, as a live line on a terminal, else one line per stage; and handling of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _BAR_WIDTH = 24
 
 
 class Status:
-    """Called with (done, total, what) as `gc.analyze` and `Report.remedies` do.
+    """Shows progress; called with (done, total, what) by `gc.analyze` and `Report.remedies`.
 
-    On a terminal the line is drawn over itself and erased at the end; elsewhere each new `what` is
-    printed once, so that a log shows the progress too. Use as a context manager.
+    On a terminal it redraws one line and erases it at the end. Elsewhere it prints each new `what` once, so that a log
+    shows the progress too. Use it as a context manager.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -46,7 +46,7 @@ class Status:
 
 
 class Interrupts:
-    """Notes Ctrl-C, at which a training, an analysis or a sweep ends without an error and gives what it has."""
+    """Records whether Ctrl-C was pressed: a training, an analysis or a sweep then ends early without an error."""
 
     def __init__(self) -> None:
         self.seen = False
@@ -54,13 +54,14 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         main = threading.current_thread() is threading.main_thread()
-        self._noting = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not if it is ignored
+        # Where SIGINT is ignored or has a handler of the host's, it stays so.
+        self._noting = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
         if self._noting:
             signal.signal(signal.SIGINT, self._note)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._noting and not self.seen:  # else the process is about to end, and a second Ctrl-C hastens that
+        if self._noting and not self.seen:  # once seen, the process is about to end; a second Ctrl-C ends it at once
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _note(self, number: int, frame: object) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .mlp import MLP
     from .optim import Optimizer
 
-_BYTES_A_STEP = 300  # of a `Taken` beside its rows
+_BYTES_A_STEP = 300  # size of a `Taken` without its rows
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Snapshot:
 
     @classmethod
     def of(cls, run: Run, step: int) -> Snapshot:
-        """Copies of everything a step reads and writes."""
+        """Copy everything that a step reads and writes."""
         net = run.net
         return cls(step, net.parameters.flat.copy(), net.buffers.flat.copy(), run.optimizer.state_dict())
 
     def restore(self, net: MLP, optimizer: Optimizer) -> None:
-        """Restore it; the optimizer keeps its current learning rate or schedule."""
+        """Restore the snapshot; the optimizer keeps its current learning rate or schedule."""
         net.parameters.flat[:] = self.parameters
         net.buffers.flat[:] = self.buffers
         optimizer.load_state_dict({**self.optimizer, "lr": optimizer._given_lr})
@@ -76,7 +76,7 @@ class ReplayedStep:
     refused: bool
     _rows: Rows = field(repr=False)
     _net: MLP = field(repr=False)  # after the step
-    _before: Array = field(repr=False)  # its parameters before it
+    _before: Array = field(repr=False)  # parameters before the step
 
 
 class Tape:
@@ -110,7 +110,7 @@ class Tape:
             )
         except FloatingPointError:
             refused, norm = True, math.nan
-            buffers = net.buffers.flat.copy()  # which the second pass would update once more
+            buffers = net.buffers.flat.copy()  # the second pass would update them once more
             loss = net.loss_and_gradients(x, target, self.run.loss, record=True)
             net.buffers.flat[:] = buffers
         if taken.loss is None:

@@ -230,7 +230,7 @@ def test_another_configuration_is_refused(path, grid, options, message):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         gc.sweep({"width": 4, **grid}, path=path, **{**SMALL, **options})
     assert str(error.value).startswith(str(path))
-    assert "take the same configuration to continue it, or another file" in str(error.value)
+    assert "use the same configuration to resume it, or another file" in str(error.value)
     assert path.read_bytes() == before
 
 
@@ -249,7 +249,7 @@ def test_damaged_and_newer_files(path):
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + b"{]\n" + lines[2])
     with pytest.raises(
-        ValueError, match=r"line 2: expected a line by gc\.sweep.*remove it to have its net measured again"
+        ValueError, match=r"line 2: expected a line written by gc\.sweep.*remove it, and its net is measured again"
     ):
         gc.sweep(grid, path=path, **SMALL)
     path.write_bytes(lines[0].replace(b": 1,", b": 2,", 1) + lines[1])

@@ -71,13 +71,13 @@ class SweepFile:
 
     def _continue(self, config: dict[str, Any], end: int) -> None:
         """Make the file ready for more lines of `config`."""
-        config = plain(config)  # as it is in a file: tuples are lists
+        config = plain(config)  # as read from a file, where tuples are lists
         if self.config:
             differences = _differences(self.config, config)
             if differences:
                 raise ValueError(
-                    f"{self.path}: holds a sweep with {'; '.join(differences)}: take the same configuration "
-                    "to continue it, or another file"
+                    f"{self.path}: holds a sweep with {'; '.join(differences)}: use the same configuration "
+                    "to resume it, or another file"
                 )
         self._file.truncate(end)
         if not self.config:
@@ -96,8 +96,8 @@ class SweepFile:
                 record = json.loads(line)
                 records.append((dict(record[first]), dict(record[second])))
             except (ValueError, TypeError, KeyError):
-                advice = "another file is needed" if number == 1 else "remove it to have its net measured again"
-                text = f"{self.path} line {number}: expected a line by gc.sweep, got another one: {advice}"
+                advice = "use another file" if number == 1 else "remove it, and its net is measured again"
+                text = f"{self.path} line {number}: expected a line written by gc.sweep, got another one: {advice}"
                 raise ValueError(text) from None
             if number == 1 and record["gradcore_sweep"] != FORMAT:
                 raise ValueError(f"{self.path}: expected format {FORMAT}, got {record['gradcore_sweep']!r}")

@@ -18,10 +18,10 @@ from ..mlp import MLP
 Array = _check.Array
 Row = dict[str, Any]
 
-# Points that a list of dictionaries may hold: about 1 GB of memory, and hours of measuring.
+# The limit on points: a list of as many dictionaries takes about 1 GB, and measuring them takes hours.
 _MOST_POINTS = 1_000_000
 
-# Biases draw from a stream of their own, so that weights do not depend on whether there are biases.
+# Biases are drawn from their own stream, so that weights do not depend on whether there are biases.
 _BIAS_STREAM = 2
 
 
@@ -42,7 +42,7 @@ def _normalization_name(value: Any, name: str) -> str | None:
     return None if value is None else str(value)
 
 
-# Name -> value where the grid does not say, and check of one that it gives; in the order of rows and tables.
+# Name -> (default, check of a given value), in the order of rows and tables.
 AXES: dict[str, tuple[Any, Callable[[Any, str], Any]]] = {
     "depth": (10, lambda value, name: _check.integer(value, name, 1)),
     "width": (64, lambda value, name: _check.integer(value, name, 1)),

@@ -28,7 +28,7 @@ _NUMBERS = {*_GEOMETRIC, *_MEAN, "gain_low", "gain_high"}
 
 
 def as_row(point: Row, result: Row) -> Row:
-    """One flat dict; null, which a file holds for NaN and infinity, becomes NaN."""
+    """One flat dict; null, which stands for NaN and infinity in a file, becomes NaN."""
     return {**point, **{name: math.nan if value is None and name in _NUMBERS else value
                         for name, value in plain(result).items()}}  # fmt: skip
 

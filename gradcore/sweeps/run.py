@@ -98,7 +98,7 @@ def _data(
     x: ArrayLike | None, target: ArrayLike | None, loss: str, batch_size: int, batches: int, seed: int
 ) -> tuple[Array, Array, int]:
     """The rows to measure on, and the number of outputs they need."""
-    count = batch_size * max(batches, 4)  # `analyze` measures four batches at least, smaller where it must
+    count = batch_size * max(batches, 4)  # `analyze` measures at least four batches, smaller ones if necessary
     rng = np.random.default_rng(seed)
     if x is None or target is None:
         if x is not None or target is not None or loss != "cross_entropy":
