@@ -1,17 +1,16 @@
-// Activations h = act(z), their derivatives, and the kernels that apply them to blocks. No include
-// guard: part of kernels/all-inl.h.
+// Activations h = act(z), their derivatives, and the kernels that apply them to blocks. No include guard: part of
+// kernels/all-inl.h.
 //
-// An activation is a struct with one function, both(x) = {act(x), act'(x)}: the derivative shares
-// the exponential, and the compiler drops the half a kernel does not use. Everything is written in
-// e = exp(-|x|) or its like, so that derivatives keep their relative precision in the tails, where
-// gradients vanish (tanh' as 1 - tanh^2 is off by 28 % at x = 8.5 and zero above 9), and a result
-// that is subnormal is rounded once.
+// An activation is a struct that computes {act(x), act'(x)} together: the derivative shares the exponential, and the
+// compiler drops the half that a kernel does not use. Formulas use e = exp(-|x|) or similar, so that derivatives stay
+// precise in the tails, where gradients vanish (tanh' as 1 - tanh^2 has an error of 28 % at x = 8.5 and is zero above
+// 9), and a subnormal result is rounded only once.
 //
-// Conventions at kinks are PyTorch's: relu'(0) = 0, leaky_relu'(0) = slope, elu'(0) = 1,
+// Conventions at kinks are those of PyTorch: relu'(0) = 0, leaky_relu'(0) = slope, elu'(0) = 1,
 // selu'(0) = scale * alpha, hard_tanh'(-1) = hard_tanh'(1) = 0.
 //
-// Special values, act(x) | act'(x). NaN gives NaN in both (identity': 1). At -inf gelu, silu and
-// mish have their limit, zero of either sign, where PyTorch returns NaN.
+// Special values, act(x) | act'(x). NaN gives NaN in both (identity': 1). At -inf, gelu, silu and mish have their
+// limit, zero of either sign; PyTorch returns NaN.
 //                     -inf           -0             +0          +inf
 //   identity        -inf | 1       -0 | 1          0 | 1      inf | 1
 //   relu               0 | 0        0 | 0          0 | 0      inf | 1
@@ -26,17 +25,17 @@
 //   hard_tanh         -1 | 0       -0 | 1          0 | 1        1 | 0
 //   sigmoid            0 | 0      0.5 | 0.25     0.5 | 0.25     1 | 0
 //
-// Numerics  largest errors found in ULP, act | act', of any target. float32: sweeps of at least every
-//   512th of all bit patterns; float64: 200 000 points; bounds: tests/tolerances.py "ACTIVATION_ULP".
+// Numerics  largest errors found on any target, in ULP, act | act'. float32: sweeps over at least every 512th bit
+//   pattern; float64: 200 000 points; bounds: tests/tolerances.py "ACTIVATION_ULP".
 //               float32        float64                    float32        float64
 //   leaky_relu  0.9 | 0.2      0.7 | 0.2      gelu        3.8 | 3.7      3.5 | 3.3
 //   elu         0.9 | 1.0      1.2 | 1.0      gelu_tanh   1.7 | 3.9      1.7 | 3.1
 //   selu        1.9 | 1.8      1.6 | 1.6      silu        1.7 | 3.1      1.7 | 2.9
 //   softplus    2.0 | 1.9      2.2 | 1.9      mish        3.5 | 3.9      2.9 | 3.8
 //   tanh        1.8 | 3.0      2.2 | 3.4      sigmoid     1.9 | 2.9      1.9 | 3.0
-//   identity, relu and hard_tanh are exact. gelu', gelu_tanh', silu' and mish' cross zero where no
-//   floating-point number lies (-0.75, -0.75, -1.28, -1.19); within 1 of it they are right to these
-//   numbers of ULPs of 1/4, not of themselves.
+//   identity, relu and hard_tanh are exact. gelu', gelu_tanh', silu' and mish' cross zero between floating-point
+//   numbers (near -0.75, -0.75, -1.28, -1.19); within 1 of the crossing, these errors are in ULPs of 1/4, not of the
+//   result.
 
 namespace gradcore::GRADCORE_TARGET {
 
@@ -51,9 +50,9 @@ struct ValueGrad {
   Vec<T> value, grad;
 };
 
-// Every activation is taken in two steps, parts = begin(x) and both(x, parts): on several vectors at a time, first the
-// one, then the other: of whole functions too few fit into what a CPU looks ahead to hide the latencies of their chains
-// (bench/README.md, Activations).
+// Every activation has two steps, parts = begin(x) and both(x, parts). Each is run on several vectors before the next
+// one begins: too few whole functions fit into a CPU's out-of-order window to hide their latencies (bench/README.md,
+// Activations).
 template <class T>
 struct InOneStep {
   struct Parts {};
@@ -117,7 +116,7 @@ template <class T>
 struct Selu : ExpBelowZero<T> {
   static constexpr double kScale = 1.0507009873554804934193349852946;
   static constexpr double kScaleAlpha = 1.7580993408473768599402175208123;
-  // What T leaves of the exact product of the two constants.
+  // Rounding error of T for the exact product of the two constants.
   static constexpr double kScaleAlphaLo = sizeof(T) == 4 ? kScaleAlpha - double(T(kScaleAlpha)) : 1.4153519380084e-17;
 
   GRADCORE_INLINE ValueGrad<T> both(Vec<T> x, const Exp<T> &e) {
@@ -136,7 +135,7 @@ struct Tanh {
   GRADCORE_INLINE Parts begin(Vec<T> x) { return exp_parts<T>(-(abs<T>(x) + abs<T>(x))); }
   GRADCORE_INLINE ValueGrad<T> both(Vec<T> x, const Exp<T> &parts) {
     const Vec<T> e = value(parts), n = one_minus(parts), inverse = rough_inverse(e + T(1)), q = n * inverse;
-    const Vec<T> excess = fma(q, e, q - n);  // q (1 + e) - n; q is about n / 2 to n, so that q - n is exact
+    const Vec<T> excess = fma(q, e, q - n);  // q (1 + e) - n; q is about n / 2 to n, so q - n is exact
     const Vec<T> h = fma(-excess, inverse, q);
     return {copy_sign<T>(h, x), e * fma(h, h + T(2), splat<T>(1))};
   }
@@ -195,16 +194,16 @@ struct Silu : ExpOfMinusAbs<T> {
   }
 };
 
-// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) = x sigmoid(s), s = a x + b x^3. exp(-s) needs s to
-// an absolute error, so it is kept as a pair: rounded, it would cost 2^7 ULP at x = -10.
+// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) = x sigmoid(s), s = a x + b x^3. exp(-s) needs s with a small
+// absolute error, so s is kept as a pair; rounding it would cost 2^7 ULP at x = -10.
 template <class T>
 struct GeluTanh {
   static constexpr double kA = 1.5957691216057307117597842397375;    // 2 sqrt(2/pi)
   static constexpr double kB = 0.071354816272600248776348732302363;  // 0.044715 a
-  // What T leaves of them.
+  // Their rounding errors in T.
   static constexpr double kALo = sizeof(T) == 4 ? kA - double(T(kA)) : -9.96930880911092e-17;
   static constexpr double kBLo = sizeof(T) == 4 ? kB - double(T(kB)) : -6.175149918155315e-19;
-  static constexpr T kMax = sizeof(T) == 4 ? T(11.2) : T(22);  // beyond it x exp(-s) rounds to zero
+  static constexpr T kMax = sizeof(T) == 4 ? T(11.2) : T(22);  // beyond this, x exp(-s) rounds to zero
 
   struct Parts {
     Exp<T> e;
@@ -226,8 +225,8 @@ struct GeluTanh {
   }
 };
 
-// x Phi(x): F is the normal law, Phi(-t) = exp(-t^2/2) M(t), Phi'(t) = exp(-t^2/2) / sqrt(2 pi). In one step: exp and M
-// are chains beside each other.
+// x Phi(x): F is the normal distribution, Phi(-t) = exp(-t^2/2) M(t), Phi'(t) = exp(-t^2/2) / sqrt(2 pi). In one step,
+// because exp and M are independent chains.
 template <class T>
 struct Gelu : InOneStep<T> {
   GRADCORE_INLINE ValueGrad<T> both(Vec<T> x, typename InOneStep<T>::Parts) {
@@ -244,7 +243,7 @@ struct Gelu : InOneStep<T> {
 // x tanh(log(1 + exp(x))) = x n / d, with e = exp(-|x|) and
 //   x < 0    n = e (2 + e)   d = n + 2       derivative e (4 (1 + e) (1 + x) + e (2 + 4 e + e^2)) / d^2
 //   x >= 0   n = 1 + 2 e     d = n + 2 e^2   derivative (4 (1 + e) x e^2 / d + n) / d
-// x < 0 leaves its factor e out until the end: it may be subnormal.
+// For x < 0, the factor e of n is applied only at the end, because it may be subnormal.
 template <class T>
 struct Mish : ExpOfMinusAbs<T> {
   GRADCORE_INLINE ValueGrad<T> both(Vec<T> x, const Exp<T> &parts) {
@@ -291,7 +290,7 @@ struct ForwardGradRow {
   }
 };
 
-// Of the vectors of a row, `left` elements before its end: where kEnds, one may be a partial one.
+// Loads a vector of a row, `left` elements before its end; with kEnds, it may be a partial one.
 template <bool kEnds, class T>
 GRADCORE_INLINE Vec<T> load_before_end(const T *p, index left) {
   return !kEnds || left >= kLanes<T> ? load(p) : load_partial(p, int(left));
@@ -307,7 +306,7 @@ GRADCORE_INLINE void put_before_end(const Row &row, index i, index left, const V
 template <class T, class Act, class Row>
 GRADCORE_INLINE void activate(index cols, const Row &row) {
   constexpr int W = kLanes<T>, kAtOnce = 8;
-  // Without AVX2 an activation is so long that it stands there once, for ends of rows too (25 kB less).
+  // Without AVX2 an activation is so long that its code exists only once, also for ends of rows (25 kB less).
   constexpr bool kEnds = GRADCORE_VECTOR_BYTES == 16;
   index c = 0;
   while (kEnds ? c < cols : c + W <= cols) {
@@ -329,7 +328,7 @@ GRADCORE_INLINE void activate(index cols, const Row &row) {
   row.put(c, lanes, Act::both(x, Act::begin(x)));
 }
 
-// One long row, with a single end, where no operand has gaps between its rows.
+// Makes one long row, with a single end, if no operand has gaps between its rows.
 GRADCORE_INLINE void merge_rows(index &rows, index &cols, bool contiguous) {
   if (!contiguous) return;
   cols *= rows;

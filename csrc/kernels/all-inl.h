@@ -1,5 +1,5 @@
-// All kernel bodies and the table of one target. No include guard: once per file in targets/.
-// clang-format off: the order matters. elementwise-inl.h holds the drivers that solve the ends of rows.
+// All kernel bodies and the table of one target. No include guard: each file in targets/ includes it once.
+// clang-format off: the order matters. elementwise-inl.h has the drivers that handle the ends of rows.
 #include "kernels/vec.hpp"
 #include "kernels/math-inl.h"
 #include "kernels/elementwise-inl.h"
@@ -32,7 +32,7 @@ constexpr KernelSet<T> make_kernel_set() {
 #define GRADCORE_STRING(x) GRADCORE_STRING_(x)
 
 extern const KernelTable kTable;
-// constexpr: nothing of a wide target may run at load on a CPU that lacks it.
+// constexpr, because no code of a target may run at load time on a CPU that does not support it.
 constexpr KernelTable kTable = {GRADCORE_STRING(GRADCORE_TARGET), make_kernel_set<float>(), make_kernel_set<double>(),
                                 rounded_products()};
 

@@ -1,14 +1,14 @@
-// Products of operands rounded to bfloat16 on CPUs without such products: float's, of rounded floats. As fast as
-// float's but for the rounding, and the same numbers as where CPUs multiply pairs of them (pairs-inl.h) but for the
-// order in which a pair's two terms are added and for subnormal numbers, which are zero there.
+// Products of operands rounded to bfloat16 on CPUs without such products: float products of rounded floats. They are as
+// fast as float products, except for the rounding. Results equal those of pairs (pairs-inl.h), except for the order in
+// which the two terms of a pair are added and for subnormal numbers, which are zero there.
 
 namespace gradcore::GRADCORE_TARGET {
 
-// To the nearest bfloat16, the upper half of a float, ties to even; infinity beyond its range; NaN stays NaN.
+// Rounds to the nearest bfloat16, the upper half of a float, ties to even; infinity beyond its range; NaN stays NaN.
 GRADCORE_INLINE Vec<float> round_to_bfloat16(Vec<float> x) {
   constexpr int32_t kUpper = ~0xffff, kQuiet = 0x400000;
   const IVec<float> bits = to_bits(x), odd = shift_right_logical<float>(bits, 16) & 1;
-  // Unsigned: the sum of a NaN, which is not taken, may pass the largest int.
+  // Unsigned, because the sum for a NaN, which is not used, may overflow an int.
   using Unsigned = VecTraits<float>::Unsigned;
   const IVec<float> nearest = IVec<float>(Unsigned(bits) + Unsigned(odd + 0x7fff));
   return from_bits(select(x == x, nearest, bits | kQuiet) & kUpper);
@@ -23,7 +23,7 @@ struct RoundRow {
   }
 };
 
-// With one term an element both ways are the same.
+// With one term per element, the layouts by rows and by columns are the same.
 void round_block(index rows, index cols, const float *x, index ldx, float *by_rows, index ld_rows, float *by_columns,
                  index ld_columns) {
   if (by_rows) map_block<float, RoundRow>(rows, cols, x, ldx, by_rows, ld_rows);

@@ -1,4 +1,4 @@
-// CPU -> kernel table. The only place that asks the CPU what it is.
+// Chooses the kernel table for the CPU. No other code detects the CPU.
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -11,7 +11,7 @@ namespace gradcore {
 
 namespace {
 
-// In order of preference: the last supported one is the best.
+// In ascending order of preference.
 #if defined(__x86_64__)
 const KernelTable *const kTargets[] = {&baseline::kTable, &avx2::kTable, &avx512::kTable};
 #else
@@ -32,8 +32,8 @@ bool cpu_supports(int i) noexcept {
   return i == 0;
 }
 
-// Not where they are no faster than float's: Intel's cores issue one in the time of two products of floats, by
-// published tables (not measured).
+// Only where they are faster than float products. By published tables, Intel's cores issue one in the time of two float
+// products (not measured).
 bool multiplies_bfloat16_pairs([[maybe_unused]] const KernelTable &table) noexcept {
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -50,7 +50,7 @@ const KernelTable *find(const char *name) noexcept {
 }
 
 const KernelTable *choose() noexcept {
-  // An unknown or unsupported name falls back to the best target: a library must not stop its host.
+  // An unknown or unsupported name is ignored, because a library must not stop its host.
   if (const char *name = std::getenv("GRADCORE_TARGET"))
     if (const KernelTable *table = find(name)) return table;
   for (int i = kNumTargets - 1; i > 0; i--)

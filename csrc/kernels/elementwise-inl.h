@@ -1,10 +1,9 @@
-// Elementwise kernels on blocks, the optimizer updates, and the drivers that solve the ends of rows
-// once for all kernels of this library's non-product part.
+// Elementwise kernels on blocks, the optimizer updates, and the drivers that handle the ends of rows for all kernels
+// except products.
 //
-// A driver cuts a row into full vectors and at most one partial vector, and hands each to an
-// operation as (index of its first element, lanes). `lanes` knows how to load and store: the
-// operation is written once and never asks whether it is at the end.
-// Operations are structs, not lambdas: Clang does not give lambdas the features of a target region.
+// A driver cuts a row into full vectors and at most one partial vector, and passes each to an operation as (index of
+// its first element, lanes). `lanes` loads and stores, so an operation is written once and need not know the end of a
+// row. Operations are structs, not lambdas, because Clang does not give lambdas the features of a target region.
 
 namespace gradcore::GRADCORE_TARGET {
 
@@ -25,7 +24,7 @@ struct FirstLanes {
   int count;
   GRADCORE_INLINE_MEMBER Vec<T> get(const T *p) const { return load_partial(p, count); }
   GRADCORE_INLINE_MEMBER void put(T *p, Vec<T> v) const { store_partial(p, v, count); }
-  // v with zeros in the other lanes, so that they add nothing to a sum.
+  // v with zeros in the other lanes, which then add nothing to a sum.
   GRADCORE_INLINE_MEMBER Vec<T> keep(Vec<T> v) const {
     T lanes[kLanes<T>];
     store(lanes, v);
@@ -78,7 +77,7 @@ struct CopyRow {
 
 template <class T, class Row>
 void map_block(index rows, index cols, const T *x, index ldx, T *y, index ldy) {
-  if (ldx == cols && ldy == cols) {  // one long row: a single end
+  if (ldx == cols && ldy == cols) {  // one long row has a single end
     cols *= rows;
     rows = 1;
   }
@@ -112,7 +111,7 @@ void scale_array(index n, T factor, T *x) {
   for_vectors<T>(n, op);
 }
 
-// To [-bound, bound]. min and max return their second operand when either is NaN, so NaN stays.
+// Clamps to [-bound, bound]. min and max return their second operand if either is NaN, so NaN stays NaN.
 template <class T>
 GRADCORE_INLINE Vec<T> clamp_magnitude(Vec<T> x, Vec<T> bound) {
   return max(-bound, min(bound, x));
@@ -143,16 +142,16 @@ void clamp_array(index n, T bound, T *x) {
 //            without momentum           d = g                                            (U.3)
 //   rmsprop  v = alpha * v + (1 - alpha) * g^2;  d = g / (sqrt(v) + eps)
 //            with momentum              m = momentum * m + d;  d = m                     (U.4)
-//   adam     m = m + (1 - beta1) * (g - m), from g where that is nearer: else a larger m would leave few digits of g
+//   adam     m = m + (1 - beta1) * (g - m); if beta1 <= 0.5, g + beta1 * (m - g): a large m leaves g its digits
 //            v = beta2 * v + (1 - beta2) * g^2
 //            d = m / (sqrt(v) / sqrt(bias2) + eps)                                       (U.5)
 //   p' = p - rate * d,  rate = lr; adam and adamw: lr / bias1; adamw: p * (1 - lr * weight_decay) for p
-//   *update_sumsq += (p' - p)^2 in double: the step as rounding left it                  (U.6)
+//   *update_sumsq += (p' - p)^2 in double, with p' as rounded                            (U.6)
 // m is state0 and v is state1; rmsprop without momentum keeps its only state, v, in state0.
-// A zero weight_decay or momentum is not multiplied in: 0 * inf is NaN.
+// A zero weight_decay or momentum is skipped, because 0 * inf is NaN.
 //
 // Recording does not change a bit of the parameters.
-// Cost  one pass: every array is loaded once and stored once (adam moves 7 elements per element).
+// Cost  one pass: every array is loaded and stored once (adam moves 7 elements per parameter).
 
 GRADCORE_INLINE double square_root(double x) { return __builtin_sqrt(x); }
 
@@ -194,7 +193,7 @@ struct AdamRule {
   const UpdateArgs<T> &args;
   Vec<T> minus_rate = splat<T>(T(-args.lr / args.bias1)), inverse_root_bias2 = splat<T>(T(1 / square_root(args.bias2)));
   bool from_g = args.beta1 <= 0.5;
-  Vec<T> share = splat<T>(T(from_g ? -args.beta1 : 1 - args.beta1));  // of the way from m to g, or of that back
+  Vec<T> share = splat<T>(T(from_g ? -args.beta1 : 1 - args.beta1));  // factor of g - m, added to g or to m
   IVec<T> starts_at_g = splat_int<T>(from_g ? -1 : 0);
   Vec<T> beta2 = splat<T>(T(args.beta2)), rest2 = splat<T>(T(1 - args.beta2));
   Vec<T> eps = splat<T>(T(args.eps));
@@ -206,11 +205,11 @@ struct AdamRule {
     const Vec<T> v = fma(beta2, lanes.get(args.state1 + i), rest2 * g * g);
     lanes.put(args.state0 + i, m);
     lanes.put(args.state1 + i, v);
-    return m / fma(sqrt(v), inverse_root_bias2, eps);  // the only division: it takes half of the time
+    return m / fma(sqrt(v), inverse_root_bias2, eps);  // the only division; it takes half of the time
   }
 };
 
-// acc += squares of the lanes, in double: updates of 1e-25 must not square to zero.
+// acc += squares of the lanes, in double, because squares of updates of 1e-25 must not underflow.
 GRADCORE_INLINE void add_squares(Vec<double> v, Vec<double> &acc) { acc = fma(v, v, acc); }
 GRADCORE_INLINE void add_squares(Vec<float> v, Vec<double> &acc) {
   HalfVec<float> half[2];

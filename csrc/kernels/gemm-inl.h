@@ -1,21 +1,26 @@
 // Products: the register tile and the packing of weights into panels. The loops around the tile
 // (blocking, order, threads) are ops/gemm.cpp.
 //
-//   C[i, j] = init + sum_k A[i, k] * B[k, j]        k ascending, one accumulator a sum    (G.1)
+//   C[i, j] = init + sum_k A[i, k] * B[k, j]        k ascending, one accumulator per sum  (G.1)
 //
-// A tile of Rows x Vectors accumulators stays in registers for the whole sum: 6 x 4 vectors on
-// targets with 32 registers, 4 x 3 with 16. Each step of k takes Vectors loads of B and Rows
-// broadcasts of A for Rows * Vectors FMAs, so that loads never limit full tiles. On Zen 5 with
-// AVX-512 6 x 4 runs at 1.00 of the FMA peak, 4 x 4 and 8 x 3 at 0.97 (bench/bench_kernels.cpp).
-// A weight gradient reads both operands where they lie: with 16 registers it takes 6 x 2 and blocks of 128 rows, so
-// that x's panel and the lines of delta that a tile touches fit the first-level cache together (Zen 3: 1.1 times 4 x 3;
-// AVX2 on Zen 4: gradients of w256 1.03 times those with blocks of 256). Of wide layers delta is packed (w1024: 1.08;
-// bench/experiments.md, AVX2).
-// The lines that will be written next, C's or others, are fetched while a tile sums, so that stores do not wait (for
-// one row alone that costs more than it saves); and one or two lines of what follows at each step of k.
-// Where at most half of the last vector's columns exist, AVX-512 takes half a vector: Zen 4 works on 512 bits in two
-// steps, so that 100 columns cost 104 lanes and not 112 (bench/experiments.md: b128 w100 d50 1.05 times as fast,
-// w50 1.13). All three products of a dense layer are this one kernel, told apart by strides alone:
+// A tile of Rows x Vectors accumulators stays in registers for the whole sum: 6 x 4 vectors on targets with 32
+// registers, 4 x 3 with 16. Each step of k takes Vectors loads of B and Rows broadcasts of A for Rows * Vectors FMAs,
+// so loads never limit full tiles. On Zen 5 with AVX-512, 6 x 4 runs at 1.00 of the FMA peak, 4 x 4 and 8 x 3 at 0.97
+// (bench/bench_kernels.cpp).
+//
+// A weight gradient reads both operands in place. With 16 registers it uses tiles of 6 x 2 and blocks of 128 rows, so
+// that the panel of x and the lines of delta that a tile reads fit the first-level cache together (Zen 3: 1.1 times the
+// speed of 4 x 3; AVX2 on Zen 4: gradients of w256 1.03 times the speed with blocks of 256). For wide layers delta is
+// packed (w1024: 1.08; bench/experiments.md, AVX2).
+//
+// During its sum, a tile prefetches the lines that will be written next, those of C or others, so that stores do not
+// wait (not for a single row, where this costs more than it saves). At each step of k it prefetches one or two lines of
+// the data that follows.
+//
+// If at most half of the last vector's columns exist, AVX-512 uses half a vector: Zen 4 executes 512 bits in two steps,
+// so 100 columns cost 104 lanes instead of 112 (bench/experiments.md: b128 w100 d50 1.05 times as fast, w50 1.13).
+//
+// All three products of a dense layer use this kernel, with different strides:
 //   forward        A = input        [n, in]        B = weight^T in panels   a_row = ld, a_step = 1
 //   backward_data  A = delta        [n, out]       B = weight in panels     a_row = ld, a_step = 1
 //   backward_params A = delta^T     [out, n]       B = input [n, in]        a_row = 1,  a_step = ld
@@ -23,7 +28,7 @@
 
 namespace gradcore::GRADCORE_TARGET {
 
-// The last vector of a tile's rows: whole, or its lower half alone.
+// The last vector of a tile's rows: whole, or its lower half only.
 template <class T, bool kHalf>
 struct LastVector {
   using V = Vec<T>;
@@ -41,13 +46,13 @@ struct LastVector<T, true> {
 };
 #endif
 
-// With AVX-512 one instruction serves both: without a branch, kernels are 12 kB smaller.
+// With AVX-512, one instruction serves both cases; without the branch, kernels are 12 kB smaller.
 template <class T>
 GRADCORE_INLINE Vec<T> load_last(const T *p, int lanes, bool whole) {
   return GRADCORE_VECTOR_BYTES < 64 && whole ? load(p) : load_partial(p, lanes);
 }
 
-// Operands that hold one term of a sum in each element; those with two are in pairs-inl.h.
+// Operands with one term of a sum per element; those with two are in pairs-inl.h.
 template <class T>
 struct SingleTerms {
   static constexpr bool kHalves = GRADCORE_VECTOR_BYTES == 64;
@@ -94,8 +99,8 @@ GRADCORE_INLINE void sum_tile(const GemmTile<T> &tile) {
 
   const T *a = tile.a, *b = tile.b, *ahead = tile.ahead;
   const index a_row = tile.a_row, a_step = tile.a_step, b_step = tile.b_step, more = tile.ahead_more;
-  // Two counters: with one, down to the end of a piece, GCC keeps a sum of the baseline's tile in memory (0.86 of the
-  // speed).
+  // Two counters, because with one that counts to the end of a piece, GCC keeps a sum of the baseline's tile in memory
+  // (0.86 of the speed).
   index run = tile.run;
   for (index k = tile.depth; k > 0; k--, a += a_step, b += b_step, ahead += b_step) {
     if (Rows > 1) prefetch(ahead);
@@ -147,9 +152,9 @@ void gemm_tile(const GemmTile<T> &tile) {
     sum_tile<T, Terms, Rows, Vectors, false>(tile);
 }
 
-// The weight gradient of so few rows that tiles would be over before they have begun: C is written from its first line
-// to its last, at the rate at which lines can be written (one row of w64: 1.1 times as fast as tiles with AVX-512, 1.55
-// with AVX2, 1.5 on the baseline; four rows 1.0, 1.25 and 1.2; six 0.99, 1.08 and 1.15; eight 0.96, 1.02 and 1.07).
+// The weight gradient of very few rows, for which sums of tiles would be too short. C is written line by line, at the
+// rate at which lines can be written (one row of w64: 1.1 times as fast as tiles with AVX-512, 1.55 with AVX2, 1.5 on
+// the baseline; four rows 1.0, 1.25 and 1.2; six 0.99, 1.08 and 1.15; eight 0.96, 1.02 and 1.07).
 template <class T, class Terms, int Depth>
 GRADCORE_INLINE void write_outer_products(index rows, index cols, const T *a, index lda, const T *b, index ldb, T *c) {
   constexpr int W = kLanes<T>, kVectors = sizeof(Vec<T>) < kCacheLine ? 2 : 1;
@@ -173,7 +178,7 @@ GRADCORE_INLINE void write_outer_products(index rows, index cols, const T *a, in
   }
 }
 
-// So many, where that is faster than tiles: more of short vectors.
+// The largest number of rows for which this is faster than tiles; larger for short vectors.
 inline constexpr int kMostOuterProducts = GRADCORE_VECTOR_BYTES < 64 ? 6 : 4;
 
 template <class T, class Terms, int Depth = kMostOuterProducts>
@@ -215,7 +220,7 @@ struct MakeLanes<0, I...> {
   using Type = Lanes<I...>;
 };
 
-// Rows a and b become the rows of their two H x H blocks' transposition.
+// Swaps the odd blocks of H lanes of row a with the even ones of row b: one stage of a transposition.
 template <int H, class V, int... I>
 GRADCORE_INLINE void exchange(V &a, V &b, Lanes<I...>) {
   constexpr int W = sizeof...(I);
@@ -233,8 +238,8 @@ GRADCORE_INLINE void transpose_stages(Vec<T> *rows) {
   if constexpr (H > 1) transpose_stages<T, H / 2>(rows);
 }
 
-// A block of W rows, of which `cols` exist, and W columns, of which `depth` do. Out of line: where it is part of a
-// loop, GCC keeps the addresses of all rows on the stack.
+// Transposes a block of W rows, of which `cols` exist, and W columns, of which `depth` exist. Not inlined: as a part of
+// a loop, GCC keeps the addresses of all rows on the stack.
 template <class T, bool kStream>
 __attribute__((noinline)) void pack_transposed_block(int depth, index cols, const T *src, index ld, index width,
                                                      T *panel) {
@@ -251,8 +256,8 @@ __attribute__((noinline)) void pack_transposed_block(int depth, index cols, cons
     if (i < depth) put<T, kStream>(panel, rows[i]);
 }
 
-// Past the caches a line must be written at once. Where a vector is less, what follows in the panel's row comes next
-// (AVX2: step of b256 w256 d20 1.05 times as fast; bench/experiments.md, AVX2); else the row of the source is followed.
+// Writes past the caches must fill a line at once. If a vector is shorter than a line, blocks follow the panel's rows
+// (AVX2: step of b256 w256 d20 1.05 times as fast; bench/experiments.md, AVX2); otherwise, the rows of the source.
 template <class T, bool kStream>
 GRADCORE_INLINE void pack_transposed_by(index depth, index cols, const T *src, index ld, index width, T *panel) {
   constexpr int W = kLanes<T>;
@@ -280,7 +285,7 @@ void pack_transposed(index depth, index cols, const T *src, index ld, index widt
   stream_fence();
 }
 
-// As many accumulators as leave registers for B and the broadcast of A: 24 of 32, 12 of 16.
+// Accumulators leave registers for B and the broadcast of A: 24 of 32, 12 of 16.
 constexpr int tile_rows(int vectors, int most) {
   return GRADCORE_ACCUMULATORS / vectors < most ? GRADCORE_ACCUMULATORS / vectors : most;
 }

@@ -1,11 +1,10 @@
 // Losses and their gradients with respect to the net's output y. No include guard: part of
 // kernels/all-inl.h.
 //
-// Every kernel returns the sum of the losses over its block, in double, and writes
-// grad = scale * dloss/dy where grad is not null. grad may be y. Terms are computed in T and added
-// in double, in an order that depends on rows and cols only.
-// Non-finite y is no error: NaN gives NaN, infinities give what PyTorch's formulas give (an
-// infinite loss where the true class has logit -inf; NaN where the largest logit is inf).
+// Every kernel returns the sum of the losses over its block, in double, and writes grad = scale * dloss/dy if grad is
+// not null. grad may be y. Terms are computed in T and added in double, in an order that depends only on rows and cols.
+// Non-finite y is not an error: NaN gives NaN, infinities give the results of PyTorch's formulas (an infinite loss if
+// the true class has logit -inf; NaN if the largest logit is inf).
 
 namespace gradcore::GRADCORE_TARGET {
 
@@ -31,9 +30,8 @@ GRADCORE_INLINE void add_wide(Vec<float> v, Vec<double> &sum) {
 //   loss = sum_j p[j] (log S + m - y[j]),   m = max y,  S = sum_j exp(y[j] - m)         (CE.1)
 //   grad = scale (exp(y[j] - m) / S * sum(p) - p[j])                                    (CE.2)
 //
-// With a label l, p is 1 at l and 0 elsewhere; the gradient there is taken as
-// scale (exp(y[l] - m) - S) / S in double, so that it keeps its precision as the loss vanishes.
-// Three passes over a row: m, exponentials and sums, gradient.
+// For a label l, p is 1 at l and 0 elsewhere; the gradient at l is computed as scale (exp(y[l] - m) - S) / S in double,
+// so that it stays precise as the loss vanishes. Three passes over a row: m, exponentials and sums, gradient.
 
 template <class T>
 struct RowMax {
@@ -45,7 +43,7 @@ struct RowMax {
   }
 };
 
-// A NaN among y may be passed over: exp(NaN - m) brings it back.
+// This may miss a NaN in y, but exp(NaN - m) propagates it.
 template <class T>
 GRADCORE_INLINE T row_max(index cols, const T *y) {
   RowMax<T> op{y, splat<T>(-T(__builtin_inf()))};
@@ -53,7 +51,7 @@ GRADCORE_INLINE T row_max(index cols, const T *y) {
   return reduce_max<T>(op.best);
 }
 
-// sum += exp(y - m); the exponentials are kept in grad when it is not null.
+// sum += exp(y - m); the exponentials are kept in grad if it is not null.
 template <class T>
 struct RowExp {
   const T *y;
@@ -85,7 +83,7 @@ double cross_entropy_labels(index rows, index cols, const T *y, index ldy, const
     for_vectors<T>(cols, exps);
     const double sum = reduce_add<double>(exps.sum);
     loss += double(m) - double(at_label);
-    // The logarithms of several rows at once: one of them takes as long.
+    // The logarithms of several rows take as long as one.
     sums[r % kSums] = sum;
     if (r % kSums == kSums - 1 || r + 1 == rows) loss += sum_of_logs(sums, int(r % kSums) + 1);
     if (!grad) continue;
@@ -98,7 +96,7 @@ double cross_entropy_labels(index rows, index cols, const T *y, index ldy, const
   return loss;
 }
 
-// Of one row against target probabilities p: the sums of (CE.1).
+// The sums of (CE.1) of a row, for target probabilities p.
 template <class T>
 struct RowExpProbs {
   RowExp<T> exps;
@@ -145,8 +143,8 @@ double cross_entropy_probs(index rows, index cols, const T *y, index ldy, const 
 
 // ---- elementwise losses: both(y, t) = {loss, dloss/dy} ----
 
-// (1 - t) y + max(-y, 0) + log(1 + exp(-|y|)), derivative sigmoid(y) - t written as
-// (1 - t) sigmoid(y) - t sigmoid(-y), which does not cancel as the loss vanishes.
+// (1 - t) y + max(-y, 0) + log(1 + exp(-|y|)); the derivative sigmoid(y) - t is computed as
+// (1 - t) sigmoid(y) - t sigmoid(-y), without cancellation as the loss vanishes.
 template <class T>
 struct BinaryCrossEntropy {
   GRADCORE_INLINE ValueGrad<T> both(Vec<T> y, Vec<T> t) {
@@ -167,7 +165,7 @@ struct MeanSquared {
   }
 };
 
-// Derivative 0 where y = t.
+// The derivative is 0 where y = t.
 template <class T>
 struct MeanAbsolute {
   GRADCORE_INLINE ValueGrad<T> both(Vec<T> y, Vec<T> t) {

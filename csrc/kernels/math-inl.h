@@ -1,7 +1,6 @@
-// Elementary functions on vectors: what the activations and the losses are made of. No include
-// guard: part of kernels/all-inl.h. Branch-free; every polynomial is the project's own, found by
-// Remez exchange on the interval stated beside it. "2^-n" is the largest relative error of the
-// unrounded fit; what the finished functions reach is stated, per activation, in activation-inl.h.
+// Elementary functions on vectors, for the activations and the losses, without branches. No include guard: part of
+// kernels/all-inl.h. Every polynomial is our own, found by Remez exchange on the given interval. "2^-n" is the largest
+// relative error of the unrounded fit; activation-inl.h gives the errors of the finished functions.
 
 namespace gradcore::GRADCORE_TARGET {
 
@@ -15,14 +14,14 @@ GRADCORE_INLINE IVec<T> first_lanes(int n) {
   return lane < splat_int<T>(n);
 }
 
-// A number twice as precise as T: hi + lo, |lo| <= ulp(hi) / 2 or nearly so.
+// A number twice as precise as T: hi + lo, with |lo| at most about ulp(hi) / 2.
 template <class T>
 struct Pair {
   Vec<T> hi, lo;
 };
 
-// a + b without loss (Knuth's TwoSum). Stays right to second order if the compiler fuses a product
-// into either sum.
+// a + b without rounding (Knuth's TwoSum). Still correct to second order if the compiler fuses a product into either
+// sum.
 template <class T>
 GRADCORE_INLINE Pair<T> exact_sum(Vec<T> a, Vec<T> b) {
   const Vec<T> sum = a + b;
@@ -37,8 +36,8 @@ GRADCORE_INLINE Vec<T> fused_subtract(Vec<T> a, Vec<T> b, Vec<T> c) {
   return fma(a, b, -c);
 }
 #else
-// The product in halves (Dekker). Right where c is near a * b, which is where it is used,
-// but for the last bit of a double's product.
+// The product in halves (Dekker). Correct where c is near a * b, as in all uses, except for the last bit of a double's
+// product.
 template <class T>
 GRADCORE_INLINE Vec<T> fused_subtract(Vec<T> a, Vec<T> b, Vec<T> c) {
   constexpr auto kUpperHalf = ~((typename VecTraits<T>::Int(1) << (VecTraits<T>::kMantissaBits + 2) / 2) - 1);
@@ -48,15 +47,14 @@ GRADCORE_INLINE Vec<T> fused_subtract(Vec<T> a, Vec<T> b, Vec<T> c) {
 }
 #endif
 
-// a * b without loss.
+// a * b without rounding.
 template <class T>
 GRADCORE_INLINE Pair<T> exact_product(Vec<T> a, Vec<T> b) {
   const Vec<T> product = a * b;
   return {product, fused_subtract<T>(a, b, product)};
 }
 
-// c[0] + c[1] x + ... + c[N-1] x^(N-1) by Horner's rule: the fewest roundings that matter while
-// |x| <= 1.
+// c[0] + c[1] x + ... + c[N-1] x^(N-1) by Horner's rule, which has the fewest significant roundings for |x| <= 1.
 template <class T, int N>
 GRADCORE_INLINE Vec<T> horner(Vec<T> x, const T (&c)[N]) {
   Vec<T> sum = splat<T>(c[N - 1]);
@@ -65,8 +63,8 @@ GRADCORE_INLINE Vec<T> horner(Vec<T> x, const T (&c)[N]) {
   return sum;
 }
 
-// The same in x2 = x * x over pairs of terms: half as deep, which is worth 10 % of an activation's time
-// (Zen 5, AVX2 and AVX-512).
+// The same in x2 = x * x over pairs of terms: half as deep, which saves 10 % of an activation's time (Zen 5, AVX2 and
+// AVX-512).
 template <class T, int N>
 GRADCORE_INLINE Vec<T> horner_pairs(Vec<T> x, Vec<T> x2, const T (&c)[N]) {
   constexpr int kLast = (N - 1) / 2 * 2;
@@ -87,9 +85,9 @@ struct MathConstants<float> {
   static constexpr float kLog2E = 1.4426950216293335f;
   // ln 2 in two parts; the first has 15 bits, so that its product with an exponent is exact.
   static constexpr float kLn2Hi = 0.693145751953125f, kLn2Lo = 1.428606765330187e-06f;
-  // Integers up to 2^22 added to this sit in the last bits of the sum.
+  // An integer up to 2^22, added to this, is in the last bits of the sum.
   static constexpr float kRound = 0x1.8p23f;
-  // exp is clamped where even |x| exp(x) is below half the smallest subnormal number.
+  // exp is clamped below this, where even |x| exp(x) is below half the smallest subnormal number.
   static constexpr float kExpMin = -120.0f;
   static constexpr int kExpShift = 64;
   static constexpr float kExpUnshift = 0x1p-64f;
@@ -104,8 +102,7 @@ struct MathConstants<float> {
   static constexpr float kLog1p[] = {
       -0.4999998211860657f, 0.33332559466362f,     -0.24987271428108215f, 0.19890747964382172f,  -0.16105692088603973f,
       0.12418437004089355f, -0.08244176208972931f, 0.0414782389998436f,   -0.01340753398835659f, 0.00203024223446846f};
-  // U and P of mills() on [0, 15]: 2^-27.1 with the coefficients as rounded here (their common factor
-  // is chosen for that).
+  // U and P of mills() on [0, 15]: 2^-27.1 with these rounded coefficients, for which their common factor is chosen.
   static constexpr float kMillsP[] = {0.9793696403503418f, 0.8590593934059143f, 0.3592682480812073f,
                                       0.07969553768634796f, 0.008073899894952774f};
   static constexpr float kMillsU[] = {-0.39589086174964905f, -0.07966345548629761f, 0.04257534444332123f,
@@ -157,17 +154,16 @@ struct MathConstants<double> {
 
 // ---- exponentials of y <= 0 ----
 
-// exp(y) for y <= 0, kept in parts so that callers can multiply before the result becomes
-// subnormal, and round once:
+// exp(y) for y <= 0, kept in parts, so that callers can multiply before the result becomes subnormal, and round once:
 //   exp(y) = (1 + expm1_r) * scale * 2^-kExpShift,   scale normal for every y            (EXP.1)
-// y below kExpMin, -inf too, gives what kExpMin gives: zero once shifted down. NaN stays NaN.
+// y below kExpMin, including -inf, gives the result of kExpMin, which is zero once shifted down. NaN stays NaN.
 template <class T>
 struct Exp {
   Vec<T> expm1_r;  // exp(r) - 1 where y = k ln2 + r, |r| <= ln2/2
   Vec<T> scale;    // 2^(k + kExpShift)
 };
 
-// Shifts back: exactly, or with the one rounding of a subnormal result.
+// Shifts back, exactly or with the single rounding of a subnormal result.
 template <class T>
 inline constexpr T kUnshift = MathConstants<T>::kExpUnshift;
 
@@ -222,8 +218,8 @@ GRADCORE_INLINE Vec<T> one_minus(const Exp<T> &e) {
 
 // ---- quotients ----
 
-// 1 / d to a relative 2^-14 at least, for those who put it right by a step of Newton's. On Zen 4 a division
-// of 16 floats takes the multipliers for 10 cycles, the estimate for 2.
+// 1 / d with a relative error of at most 2^-14, for callers that correct it by a Newton step. On Zen 4, a division of
+// 16 floats occupies the multipliers for 10 cycles, the estimate for 2.
 template <class V>
 GRADCORE_INLINE V rough_inverse(V d) {
   return 1 / d;
@@ -232,15 +228,15 @@ GRADCORE_INLINE V rough_inverse(V d) {
 GRADCORE_INLINE Vec<float> rough_inverse(Vec<float> d) { return Vec<float>(_mm512_rcp14_ps(__m512(d))); }
 #endif
 
-// A divisor with its inverse, which serves several quotients: n * inverse is right to 1 ULP or so, and
-// quotient() makes it right to 0.57 ULP with three operations more.
+// A divisor with its inverse, for several quotients: n * inverse is correct to about 1 ULP, and quotient() to 0.57 ULP
+// with three more operations.
 template <class T>
 struct Divisor {
-  Vec<T> value, value_lo;  // value + value_lo without loss
+  Vec<T> value, value_lo;  // the divisor is value + value_lo, without rounding
   Vec<T> inverse;
 };
 
-// (n + n_lo) / d, put right by the remainder.
+// (n + n_lo) / d, corrected by the remainder.
 template <class T>
 GRADCORE_INLINE Vec<T> quotient(Vec<T> n, Vec<T> n_lo, const Divisor<T> &d) {
   const Vec<T> q = n * d.inverse;
@@ -248,14 +244,14 @@ GRADCORE_INLINE Vec<T> quotient(Vec<T> n, Vec<T> n_lo, const Divisor<T> &d) {
   return fma(-excess, d.inverse, q);
 }
 
-// n / d with an inverse that may be rough: a relative error of 2^-14 leaves 2^-28.
+// n / d from a rough inverse: a relative error of 2^-14 leaves one of 2^-28.
 template <class T>
 GRADCORE_INLINE Vec<T> quotient(Vec<T> n, Vec<T> d, Vec<T> inverse) {
   const Vec<T> q = n * inverse;
   return fma(-fused_subtract<T>(q, d, n), inverse, q);
 }
 
-// value + value_lo with its inverse to 0.57 ULP.
+// value + value_lo as a divisor, with its inverse to 0.57 ULP.
 template <class T>
 GRADCORE_INLINE Divisor<T> divisor_of(Vec<T> value, Vec<T> value_lo) {
   const Vec<T> inverse = rough_inverse(value);
@@ -292,9 +288,9 @@ GRADCORE_INLINE Vec<T> log_above_one(Vec<T> x) {
 
 // ---- the normal law ----
 
-// Mills' ratio of the normal law: Phi(-t) = exp(-t^2/2) * mills(t, t^2), for t in [0, kMillsMax].
-// Fitted as 1 / (2 + 2 t + t U/P), so that the value at 0 is exact, U a small part of the whole, and
-// the rounding errors of P all but cancel: 1.5 ULP, where a plain P/Q of these degrees has 4.
+// Mills' ratio of the normal distribution: Phi(-t) = exp(-t^2/2) * mills(t, t^2), for t in [0, kMillsMax]. The fit
+// 1 / (2 + 2 t + t U/P) is exact at 0, U is a small part of the result, and the rounding errors of P nearly cancel:
+// 1.5 ULP, where a plain P/Q of these degrees has 4.
 template <class T>
 GRADCORE_INLINE Vec<T> mills(Vec<T> t, Vec<T> t2) {
   using C = MathConstants<T>;

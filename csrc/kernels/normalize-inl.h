@@ -1,14 +1,14 @@
 // Normalization: batch norm from column sums, layer norm and RMS norm from row sums.
 //
-// Column sums keep a strip of columns in registers and run down the rows, one accumulator a column,
-// rows ascending. Row sums use four vector accumulators, added in one fixed tree.
+// Column sums keep a strip of columns in registers and run over the rows in ascending order, with one accumulator per
+// column. Row sums use four vector accumulators, added in a fixed tree.
 
 namespace gradcore::GRADCORE_TARGET {
 
 // ---- drivers ----
 
-// Strips of kStrip vectors of columns, then single vectors, then the partial one:
-// op.strip<vectors>(first column, lanes).
+// Calls op.strip<vectors>(first column, lanes) for strips of kStrip vectors of columns, then for single vectors, then
+// for the partial one.
 template <class T, int kStrip, class Op>
 GRADCORE_INLINE void for_column_strips(index cols, const Op &op) {
   constexpr int W = kLanes<T>;
@@ -54,12 +54,12 @@ GRADCORE_INLINE void row_sums(index cols, const Term &term, T *sums) {
 //
 // Shapes     x, y, dy, dx: [R, C] with a row stride; all others [C].
 // Aliasing   y may be x, dx may be dy.
-// Numerics   BN.1 in two passes: the second, about the first's mean as it was rounded, finds what that
-//            rounding left (`rest`) and takes it out of m2. The caller folds gamma * inv_std * rest into
-//            shift, so that x_hat keeps its digits however large mean / std; with x * scale + shift, 1e4
-//            deviations from zero leave an error of 4e-3 in float32. Sums in T over the R rows of one
-//            block; the caller merges blocks. Non-finite values propagate. Bound: tests "batch_norm".
-// Cost       BN.1 reads x once from memory and once from the cache; the others touch each array once.
+// Numerics   BN.1 takes two passes. The second, about the rounded mean of the first, finds the error of the rounding
+//            (`rest`) and corrects m2 for it. The caller folds gamma * inv_std * rest into shift, so that x_hat keeps
+//            its digits however large mean / std is; with x * scale + shift, a mean of 1e4 deviations causes an error
+//            of 4e-3 in float32. Sums are in T over the R rows of one block; the caller merges blocks. Non-finite
+//            values propagate. Bound: tests "batch_norm".
+// Cost       BN.1 reads x once from memory and once from the cache; the others access each array once.
 // Reference  Ioffe & Szegedy 2015, arXiv:1502.03167; Chan, Golub & LeVeque 1983 (corrected two-pass).
 
 template <class T>
@@ -98,8 +98,9 @@ void column_moments(index rows, index cols, const T *x, index ldx, T *mean, T *r
   for_column_strips<T, 4>(cols, ColumnMoments<T>{rows, x, ldx, mean, rest, m2});
 }
 
-// A strip of columns jumps from row to row, which the hardware does not foresee: what was last used a layer's pass
-// ago is fetched so many rows ahead (Zen 4, gradient of b256 w256 d20 with batch norm: 1.02 times).
+// A strip of columns jumps from row to row, which the hardware prefetcher does not follow. Data that was last used in
+// the layer's previous pass is prefetched this many rows ahead (Zen 4, gradient of b256 w256 d20 with batch norm: 1.02
+// times as fast).
 inline constexpr index kRowsAhead = 8;
 
 template <class T>
@@ -222,7 +223,7 @@ void batch_norm_backward(index rows, index cols, const T *dy, index lddy, const 
 // Aliasing   y may be x, dx may be dy. beta and dbeta may be null.
 // Numerics   two passes per row, sums in T. Squares overflow a float beyond |x| = 2^63: inv_std is then 0.
 //            Non-finite values propagate along their row. Bound: tests "layer_norm".
-// Cost       memory is read once per row; the further passes over the row find it in the cache.
+// Cost       a row is read from memory once; further passes over it read the cache.
 // Reference  Ba, Kiros & Hinton 2016, arXiv:1607.06450; Zhang & Sennrich 2019, arXiv:1910.07467.
 
 template <class T>
@@ -245,7 +246,7 @@ struct SquaredDistanceTerm {
   }
 };
 
-// y = (x - mean) * inv_std * gamma + beta; without beta when it is null.
+// y = (x - mean) * inv_std * gamma + beta; without beta if it is null.
 template <class T>
 struct NormalizeRow {
   const T *x;
@@ -276,8 +277,8 @@ void layer_norm_forward(index rows, index cols, const T *x, index ldx, const T *
   }
 }
 
-// g and g * x_hat of LN.3. g is kept in dx: a product formed again, and fused with what is taken from it, would leave
-// its rounding where LN.3 gives zero (rows of one element).
+// g and g * x_hat of LN.3. g is kept in dx. If the product were computed again and fused into the subtraction, a
+// rounding error would remain where LN.3 gives zero (rows of one element).
 template <class T>
 struct LayerNormGradTerm {
   const T *dy, *x, *gamma;

@@ -1,16 +1,16 @@
 // Products of pairs of bfloat16: AVX512-BF16's vdpbf16ps adds both products of a pair to a float, twice the terms of a
-// float product in the same time. An operand is a matrix of 32-bit elements, each two neighbouring terms of the sum,
-// the first in the lower half; where their number is odd the last is zero. The tiles are those of gemm-inl.h.
-// Numerics  operands are rounded to nearest even, products are exact, each addition is rounded; subnormal numbers are
-//           taken and left as zero, whatever the thread's floating-point mode.
+// float product in the same time. An operand is a matrix of 32-bit elements. Each holds two neighbouring terms of the
+// sum, the first in the lower half; if their number is odd, the last one is zero. The tiles are those of gemm-inl.h.
+// Numerics  operands are rounded to nearest even, products are exact, each addition is rounded; subnormal operands and
+//           results are zero, whatever the thread's floating-point mode.
 
 namespace gradcore::GRADCORE_TARGET {
 
 struct PairTerms {
-  static constexpr bool kHalves = false;  // these and taller tiles would be 35 kB more, for widths that gain least
+  static constexpr bool kHalves = false;  // halves and taller tiles would add 35 kB, for widths that gain least
   static constexpr int kMostRows = 6;
 
-  // Bits, never arithmetic: what looks like a signalling NaN must stay as it is.
+  // Copies bits without arithmetic, because a pair that looks like a signalling NaN must not change.
   GRADCORE_INLINE Vec<float> splat(const float &a) {
     int32_t bits;
     __builtin_memcpy(&bits, &a, sizeof bits);
@@ -21,18 +21,18 @@ struct PairTerms {
   }
 };
 
-// The first n lanes, those that exist, without a branch.
+// The first n lanes, at most as many as a vector has, without a branch.
 GRADCORE_INLINE int lanes_of(index n) { return n < 0 ? 0 : n < kLanes<float> ? int(n) : kLanes<float>; }
 GRADCORE_INLINE Vec<float> load_first(const float *p, index n) { return load_partial(p, lanes_of(n)); }
 GRADCORE_INLINE void store_first(float *p, Vec<float> v, index n) { store_partial(p, v, lanes_of(n)); }
 
-// Neighbours within a row: n of them, in (n + 1) / 2 elements.
+// Pairs of neighbours within a row: n terms in (n + 1) / 2 elements.
 GRADCORE_INLINE Vec<float> pairs_along_row(const float *x, index n) {
   const Vec<float> low = load_first(x, n), high = load_first(x + kLanes<float>, n - kLanes<float>);
   return Vec<float>((__m512)_mm512_cvtne2ps_pbh(__m512(high), __m512(low)));
 }
 
-// Of two rows of 32 columns each the pairs of rows in the first or the last 16 columns.
+// Pairs of the terms of two rows of 32 columns, for the first or the last 16 columns.
 template <int kFirst>
 GRADCORE_INLINE Vec<float> pairs_of_rows(Vec<float> first, Vec<float> second) {
   const __m512i even = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(__m512i(first), kFirst / 16));
@@ -80,8 +80,8 @@ void pack_rows_to_pairs(index depth, index cols, const float *src, index ld, ind
   if (past_caches) stream_fence();
 }
 
-// The transposed block of `rows`: `count` of them, `width` apart in a panel. Out of line: GCC would make a copy of all
-// that comes before for each way of writing.
+// Transposes the block `rows` and writes `count` rows of the result, `width` apart in a panel. Not inlined, because GCC
+// would duplicate all preceding code for each way of writing.
 __attribute__((noinline)) void put_transposed(Vec<float> *rows, int count, float *panel, index width,
                                               bool past_caches) {
   transpose_stages<float, kLanes<float> / 2>(rows);

@@ -1,11 +1,10 @@
-// Sums over blocks and arrays, each cut into chunks: a chunk's partial sums are kept in T and promoted
-// to double at its end. How a block is cut depends on rows and cols only, so that the order of every
-// sum does, too.
+// Sums over blocks and arrays, which are cut into chunks: partial sums are in T and become double at the end of a
+// chunk. The cuts depend only on rows and cols, and so does the order of every sum.
 
 namespace gradcore::GRADCORE_TARGET {
 
-// Most elements of a chunk, counting rows as rounded up to the vector: a chunk stays in the first-level cache, and few
-// binary digits count its vectors (stats-inl.h).
+// The most elements of a chunk, with rows rounded up to full vectors. A chunk stays in the first-level cache, and a few
+// binary digits suffice to count its vectors (stats-inl.h).
 inline constexpr index kChunk = 64 * GRADCORE_VECTOR_BYTES;
 
 // ---- drivers ----
@@ -16,11 +15,11 @@ struct Block {
   index rows, cols, ld;
 
   index size() const { return rows * cols; }
-  // Lanes beyond the ends of rows, which read as zero.
+  // Number of lanes beyond the ends of rows, which are read as zero.
   index padding() const { return rows * ((kLanes<T> - cols % kLanes<T>) % kLanes<T>); }
 };
 
-// op(chunk) for the chunks of a block: some of its rows, or a part of one row.
+// Calls op(chunk) for the chunks of a block, each some of its rows or a part of one row.
 template <class T, class Op>
 GRADCORE_INLINE void for_chunks(Block<T> block, Op &op) {
   if (block.cols <= 0) return;
@@ -35,7 +34,7 @@ GRADCORE_INLINE void for_chunks(Block<T> block, Op &op) {
   }
 }
 
-// op(pointer, lanes, which) for every vector of a block, row by row; `which` of two accumulators is to take it.
+// Calls op(pointer, lanes, which) for every vector of a block, row by row; `which` selects one of two accumulators.
 template <class T, class Op>
 GRADCORE_INLINE void for_block_vectors(const Block<T> &block, Op &op) {
   constexpr int W = kLanes<T>;
@@ -58,7 +57,7 @@ GRADCORE_INLINE Vec<double> load_wide(const float *p) {
   static_assert(alignof(Half) == 4);
   return __builtin_convertvector(*reinterpret_cast<const Half *>(p), Vec<double>);
 }
-// The first n of them, the others zero.
+// The first n elements; the other lanes are zero.
 template <class T>
 GRADCORE_INLINE Vec<double> load_wide_partial(const T *p, int n) {
   double lanes[kLanes<double>] = {};
@@ -66,7 +65,7 @@ GRADCORE_INLINE Vec<double> load_wide_partial(const T *p, int n) {
   return load(lanes);
 }
 
-// Sum over an array of term(index, load_wide's lanes), in double with two accumulators.
+// The sum of term(index, lanes as in load_wide) over an array, in double with two accumulators.
 template <class T, class Term>
 GRADCORE_INLINE double wide_sum(index n, const Term &term) {
   constexpr int W = kLanes<double>;
@@ -104,10 +103,10 @@ GRADCORE_INLINE index add_lanes(IVec<T> counts) {
 
 // ---- sums of squares ----
 //
-// float: a chunk's squares are summed in float. Below 2^-90 the squares that underflow (each off by
-// at most 2^-126, even with flush-to-zero) could be more than 2^-25 of the sum, and a non-finite sum
-// may only have overflowed: such a chunk is redone in double, where no float's square overflows or
-// underflows. NaN and infinity propagate.
+// The squares of a chunk of float are summed in float. If the sum is below 2^-90, squares that underflow (each with an
+// error of at most 2^-126, even with flush-to-zero) could be more than 2^-25 of it; if it is not finite, it may have
+// overflowed. Such a chunk is summed again in double, where no float's square overflows or underflows. NaN and infinity
+// propagate.
 
 template <class T>
 GRADCORE_INLINE T chunk_squares(const Block<T> &chunk) {
@@ -132,11 +131,11 @@ GRADCORE_INLINE T chunk_squares(const Block<T> &chunk) {
   return reduce_add<T>((acc[0] + acc[1]) + (acc[2] + acc[3]));
 }
 
-// Whether a chunk's sum of squares in T may stand.
+// Whether a chunk's sum of squares in T is precise enough.
 GRADCORE_INLINE bool squares_hold(double) { return true; }
 GRADCORE_INLINE bool squares_hold(float sum) { return sum >= 0x1p-90f && sum <= 0x1.fffffep127f; }
 
-// Of a chunk, in double.
+// The sum of squares of a chunk, in double.
 template <class T>
 GRADCORE_INLINE double wide_squares(const Block<T> &chunk) {
   double sum = 0;
@@ -163,7 +162,7 @@ double sum_of_squares(index rows, index cols, const T *x, index ldx) {
 
 // ---- extremes and checks ----
 
-// On the bits of |x|: infinity is above every finite number and NaN above infinity.
+// Compares the bits of |x|: infinity is above every finite number, and NaN above infinity.
 template <class T>
 struct MaxMagnitude {
   const T *x;
@@ -183,7 +182,7 @@ double max_abs(index n, const T *x) {
   return double(from_bits(splat_int<T>(best))[0]);
 }
 
-// 0 * x is NaN for NaN and infinity and stays so in a sum.
+// 0 * x is NaN for NaN and infinity, and a sum stays NaN.
 template <class T>
 struct ZeroTimes {
   const T *x;
@@ -256,7 +255,7 @@ struct ColumnNonzero {
   }
 };
 
-// On the bits, so that subnormals are nonzero whatever the thread's floating-point mode.
+// Tests bits, so that subnormals count as nonzero whatever the thread's floating-point mode.
 template <class T>
 void column_nonzero(index rows, index cols, const T *x, index ldx, unsigned char *nonzero, index *zeros) {
   for_column_strips<T, 2>(cols, ColumnNonzero<T>{rows, cols, x, ldx, nonzero, zeros});
@@ -268,7 +267,7 @@ template <class T>
 struct ScanDerivatives {
   IVec<T> threshold;
   Vec<T> squares[2] = {};
-  IVec<T> below = {};  // lanes beyond the end of a row are zero and below, too
+  IVec<T> below = {};  // lanes beyond the end of a row are zero and count as below, too
   template <class Lanes>
   GRADCORE_INLINE_MEMBER void operator()(const T *d, Lanes lanes, int k) {
     const Vec<T> value = lanes.get(d);

@@ -1,32 +1,32 @@
 // Statistics of a block: sums, counts and exponents of a recorded pass.
 //
-// A chunk is scanned once for its sums, its largest magnitude and its zeros, and once more (at once, with AVX-512)
-// for the exponents of its elements: each becomes a lane with one bit set, the one of its exponent, in a window of as
-// many exponents as a lane has bits (32 or 64) below the largest, and the bits are counted for all lanes and exponents
-// at once by full adders on vectors ("positional population count": Mula, Kurz, Lemire, Faster population counts using
-// AVX2 instructions, 2018). What is seldom there (exponents further below, numbers beyond a format's range, powers of
-// two just at its end, subnormals) takes further passes, made only when the first shows that there are any. All limits
-// are compared on the bits of |x|, which order as the numbers do: subnormals are told from zeros whatever the thread's
-// floating-point mode.
+// A chunk is scanned once for its sums, its largest magnitude and its zeros, and again (with AVX-512, in the same scan)
+// for the exponents of its elements. Each element becomes a lane with one bit set, that of its exponent, in a window of
+// as many exponents as a lane has bits (32 or 64), up to the largest exponent. Full adders on vectors then count the
+// bits of all lanes at once ("positional population count": Mula, Kurz, Lemire, Faster population counts using AVX2
+// instructions, 2018). Rare values (exponents below the window, numbers beyond a format's range, powers of two exactly
+// at its lower limit, subnormals) take further passes, which are made only if the first shows that there are any.
+// Limits are compared on the bits of |x|, which have the same order as the numbers, so that subnormals differ from
+// zeros whatever the thread's floating-point mode.
 //
-// Numerics  counts and max_abs are exact. Sums: partial sums of at most 256 terms a lane in T (double 512), relative
-//           error <= 270 u (530 u) of the sum of absolute terms (float32 typically 1e-7). Where the mean outweighs
-//           the spread, a chunk's sums are taken about its mean, so that the variance keeps its digits.
-//           Chunks whose squares leave T's range are summed in a wider one.
-// Cost      float32 on a Zen 4 core: 0.10 ns an element, 0.13 with the histogram; AVX2 0.11 and 0.24
+// Numerics  counts and max_abs are exact. Sums: partial sums of at most 256 terms per lane in T (double: 512), relative
+//           error <= 270 u (530 u) of the sum of absolute terms (float32: typically 1e-7). If the mean outweighs the
+//           spread, a chunk's sums are taken about its mean, so that the variance keeps its digits. Chunks whose
+//           squares leave T's range are summed in a wider type or scaled.
+// Cost      float32 on a Zen 4 core: 0.10 ns per element, 0.13 with the histogram; AVX2 0.11 and 0.24
 //           (bench/bench_kernels.cpp: block_stats).
 
 namespace gradcore::GRADCORE_TARGET {
 
-// Nonzero |x| up to kFlushed rounds to zero (half the smallest subnormal: the tie goes to the even
-// zero), and |x| above kOverflowTie to infinity or NaN: fp16, bf16, fp8 e4m3, fp8 e5m2 (OCP). That limit
-// lies in the middle between the largest value and its successor; the tie goes up (kTieOverflows), but in
-// e4m3 to 448, which is even.
+// The limits of fp16, bf16, fp8 e4m3 and fp8 e5m2 (OCP). Nonzero |x| up to kFlushed, half the smallest subnormal,
+// rounds to zero; the tie goes to zero, which is even. |x| above kOverflowTie, the middle between the largest value and
+// its successor, becomes infinity or NaN; the tie does, too (kTieOverflows), except in e4m3, where it goes to 448,
+// which is even.
 inline constexpr int kFormats = 4, kFp16 = 0, kBf16 = 1, kE4m3 = 2, kE5m2 = 3;
 inline constexpr double kFlushed[kFormats] = {0x1p-25, 0x1p-134, 0x1p-10, 0x1p-17};
 inline constexpr double kOverflowTie[kFormats] = {65520.0, 0x1.ffp127, 464.0, 61440.0};
 inline constexpr bool kTieOverflows[kFormats] = {true, true, false, true};
-inline constexpr int kFlushedExponent[kFormats] = {-25, -134, -10, -17};  // of kFlushed
+inline constexpr int kFlushedExponent[kFormats] = {-25, -134, -10, -17};  // exponents of kFlushed
 
 template <class T>
 using Bits = typename VecTraits<T>::Int;
@@ -52,8 +52,8 @@ GRADCORE_INLINE Bits<T> magnitude_bits(T x) {
 
 // ---- exponents ----
 //
-// Bit k of a lane stands for the exponent field first + k. The counts of all bits of all lanes are kept in binary, one
-// vector for each digit.
+// Bit k of a lane stands for the exponent field first + k. The counts of all bits of all lanes are binary numbers, with
+// one vector per digit.
 
 template <class T>
 inline constexpr int kWindow = 8 * int(sizeof(T));  // exponents counted at once
@@ -62,7 +62,7 @@ inline constexpr int kDigits = 8 + int(sizeof(T)) / 4;  // a chunk is at most 64
 template <class T>
 using Digits = IVec<T>[kDigits<T>];
 
-// Lane by lane the bit of the exponent of x. Below `origin` the difference has its upper bits set: no bit.
+// The bit of the exponent of x, in each lane. Below `origin` the difference has its upper bits set, which gives no bit.
 template <class T>
 GRADCORE_INLINE IVec<T> exponent_bit(Vec<T> x, IVec<T> origin) {
   return one_hot(shift_right_logical<T>(to_bits(abs<T>(x)) - origin, VecTraits<T>::kMantissaBits));
@@ -81,7 +81,7 @@ GRADCORE_INLINE void add_fours(Digits<T> &digits, const IVec<T> (&fours)[4]) {
   }
 }
 
-// counts[k] = bits k over all lanes.
+// counts[k] = number of bits k over all lanes.
 template <class T>
 GRADCORE_INLINE void add_up(const Digits<T> &digits, int32_t (&counts)[kWindow<T>]) {
   constexpr int W = kLanes<T>, kDigitsOfAll = kDigits<T> + __builtin_ctz(W);
@@ -95,15 +95,15 @@ GRADCORE_INLINE void add_up(const Digits<T> &digits, int32_t (&counts)[kWindow<T
   }
 }
 
-// counts[k] = bits k of bit_of(vector, its number among four) over all lanes of a chunk. Lanes beyond the ends of rows
-// are zero.
+// counts[k] = number of bits k of bit_of(vector, its number among four) over all lanes of a chunk. Lanes beyond the
+// ends of rows are zero.
 template <class T, class BitOf>
 GRADCORE_INLINE void count_bits(const Block<T> &chunk, BitOf &&bit_of, int32_t (&counts)[kWindow<T>]) {
   constexpr int W = kLanes<T>;
   Digits<T> digits = {};
   IVec<T> fours[4];
   int num_fours = 0;
-  // One loop over all rows: of one for each, GCC makes loads and stores of all digits once a row.
+  // A single loop over all rows; with one loop per row, GCC loads and stores all digits in every row.
   const T *row = chunk.x;
   index c = 0;
   for (index left = chunk.rows * ((chunk.cols + 4 * W - 1) / (4 * W)); left > 0; left--) {
@@ -133,7 +133,7 @@ GRADCORE_INLINE void count_bits(const Block<T> &chunk, BitOf &&bit_of, int32_t (
   add_up<T>(digits, counts);
 }
 
-// counts[k] = elements of the chunk with exponent field first + k.
+// counts[k] = number of elements of the chunk with exponent field first + k.
 template <class T>
 void count_exponents(const Block<T> &chunk, int first, int32_t (&counts)[kWindow<T>]) {
   const IVec<T> origin = splat_int<T>(Bits<T>(first) * (Bits<T>(1) << VecTraits<T>::kMantissaBits));
@@ -152,14 +152,14 @@ struct StatsScan {
     const IVec<T> bits = to_bits(magnitude);
     sum[k] += value;
     squares[k] = fma(value, value, squares[k]);
-    largest = max(magnitude, largest);  // of the numbers: NaN shows in squares
+    largest = max(magnitude, largest);  // ignores NaN, which shows in squares
     tally_less(nonzero, IVec<T>{}, bits);
     return bits;
   }
   index num_nonzero() const { return add_lanes<T>(nonzero); }
 };
 
-// Without a histogram: |x| above what the formats flush.
+// The scan without a histogram: counts |x| above the flush limits of the formats.
 template <class T>
 struct ScanWithLimits : StatsScan<T> {
   IVec<T> above_e4m3 = {}, above_e5m2 = {};
@@ -173,11 +173,11 @@ struct ScanWithLimits : StatsScan<T> {
 };
 
 #if GRADCORE_VECTOR_BYTES == 64
-// With a histogram and registers enough, in one pass: bits of the exponents modulo the window, which hold as long as
-// the smallest nonzero element lies within a window of the largest.
+// The scan with a histogram and enough registers, in one pass: bits of the exponents modulo the window, which are
+// unambiguous if the smallest nonzero element lies within a window of the largest.
 template <class T>
 struct ScanAtOnce {
-  Vec<T> sum[2] = {}, squares[2] = {}, largest = {}, smallest;  // to begin with the largest T
+  Vec<T> sum[2] = {}, squares[2] = {}, largest = {}, smallest;  // smallest starts at the largest T
   index nonzero = 0;
   decltype(nonzero_lanes(Vec<T>{})) powers = 0;
 
@@ -194,10 +194,10 @@ struct ScanAtOnce {
   index num_nonzero() const { return nonzero; }
 };
 #else
-// With a histogram: the exponents tell what the formats flush but for powers of two.
+// The scan with a histogram: exponents show which elements the formats flush, except for powers of two.
 template <class T>
 struct ScanWithPowers : StatsScan<T> {
-  IVec<T> missing_mantissa = {};  // the most that is missing from a full mantissa: all of it where a power of two is
+  IVec<T> missing_mantissa = {};  // the largest complement of a mantissa; all bits are set if there is a power of two
 
   template <class Lanes>
   GRADCORE_INLINE_MEMBER void operator()(const T *x, Lanes lanes, int k) {
@@ -219,7 +219,7 @@ struct CountAbove {
   }
 };
 
-// counts[k] = elements whose |x| has bits above limits[k] >= 0. NaN counts as above infinity.
+// counts[k] = number of elements with bits of |x| above limits[k] >= 0. NaN counts as above infinity.
 template <class T, int kLimits>
 void count_above(const Block<T> &chunk, const Bits<T> (&limits)[kLimits], index (&counts)[kLimits]) {
   CountAbove<T, kLimits> op;
@@ -228,7 +228,7 @@ void count_above(const Block<T> &chunk, const Bits<T> (&limits)[kLimits], index 
   for (int k = 0; k < kLimits; k++) counts[k] = add_lanes<T>(op.count[k]);
 }
 
-// What a chunk of `nonzero` nonzero elements adds to the counts of the smallest numbers, without a histogram.
+// Adds a chunk of `nonzero` nonzero elements to the counts of the smallest numbers, without a histogram.
 template <class T>
 void add_tiny(const Block<T> &chunk, index nonzero, StatsSums *to) {
   const Bits<T> limits[] = {bits_of(T(kFlushed[kFp16])), bits_of(T(kFlushed[kBf16])), kSmallestNormalBits<T> - 1};
@@ -248,7 +248,7 @@ void add_overflows(const Block<T> &chunk, StatsSums *to) {
   for (int f = 0; f < kFormats; f++) to->overflowed[f] += counts[f];
 }
 
-// Normal numbers that are just what a format flushes, a power of two: the histogram tells those below.
+// Counts normal numbers exactly at a format's flush limit, a power of two; the histogram shows those below.
 template <class T>
 void add_flush_limits(const Block<T> &chunk, StatsSums *to) {
   for (int f = 0; f < kFormats; f++) {
@@ -261,8 +261,8 @@ void add_flush_limits(const Block<T> &chunk, StatsSums *to) {
   }
 }
 
-// Adds counts of exponent fields from `first` on, but for those of zeros and subnormals: to the histogram, and to what
-// lies below the formats' limits. Returns their sum.
+// Adds counts of exponent fields from `first` on, except those of zeros and subnormals, to the histogram and to the
+// counts below the formats' limits. Returns their sum.
 template <class T>
 index add_window(const int32_t (&counts)[kWindow<T>], int first, StatsSums *to, index *histogram) {
   constexpr int kBias = VecTraits<T>::kExponentBias;
@@ -306,7 +306,7 @@ struct CenteredScan {
   }
 };
 
-// Squares of double that left its range, in a range where they do not.
+// Sums squares that overflow or underflow in T: scaled for double, in double for float.
 GRADCORE_INLINE long double squares_beyond(index n, const double *x, bool tiny) {
   const double factor = tiny ? 0x1p600 : 0x1p-600;
   double sum = 0;
@@ -326,7 +326,7 @@ __attribute__((noinline, cold)) void add_wide_sums(const Block<T> &chunk, bool t
   }
 }
 
-// Whether a chunk's sum of squares in T may stand.
+// Whether a chunk's sum of squares in T is precise enough.
 GRADCORE_INLINE bool may_stand(float squares) { return squares_hold(squares); }
 GRADCORE_INLINE bool may_stand(double squares) { return kept_digits(squares); }
 
@@ -354,7 +354,7 @@ void add_sums(const Block<T> &chunk, T sum, T squares, StatsSums *to) {
   }
 }
 
-// Adds the exponents of a chunk of which `nonzero` elements are not zero, the largest with this exponent field.
+// Adds the exponents of a chunk with `nonzero` nonzero elements, the largest of which has this exponent field.
 template <class T>
 void add_exponents(const Block<T> &chunk, int field, index nonzero, StatsSums *to, index *histogram) {
   index left = nonzero;
@@ -368,8 +368,8 @@ void add_exponents(const Block<T> &chunk, int field, index nonzero, StatsSums *t
   if (left > 0) add_subnormals(chunk, to, histogram);
 }
 
-// Adds what every scan finds of a chunk. -1, with nothing added, when it holds a non-finite element, else how many
-// elements are not zero.
+// Adds the results that all scans have in common. Returns the number of nonzero elements; -1, with nothing added, if an
+// element is not finite.
 template <class T, class Scan>
 index add_scan(const Block<T> &chunk, index replaced, const Scan &scan, StatsSums *to) {
   const T largest = reduce_max<T>(scan.largest), squares = reduce_add<T>(scan.squares[0] + scan.squares[1]);
@@ -385,8 +385,8 @@ index add_scan(const Block<T> &chunk, index replaced, const Scan &scan, StatsSum
   return nonzero;
 }
 
-// Adds a chunk that is finite but for `replaced` elements, for which it holds zeros. False, with
-// nothing added, when it holds a non-finite element.
+// Adds a chunk in which `replaced` non-finite elements were replaced by zeros. Returns false, with nothing added, if an
+// element is not finite.
 template <class T>
 bool add_chunk(const Block<T> &chunk, index replaced, StatsSums *to) {
   ScanWithLimits<T> scan{};
@@ -434,7 +434,7 @@ bool add_chunk(const Block<T> &chunk, index replaced, StatsSums *to, index *hist
 }
 #endif
 
-// A chunk with non-finite elements: the same with zeros in their place.
+// Adds a chunk with non-finite elements, with zeros in their place.
 template <class T, class... Histogram>
 __attribute__((noinline)) void add_non_finite_chunk(const Block<T> &chunk, StatsSums *to, Histogram... histogram) {
   T finite[kChunk];

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kMostPath = 4096;
 
-// The numbers at the beginning of folder/name; how many there are, at most two.
+// Reads up to two numbers at the beginning of folder/name; returns how many it found.
 int read_numbers(const char *folder, const char *name, long long *first, long long *second) noexcept {
   char path[2 * kMostPath];
   std::snprintf(path, sizeof path, "%s/%s", folder, name);
@@ -23,11 +23,11 @@ int read_numbers(const char *folder, const char *name, long long *first, long lo
 
 int quota_of(const char *folder, bool version2) noexcept {
   long long quota = 0, period = 0, unused;
-  if (version2 ? read_numbers(folder, "cpu.max", &quota, &period) != 2  // "max 100000" where there is none
+  if (version2 ? read_numbers(folder, "cpu.max", &quota, &period) != 2  // "max 100000" means no quota
                : read_numbers(folder, "cpu.cfs_quota_us", &quota, &unused) != 1 ||
                      read_numbers(folder, "cpu.cfs_period_us", &period, &unused) != 1)
     return INT_MAX;
-  if (quota <= 0 || period <= 0) return INT_MAX;  // -1: none
+  if (quota <= 0 || period <= 0) return INT_MAX;  // -1 means no quota
   const long long cpus = (quota - 1) / period + 1;
   return cpus < INT_MAX ? int(cpus) : INT_MAX;
 }
@@ -43,7 +43,7 @@ bool controls_cpu(const char *list, const char *end) noexcept {
   return false;
 }
 
-// Whether one of `cpus` below `cpu` is a thread of the same core, by a list such as "0,64" or "0-3".
+// Whether one of `cpus` below `cpu` is a thread of the same core, according to a list such as "0,64" or "0-3".
 bool shares_core_with_lower(int cpu, const cpu_set_t &cpus, const char *root) noexcept {
   char path[kMostPath];
   std::snprintf(path, sizeof path, "%s/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", root, cpu);
@@ -84,7 +84,7 @@ int cpu_quota(const char *root) noexcept {
     const int top = std::snprintf(folder, sizeof folder, "%s/sys/fs/cgroup%s", root, version2 ? "" : "/cpu");
     if (top >= int(sizeof folder)) continue;
     std::snprintf(folder + top, sizeof folder - std::size_t(top), "%s", path + 1);
-    // Of a container the path is often the host's, of which only the top is there.
+    // In a container, the path is often that of the host, and only its top directory exists.
     for (;;) {
       const int quota = quota_of(folder, version2);
       if (quota < least) least = quota;

@@ -6,19 +6,22 @@ namespace gradcore {
 
 namespace {
 
-// Narrower layers do not pay for packing delta (weight gradients with AVX2 on Zen 4: w256 0.98 times as fast as
-// without, w512 1.05, w1024 1.16; bench/experiments.md, AVX2), nor do blocks of few rows.
+// Packing delta does not pay for narrower layers (weight gradients with AVX2 on Zen 4: w256 0.98 times as fast as
+// without, w512 1.05, w1024 1.16; bench/experiments.md, AVX2), nor for blocks of few rows.
 constexpr index kLeastPackedInputs = 512, kLeastPackedRows = 64;
-// A panel of weights that fits the first-level cache stays there for its tiles: fetching the next one would take its
-// place (AVX2, b256 w256: 0.99 of the speed).
+// A panel of weights that fits the first-level cache stays there for its tiles; fetching the next one would evict it
+// (AVX2, b256 w256: 0.99 of the speed).
 constexpr index kFirstLevel = 32 << 10;
 
-// Runs a column of tiles, rows [0, rows), over one panel. Meanwhile the tiles fetch the panel that follows, if any, as
-// wide as this one: each a column of its lines, or two where there are more of them than tiles. The hardware stops
-// where a page ends and does not know where the next layer's weights or the next columns of x begin (b256 w256 and
-// b1024 w1024: 1.01 and 1.05 times as fast; what tiles leave out is missed: 2,000 layers at 8 rows and at 16 1.25
-// times). `tile` is complete but for rows. Heights are as even as possible: 32 rows as 6 + 6 + 5 + 5 + 5 + 5, where 6 +
-// ... + 6 + 2 would end in a tile of two rows that has not enough sums in flight; four are enough.
+// Runs a column of tiles, rows [0, rows), over one panel; `tile` is complete except for its rows.
+//
+// Meanwhile the tiles prefetch the next panel, if any, which has the same width: each tile one column of its lines, or
+// two if there are more columns than tiles. The hardware prefetcher stops at the end of a page and does not know where
+// the next layer's weights or the next columns of x begin (b256 w256 and b1024 w1024: 1.01 and 1.05 times as fast;
+// 2,000 layers at 8 rows and at 16: 1.25 times, because lines that no tile fetches are missed).
+//
+// Heights are as even as possible: 32 rows as 6 + 6 + 5 + 5 + 5 + 5. With 6 + ... + 6 + 2, the last tile of two rows
+// would not have enough sums in flight; four rows are enough.
 template <class T>
 void run_panel(const KernelSet<T> &set, index rows, int vectors, GemmTile<T> &tile, const T *next) noexcept {
   constexpr index kEnoughRows = 4;
@@ -132,7 +135,7 @@ void gemm_params(const KernelSet<T> &set, index rows, index in, index out_begin,
   const bool packs = packed_delta && packs_delta(set, in) && std::min(rows, pieces.rows) >= kLeastPackedRows;
   const index most_rows = packs ? kPackedRows : set.params_rows,
               most_outs = packs ? kPackedColumns : out_end - out_begin;
-  // Of pieces in a block; 0: it ends with a piece at the latest, as packed rows do.
+  // Number of whole pieces in a block; 0: a block does not cross the end of a piece, as for packed rows.
   const index short_pieces = packs ? 0 : most_rows / pieces.rows;
   for (index r = 0, block; r < rows; r += block) {
     block = short_pieces ? short_pieces * pieces.rows : std::min(most_rows, pieces.rows - r % pieces.rows);

@@ -20,12 +20,11 @@ namespace gradcore {
 namespace {
 
 constexpr int kMaxThreads = 256;
-// About 2 us of one core's products: below that, waking a sleeping worker costs more than it saves.
+// About 2 us of products on one core; below that, waking a sleeping worker costs more than it saves.
 constexpr double kFlopsPerThread = 400e3;
-// Waiting: about 3 us of spinning, which is longer than threads that run side by side need; then
-// offers of the CPU for about 60 us, at which a thread that shares it goes on at once (spinning on
-// would hold it up: 15 ms instead of 1.6 for a batch-norm gradient with both threads on one CPU);
-// then sleep, from which waking takes 50 us and more.
+// A thread waits in three stages. It spins for about 3 us, longer than threads that run at the same time need. It
+// yields the CPU for about 60 us, so that a thread on the same CPU continues at once (with spinning alone, a batch-norm
+// gradient with both threads on one CPU takes 15 ms instead of 1.6). Then it sleeps; waking takes 50 us or more.
 constexpr int kSpins = 256;
 constexpr int kYields = 200;
 
@@ -41,7 +40,7 @@ int positive_from_environment(const char *name) noexcept {
   const char *text = std::getenv(name);
   if (!text) return 0;
   char *end = nullptr;
-  const long value = std::strtol(text, &end, 10);  // OMP_NUM_THREADS may be a list: its first number counts
+  const long value = std::strtol(text, &end, 10);  // OMP_NUM_THREADS may be a list; its first number counts
   return end != text && value > 0 ? int(value < kMaxThreads ? value : kMaxThreads) : 0;
 }
 
@@ -61,12 +60,12 @@ ThreadCount default_num_threads() noexcept {
   return {cores < 1 ? 1 : cores < kMaxThreads ? cores : kMaxThreads, "CPU affinity"};
 }
 
-std::atomic<int> num_threads{0};  // 0: not asked for yet
+std::atomic<int> num_threads{0};  // 0: not determined yet
 std::atomic<const char *> num_threads_from{nullptr};
 
-// Linux starts a thread where the one runs that made it, and may leave both on one CPU for 20 ms and more, taking turns
-// (short programs then took 1.2 times as long with two threads as with one, in place of 0.6; bench/experiments.md). So
-// a new thread goes to another CPU that it may use; from there on it may go anywhere again.
+// Linux may start a thread on the CPU of its creator and leave both there, taking turns, for 20 ms and more (short
+// programs then took 1.2 times as long with two threads as with one, instead of 0.6; bench/experiments.md). So a new
+// thread moves to another CPU that it may use; afterwards it may move anywhere again.
 void leave_cpu(int cpu) noexcept {
   cpu_set_t allowed;
   if (cpu < 0 || sched_getcpu() != cpu || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
@@ -78,12 +77,12 @@ void leave_cpu(int cpu) noexcept {
 
 constexpr int group_of(int rank) noexcept { return 31 - __builtin_clz(unsigned(rank)); }
 
-// Workers wait on the gate of their group: rank 1, ranks 2 and 3, 4 to 7, ...; a job is published by writing it and
-// opening the gates of as many groups as it needs, so that a small team neither wakes the other workers of a large pool
-// nor waits for them. Every worker of these groups answers, so that none can see a job twice or miss one.
+// Workers wait at the gate of their group: rank 1, ranks 2 and 3, 4 to 7, ... A job is published by writing it and
+// opening the gates of as many groups as it needs, so a small team neither wakes the other workers of a large pool nor
+// waits for them. Every worker of these groups answers, so none can see a job twice or miss one.
 class Pool {
  public:
-  // False: another caller, or this very thread further up its stack, is inside.
+  // Returns false if another caller is inside, or this thread further up its stack.
   bool try_run(int size, FunctionRef<void(const Team &)> body) noexcept {
     if (taken_.exchange(true, std::memory_order_acquire)) return false;
     size_ = ensure_workers(size);
@@ -99,7 +98,7 @@ class Pool {
   }
 
  private:
-  // Returns fewer than asked for when the system refuses a thread.
+  // Returns a smaller size if the system refuses a thread.
   int ensure_workers(int size) noexcept {
     while (num_workers_ < size - 1) {
       const int rank = num_workers_ + 1;
@@ -130,11 +129,11 @@ class Pool {
   Gate jobs_[group_of(kMaxThreads - 1) + 1], unfinished_;
 };
 
-thread_local const ThreadSource *thread_source = nullptr;  // null: the pool, and get_num_threads()
+thread_local const ThreadSource *thread_source = nullptr;  // null: the pool with get_num_threads()
 
-// A team on the caller's threads. Bodies meet, so all members must run at once, and what a host does with its
-// tasks is unknown: it may run them one after another. So the team is whoever has come while the first member
-// waits for the others, briefly; then it is closed, and who comes later has nothing to do.
+// A team on the host's threads. The members meet, so all of them must run at the same time, but a host may run its
+// tasks one after another. So the team consists of the members that arrive while the first one waits briefly; then it
+// is closed, and members that arrive later have nothing to do.
 class HostTeam {
  public:
   HostTeam(int size, FunctionRef<void(const Team &)> body) noexcept : wanted_(std::uint32_t(size)), body_(body) {}
@@ -142,7 +141,7 @@ class HostTeam {
   void run(const ThreadSource &source) noexcept {
     source.parallel_for(
         source.context, int32_t(wanted_), [](void *team, int32_t) { static_cast<HostTeam *>(team)->join(); }, this);
-    if (!(state_.load(std::memory_order_acquire) & kClosed)) join();  // a host that has run nothing
+    if (!(state_.load(std::memory_order_acquire) & kClosed)) join();  // the host has run no task
   }
 
  private:
@@ -170,12 +169,12 @@ class HostTeam {
 
   const std::uint32_t wanted_;
   const FunctionRef<void(const Team &)> body_;
-  std::atomic<std::uint32_t> state_{0};  // members so far, and kClosed
-  Gate size_;                            // of the closed team; 0 before
+  std::atomic<std::uint32_t> state_{0};  // number of members so far, and kClosed
+  Gate size_;                            // size of the closed team; 0 before
   Meeting meeting_;
 };
 
-// Never destroyed: workers wait in it until the process ends. A forked child has none of the
+// The pool is never destroyed, because workers wait in it until the process ends. A forked child has none of the
 // parent's workers and may have copied a locked mutex, so it gets a new pool.
 std::atomic<Pool *> the_pool{nullptr};
 std::mutex pool_creation;
@@ -197,7 +196,7 @@ Pool *pool() noexcept {
 
 }  // namespace
 
-// What another thread sets meanwhile stands.
+// If another thread sets the number meanwhile, that value stays.
 int get_num_threads() noexcept {
   int n = num_threads.load(std::memory_order_relaxed);
   if (n != 0) return n;
@@ -211,7 +210,7 @@ int get_num_threads() noexcept {
 const char *num_threads_source() noexcept {
   get_num_threads();
   const char *source = num_threads_from.load(std::memory_order_relaxed);
-  return source ? source : default_num_threads().source;  // another thread is about to say so
+  return source ? source : default_num_threads().source;  // another thread is about to store it
 }
 
 void set_num_threads(int n) noexcept {

@@ -12,7 +12,7 @@ namespace {
 
 constexpr index kBlock = 16384;
 
-// Sum of squares of the finite x * 2^-exponent: safe for double whose largest is below 2^(exponent + 1).
+// Sum of squares of the finite x * 2^-exponent; does not overflow if all |x| are below 2^(exponent + 1).
 template <class T>
 double scaled_squares(index n, const T *x, int exponent) noexcept {
   double sum = 0;
@@ -31,7 +31,7 @@ double sum_abs_power(index n, const T *x, double scale, double p) noexcept {
   return sum;
 }
 
-// measure(piece) for each piece, in parallel; the results in order.
+// The results of measure(piece) for all pieces, in order; computed in parallel.
 template <class T, class F>
 std::vector<double> for_pieces(const std::vector<Piece<T>> &pieces, F &&measure) {
   std::vector<double> results(pieces.size());
@@ -46,7 +46,7 @@ double in_order(const std::vector<double> &terms) noexcept {
   return sum;
 }
 
-// Largest, with NaN above all.
+// The largest value; NaN counts as larger than any other.
 double largest(const std::vector<double> &values) noexcept {
   double best = 0;
   for (const double value : values) best = value > best || std::isnan(value) ? value : best;
@@ -89,7 +89,7 @@ double total_norm(const KernelSet<T> &kernels, const ArrayList<T> &list, double 
     return std::ldexp(
         std::sqrt(in_order(for_pieces(pieces, [&](const Piece<T> &q) { return scaled_squares(q.n, q.x, exponent); }))),
         exponent);
-  // Relative to the largest element no power can overflow.
+  // Powers of elements relative to the largest cannot overflow.
   return max *
          std::pow(in_order(for_pieces(pieces, [&](const Piece<T> &q) { return sum_abs_power(q.n, q.x, max, p); })),
                   1 / p);
