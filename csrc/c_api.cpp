@@ -27,7 +27,7 @@ constexpr const char *kInitializerNames[GRADCORE_NUM_INITIALIZERS] = {"auto",   
 constexpr std::size_t kFirstNetConfig = offsetof(gradcore_net_config, dtype) + sizeof(int32_t);
 constexpr std::size_t kFirstOptimizerConfig = offsetof(gradcore_optimizer_config, eps) + sizeof(double);
 
-// A call on the threads that its net is to run on.
+// Makes a call on the threads of its net.
 template <class F>
 gradcore_status run(const Network &net, F &&call) noexcept {
   const ThreadScope scope(net.threads);
@@ -134,7 +134,7 @@ gradcore_status gradcore_net_initialize_words(gradcore_net *net, int32_t initial
 gradcore_status gradcore_net_initialize(gradcore_net *net, int32_t initializer, uint64_t seed) {
   const uint32_t words[] = {uint32_t(seed), uint32_t(seed >> 32)};
   return guarded([&] {
-    std::string digits = std::to_string(seed);  // takes memory: before the weights change
+    std::string digits = std::to_string(seed);  // may throw bad_alloc, so before the weights change
     GRADCORE_TRY(gradcore_net_initialize_words(net, initializer, words, words[1] ? 2 : 1));
     return net->set_origin(kInitializerNames[initializer], std::move(digits));
   });
@@ -267,7 +267,7 @@ void *gradcore_optimizer_state(gradcore_optimizer *optimizer, int32_t index) {
 }
 int64_t gradcore_optimizer_get_step(const gradcore_optimizer *optimizer) { return optimizer ? optimizer->step() : 0; }
 void gradcore_optimizer_set_step(gradcore_optimizer *optimizer, int64_t step) {
-  constexpr int64_t kMost = int64_t(1) << 53;  // a double, and the bias corrections with it, counts no further
+  constexpr int64_t kMost = int64_t(1) << 53;  // the bias corrections are double, which counts no further
   if (optimizer) optimizer->step() = step < 0 ? 0 : step > kMost ? kMost : step;
 }
 

@@ -57,7 +57,7 @@ gradcore_status check_input(const gradcore_matrix &input, int64_t rows, int64_t 
   return GRADCORE_OK;
 }
 
-// The members that the caller's struct has; those after them are not touched.
+// Copies the members that the caller's struct has, which may be of an older version.
 template <class Struct>
 gradcore_status give(const char *name, const Struct &known, Struct *to, std::size_t least) noexcept {
   if (to->size < least)

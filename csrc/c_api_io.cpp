@@ -10,7 +10,7 @@ using namespace gradcore;
 
 namespace {
 
-// write(sink) is to write the whole content, and read(size, source) to read it.
+// write(sink) writes the whole content, read(size, source) reads it.
 template <class Write>
 gradcore_status save_to(const char *path, Write &&write) noexcept {
   if (!path) return null_argument("path");
@@ -95,7 +95,7 @@ gradcore_status gradcore_net_load_from_memory(const void *data, int64_t size, gr
     const char *from = static_cast<const char *>(data);
     return load(
         size,
-        [&](void *to, std::size_t bytes) {  // read_net never asks for more than `size` in all
+        [&](void *to, std::size_t bytes) {  // read_net never reads more than `size` in total
           std::memcpy(to, from, bytes);
           from += bytes;
           return GRADCORE_OK;

@@ -17,7 +17,7 @@ using namespace gradcore;
 
 namespace {
 
-// Rows that one task takes: fixed, so that sums over rows do not depend on threads.
+// Rows per task, fixed so that sums over rows do not depend on the number of threads.
 constexpr int64_t kTileRows = 64;
 
 struct Argument {
@@ -65,7 +65,7 @@ using ElementOf = typename std::decay_t<K>::Element;
 
 int64_t num_tiles(int64_t n) noexcept { return (n + kTileRows - 1) / kTileRows; }
 
-// task(first row, rows) over a matrix of n rows.
+// Calls task(first row, rows) for all tiles of n rows.
 template <class F>
 void for_tiles(int64_t n, double flops, F &&task) noexcept {
   parallel_for(num_tiles(n), flops, [&](int64_t t) {
@@ -74,7 +74,7 @@ void for_tiles(int64_t n, double flops, F &&task) noexcept {
   });
 }
 
-// What rows_of(first row, rows, partial) makes of each tile of n rows: a row of `width` numbers. May throw bad_alloc.
+// One row of `width` numbers per tile of n rows, filled by rows_of(first row, rows, partial). May throw bad_alloc.
 template <class T, class F>
 std::vector<T> partials_of_tiles(int64_t n, int64_t width, F &&rows_of) {
   std::vector<T> partials(std::size_t(num_tiles(n) * width));
@@ -83,7 +83,7 @@ std::vector<T> partials_of_tiles(int64_t n, int64_t width, F &&rows_of) {
   return partials;
 }
 
-// Their sums, in double: one number of type T would lose the digits of millions of rows.
+// Sums of these rows, in double: sums over millions of rows in T would lose digits.
 template <class T, class F>
 std::vector<double> sums_of_tiles(int64_t n, int64_t width, F &&rows_of) {
   const std::vector<T> partials = partials_of_tiles<T>(n, width, rows_of);
@@ -93,7 +93,7 @@ std::vector<double> sums_of_tiles(int64_t n, int64_t width, F &&rows_of) {
   return sums;
 }
 
-// A caller's matrix whose rows may be read a full vector beyond their end.
+// A copy of a caller's matrix whose rows may be read in full vectors, beyond their ends.
 template <class T>
 struct PaddedCopy {
   PaddedCopy(const KernelSet<T> &kernels, const gradcore_matrix &m) : ld((m.cols + 15) / 16 * 16) {
@@ -105,7 +105,7 @@ struct PaddedCopy {
   int64_t ld;
 };
 
-// Panels of a weight [out, in], for the forward or the backward_input product.
+// Packs a weight [out, in] into panels, for the forward or the backward_input product.
 template <class T>
 void pack_weight(const KernelSet<T> &kernels, const gradcore_matrix &weight, bool forward, AlignedBuffer &packed) {
   const int64_t out = weight.rows, in = weight.cols;
@@ -150,7 +150,7 @@ void for_elements(int64_t count, F &&task) noexcept {
   });
 }
 
-// dz = dy * act'(z), by way of the stack: dz may be dy or z.
+// dz = dy * act'(z), through a buffer on the stack, because dz may be dy or z.
 template <class T>
 void activation_backward(const KernelSet<T> &kernels, int32_t activation, int64_t count, const T *dy, const T *z,
                          T *dz) noexcept {
@@ -210,7 +210,7 @@ gradcore_status gradcore_op_dense(int32_t dtype, const gradcore_matrix *input, c
     const int64_t in = weight->cols, out = weight->rows;
     AlignedBuffer packed, start;
     pack_weight(kernels, *weight, true, packed);
-    if (bias) {  // tiles read it in full vectors
+    if (bias) {  // copied, because tiles read it in full vectors
       start.reserve(std::size_t(out + 16) * sizeof(T));
       kernels.copy(1, out, static_cast<const T *>(bias), out, static_cast<T *>(start.data()), out);
     }
@@ -235,7 +235,7 @@ gradcore_status gradcore_op_dense_backward(int32_t dtype, const gradcore_matrix 
     const int64_t n = input->rows, in = weight->cols, out = weight->rows;
     const double flops = 2.0 * double(n) * double(in) * double(out);
     const T *dy = static_cast<const T *>(grad_output->data);
-    AlignedBuffer packed;  // all memory comes first: without it, nothing is touched
+    AlignedBuffer packed;  // all memory is allocated first, so that a failure leaves the outputs unchanged
     if (grad_input) pack_weight(kernels, *weight, false, packed);
     std::optional<PaddedCopy<T>> x;
     if (grad_weight) x.emplace(kernels, *input);

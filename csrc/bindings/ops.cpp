@@ -129,7 +129,7 @@ py::tuple op_layer_norm(const py::array &input, const py::object &weight, const 
   return py::make_tuple(output, save_mean, save_invstd);
 }
 
-// Both normalizations save one mean and one inverse deviation: a column (batch) or a row (layer, rms).
+// All normalizations save a mean and an inverse deviation per column (batch) or per row (layer, rms).
 enum class Norm { batch, layer, rms };
 
 py::tuple norm_backward(Norm norm, const py::array &grad_output, const py::array &input, const py::object &weight,

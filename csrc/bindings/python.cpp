@@ -1,5 +1,5 @@
-// The Python module gradcore._core, with the net and its optimizer. The GIL is released around every
-// native call. No arithmetic in this folder, and nothing of the library but gradcore.h.
+// The Python module gradcore._core, with the net and its optimizer. The GIL is released around every native call. This
+// folder contains no arithmetic and uses nothing of the library but gradcore.h.
 #include <pthread.h>
 #include <pybind11/stl.h>
 
@@ -21,7 +21,7 @@ namespace {
 
 using Tensor = std::tuple<std::string, int64_t, std::vector<int64_t>>;  // name, offset, shape
 
-// What C calls a net's `input`, Python calls `x`.
+// The `input` of C is called `x` in Python.
 std::string python_terms(const std::string &text) {
   return text.compare(0, 6, "input:") == 0 ? "x" + text.substr(5) : text;
 }
@@ -33,7 +33,7 @@ gradcore_net_config config_of(const gradcore_net *handle) {
   return config;
 }
 
-std::atomic<unsigned> forks{0};  // that this process is away from the one that loaded the module
+std::atomic<unsigned> forks{0};  // number of forks between the process that loaded the module and this one
 
 class Net : public std::enable_shared_from_this<Net> {
  public:
@@ -47,7 +47,7 @@ class Net : public std::enable_shared_from_this<Net> {
 
   gradcore_net *handle() const { return handle_; }
 
-  // One thread at a time: the net has one workspace. Never waits, so it cannot deadlock with the GIL.
+  // A net has one workspace, so only one thread may use it. This never waits, so it cannot deadlock with the GIL.
   std::unique_lock<std::mutex> lock() const {
     std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock.owns_lock())
@@ -67,8 +67,8 @@ class Net : public std::enable_shared_from_this<Net> {
     if (status != GRADCORE_OK) throw_status(status, python_terms(gradcore_last_error()));
   }
 
-  // A view of a flat buffer that keeps the net alive. While a view of the parameters lives they may
-  // be written at any time, so every call assumes they were; the first one after its end does too.
+  // A view of the flat buffer that keeps the net alive. While a view of the parameters lives, they may be written at
+  // any time, so every call assumes that they changed; so does the first call after the view is gone.
   py::array parameters() {
     struct View {
       std::shared_ptr<Net> net;
@@ -120,7 +120,7 @@ class Net : public std::enable_shared_from_this<Net> {
 
   gradcore_net *const handle_;
   mutable std::mutex mutex_;
-  mutable std::atomic<unsigned> locked_in_{0};  // the process, by the forks that led to it
+  mutable std::atomic<unsigned> locked_in_{0};  // `forks` of the process that holds the lock
   std::atomic<int> live_views_{0};
   std::atomic<bool> parameters_written_{false};
 };
@@ -145,8 +145,8 @@ std::shared_ptr<Net> new_net(const std::vector<int64_t> &widths, const std::vect
 
 // ---- files -----------------------------------------------------------------------------------------
 
-// `path` in the encoding of the file system; OSError with the system's own reason, but for pipes and devices, which it
-// would take.
+// `path` is in the encoding of the file system. Errors become OSError with the system's text; pipes and devices, which
+// only the library refuses (EINVAL), get a text of their own.
 template <class Call>
 void run_on_file(const py::bytes &path, Call call) {
   const std::string name = path;
@@ -194,7 +194,7 @@ std::shared_ptr<Net> from_bytes(const py::bytes &bytes) {
   return std::make_shared<Net>(handle);
 }
 
-// The arguments of new_net, with the initializer's name and the seed's digits (or None) after them.
+// The arguments of new_net, followed by the name of the initializer and the digits of the seed or None.
 py::tuple config_tuple(const Net &net) {
   const gradcore_net_config config = config_of(net.handle());
   const char *seed = gradcore_net_seed(net.handle());
@@ -328,7 +328,7 @@ std::pair<double, double> train_step(Net &net, py::handle x, py::handle y, int32
 }  // namespace
 }  // namespace gradcore::bindings
 
-// An object made by __new__ alone holds nothing: pybind11 would hand out uninitialized memory for it.
+// An object made by __new__ alone has no C++ object; pybind11 would allocate uninitialized memory for it.
 namespace pybind11::detail {
 
 template <class T>
@@ -477,8 +477,8 @@ void bind_net(py::module_ &m) {
 }  // namespace
 }  // namespace gradcore::bindings
 
-// Before Python 3.12, a thread that enters a subinterpreter keeps the state of the interpreter that it came from, which
-// pybind11 asks for as it loads: it would wait for ever for the lock that this thread holds itself.
+// Before Python 3.12, a thread that enters a subinterpreter keeps the thread state of the interpreter it came from.
+// pybind11 requests that state while loading, and would wait forever for a lock that this thread holds itself.
 #if PY_VERSION_HEX < 0x030C0000 && !defined(PYPY_VERSION)
 extern "C" PyObject *gradcore_core_init();
 extern "C" PYBIND11_EXPORT PyObject *PyInit__core() {
@@ -486,7 +486,7 @@ extern "C" PYBIND11_EXPORT PyObject *PyInit__core() {
   PyErr_SetString(PyExc_ImportError, "gradcore cannot be loaded in a subinterpreter");
   return nullptr;
 }
-#define PyInit__core gradcore_core_init  // what pybind11 defines
+#define PyInit__core gradcore_core_init  // the function that PYBIND11_MODULE defines
 #endif
 
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {

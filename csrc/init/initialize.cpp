@@ -9,23 +9,21 @@ namespace gradcore {
 
 namespace {
 
-// gain^2 for the weights in front of each activation.
+// gain^2 of the weights before each activation.
 //
 //   identity, relu, leaky_relu  exact: chi = 1 and E[h^2] is kept, at every scale of z
 //                               (relu: He et al. 2015, arXiv:1502.01852; leaky: 2 / (1 + slope^2))
 //   tanh, hard_tanh             slope 1 at 0: chi = 1 in the limit z -> 0, where signals settle
 //                               (Schoenholz et al. 2017, arXiv:1611.01232)
-//   selu                        1: its fixed point E[h] = 0, E[h^2] = 1 (Klambauer et al. 2017,
+//   selu                        1, for its fixed point E[h] = 0, E[h^2] = 1 (Klambauer et al. 2017,
 //                               arXiv:1706.02515); chi is then 1.07
-//   most others                 hold no fixed point with chi = 1 that deep nets stay at, so chi = 1 on
-//                               average over 32 layers: sum of ln chi_l = 0 along q_l, the variance of z
-//                               in layer l, from inputs of mean square 1 (quadrature, to 4 decimals).
-//                               Nets of 10 to 50 layers and width 100 then keep |gradient| within a
-//                               factor of 3 (silu: 50).
-//   sigmoid                     has no usable critical point: chi = 1 takes a gain^2 of 106, which drives
-//                               every unit into saturation. The gain that keeps the variance of z at 1
-//                               is used, at which chi is 0.153: deep sigmoid nets lose their gradient
-//                               under every scheme, and `gc.analyze` says so.
+//   most others                 have no stable fixed point with chi = 1, so chi = 1 on average over 32 layers:
+//                               sum of ln chi_l = 0 along q_l, the variance of z in layer l, for inputs of
+//                               mean square 1 (quadrature, to 4 decimals). Nets of 10 to 50 layers and width
+//                               100 then keep |gradient| within a factor of 3 (silu: 50).
+//   sigmoid                     has no usable critical point: chi = 1 needs a gain^2 of 106, which saturates
+//                               every unit. This gain keeps the variance of z at 1; chi is then 0.153. Deep
+//                               sigmoid nets lose their gradient under every scheme, and `gc.analyze` says so.
 constexpr double kCriticalGainSquared[GRADCORE_NUM_ACTIVATIONS] = {
     1.0,                                      // identity
     2.0,                                      // relu
@@ -68,8 +66,8 @@ bool is_uniform(int initializer) noexcept {
 
 // ---- orthonormal columns ----
 
-// Columns of one length, one after another; each step below works on them eight at a time, so that what
-// they are multiplied with is read once for eight.
+// Columns of equal length, stored one after another. Each step below works on eight at a time, so that the vector they
+// are multiplied with is read once for all eight.
 class Columns {
  public:
   static constexpr index kGroup = 8;
@@ -79,7 +77,7 @@ class Columns {
   index length() const noexcept { return length_; }
   index count() const noexcept { return count_; }
 
-  // work(first, last) for each group of columns from `begin` on.
+  // Calls work(first, last) for each group of columns from `begin` on.
   template <class Work>
   void for_groups(index begin, double flops, Work &&work) {
     const index groups = (count_ - begin + kGroup - 1) / kGroup;
@@ -94,7 +92,7 @@ class Columns {
   std::vector<double> data_;
 };
 
-// In eight sums, so that the compiler may use vectors without changing the result.
+// Eight partial sums, so that the compiler may use vectors without changing the result.
 double dot(const double *a, const double *b, index n) noexcept {
   double sums[8] = {};
   index i = 0;
@@ -104,16 +102,16 @@ double dot(const double *a, const double *b, index n) noexcept {
   return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
 }
 
-// A reflection I - v v^T, |v|^2 = 2, that is the identity above row k; v lies in column k from row k on.
+// Applies the reflection I - v v^T, |v|^2 = 2, which is the identity above row k; column k holds v from row k on.
 void reflect(const double *v, double *column, index n) noexcept {
   const double along = dot(v, column, n);
   for (index i = 0; i < n; i++) column[i] -= along * v[i];
 }
 
-// Turns the rest of a column into the reflection that clears it; true if R's diagonal comes out negative.
+// Replaces the rest of a column by the reflection that clears it; true if the diagonal of R becomes negative.
 bool make_reflection(double *v, index n) noexcept {
   const double norm = std::sqrt(dot(v, v, n));
-  if (norm == 0) return false;  // v = 0 reflects nothing
+  if (norm == 0) return false;  // v = 0 is the identity
   const bool positive = v[0] > 0;
   v[0] += positive ? norm : -norm;
   const double scale = std::sqrt(2.0 / dot(v, v, n));
@@ -144,7 +142,7 @@ void orthonormalize(Columns &a, Columns &q) {
 }
 
 // gain * Q with orthonormal rows or columns, whichever are fewer (Saxe et al. 2014, arXiv:1312.6120). Q of a
-// Gaussian matrix is uniform over the orthogonal group when R's diagonal is positive (Mezzadri 2007,
+// Gaussian matrix is uniform over the orthogonal group if the diagonal of R is positive (Mezzadri 2007,
 // arXiv:math-ph/0609050).
 void orthogonal(const LayerSpec &layer, RandomStream &random, double *weights) {
   const bool tall = layer.out >= layer.in;

@@ -41,14 +41,14 @@ void spread_seed(std::vector<uint32_t> entropy, uint32_t child, uint64_t state[4
   }
 }
 
-// Levels of equal area under exp(-x^2 / 2), from the outermost (255, which reaches to kTail) to the top.
+// Levels of equal area under exp(-x^2 / 2), from the outermost (255, which extends to kTail) to the top.
 constexpr int kLevels = 256;
 constexpr long double kTail = 3.6541528853610087963519472518L;
 
 struct Ziggurat {
-  double width[kLevels];     // of a level, per unit of the 52 random bits
-  double density[kLevels];   // at its outer end
-  uint64_t inside[kLevels];  // random bits below this are under the curve without a look
+  double width[kLevels];     // width of a level, per unit of the 52 random bits
+  double density[kLevels];   // density at its outer end
+  uint64_t inside[kLevels];  // random bits below this are under the curve for certain
 
   Ziggurat() noexcept {
     constexpr long double kBits = 0x1p52L;

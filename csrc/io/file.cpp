@@ -16,7 +16,7 @@ namespace gradcore {
 
 namespace {
 
-// The reason is in errno, and stays there.
+// Fails with the reason in errno, and leaves errno unchanged.
 gradcore_status fail_io(const char *expected) {
   const int reason = errno;
   fail(GRADCORE_IO_ERROR, "path: expected %s, got: %s", expected, std::generic_category().message(reason).c_str());
@@ -24,7 +24,7 @@ gradcore_status fail_io(const char *expected) {
   return GRADCORE_IO_ERROR;
 }
 
-// A name that no other call of any process is likely to use; open() makes sure with O_EXCL.
+// A name that no other call of any process is likely to use; O_EXCL of open() guarantees it.
 std::string draft_name() {
   static std::atomic<unsigned> calls{0};
   timespec now{};
@@ -35,7 +35,7 @@ std::string draft_name() {
   return name;
 }
 
-// The new name, too, must reach the disk. Some file systems cannot do that; the file itself is safe then.
+// Writes the new name to the disk. Some file systems cannot do this; the content of the file is safe nevertheless.
 void sync_folder(const std::string &folder) noexcept {
   Descriptor descriptor;
   descriptor.number = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -54,7 +54,7 @@ void Descriptor::close() noexcept {
 
 gradcore_status FileReader::open(const char *path, int64_t *size) {
   struct stat status{};
-  file_.number = ::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe without a writer must not wait
+  file_.number = ::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // must not block on a pipe without a writer
   if (file_.number < 0 || fstat(file_.number, &status) != 0) return fail_io("a file that can be read");
   if (!S_ISREG(status.st_mode)) {
     errno = S_ISDIR(status.st_mode) ? EISDIR : EINVAL;
@@ -85,10 +85,10 @@ FileDraft::~FileDraft() {
   errno = reason;
 }
 
-// What is there must be a file, which links may lead to: a pipe or a device would be gone, and a link without its
-// target.
+// An existing path must be a regular file, possibly behind links. Renaming the draft over a pipe, a device or a link
+// would replace it.
 gradcore_status FileDraft::open(const char *path) {
-  constexpr int kMostLinks = 40;  // as Linux follows
+  constexpr int kMostLinks = 40;  // the limit of Linux
   struct stat there{};
   path_ = path;
   const auto folder_of_path = [&] {

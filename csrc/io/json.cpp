@@ -67,7 +67,7 @@ gradcore_status Reader::boolean(int32_t *value) noexcept {
   return unexpected("true or false");
 }
 
-// -?(0|[1-9][0-9]*), or nothing; a fraction or an exponent after it is left for what follows to refuse.
+// -?(0|[1-9][0-9]*), or nothing. A fraction or an exponent is left in the text, where the caller refuses it.
 std::string_view Reader::number_text() noexcept {
   skip_space();
   std::size_t end = at_;
@@ -112,7 +112,7 @@ gradcore_status Reader::digits(std::string *value, std::size_t most) {
   return GRADCORE_OK;
 }
 
-// Bytes of the UTF-8 character at at_: 0 unless it is well-formed (Unicode 15, table 3-7).
+// Length in bytes of the UTF-8 character at at_; 0 if it is not well-formed (Unicode 15, table 3-7).
 std::size_t Reader::utf8_length() const noexcept {
   const auto byte = [&](std::size_t i) {
     return at_ + i < text_.size() ? unsigned(static_cast<unsigned char>(text_[at_ + i])) : 0u;
@@ -147,7 +147,7 @@ bool Reader::hex4(unsigned *unit) noexcept {
   return true;
 }
 
-// What follows a backslash.
+// Reads an escape sequence, after its backslash.
 gradcore_status Reader::escape(std::string *value) {
   constexpr std::string_view kNames = "\"\\/bfnrt", kMeanings = "\"\\/\b\f\n\r\t";
   const char c = at_ < text_.size() ? text_[at_] : '\0';
@@ -160,7 +160,7 @@ gradcore_status Reader::escape(std::string *value) {
   if (c != 'u') return unexpected("an escape sequence");
   at_++;
   if (!hex4(&code)) return unexpected("four hexadecimal digits");
-  if (code >= 0xD800 && code <= 0xDFFF) {  // half of a pair
+  if (code >= 0xD800 && code <= 0xDFFF) {  // half of a surrogate pair
     const bool pair =
         code < 0xDC00 && text_.substr(at_, 2) == "\\u" && (at_ += 2, hex4(&low)) && low >= 0xDC00 && low <= 0xDFFF;
     if (!pair) return unexpected("the other half of a surrogate pair");

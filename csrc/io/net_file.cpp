@@ -14,7 +14,7 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 
 namespace {
 
-constexpr uint64_t kMaxHeader = 100000000;  // the reference implementation's own limit
+constexpr uint64_t kMaxHeader = 100000000;  // the limit of the reference implementation of safetensors
 constexpr int64_t kFormatVersion = 1;
 constexpr const char *kNormalizationNames[] = {nullptr, "batch", "layer", "rms"};
 
@@ -24,24 +24,24 @@ struct Dtype {
 };
 constexpr Dtype kDtypes[] = {{"float32", "F32", 4}, {"float64", "F64", 8}, {"bfloat16", "F32", 4}};
 
-// Under which a file's own text stands in the metadata.
+// Keys of the metadata under which a file has its description.
 constexpr const char *kNetKey = "gradcore", *kOptimizerKey = "gradcore_optimizer";
 
-// A tensor of the net, and where its bytes lie in the net's memory and in the file.
+// A tensor of the net, and the place of its bytes in memory and in the file.
 struct Place {
   const TensorInfo *tensor;
-  char *flat;  // the flat buffer that holds it; null while there is no net yet
+  char *flat;  // the flat buffer that holds it; null if the net does not exist yet
   index begin, bytes;
 };
 
-// In the order of their names, one after the other.
+// Places the tensors in the file, one after the other, sorted by name.
 void arrange(std::vector<Place> *all) {
   std::sort(all->begin(), all->end(), [](const Place &a, const Place &b) { return a.tensor->name < b.tensor->name; });
   index end = 0;
   for (Place &place : *all) end += (place.begin = end, place.bytes);
 }
 
-// Parameters and buffers.
+// The places of parameters and buffers.
 std::vector<Place> places(const Architecture &net, char *parameters, char *buffers) {
   std::vector<Place> all;
   const index bytes = kDtypes[net.dtype].bytes;
@@ -71,7 +71,7 @@ std::string listed(const Values &values, const char *separator, Text &&text) {
   return list + "]";
 }
 
-// The spelling is that of Python's json.dumps, which wrote the first of these files.
+// Formatted as by Python's json.dumps, which wrote the first of these files.
 std::string architecture_text(const Network &net) {
   const gradcore_net_config config = net.config();
   const std::vector<int64_t> widths(config.widths, config.widths + config.num_widths);
@@ -127,7 +127,7 @@ index net_file_size(const Network &net, const std::string &head) {
 }
 
 gradcore_status write_net(const Network &net, const std::string &head, WriteBytes write) {
-  const std::vector<Place> parts = places(net);  // which takes memory: before anything is written
+  const std::vector<Place> parts = places(net);  // may throw bad_alloc, so before anything is written
   GRADCORE_TRY(write(head.data(), head.size()));
   for (const Place &place : parts)
     GRADCORE_TRY(write(bytes_of(place, net.architecture().dtype), std::size_t(place.bytes)));
@@ -138,16 +138,16 @@ gradcore_status write_net(const Network &net, const std::string &head, WriteByte
 
 namespace {
 
-// The header's word on one tensor.
+// A tensor as the header describes it.
 struct Entry {
   std::string name, dtype;
   std::vector<int64_t> shape, offsets;
 };
 
 struct Header {
-  const char *key;  // of the metadata that is wanted
+  const char *key;  // of the description in the metadata
   std::vector<Entry> entries;
-  std::string text;  // under it
+  std::string text;  // the description
   bool has_metadata = false, has_text = false;
 };
 
@@ -227,7 +227,7 @@ gradcore_status read_header(std::string_view text, Header *header) {
   return GRADCORE_OK;
 }
 
-// The position of a name in a list of names, of which null ones match nothing.
+// The position of a name in a list of names; null names match nothing.
 template <class Name>
 gradcore_status choice(json::Reader &reader, const char *what, int32_t count, Name name, int32_t *value) {
   std::string text;
@@ -296,7 +296,7 @@ gradcore_status read_architecture(const std::string &text, Described *to) {
   return GRADCORE_OK;
 }
 
-// One entry against the tensor of the same name. Entries may come in any order; all must fill the body.
+// Checks an entry against the tensor of the same name.
 gradcore_status check_entry(const Entry &entry, const TensorInfo &tensor, const Dtype &dtype) noexcept {
   const char *name = tensor.name.c_str();
   if (entry.dtype != dtype.tag)
@@ -315,7 +315,8 @@ gradcore_status check_entry(const Entry &entry, const TensorInfo &tensor, const 
   return GRADCORE_OK;
 }
 
-// The places, from the order of their names to that of their data, all checked against `num_bytes` of data.
+// Turns places in the order of names into the order of their data, and checks them. Entries may come in any order, but
+// together they must fill `num_bytes`.
 gradcore_status match(const Header &header, gradcore_dtype dtype, index num_bytes, std::vector<Place> *matched) {
   const std::vector<Entry> &entries = header.entries;
   for (std::size_t i = 0; i < std::max(matched->size(), entries.size()); i++) {
@@ -348,7 +349,7 @@ gradcore_status match(const Header &header, gradcore_dtype dtype, index num_byte
   return GRADCORE_OK;
 }
 
-// The front of a file of `size` bytes; *size is then that of the tensors.
+// Reads the header of a file of *size bytes; *size is then the size of the tensors.
 gradcore_status read_front(index *size, ReadBytes read, Header *header) {
   uint64_t length = 0;
   if (*size < index(sizeof length))
@@ -376,8 +377,8 @@ gradcore_status read_net(index size, ReadBytes read, MakeNetwork make) {
   GRADCORE_TRY(read_architecture(header.text, &described));
   const gradcore_net_config config = described.config();
   GRADCORE_TRY(Network::check_config(&config));
-  // A short text must not ask for a large net: layers are counted before there is anything of them, and
-  // their tensors are found in the file before there is memory for them.
+  // A short file must not cause a large allocation: layers are counted before they are created, and their tensors are
+  // found in the file before memory is allocated for them.
   if (described.widths.size() > header.entries.size() + 1)
     return fail(GRADCORE_INVALID_ARGUMENT, "expected a tensor for each of %zu layers, got %zu",
                 described.widths.size() - 1, header.entries.size());
@@ -401,7 +402,7 @@ namespace {
 
 constexpr const char *kKindNames[GRADCORE_NUM_OPTIMIZERS] = {"sgd", "rmsprop", "adam", "adamw"};
 
-// "state0.dense0.weight", ...: a tensor for each of the net's parameters and state vector of the optimizer.
+// "state0.dense0.weight", ...: one tensor for each parameter of the net and each state vector of the optimizer.
 std::vector<TensorInfo> state_tensors(const NetOptimizer &optimizer) {
   std::vector<TensorInfo> tensors;
   const std::vector<TensorInfo> &parameters = optimizer.net.architecture().parameters;
@@ -413,7 +414,7 @@ std::vector<TensorInfo> state_tensors(const NetOptimizer &optimizer) {
   return tensors;
 }
 
-// Where they lie: in vectors of the net's flat size, one after the other from `states`, or in the optimizer's own.
+// The places of these tensors: in vectors of the net's flat size, from `states` on, or in the optimizer's own vectors.
 std::vector<Place> state_places(const NetOptimizer &optimizer, const std::vector<TensorInfo> &tensors, char *states) {
   const Architecture &net = optimizer.net.architecture();
   const index bytes = kDtypes[net.dtype].bytes, flat_bytes = net.flat_size * bytes;
@@ -471,7 +472,8 @@ gradcore_status read_optimizer(index size, ReadBytes read, NetOptimizer &optimiz
   GRADCORE_TRY(read_progress(header.text, kKindNames[optimizer.config().kind], &step));
   const std::vector<TensorInfo> tensors = state_tensors(optimizer);
   const index flat_bytes = net.flat_size * kDtypes[net.dtype].bytes;
-  std::string states(std::size_t(optimizer.num_states() * flat_bytes), '\0');  // until all of it has been read
+  // The optimizer changes only after everything has been read.
+  std::string states(std::size_t(optimizer.num_states() * flat_bytes), '\0');
   std::vector<Place> in_order = state_places(optimizer, tensors, states.data());
   GRADCORE_TRY(match(header, net.dtype, size, &in_order));
   for (const Place &place : in_order) GRADCORE_TRY(read(bytes_of(place, net.dtype), std::size_t(place.bytes)));

@@ -6,7 +6,7 @@ namespace gradcore {
 
 namespace {
 
-// Places tensors one after another at 64-byte offsets.
+// Places tensors one after another, at multiples of 64 bytes.
 class Layout {
  public:
   Layout(std::vector<TensorInfo> &tensors, index &size, index alignment)

@@ -11,10 +11,10 @@ namespace gradcore {
 
 namespace {
 
-constexpr double kSaturatedShare = 0.01;  // of the largest |act'|
+constexpr double kSaturatedShare = 0.01;  // share of the largest |act'|, below which an entry is saturated
 
-// Largest |act'| over the line, of each gradcore_activation. selu: lambda * alpha, at 0-; gelu at
-// sqrt 2, gelu_tanh at 1.4185, silu at 2.3994, mish at 1.4906 (tests/test_flow.py checks them all).
+// The largest |act'| of each gradcore_activation. selu: lambda * alpha, at 0-; gelu at sqrt 2, gelu_tanh at 1.4185,
+// silu at 2.3994, mish at 1.4906 (tests/test_flow.py checks them all).
 constexpr double kMaxDerivative[GRADCORE_NUM_ACTIVATIONS] = {1.0,
                                                              1.0,
                                                              1.0,
@@ -77,8 +77,8 @@ void GradientFlow<T>::activation(int l, const LayerState<T> &layer, const Tile &
   TileSums &to = sums(l, tile);
   const LayerSpec &spec = *layer.spec;
   unsigned char *nonzero = nonzero_units(l, tile.rank);
-  // Zeros are counted for residual connections alone: without one h is output's, whose statistics count them. Most
-  // units are known to live after a tile or two.
+  // Zeros are needed only with a residual connection; otherwise h is the layer's output, whose statistics count them.
+  // Units are needed only until all are known to be alive, mostly after a tile or two.
   if (spec.residual || std::memchr(nonzero, 0, std::size_t(spec.out)))
     kernels_.column_nonzero(tile.count, spec.out, layer.h.rows(tile), layer.h.ld, nonzero, &to.act_zeros);
   if (layer.saves_derivative)
@@ -92,7 +92,7 @@ void GradientFlow<T>::output(int l, const LayerState<T> &layer, const Tile &tile
   kernels_.block_stats(tile.count, layer.spec->out, layer.h.rows(tile), layer.h.ld, &sums(l, tile).output, nullptr);
 }
 
-// Sum of the squares of the finite elements, as block_stats has it, mostly at a third of its cost.
+// Sum of the squares of the finite elements, as in block_stats, but mostly at a third of its cost.
 template <class T>
 long double GradientFlow<T>::finite_squares(index rows, index cols, const T *x, index ld) const noexcept {
   const double sum = kernels_.sum_of_squares(rows, cols, x, ld);
@@ -168,7 +168,7 @@ void GradientFlow<T>::finish_layer(int l) noexcept {
   }
   to.activation = finish_stats(total.output);
   to.delta = finish_stats(total.delta);
-  // Where nothing stands between two points of the chain, the later norm is the earlier one.
+  // Without a normalization or activation between two points, their norms are equal.
   to.grad_preact_norm = spec.normalization ? double(std::sqrt(total.grad_preact_sumsq)) : to.delta.norm;
   to.grad_output_norm = spec.hidden ? double(std::sqrt(total.grad_output_sumsq)) : to.delta.norm;
   to.act_zeros = spec.residual ? total.act_zeros : to.activation.zeros;
@@ -188,7 +188,7 @@ void GradientFlow<T>::finish_derivative(int l, const TileSums &total) noexcept {
   double sumsq = total.derivative_sumsq;
   to.saturated = total.saturated;
   if (activation == GRADCORE_IDENTITY) sumsq = count;
-  if (activation == GRADCORE_RELU) {  // 0 where h is 0, else 1
+  if (activation == GRADCORE_RELU) {  // the derivative is 0 where h is 0, else 1
     to.saturated = to.act_zeros;
     sumsq = count - double(to.act_zeros);
   }

@@ -39,7 +39,7 @@ Optimizer<T> *state_of(NetOptimizer *optimizer) noexcept {
     return optimizer->f64.get();
 }
 
-// The first element that is not `wanted`, or -1.
+// The index of the first element that is not `wanted`, or -1.
 template <class T, class Wanted>
 index find_unwanted(const gradcore_matrix &matrix, Wanted &&wanted) noexcept {
   const T *data = static_cast<const T *>(matrix.data);
@@ -226,11 +226,11 @@ gradcore_status Network::check_target(const gradcore_target_data *target, int lo
     const KernelSet<T> &kernels = current_target().template set<T>();
     const gradcore_matrix &values = target->values;
     const bool of_probabilities = loss == GRADCORE_CROSS_ENTROPY || loss == GRADCORE_BINARY_CROSS_ENTROPY;
-    if (of_probabilities && are_probabilities<T>(values)) return GRADCORE_OK;  // finite then, in one pass
+    if (of_probabilities && are_probabilities<T>(values)) return GRADCORE_OK;  // this pass also shows they are finite
     if (!kernels.all_finite(rows, out, static_cast<const T *>(values.data), values.stride))
       return report_non_finite("target", values);
     if (!of_probabilities) return GRADCORE_OK;
-    // Beyond them these losses have no least value: training would run to minus infinity and look like success.
+    // Outside [0, 1] these losses have no minimum: the loss would fall to minus infinity, which looks like success.
     const index at = find_unwanted<T>(values, [](T value) { return value >= 0 && value <= 1; });
     const index row = at / out, col = at % out;
     return fail(GRADCORE_INVALID_ARGUMENT,
@@ -312,7 +312,7 @@ gradcore_status Network::gradient(const gradcore_matrix *input, const gradcore_t
   GRADCORE_TRY(check_training_rows(input->rows));
   GRADCORE_TRY(check_target(target, loss, input->rows));
   saved_rows_ = 0;
-  // Forward updates the running statistics, before anybody knows whether the step will be refused.
+  // Forward updates the running statistics before it is known whether the step will be refused.
   const bool may_be_refused = optimizer && options.clip_norm > 0 && net_.any_batch_norm;
   if (may_be_refused) std::memcpy(spare_buffers_.data(), buffers_.data(), buffers_.bytes());
   const PassResult result = with_schedule([&](auto &schedule) {

@@ -8,39 +8,41 @@ namespace gradcore {
 
 namespace {
 
-// A tile of more rows is cut in two. A whole chunk: for a second thread, which serves 5 to 16 rows (1.1 to 1.8 times as
-// fast; with two tiles in place of one statistics cost one thread 4 % more). Few tiles: for further threads, as long as
-// they are large enough for what is done tile by tile, kFewTilesElements of a layer. Many: because of the caches;
-// they are 16, which 6 or 16 threads share more evenly than 8, but for batch norm, whose sums are merged tile by tile.
-// (bench/experiments.md, Caches and threads)
+// Tiles of more rows than these are cut in two (bench/experiments.md, Caches and threads):
+// - a whole chunk, for a second thread: 5 to 16 rows are 1.1 to 1.8 times as fast; two tiles instead of one make
+//   statistics 4 % more expensive on one thread;
+// - a few tiles, for further threads, while tiles have enough work, kFewTilesElements of a layer;
+// - many tiles, because of the caches. Many is 16, which 6 or 16 threads share more evenly than 8; with batch norm it
+//   is 8, because its sums are merged tile by tile.
 constexpr index kUncutRows = 4;
 constexpr index kFewTilesElements = 1024, kFewTilesLeastRows = 8, kFewTilesMostRows = 16;
 constexpr index kManyTiles = 16, kManyTilesOfBatchNorm = 8, kManyTilesRows = 64;
-constexpr double kChunkBytes = 2e6;     // a chunk's activations and deltas: about the L2 caches of two cores
-constexpr index kMinChunkRows = 256;    // fewer rows, and reading and writing dW costs more than its products
-constexpr double kSpanBytes = 256e3;    // input and output of a layer for a span: a part of the L2 cache
-constexpr index kLeastSpanRows = 96;    // fewer, and reading the packed weights costs more than that
-// Adding up the gradients of groups takes 1/2 % of the time where they have 1024 rows each, 1 % with 512 (w128 d8).
+constexpr double kChunkBytes = 2e6;   // a chunk's activations and deltas: about the L2 caches of two cores
+constexpr index kMinChunkRows = 256;  // with fewer rows, reading and writing dW costs more than its products
+constexpr double kSpanBytes = 256e3;  // input and output of a layer for a span: a part of the L2 cache
+constexpr index kLeastSpanRows = 96;  // with fewer, reading the packed weights costs more than a larger span
+// Adding up the gradients of groups takes 1/2 % of the time with 1024 rows per group, 1 % with 512 (w128 d8).
 constexpr index kLeastGroups = 8, kMostGroups = 32, kGroupRows = 512;
-constexpr index kLeastGroupRows = 128;  // of a group's chunk (64 rows of w64: 0.97 of the speed)
-constexpr double kGroupBytes = 1e6;     // of a group's chunk: one core's L2 cache
-// Of the parameters where groups pay: with 2 MB 1.13 to 1.24 times the speed where a message between cores takes
-// 0.35 us and as before where it takes 0.1 us, with 2.6 MB and more 0.93 there (bench/experiments.md).
+constexpr index kLeastGroupRows = 128;  // rows of a group's chunk (64 rows of w64: 0.97 of the speed)
+constexpr double kGroupBytes = 1e6;     // bytes of a group's chunk: one core's L2 cache
+// The largest size of the parameters for which groups pay. With 2 MB, the speed is 1.13 to 1.24 times that without
+// groups if a message between cores takes 0.35 us, and equal if it takes 0.1 us; with 2.6 MB and more, it is 0.93 times
+// at 0.1 us (bench/experiments.md).
 constexpr double kGroupParameters = 2e6;
-constexpr index kStripRows = 64;       // rows of a weight in one ParamBlock: few, so that threads end together
-constexpr double kFillBytes = 1100e3;  // inputs and deltas that wait for their weight gradients: they stay in L2
+constexpr index kStripRows = 64;       // rows of a weight in one ParamBlock: few, so that threads finish together
+constexpr double kFillBytes = 1100e3;  // inputs and deltas that await their weight gradients, so that they stay in L2
 
 index round_up(index value, index unit) noexcept { return (value + unit - 1) / unit * unit; }
 index divide_up(index value, index by) noexcept { return (value + by - 1) / by; }
 
-// Of an activation or a delta: with the rounded copy that weight gradients take.
+// Bytes of an element of an activation or a delta, including the rounded copy for weight gradients.
 double element_bytes(const Architecture &net) noexcept {
   return double(net.element_size()) + (net.dtype == GRADCORE_BFLOAT16 ? 2 : 0);
 }
-// Rows that are the two terms of an element of a weight gradient's operands lie in one tile.
+// Tiles have a multiple of this many rows, so that both rows of a pair in a weight gradient's operands are in one tile.
 index row_unit(const Architecture &net) noexcept { return net.dtype == GRADCORE_BFLOAT16 ? 2 : 1; }
 
-// A power of two of tiles, all but the last of one size: threads get even shares.
+// The number of tiles is a power of two, and all but the last have the same size, so that threads get equal shares.
 index tile_rows(const Architecture &net, index rows) noexcept {
   const index many_tiles = net.any_batch_norm ? kManyTilesOfBatchNorm : kManyTiles;
   index tiles = 1;
@@ -53,7 +55,7 @@ index tile_rows(const Architecture &net, index rows) noexcept {
   return round_up(divide_up(rows, tiles), row_unit(net));
 }
 
-// Of what a backward pass needs: input, outputs, deltas, and what a normalization reads.
+// Bytes per row that a backward pass needs: input, outputs, deltas, and the input of normalizations.
 double bytes_per_row(const Architecture &net) noexcept {
   index elements = net.in_features();
   for (const LayerSpec &layer : net.layers) elements += (layer.normalization ? 3 : 2) * layer.out;
@@ -65,7 +67,8 @@ index span_tiles(const Architecture &net, index rows, index tile) noexcept {
   return divide_up(std::min(rows, std::max(kLeastSpanRows, index(kSpanBytes / row_bytes))), tile);
 }
 
-// Threads meet before weight gradients: not more often than caches need it.
+// The number of layers between computations of weight gradients. Threads meet before each, so no more often than the
+// caches require.
 index fill_layers(const Architecture &net, double chunk_bytes) noexcept {
   if (chunk_bytes <= 2 * kChunkBytes) return net.depth();
   return std::max<index>(1, index(kFillBytes / chunk_bytes * net.depth()));
@@ -73,7 +76,7 @@ index fill_layers(const Architecture &net, double chunk_bytes) noexcept {
 
 index least_group_rows(const Architecture &net) noexcept { return std::max(kLeastGroupRows, net.max_width()); }
 
-// As many as have enough rows, for as many threads; 1 where all threads share the chunks.
+// As many groups as have enough rows, to serve as many threads; 1 if all threads share the chunks.
 index num_groups(const Architecture &net, index rows) noexcept {
   const index least = least_group_rows(net);
   if (rows < kLeastGroups * least || double(net.element_size()) * double(net.flat_size) > kGroupParameters) return 1;
@@ -82,7 +85,7 @@ index num_groups(const Architecture &net, index rows) noexcept {
   return groups;
 }
 
-// Rows of a chunk where each group takes as many of them.
+// Rows of a chunk, such that all groups have equally many chunks.
 index group_chunk_rows(const Architecture &net, index rows, index groups, double row_bytes) noexcept {
   const index most_chunks = rows / least_group_rows(net) / groups * groups;
   const index chunks = round_up(divide_up(rows, std::max<index>(1, index(kGroupBytes / row_bytes))), groups);
@@ -100,7 +103,7 @@ class ProgramBuilder {
     program_.emplace_back();
   }
 
-  // The delta of `layer` is final here; with batch norm the stage goes on to its next merge.
+  // The delta of `layer` is final here; with batch norm, the stage continues to its next merge.
   void finish_delta(int layer, bool end_stage) {
     program_.back().final_delta = layer;
     if (end_stage) program_.emplace_back();
@@ -142,7 +145,7 @@ RowPlan plan_rows(const Architecture &net, index rows, bool whole_batch) noexcep
   }
   index chunk = rows;
   if (may_cut) {
-    // A weight gradient is read and written once a chunk: at least as many rows as it has columns.
+    // A weight gradient is read and written once per chunk, so a chunk has at least as many rows as the widest layer.
     const index most = std::max({kMinChunkRows, net.max_width(), index(kChunkBytes / row_bytes)});
     chunk = divide_up(rows, divide_up(rows, most));
   }

@@ -17,7 +17,7 @@ bool is_training(PassKind kind) noexcept { return kind != PassKind::inference &&
 bool has_forward(PassKind kind) noexcept { return kind != PassKind::backward && kind != PassKind::backward_to_input; }
 bool has_backward(PassKind kind) noexcept { return kind == PassKind::gradient || !has_forward(kind); }
 
-constexpr double kCachedParameters = 4e6;  // bytes; with all that belongs to them six times as much
+constexpr double kCachedParameters = 4e6;  // bytes; six times as much with gradients, moments and panels
 
 }  // namespace
 
@@ -42,16 +42,16 @@ template <class T>
 int Schedule<T>::threads_for_pass(const PassRequest<T> &request) const noexcept {
   const double passes = request.kind == PassKind::gradient ? 3 : has_backward(request.kind) ? 2 : 1;
   const double flops =
-      passes * net_.forward_flops_per_row() * double(request.rows) / kernels_.terms();  // by their time
+      passes * net_.forward_flops_per_row() * double(request.rows) / kernels_.terms();  // a pair takes the time of one
   const int by_rows = threads_for(flops, plan_.shares_chunks() ? plan_.max_tiles() : plan_.groups);
   if (!has_backward(request.kind) || !plan_.shares_chunks()) return by_rows;
-  // Weight gradients are cut by parameters: a third of the work has use for more threads than there are tiles. These
-  // fetch all that they need from other cores, which takes as much work again to be worth it (bench/experiments.md).
+  // Weight gradients, a third of the work, are cut by parameters and can use more threads than there are tiles. These
+  // fetch all their data from other cores, so they pay only with twice as much work each (bench/experiments.md).
   return std::max(by_rows, threads_for(flops / 6, index(blocks_.size())));
 }
 
-// Whether the products with deltas take W from panels or, where it is not rounded, as it lies (1.02 times as long). Few
-// rows do not pay for a copy of weights that each step changes, for one thread (bench/experiments.md, Steps).
+// Decides whether products with deltas read W from panels or, if it is not rounded, in place (1.02 times as long). On
+// one thread, few rows do not pay for a copy of weights that each step changes (bench/experiments.md, Steps).
 template <class T>
 void Schedule<T>::choose_panels(const PassRequest<T> &request, int threads) noexcept {
   constexpr index kManyRows = 64;
@@ -66,7 +66,7 @@ PassResult Schedule<T>::run(const PassRequest<T> &request) {
   const bool training = is_training(request.kind);
   plan_ =
       training ? plan_rows(net_, request.rows, request.kind != PassKind::gradient) : plan_inference(net_, request.rows);
-  // Backward finds what forward saved only in the layout of forward.
+  // Backward must use the layout of forward, which saved the activations.
   const bool forward = has_forward(request.kind);
   const int slots = forward ? most_threads() : workspace_.shape().threads;
   const int threads = std::min(slots, threads_for_pass(request));
@@ -102,10 +102,10 @@ template <class T>
 PassResult Schedule<T>::update(const PassRequest<T> &request) {
   recorder_ = request.record && flow_.num_layers() > 0 ? &flow_ : nullptr;
   begin_run();
-  const double work = 8.0 * double(net_.flat_size);  // an element moves as many bytes as eight FMAs take time
+  const double work = 8.0 * double(net_.flat_size);  // moving an element's bytes takes the time of eight FMAs
   run_team(threads_for(work, index(blocks_.size())), [&](const Team &team) {
     Phases phases(claims_, team);
-    // Of the flow only the update is new: the gradients were measured by the pass that made them.
+    // Only the update is recorded here; the pass that computed the gradients has recorded them.
     phases.finish_blocks([&](index block, int) {
       block_sumsq_[block] =
           kernels_.sum_of_squares(1, blocks_[block].size, gradients_ + blocks_[block].offset, blocks_[block].size);
@@ -132,7 +132,7 @@ template <class T>
 void Schedule<T>::run_shared_chunks(const PassRequest<T> &request, Phases &phases) noexcept {
   for (index c = 0; c < plan_.num_chunks(); c++) {
     const Chunk chunk{chunk_tile(c, 0, 0, 0, phases.team.rank), gradients_, c > 0, c + 1 == plan_.num_chunks()};
-    if (c > 0) phases.team.meet();  // all have read the last chunk's deltas
+    if (c > 0) phases.team.meet();  // until all threads have read the last chunk's deltas
     run_chunk(request, chunk, phases);
     if (!has_backward(request.kind)) continue;
     phases.team.meet();
@@ -140,7 +140,7 @@ void Schedule<T>::run_shared_chunks(const PassRequest<T> &request, Phases &phase
   }
 }
 
-// Each thread takes whole groups. No activation crosses from one core to another, and threads meet once.
+// Each thread takes whole groups, so no activation moves from one core to another, and threads meet once.
 template <class T>
 void Schedule<T>::run_groups(const PassRequest<T> &request, Phases &phases) noexcept {
   const int rank = phases.team.rank;
@@ -154,7 +154,7 @@ void Schedule<T>::run_groups(const PassRequest<T> &request, Phases &phases) noex
   });
 }
 
-// The chunks of a group, each in this thread's part of the workspace.
+// Runs the chunks of a group, each in this thread's part of the workspace.
 template <class T>
 void Schedule<T>::run_group(const PassRequest<T> &request, index group, int rank) noexcept {
   const index chunks = plan_.num_chunks(), first = chunks * group / plan_.groups;
@@ -167,7 +167,7 @@ void Schedule<T>::run_group(const PassRequest<T> &request, index group, int rank
   }
 }
 
-// Packs the weights that changed and looks at the input, so that nothing is touched when it is not finite.
+// Packs the weights that changed, and checks the input before anything is modified.
 template <class T>
 void Schedule<T>::prologue(const PassRequest<T> &request, Phases &phases) noexcept {
   const InputView<T> &view = has_forward(request.kind) ? request.input : request.grad_output;
@@ -190,9 +190,9 @@ void Schedule<T>::prologue(const PassRequest<T> &request, Phases &phases) noexce
   backward_packed_ |= backward > 0;
 }
 
-// Strips begin and end where forward panels do (plan_params). Where parameters, gradients, moments and panels do not
-// stay in a cache anyway, writing past it spares reading what is overwritten and taking it from other cores (step of
-// b256 w256 d20: 1.02 to 1.08 times as fast).
+// Strips begin and end where forward panels do (plan_params). If parameters, gradients, moments and panels do not stay
+// in a cache anyway, panels are written past it: the overwritten lines need not be read or taken from other cores (step
+// of b256 w256 d20: 1.02 to 1.08 times as fast).
 template <class T>
 void Schedule<T>::pack(const ParamBlock &strip, bool forward) noexcept {
   const LayerState<T> &layer = workspace_.layers[strip.layer];
@@ -213,8 +213,8 @@ void Schedule<T>::run_chunk(const PassRequest<T> &request, const Chunk &chunk, P
   }
 }
 
-// Weight gradients of the layers whose deltas have become final, while those are in cache. No thread takes more than
-// its share, since the others would wait for it; what is left over is claimed at the end.
+// Computes weight gradients of layers whose deltas are final, while the deltas are in cache. A thread takes no more
+// than its share, since the others would wait for it; the rest is claimed at the end.
 template <class T>
 void Schedule<T>::fill_early(const PassRequest<T> &request, const Stage &stage, const Chunk &chunk,
                              Phases &phases) noexcept {
@@ -226,7 +226,7 @@ void Schedule<T>::fill_early(const PassRequest<T> &request, const Stage &stage, 
                     [&](index block, int next) { fill_gradient(request, block, next, chunk); });
 }
 
-// A share of a chunk's tiles, span by span. The rows of a span lie in one piece.
+// Runs a share of a chunk's tiles, span by span. The rows of a span lie in one piece.
 template <class T>
 void Schedule<T>::run_spans(const Stage &stage, const PassRequest<T> &request, const Tile &chunk,
                             const Share &tiles) noexcept {
@@ -282,8 +282,8 @@ void Schedule<T>::run_step(const Step &step, const PassRequest<T> &request, cons
   }
 }
 
-// f(tile) for each tile of a span: sums over rows are kept apart by tile, and what one step leaves in the first-level
-// cache the next finds there.
+// Calls f(tile) for each tile of a span. Sums over rows are kept per tile, and the next step finds a tile's data in the
+// first-level cache.
 template <class T>
 template <class F>
 void Schedule<T>::for_tiles(const Tile &span, F &&f) const noexcept {
@@ -350,20 +350,20 @@ void Schedule<T>::load_grad_output(const PassRequest<T> &request, const Tile &sp
   round_delta(kernels_, layer, span);
 }
 
-// dL/dh = delta W of the layer above, plus its own dL/dh where a residual connection leads past it;
-// then dL/dy and, unless the batch norm's sums must be merged first, dL/dz.
+// dL/dh = delta W of the layer above, plus that layer's own dL/dh if it has a skip connection; then dL/dy and, unless
+// sums of batch norm must be merged first, dL/dz.
 template <class T>
 void Schedule<T>::backward_hidden(int l, const Tile &span) noexcept {
   const LayerState<T> &layer = workspace_.layers[l], &above = workspace_.layers[l + 1];
   const LayerSpec &spec = *layer.spec;
   const bool skips = spec.residual || above.spec->residual;
-  // The product itself multiplies with the derivative saved in `delta`, unless dL/dh is needed (1.01 times as fast).
+  // The product itself multiplies by the derivative saved in `delta`, unless dL/dh is needed (1.01 times as fast).
   const bool multiplies = layer.saves_derivative && !skips && !recorder_ && above.spec->out <= kDepthBlock;
   const bool apart = skips || (layer.saves_derivative && !multiplies);
   const Matrix<T> &grad = apart ? layer.grad_out : layer.delta;
   const TileInit init = multiplies ? TileInit::multiply : above.spec->residual ? TileInit::accumulate : TileInit::zero;
   const Following<T> following{l > 0 && backward_from_panels_ ? layer.backward_panels : nullptr,
-                               apart ? layer.delta.rows(span) : nullptr, layer.delta.ld};  // scratch is in cache
+                               apart ? layer.delta.rows(span) : nullptr, layer.delta.ld};  // scratch is in the cache
   dense_backward_input(kernels_, above, span, backward_from_panels_, grad.rows(span), grad.ld, init, following);
   for_tiles(span, [&](const Tile &tile) {
     if (recorder_) recorder_->grad_output(l, tile, grad.rows(tile), grad.ld);
@@ -397,7 +397,7 @@ void Schedule<T>::store_grad_input(const PassRequest<T> &request, const Tile &sp
     kernels_.add(span.count, net_.in_features(), layer.grad_out.rows(span), layer.grad_out.ld, to, stride);
 }
 
-// The share of one chunk in the gradient of one block; with the last one, its norm and statistics.
+// Computes one chunk's share in the gradient of one block; after the last chunk, also its norm and statistics.
 template <class T>
 void Schedule<T>::fill_gradient(const PassRequest<T> &request, index block, int next_layer,
                                 const Chunk &chunk) noexcept {
@@ -434,7 +434,7 @@ void Schedule<T>::add_norm_gradient(const ParamBlock &block, const Chunk &chunk)
     kernels_.copy(1, block.size, weight ? layer.sum_dy_xhat : layer.sum_dy, block.size, grad, block.size);
     return;
   }
-  // Layer norm's partials hold dgamma, then dbeta, of each tile: a matrix of one row a tile.
+  // The partials of layer norm hold dgamma and then dbeta of each tile, one row per tile.
   kernels_.column_sum(plan_.tiles_of(chunk.tile.count), block.size,
                       layer.partial(chunk.tile.id) + (weight ? 0 : layer.partial_ld),
                       layer.kPartials * layer.partial_ld, chunk.accumulate, grad);
@@ -451,12 +451,12 @@ template <class T>
 double Schedule<T>::total_norm() const noexcept {
   double sum = 0;
   for (const double sumsq : block_sumsq_) sum += sumsq;
-  // Squares of double data may overflow or vanish where their norm does neither.
+  // Squares of doubles may overflow or underflow although their norm does not.
   if (sizeof(T) == 8 && !kept_digits(sum)) return norm2(kernels_, net_.flat_size, gradients_);
   return std::sqrt(sum);
 }
 
-// Every thread computes the same norm and coefficient.
+// Every thread computes the same norm and clip coefficient.
 template <class T>
 void Schedule<T>::update_parameters(const PassRequest<T> &request, Phases &phases) noexcept {
   phases.team.meet();
@@ -484,7 +484,7 @@ void Schedule<T>::update_parameters(const PassRequest<T> &request, Phases &phase
   forward_packed_ = true;
   backward_packed_ = packing_pays_;
   read_in_place_ = false;
-  if (!recorder_) flow_.parameters_changed();  // else when it has finished with them
+  if (!recorder_) flow_.parameters_changed();  // otherwise the recorder does it when it has finished
 }
 
 template <class T>

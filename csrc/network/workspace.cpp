@@ -15,8 +15,8 @@ namespace {
 
 constexpr std::size_t kHugePage = std::size_t(2) << 20;
 
-// Row strides are an odd number of cache lines: a power of two would map every row of a column
-// panel to the same few sets of the L1 cache.
+// Row strides are an odd number of cache lines. With a power of two, all rows of a column panel would map to the same
+// few sets of the L1 cache.
 template <class T>
 index row_stride(index cols) noexcept {
   const index line = kCacheLine / sizeof(T);
@@ -43,7 +43,7 @@ void AlignedBuffer::reserve(std::size_t bytes) {
   bytes_ = rounded;
 }
 
-// Hands out 64-byte aligned pieces of a block, or only counts them when there is no block yet.
+// Hands out 64-byte aligned parts of a block, or only adds up their sizes if there is no block yet.
 class Arena {
  public:
   explicit Arena(void *base) : base_(static_cast<char *>(base)) {}
@@ -54,7 +54,7 @@ class Arena {
     used_ += (std::size_t(count) * sizeof(T) + kCacheLine - 1) / kCacheLine * kCacheLine;
     return reinterpret_cast<T *>(piece);
   }
-  // One row for each of `rows`, in so many pieces.
+  // A matrix of `rows` rows in `pieces` pieces.
   template <class T>
   Matrix<T> matrix(index rows, index pieces, index ld) noexcept {
     return {take<T>(rows * ld + (pieces - 1) * kPieceGap<T>), ld, 0};
@@ -103,7 +103,7 @@ template <class T>
 void Workspace<T>::prepare(const WorkspaceShape &shape) {
   std::fill(tile_loss.begin(), tile_loss.end(), 0.0);
   if (shape == shape_) return;
-  shape_ = WorkspaceShape{};  // until all is in place: reserve may throw
+  shape_ = WorkspaceShape{};  // until everything is in place, because reserve may throw
   Arena measure(nullptr);
   place_rows(shape, measure);
   rows_.reserve(measure.used());
@@ -120,7 +120,7 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
               span = plan.span_tiles * plan.tile_rows;
   const auto rows = [&](index cols) { return arena.matrix<T>(chunk, shape.num_pieces(), row_stride<T>(cols)); };
   const auto scratch = [&](index cols) { return arena.scratch<T>(span, shape.threads, row_stride<T>(cols)); };
-  // Inference needs the input and the output of one layer at a time.
+  // Inference needs only the input and the output of one layer at a time.
   Matrix<T> alternate[2];
   if (!shape.training)
     for (Matrix<T> &m : alternate) m = scratch(net_.max_width());
@@ -128,16 +128,17 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
   const auto columns = [&](index cols) {
     return arena.matrix<T>(kernels_.elements(chunk), shape.num_pieces(), row_stride<T>(cols));
   };
-  // h is rounded for the product that follows in the same stage, delta for one of the next: a span, and all rows.
+  // h is rounded for a product in the same stage, so for one span; delta for a product in the next stage, so for all
+  // rows.
   Matrix<T> x_rows, delta_rows;
-  // With one term an element the copy by columns serves both.
+  // With one term per element, the copy by columns serves both.
   const bool by_rows = rounds && (kernels_.pairs || !shape.training);
   if (by_rows) x_rows = scratch(kernels_.elements(net_.max_width()));
   if (by_rows && shape.training) delta_rows = rows(kernels_.elements(net_.max_width()));
   Matrix<T> packed_delta;
   if (shape.training && packs_delta(kernels_, net_.max_width()))
     packed_delta = arena.scratch<T>(kPackedRows, shape.threads, kPackedColumns);
-  // With residual connections dL/dh outlives a layer's step, and all spans take a step before the next.
+  // With residual connections, dL/dh outlives a layer's step, and all spans take a step before the next one begins.
   Matrix<T> grad_out;
   if (shape.training) grad_out = net_.any_residual ? rows(net_.max_width()) : scratch(net_.max_width());
 
