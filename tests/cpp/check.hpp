@@ -1,4 +1,4 @@
-// What the C++ tests share: a check that counts, guarded matrices, cases, and the loop over targets.
+// Helpers of the C++ tests: a check that counts, guarded matrices, cases, and the loop over targets.
 #ifndef GRADCORE_TESTS_CPP_CHECK_HPP
 #define GRADCORE_TESTS_CPP_CHECK_HPP
 
@@ -61,8 +61,8 @@ inline int report() {
 template <class T>
 inline constexpr double kRoundoff = std::numeric_limits<T>::epsilon() / 2;
 
-// A matrix with row stride ld. Everything outside its columns holds a marked NaN: reading it spoils
-// a result, writing it is found by intact(). The last row ends the allocation but for a guard.
+// A matrix with row stride ld. All elements outside its columns are a marked NaN: reading one spoils a result, and
+// intact() detects a write. Behind the last row, the allocation has only a guard.
 template <class T>
 class Matrix {
  public:
@@ -119,7 +119,7 @@ bool same_bits(const Matrix<T> &a, const Matrix<T> &b) {
 
 struct Case {
   index rows, cols, gap;  // gap: row stride - cols
-  double scale;           // of the data
+  double scale;           // scale of the data
 };
 
 class Random {
@@ -159,7 +159,7 @@ inline std::vector<Case> cases(int lanes) {
 template <class T>
 constexpr const char *kTypeName = sizeof(T) == 4 ? "float32" : "float64";
 
-// body(kernel set, case) for each supported target and case.
+// Calls body(kernel set, case) for each supported target and case.
 template <class T, class Body>
 void for_each_case(const char *name, Body &&body) {
   for (int t = 0; t < num_targets(); t++) {

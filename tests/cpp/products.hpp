@@ -1,4 +1,4 @@
-// What the tests of products share: shapes, and a product in double beside the one under test.
+// Helpers of the tests of products: shapes, and a comparison with a product in double.
 #ifndef GRADCORE_TESTS_CPP_PRODUCTS_HPP
 #define GRADCORE_TESTS_CPP_PRODUCTS_HPP
 
@@ -14,8 +14,8 @@ struct Shape {
   index rows, depth, cols;
 };
 
-// Every extent in turn beside small odd ones, all three alike, random triples, and more depth than one
-// block of gemm (1024) or gemm_params (256) takes.
+// Every size for each extent in turn with small odd others, equal extents, random triples, and depths beyond one block
+// of gemm (1024) or gemm_params (256).
 inline std::vector<Shape> shapes(int lanes) {
   std::vector<index> sizes = {lanes - 1, lanes, lanes + 1, 63, 64, 65, 66, 67, 100, 130, 257};
   for (index n = 1; n <= 20; n++) sizes.push_back(n);
@@ -29,7 +29,7 @@ inline std::vector<Shape> shapes(int lanes) {
   return all;
 }
 
-// What a sum starts from, and what it is multiplied by.
+// The start of a sum, and the factor of the result.
 struct Ends {
   double start, factor;
 };

@@ -1,6 +1,6 @@
-// Activations and losses on blocks, on every target the CPU supports: strides, guards, in-place use, the
-// same bits wherever an element lies, and values against double. How far from the exact functions the
-// activations are over their whole range is tests/test_activations.py, against mpmath.
+// Activations and losses on blocks, on every target the CPU supports: strides, guards, in-place use, the same bits for
+// any position of an element, and values against double. tests/test_activations.py measures the errors of the
+// activations over their whole range, against mpmath.
 #include <string>
 
 #include "check.hpp"
@@ -14,7 +14,7 @@ Random rng;
 
 // ---- activations ----
 
-// One element at a time: what each element of a block must equal to the bit.
+// Computes one element at a time; each element of a block must equal this to the bit.
 template <class T>
 struct OneByOne {
   Matrix<T> h, d;
@@ -55,8 +55,8 @@ void test_activation_in_place(const KernelSet<T> &k, const Case &c, int act) {
   CHECK(same_bits(over_z, one.d) && same_bits(other, one.h));
 }
 
-// The op: the same bits as the kernel's derivative times dy, around the pieces it works in (512 elements), into
-// memory of its own, over dy and over z.
+// The op must give the same bits as the kernel's derivative times dy, for sizes around its pieces (512 elements), and
+// with separate output, over dy and over z.
 template <class T>
 void test_activation_backward() {
   const gradcore_dtype dtype = sizeof(T) == 4 ? GRADCORE_FLOAT32 : GRADCORE_FLOAT64;
@@ -120,7 +120,7 @@ void test_slope_backward() {
 
 constexpr double kScale = 0.25;
 
-// The float32 sum of cols exponentials of up to |y - max| ulp each, as tests/tolerances.py "cross_entropy".
+// The bound of tests/tolerances.py "cross_entropy": a sum of cols exponentials with errors up to |y - max| ulp each.
 template <class T>
 double cross_entropy_bound(const Matrix<T> &y) {
   double largest = 0;
@@ -128,7 +128,7 @@ double cross_entropy_bound(const Matrix<T> &y) {
   return 2 * kRoundoff<T> * (double(y.cols()) + 8 + 3 * largest);
 }
 
-// Loss of the block, and softmax * sum(p) - p in expected.
+// Returns the loss of the block; `expected` becomes softmax * sum(p) - p.
 template <class T>
 double expected_cross_entropy(const Matrix<T> &y, const std::vector<double> &p, std::vector<double> &expected) {
   double loss = 0;
@@ -181,7 +181,7 @@ void test_cross_entropy() {
   });
 }
 
-// As the loss of a confident, right net vanishes, so does its gradient, and both stay right to a few ULP.
+// As the loss of a confident and correct net vanishes, so does its gradient; both stay correct to a few ULP.
 template <class T>
 void test_vanishing_loss() {
   for_each_case<T>("vanishing loss", [&](const KernelSet<T> &k, const Case &c) {

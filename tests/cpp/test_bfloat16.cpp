@@ -1,5 +1,5 @@
 // Products of operands rounded to bfloat16, by pairs and as rounded floats, on every target the CPU supports: rounding
-// against candidates weighed in double, products against plain loops in double over what was rounded.
+// against candidates compared in double, products against plain loops in double over the rounded operands.
 #include <algorithm>
 
 #include "ops/gemm.hpp"
@@ -19,7 +19,7 @@ std::uint32_t bits_of(float x) {
   return bits;
 }
 
-// The nearer of the two bfloat16 around x, as they are or one step beyond the largest; at equal distance the even one.
+// The nearer of the two bfloat16 around x, also one step beyond the largest; the even one at equal distance.
 float nearest(float x) {
   if (std::isnan(x) || std::isinf(x)) return x;
   const std::uint32_t below = bits_of(x) & 0xffff0000u, above = below + 0x10000u;
@@ -37,7 +37,7 @@ float term_of(const KernelSet<float> &k, const float *elements, index step, inde
   return float_of(term % 2 ? bits & 0xffff0000u : bits << 16);
 }
 
-// body(kernels) for rounded floats on each target, and for pairs where the CPU multiplies them.
+// Calls body(kernels) for rounded floats on each target, and for pairs if the CPU multiplies them.
 template <class Body>
 void for_each_set(const char *name, Body &&body) {
   const char *before = current_target().name;
@@ -65,7 +65,7 @@ std::vector<float> difficult_numbers() {
   return all;
 }
 
-// Pairs leave subnormal numbers out; NaN may be another NaN.
+// Pairs take subnormal numbers as zero; a NaN may become another NaN.
 bool is_rounded(const KernelSet<float> &k, float rounded, float x) {
   if (std::isnan(x)) return std::isnan(rounded);
   if (k.terms() == 2 && std::abs(x) < std::numeric_limits<float>::min()) return rounded == 0;
@@ -110,7 +110,7 @@ Matrix<float> rounded(const Matrix<float> &x) {
   return to;
 }
 
-// Panels of B in two strips, or at once past the caches.
+// Packs B in two strips, or in one call past the caches.
 std::vector<float> pack(const KernelSet<float> &k, bool forward, const Shape &s, const Matrix<float> &weight,
                         bool past_caches) {
   const std::size_t size = std::size_t(packed_size(k, s.depth, s.cols)), vector = kMaxVectorBytes / sizeof(float);

@@ -1,5 +1,5 @@
-/* The C interface as a C program sees it: every function refuses what is wrong with a status and a sentence, and
- * touches nothing; configurations of other versions; the caller's own threads. */
+/* The C interface in C: every function refuses wrong arguments with a status and a sentence, and changes nothing;
+ * configurations of other versions; the caller's own threads. */
 #include <float.h>
 #include <math.h>
 #include <pthread.h>
@@ -20,11 +20,11 @@ static void check(int ok, const char *what, int line) {
 }
 #define CHECK(condition) check(!!(condition), #condition, __LINE__)
 
-/* With --list, every refusal is printed, call and text: tests/test_embedding.py holds them against the header. */
+/* With --list, prints the call and text of every refusal; tests/test_embedding.py compares them with the header. */
 static int listing;
-static const char *called = ""; /* the function behind a pointer `call` */
+static const char *called = ""; /* the name of the function that a pointer `call` points to */
 
-/* Fails with `status`, and says something new: the text before is one that no function would write. */
+/* The call fails with `status` and a new text; the previous text is one that no function writes. */
 static void refused(gradcore_status got, gradcore_status expected, const char *what, int line) {
   const char *text = gradcore_last_error();
   if (listing) printf("%s %s\t%s\n", strncmp(what, "call(", 5) ? "" : called, what, text);
@@ -262,7 +262,7 @@ static void check_net(gradcore_net *net) {
   CHECK(!strcmp(gradcore_net_init(net), "auto") && !strcmp(gradcore_net_seed(net), "3"));
 }
 
-/* Outputs inside a larger array: the bits of contiguous ones, and nothing touched between the rows. */
+/* Outputs inside a larger array have the same bits as contiguous ones, and nothing between the rows changes. */
 static void check_output_strides(gradcore_net *net) {
   enum { STRIDE = 9 };
   float y[ROWS * OUT], dx[ROWS * IN], wide_y[ROWS * STRIDE], wide_dx[ROWS * STRIDE], dy[ROWS * STRIDE];
@@ -306,7 +306,7 @@ static void check_output_strides(gradcore_net *net) {
   CHECK(gradcore_net_backward_into(net, &wide_grad, NULL) == GRADCORE_OK);
 }
 
-/* Every way to misshape a batch; `call` gets an input and a target of which one is wrong. */
+/* All wrong shapes of a batch; `call` gets an input and a target, one of which is wrong. */
 typedef gradcore_status (*batch_call)(gradcore_net *, const gradcore_matrix *, const gradcore_target_data *, int32_t);
 static double value;
 static gradcore_optimizer *optimizer;
@@ -331,7 +331,7 @@ static void check_batches(gradcore_net *net, batch_call call, const char *functi
   REFUSED(call(net, &input, NULL, 0));
   REFUSED(call(net, &input, &y, -1));
   REFUSED(call(net, &input, &y, GRADCORE_NUM_LOSSES));
-  REFUSED(call(net, &input, &y, GRADCORE_MSE)); /* wants values */
+  REFUSED(call(net, &input, &y, GRADCORE_MSE)); /* expects values */
 #define REFUSED_INPUT(member, wrong) \
   (input = matrix(x, ROWS, IN), input.member = (wrong), REFUSED(call(net, &input, &y, 0)))
   REFUSED_INPUT(data, NULL);
@@ -363,7 +363,7 @@ static void check_batches(gradcore_net *net, batch_call call, const char *functi
   output[2] = 0;
 }
 
-/* Refused calls leave parameters, statistics and gradients as they were. */
+/* Refused calls leave parameters, statistics and gradients unchanged. */
 static void check_passes(gradcore_net *net) {
   gradcore_matrix input = matrix(x, ROWS, IN), one = matrix(x, 1, IN), result = matrix(output, ROWS, OUT);
   const gradcore_target_data y = target();
@@ -422,7 +422,7 @@ static void check_passes(gradcore_net *net) {
   REFUSED(gradcore_net_backward(net, NULL, NULL));
   result = matrix(output, ROWS, OUT);
   CHECK(gradcore_net_backward(net, &result, NULL) == GRADCORE_OK);
-  REFUSED_AS(GRADCORE_INVALID_STATE, gradcore_net_backward(net, &result, NULL)); /* once for each forward */
+  REFUSED_AS(GRADCORE_INVALID_STATE, gradcore_net_backward(net, &result, NULL)); /* only once per forward */
   ((float *)gradcore_net_gradients(net))[0] = NAN;
   REFUSED_AS(GRADCORE_NON_FINITE, gradcore_optimizer_step(optimizer, 1, 0, 0, &step));
 }
@@ -498,7 +498,7 @@ static void check_diagnosis_arguments(void) {
   gradcore_net_destroy(net);
 }
 
-/* A caller compiled against a later header: members beyond this library's are left alone. */
+/* A caller compiled against a later header: members that this library does not know are not changed. */
 static void check_longer_judgement(void) {
   struct {
     gradcore_judgement known;
@@ -550,7 +550,7 @@ static void check_clipping(void) {
 }
 
 static void check_norms(void) {
-  float y[ROWS * IN], v[IN] = {0}; /* v: for all vectors */
+  float y[ROWS * IN], v[IN] = {0}; /* v serves as any vector */
   const gradcore_matrix in = matrix(x, ROWS, IN), wide = matrix(x, ROWS, IN + 1), one = matrix(x, 1, IN);
   REFUSED(gradcore_op_batch_norm(2, &in, v, v, 1e-5, y, v, v));
   REFUSED(gradcore_op_batch_norm(0, NULL, v, v, 1e-5, y, v, v));
@@ -571,7 +571,7 @@ static void check_norms(void) {
   REFUSED(gradcore_op_batch_norm_backward(0, &in, &in, v, v, v, NULL, v, v));
   REFUSED(gradcore_op_batch_norm_backward(0, &in, &in, v, v, v, y, NULL, v));
   REFUSED(gradcore_op_batch_norm_backward(0, &in, &in, v, v, v, y, v, NULL));
-  float rows[ROWS] = {0}; /* a mean and a deviation of each */
+  float rows[ROWS] = {0}; /* serves as mean and deviation of each row */
   REFUSED(gradcore_op_layer_norm(2, &in, v, v, 0, 1e-5, y, rows, rows));
   REFUSED(gradcore_op_layer_norm(0, NULL, v, v, 0, 1e-5, y, rows, rows));
   REFUSED(gradcore_op_layer_norm(0, &in, NULL, v, 0, 1e-5, y, rows, rows));
@@ -651,7 +651,7 @@ static void check_errors_are_the_threads_own(void) {
   CHECK(strstr(elsewhere, "mark") && strstr(gradcore_last_error(), "num_threads"));
 }
 
-/* Hosts that run their tasks in every way that is allowed. */
+/* Hosts that run their tasks in all allowed ways. */
 typedef struct task_call {
   gradcore_parallel_task task;
   void *argument;

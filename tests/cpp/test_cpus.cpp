@@ -1,5 +1,5 @@
-// Cores and the quota of control groups, in folders that stand for "/" on hosts, in containers, and where nothing can
-// be read.
+// The number of cores and the quota of cgroups, read from folders that imitate "/" on hosts, in containers, and without
+// readable files.
 #include <unistd.h>
 
 #include <climits>
@@ -18,7 +18,7 @@ using gradcore::testing::tally;
 
 using Files = std::map<std::string, std::string>;  // path below the root -> content
 
-// What f(root) finds among these files.
+// The result of f(root) in a folder with these files.
 template <class F>
 int found(const char *where, const Files &files, F &&f) {
   tally().where = where;
@@ -75,7 +75,7 @@ void test_nothing_to_read() {
         1);
 }
 
-// Of `cpus`, with the siblings of each CPU of the machine.
+// The number of cores of `cpus`, given the siblings of each CPU of the machine.
 int cores_of(const char *where, const std::vector<int> &cpus, const std::vector<std::string> &siblings) {
   cpu_set_t set;
   CPU_ZERO(&set);

@@ -1,5 +1,5 @@
-// Products on every target the CPU supports: register tiles, packing, gemm and gemm_params
-// against plain loops in double, guards around all outputs, and the same bits for any split of rows.
+// Products on every target the CPU supports: register tiles, packing, gemm and gemm_params against plain loops in
+// double, with guards around all outputs, and the same bits for any split of rows.
 #include <algorithm>
 
 #include "network/workspace.hpp"
@@ -9,7 +9,7 @@
 namespace gradcore::testing {
 namespace {
 
-// body(kernel set) for each supported target.
+// Calls body(kernel set) for each supported target.
 template <class T, class Body>
 void for_each_target(const char *name, Body &&body) {
   for (int t = 0; t < num_targets(); t++) {
@@ -19,7 +19,7 @@ void for_each_target(const char *name, Body &&body) {
   }
 }
 
-// body(kernel set, shape, gap) for each supported target and shape, gaps between rows now and then.
+// Calls body(kernel set, shape, gap) for each supported target and shape, sometimes with gaps between rows.
 template <class T, class Body>
 void for_each_shape(const char *name, Body &&body) {
   for_each_target<T>(name, [&](const KernelSet<T> &k) {
@@ -92,7 +92,7 @@ template <class T>
 Matrix<T> pack(const KernelSet<T> &k, bool forward, const Shape &s, const Matrix<T> &weight) {
   Matrix<T> packed(1, packed_size(k, s.depth, s.cols));
   const index in = forward ? s.depth : s.cols, out = forward ? s.cols : s.depth;
-  // In two strips, as after an update; forward they end where a panel does.
+  // In two strips, as after an update; forward strips end where a panel does.
   const PanelSplit split(out, k.lanes, k.tile_vectors);
   const index middle = forward ? std::min(split.begin(split.num_panels() / 2), out) : out / 3;
   for (const auto &[begin, end] : {std::pair{middle, out}, std::pair{index(0), middle}})
@@ -101,7 +101,7 @@ Matrix<T> pack(const KernelSet<T> &k, bool forward, const Shape &s, const Matrix
   return packed;
 }
 
-// The same past the caches.
+// The same with writes past the caches.
 template <class T>
 void check_packed_past_caches(const KernelSet<T> &k, bool forward, const Shape &s, const Matrix<T> &weight,
                               const Matrix<T> &packed) {
@@ -113,7 +113,7 @@ void check_packed_past_caches(const KernelSet<T> &k, bool forward, const Shape &
   CHECK(std::equal(panels, panels + packed.size(), packed.data()));
 }
 
-// Panels hold B, rows padded with zeros; B[k, j] is weight[j, k] forward and weight[k, j] backward.
+// Panels must hold B, with rows padded with zeros; B[k, j] is weight[j, k] forward and weight[k, j] backward.
 template <class T>
 void check_packed(const KernelSet<T> &k, bool forward, const Shape &s, const Matrix<T> &weight,
                   const Matrix<T> &packed) {
@@ -157,7 +157,7 @@ struct Product {
   Shape shape;
   Matrix<T> a, packed, bias;
 
-  // Rows [begin, end) of c.
+  // Computes rows [begin, end) of c.
   void run(index begin, index end, TileInit init, Matrix<T> &c) const {
     run(begin, end, init, RightMatrix<T>{packed.data()}, c);
   }
@@ -217,7 +217,7 @@ struct ParamsProduct {
   }
 };
 
-// Strips of dw written apart, and rows of the batch added one part after the other.
+// Strips of dw computed separately, and rows of the batch added in parts.
 template <class T>
 void check_params_splits(const ParamsProduct<T> &product, bool accumulate, const Matrix<T> &before,
                          const Matrix<T> &dw) {
@@ -239,7 +239,7 @@ void check_params_splits(const ParamsProduct<T> &product, bool accumulate, const
   }
 }
 
-// The rows of m in pieces, NaN between them.
+// The rows of m in pieces, with NaN between them.
 template <class T>
 std::vector<T> spread(const Matrix<T> &m, const Pieces &pieces) {
   const index vector = index(kMaxVectorBytes / sizeof(T));
@@ -281,7 +281,7 @@ void test_gemm_params() {
   });
 }
 
-// Delta packed part by part, in pieces or not: the bits of where it lies.
+// Delta packed part by part, in pieces or not, must give the same bits as delta in place.
 template <class T>
 void test_packed_delta() {
   for_each_target<T>("packed delta", [](const KernelSet<T> &k) {

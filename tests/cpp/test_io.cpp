@@ -1,5 +1,5 @@
-// Files through the C interface: the same bytes from memory and file, and what is left behind when the
-// system fails at any moment of a save.
+// Files through the C interface: the same bytes from memory and file, and the state after a failure of the system at
+// any moment of a save.
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/syscall.h>
@@ -11,11 +11,11 @@
 #include "check.hpp"
 #include "gradcore/gradcore.h"
 
-// The system, as this program's library sees it: a call fails when its turn comes, or writes little.
+// Replaces system calls for the library in this program: a chosen call fails, or writes little at a time.
 namespace {
 enum class Failing { nothing, write, fsync, rename };
 Failing failing = Failing::nothing;
-int calls_before = 0;        // of the failing function
+int calls_before = 0;        // calls of the failing function that succeed first
 bool writes_little = false;  // and is interrupted in between
 int writes = 0;
 
@@ -111,7 +111,7 @@ void check_round_trip(int32_t dtype) {
   gradcore_net_destroy(net);
 }
 
-// Wherever a file ends or a byte is lost, there is no net; no read goes beyond the memory (sanitizers).
+// A file that is cut anywhere gives no net, and no read goes beyond the memory (under sanitizers).
 void check_truncations() {
   gradcore_net *net = make_net(2, GRADCORE_FLOAT32), *loaded = nullptr;
   const std::string bytes = bytes_of(net);
@@ -139,7 +139,7 @@ void check_failing_system() {
   for (const int after : {0, 1, 5, 12}) check_failure(Failing::write, after);
   check_failure(Failing::fsync, 0);
   check_failure(Failing::rename, 0);
-  failing = Failing::fsync, calls_before = 1;  // of the folder: the file itself is safe
+  failing = Failing::fsync, calls_before = 1;  // the fsync of the folder; the file itself is safe
   CHECK(gradcore_net_save(other, path.c_str()) == GRADCORE_OK);
   failing = Failing::nothing;
   writes_little = true;

@@ -1,5 +1,5 @@
-// Elementwise, update and normalization kernels, on every target the CPU supports, against plain
-// loops in double and the complex-step method (csrc/reference). Bounds are those of tests/tolerances.py.
+// Elementwise, update and normalization kernels on every target the CPU supports, against plain loops in double and the
+// complex-step method (csrc/reference). The bounds are those of tests/tolerances.py.
 #include <algorithm>
 
 #include "check.hpp"
@@ -67,7 +67,7 @@ struct Options {
 constexpr double kLr = 0.01, kAlpha = 0.99, kBeta1 = 0.9, kBeta2 = 0.999, kEps = 1e-8;
 constexpr double kBias1 = 1 - kBeta1 * kBeta1 * kBeta1, kBias2 = 1 - kBeta2 * kBeta2 * kBeta2;
 
-// Returns the update; p and the states become the new ones.
+// Returns the update; changes p and the states.
 double step(const Options &o, Element &e) {
   double g = std::min(std::max(e.g * o.clip_coef, -o.clip_value), o.clip_value), u = 0;
   if (o.kind != GRADCORE_ADAMW) g += o.weight_decay * e.p;
@@ -117,7 +117,7 @@ void check_update(const KernelSet<T> &k, const Case &c, const Options &o) {
   args.state1 = o.kind == GRADCORE_SGD || one_state ? nullptr : s1.data();
   k.update[o.kind](args);
 
-  const double u = 8 * 2 * kRoundoff<T>;  // as tolerances.optimizer
+  const double u = 8 * 2 * kRoundoff<T>;  // as in tolerances.optimizer
   bool close = true;
   for (index i = 0; i < n; i++) {
     Element e{double(p0[i]), double(g[i]), double(s00[i]), double(s10[i])};
@@ -165,13 +165,13 @@ void test_column_moments() {
     k.column_moments(c.rows, c.cols, x.data(), x.ld(), mean.data(), rest.data(), m2.data());
     const double u = 2 * kRoundoff<T>;
     for (index j = 0; j < c.cols; j++) {
-      long double sum = 0;  // finer than double, so that float64's mean + rest can be judged
+      long double sum = 0;  // more precise than double, to check mean + rest of float64
       double squares = 0;
       for (index r = 0; r < c.rows; r++) sum += x(r, j);
       const long double exact = sum / c.rows;
       const double center = double(exact);
       for (index r = 0; r < c.rows; r++) squares += std::pow(double(x(r, j)) - center, 2);
-      // Each deviation errs by what the mean lost; the correction takes their sum out again.
+      // Each deviation has the error of the rounded mean; the correction removes the sum of these errors.
       const double drift = double(c.rows + 1) * u * center, deviation = std::sqrt(squares / double(c.rows));
       CHECK_NEAR(mean[j], center, std::abs(drift));
       CHECK_NEAR((long double)mean[j] - exact + rest[j], 0, double(c.rows + 1) * u * (deviation + std::abs(drift)));
@@ -261,7 +261,7 @@ void test_batch_norm_backward() {
       std::vector<double> column, grad;
       for (index r = 0; r < c.rows; r++) column.push_back(double(x(r, j))), grad.push_back(double(dy(r, j)));
       const std::vector<double> expected = batch_norm_column_grad(column, grad, double(gamma[j]), eps);
-      double size = 0, spread = 0;  // of the terms that cancel
+      double size = 0, spread = 0;  // sizes of the terms that cancel
       for (const double g : grad) size = std::max(size, std::abs(g));
       for (const double v : column) spread = std::max(spread, std::abs(v) * exact.inv_std[std::size_t(j)]);
       const double bound = 4 * double(c.rows + 8) * u * std::abs(double(a[j])) * size * (1 + spread) * (1 + spread);

@@ -80,7 +80,7 @@ template <class T>
 void test_sum_of_squares() {
   for_each_case<T>("sum_of_squares", [&](const KernelSet<T> &k, const Case &c) {
     const index n = c.rows * c.cols;
-    // float32: any magnitude at all. Its square may leave float32, never double.
+    // float32: any magnitude. Squares may leave the range of float32, but not that of double.
     for (const double scale : {1.0, 1e-15, 1e-22, 1e-43, 1e18, 1e30, 1e38}) {
       if (c.scale != 1 || (sizeof(T) == 8 && scale != 1)) continue;
       Matrix<T> x = rng.vector<T>(n, 1);
@@ -149,7 +149,7 @@ void test_derivative_stats() {
 
 struct Expected {
   StatsSums sums{};
-  double sum_size = 0;  // of absolute values
+  double sum_size = 0;  // sum of absolute values
   std::vector<index> histogram;
 };
 
@@ -205,7 +205,7 @@ void check_stats(const KernelSet<T> &k, const Matrix<T> &x) {
   }
 }
 
-// Values at and beside every limit that block_stats knows.
+// Values at and next to every limit of block_stats.
 template <class T>
 std::vector<T> special_values() {
   std::vector<T> all = {T(0), T(-0.0), std::numeric_limits<T>::min(), std::numeric_limits<T>::denorm_min(),
@@ -241,7 +241,7 @@ void test_block_stats() {
       y[0] = T(-1.5), y[y.size() - 1] = T(std::ldexp(1.25, -spread));
       check_stats(k, y);
     }
-    for (index i = 0; i < x.size(); i++)  // every exponent there is
+    for (index i = 0; i < x.size(); i++)  // all exponents
       x[i] = T(std::exp2(rng.normal() * (sizeof(T) == 4 ? 40 : 300)) * (rng.uniform() - 0.5));
     for (index i = 0; i < x.size(); i++)
       if (!std::isfinite(double(x[i]) * double(x[i]))) x[i] = T(1);

@@ -1,5 +1,5 @@
-// Training through the C interface: a step allocates nothing and takes no lock once a net has seen its batch,
-// and a wrong call gives a status and a sentence.
+// Training through the C interface: once a net has seen its batch, a step allocates nothing and takes no lock; a wrong
+// call gives a status and a sentence.
 #include <dlfcn.h>
 #include <pthread.h>
 
@@ -10,8 +10,8 @@
 #include "check.hpp"
 #include "gradcore/gradcore.h"
 
-// Counts every allocation and every mutex taken in the program, where the C library lets a program do so and no
-// sanitizer has taken its place. (Threads wait for each other on futexes of the library's own, after spinning.)
+// Counts all allocations and all mutex locks of the program, if the C library allows it and no sanitizer is used.
+// (Threads wait for each other on the library's own futexes, after spinning.)
 #if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define COUNTS_CALLS 1
 namespace {
@@ -117,7 +117,7 @@ void check_quiet_calls(const Setting &setting, int64_t rows) {
   counted([&] { step_with(0); });
   counted([&] { step_with(1); });
   counted(infer);
-  counted([&] { step_with(0), infer(); });  // two layouts of one workspace in turn
+  counted([&] { step_with(0), infer(); });  // alternates two layouts of one workspace
   CHECK(ok && std::isfinite(step.loss));
   gradcore_optimizer_destroy(adam);
   gradcore_net_destroy(net);
@@ -179,7 +179,7 @@ void check_null_arguments() {
   gradcore_optimizer_destroy(nullptr);
 }
 
-// The counters count.
+// Checks that the counters work.
 void check_counters() {
 #if COUNTS_CALLS
   std::mutex mutex;

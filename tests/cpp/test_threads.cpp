@@ -1,5 +1,5 @@
-// Threads through the C interface: the same bits for any number of them, and for callers that step
-// their nets at once. Small enough to be run under ThreadSanitizer, which looks at every access.
+// Threads through the C interface: the same bits for any number of threads, and for callers that train their nets at
+// the same time. Small enough for ThreadSanitizer, which checks every access.
 #include <thread>
 
 #include "check.hpp"
@@ -9,7 +9,7 @@ namespace {
 
 using gradcore::testing::tally;
 
-constexpr int64_t kIn = 40, kHidden = 70, kOut = 5, kRows = 333;  // work for seven threads
+constexpr int64_t kIn = 40, kHidden = 70, kOut = 5, kRows = 333;  // enough work for seven threads
 
 struct Setting {
   const char *name;
@@ -40,7 +40,7 @@ std::vector<char> as_elements(int32_t dtype, const std::vector<double> &values) 
   return bytes;
 }
 
-// Trains a net of its own for a few steps, infers and clips; every byte of what comes out.
+// Trains a new net for a few steps, infers and clips; returns all bytes of the results.
 std::vector<char> train(const Setting &setting) {
   const int64_t widths[] = {kIn, kHidden, kHidden, kHidden, kOut};
   const int32_t activations[] = {setting.activation, setting.activation, setting.activation};
@@ -74,7 +74,7 @@ std::vector<char> train(const Setting &setting) {
   const int64_t sizes[] = {kRows * kOut};
   double norm = 0;
   ok = ok && gradcore_clip_grad_norm(setting.dtype, arrays, sizes, 1, 1.0, 2.0, 1, &norm) == GRADCORE_OK;
-  if (!ok) return {};  // the tally is not made for threads: the caller compares
+  if (!ok) return {};  // the tally is not thread-safe, so the caller compares
 
   std::memcpy(result.data(), gradcore_net_parameters(net), result.size());
   result.insert(result.end(), y.begin(), y.end());
@@ -90,7 +90,7 @@ void test_any_number_of_threads(const Setting &setting, const std::vector<char> 
   }
 }
 
-// All but one find the pool taken and run alone; who does changes from call to call.
+// All callers but one find the pool taken and run alone; which ones changes from call to call.
 void test_callers_at_once(const Setting &setting, const std::vector<char> &alone) {
   gradcore_set_num_threads(2);
   std::vector<char> results[3];
