@@ -22,7 +22,7 @@ ROUNDS = 5
 
 
 def cpu_seconds(function: Callable[[], Any]) -> float:
-    """Median CPU time of a call; the first one warms up and does not count."""
+    """Median CPU time of a call, without the first one, which warms up."""
     function()
     times = []
     for _ in range(ROUNDS):

@@ -1,10 +1,10 @@
-// The single kernels of one target: each is verified against a plain loop, then timed on one thread,
-// then set against the roof measured in the same run.
+// The single kernels of one target: each is verified against a plain loop, timed on one thread, and compared with the
+// roof measured in the same run.
 //
 //   bench_kernels [--double] [--filter TEXT]      GRADCORE_TARGET=avx2 chooses the kernels
 //
-// Products are set against the FMA peak; everything else against a plain loop that reads (or reads and
-// writes) as many bytes from the same place: "of roof" above 1 is possible, 0.1 means bound by arithmetic.
+// Products are compared with the FMA peak; all others with a plain loop that reads (or reads and writes) as many bytes
+// in the same place. "of roof" may exceed 1; 0.1 means bound by arithmetic.
 #include <cstring>
 #include <functional>
 
@@ -54,7 +54,7 @@ void activations(Suite<T> &suite, index cols) {
         name + " with derivative", b.work(1, 2), [&] { return std::max(b.error(b.y, act), b.error(b.d, slope)); },
         [&] { k.activation_forward_grad[kind](kRows, cols, b.x.data(), b.ld, b.y.data(), b.ld, b.d.data(), b.ld); });
   }
-  Array<T> dy = b.dy;  // in place: with the slope 0 as good again as the first time
+  Array<T> dy = b.dy;  // in place, because with slope 0 repeating does not change it
   suite.add(
       "relu backward, from the output", b.work(2, 1),
       [&] { return b.error(dy, [&](index r, index c) { return b.x[r * b.ld + c] > 0 ? b.dy[r * b.ld + c] : T(0); }); },
@@ -184,7 +184,7 @@ void elementwise(Suite<T> &suite, Place place) {
   const double bytes = double(n) * sizeof(T);
   const Array<T> x(n);
   Array<T> y(n), in_place = x, product = x, signs(n);
-  std::fill(signs.data(), signs.data() + n, T(-1));  // any other factor would run out of range in time
+  std::fill(signs.data(), signs.data() + n, T(-1));  // repeated, any other factor would leave the range
   const Array<T> y0 = y;
   suite.add(
       std::string("add") + suffix(place), {double(n), 0, 2 * bytes, bytes, place},

@@ -1,4 +1,4 @@
-"""What is measured beside other libraries: nets, their numbers, and the goals set for them."""
+"""The cases that are compared with other libraries: nets, their data, and the goals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Case:
     activation: str
     normalization: str | None = None
     ratio: float = 1.2  # goal: how many times faster than the best peer
-    share: float | None = None  # goal: of the FMA peak
+    share: float | None = None  # goal: share of the FMA peak
 
     @property
     def name(self) -> str:
@@ -35,7 +35,7 @@ class Case:
 
     @property
     def flops(self) -> float:
-        """Of the products alone, output layer left out: 6 b w^2 d - 2 b w^2 for a gradient."""
+        """FLOPs of the products alone, without the output layer: 6 b w^2 d - 2 b w^2 for a gradient."""
         product = 2.0 * self.batch * self.width**2
         return product * self.depth if self.work == "forward" else product * (3 * self.depth - 1)
 
@@ -54,8 +54,8 @@ CASES = (
     *(Case("forward", batch, 256, 20, "relu") for batch in (1, 32, 256, 1024, 4096)),
 )
 
-# Products of bfloat16 (peers.py --dtype bfloat16). The goal set for them: so many times as fast as float32 where layers
-# are so wide; and ahead of the peers.
+# Products of bfloat16 (peers.py --dtype bfloat16). The goal: this many times as fast as float32 for layers of this
+# width, and faster than the peers.
 BFLOAT16_CASES = tuple(
     Case(*case, ratio=1.0)
     for case in (
@@ -76,10 +76,10 @@ BFLOAT16_CASES = tuple(
 BFLOAT16_OVER_FLOAT32, BFLOAT16_WIDTH = 1.7, 512
 
 # Goals that hold for every case.
-MOST_RECORDING = 0.03  # what record=True may add to a gradient
+MOST_RECORDING = 0.03  # share of time that record=True may add to a gradient
 MOST_BATCH_NORM = 1.08  # time with batch norm over the time without
 MOST_UPDATE = 0.08  # share of clip and Adam in the step, at b256 w256 d20
-FLOAT64_BELOW = 0.05  # what float64's share of its own peak may lack to float32's
+FLOAT64_BELOW = 0.05  # float64's share of its peak may be this much below float32's
 
 
 def make_data(case: Case, dtype: str = "float32") -> dict[str, np.ndarray]:
@@ -102,13 +102,13 @@ def make_data(case: Case, dtype: str = "float32") -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class ClipCase:
-    """clip_grad_norm_ on `count` arrays of width x width, which must scale them or only measure."""
+    """clip_grad_norm_ on `count` arrays of width x width, which scales them or only measures their norm."""
 
     scales: bool
     count: int = 150
     width: int = 256
     ratio: float = 1.3  # goal: how many times faster than torch's foreach version
-    share: float = 0.80  # goal: of the bandwidth, when it must scale
+    share: float = 0.80  # goal: share of the bandwidth, if it scales
 
     @property
     def name(self) -> str:
@@ -116,7 +116,7 @@ class ClipCase:
 
     @property
     def bytes(self) -> int:
-        """Of all arrays, in float32."""
+        """Bytes of all arrays, in float32."""
         return 4 * self.count * self.width**2
 
     def make_arrays(self) -> list[np.ndarray]:

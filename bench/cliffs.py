@@ -27,7 +27,7 @@ import numpy as np
 import gradcore as gc
 from limits import Limits
 
-DEPTH, ROWS, WIDTH, CLASSES = 8, 64, 64, 10  # of the net; rows of the width sweep, width of the row sweep
+DEPTH, ROWS, WIDTH, CLASSES = 8, 64, 64, 10  # ROWS: of the width sweep; WIDTH: of the row sweep
 TOLERANCE = 0.10
 PADDED_BYTES = {"avx512": 32, "avx2": 32, "baseline": 16, "neon": 16}  # columns of a product come in multiples of this
 
@@ -40,11 +40,11 @@ def padding_unit(dtype: str) -> int:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Sizes 1 ... `last` of one kind, with the work that padding makes of each."""
+    """Sizes 1 ... `last` of one kind, with the FLOPs of each after padding."""
 
     name: str
     last: int
-    gradient: Callable[[int], Callable[[], float]]  # of a size: the function to time
+    gradient: Callable[[int], Callable[[], float]]  # size -> the function to time
     padded: Callable[[int], float]  # FLOPs with padding
     useful: Callable[[int], float]
 
@@ -82,7 +82,7 @@ def sweeps(last: int, dtype: str) -> Iterator[Sweep]:
 
 
 def least_time(work: Callable[[], float], seconds: float) -> float:
-    """Least seconds of a call: what others do to a single call does not count."""
+    """Least seconds of a call, so that disturbances of single calls do not count."""
     end = time.perf_counter() + seconds
     best = float("inf")
     while time.perf_counter() < end:
@@ -102,12 +102,12 @@ def measure(sweep: Sweep, rounds: int, seconds: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Cliff:
-    """Of the pair n, n + 1."""
+    """The step from size n to n + 1."""
 
     n: int
     kind: str
     ratio: float  # time of n + 1 over time of n
-    explained: float  # by padding
+    explained: float  # the ratio that padding explains
 
 
 def find_cliffs(sweep: Sweep, times: np.ndarray) -> list[Cliff]:

@@ -1,4 +1,4 @@
-"""What the suites share: one verified measurement of one peer, with its rate among the results.
+"""Fixtures of the suites: one verified measurement of one library, with its rate among the results.
 
 pytest bench --benchmark-only                          # all; gradcore beside PyTorch where installed
 pytest bench --benchmark-only -k "gradient and b32"    # some

@@ -45,7 +45,7 @@ SLOW = 0.01  # AutoTrainer's smallest gain of accuracy, taken as a share of the 
 
 @dataclass
 class Seen:
-    """What the tools look at, layer by layer, for every step taken.
+    """The quantities that the tools use, layer by layer, for every step.
 
     gradients: mean |dL/dW|. norms: |dL/dW|. zeros: share of exact zeros in all gradients. updates: |dW| / |W| by
     norms; mean_updates: by means of absolute values. preacts, acts: of the last step, [rows, units] a layer.
@@ -74,7 +74,7 @@ class Seen:
 
 @np.errstate(all="ignore")
 def watch(model: Model) -> Seen:
-    """Train a few steps and keep what the tools look at."""
+    """Train a few steps and keep the quantities that the tools use."""
     net, x, target, options = model.make()
     optimizer = options.get("optimizer") or gc.optim.SGD(net, lr=0.01)
     size, loss = min(options.get("batch_size", 128), len(x)), options["loss"]
@@ -102,7 +102,7 @@ def watch(model: Model) -> Seen:
 
 
 def _activations(net: gc.MLP, x: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Argument and value of every hidden activation, batch norm with the batch's statistics."""
+    """Input and output of every hidden activation; batch norm uses the statistics of the batch."""
     h, preacts, acts = x.astype("f8"), [], []
     for layer, name in enumerate(net.activations):
         z = h @ net.parameters[f"dense{layer}.weight"].T.astype("f8")

@@ -1,4 +1,4 @@
-"""How many of the zoo's problem nets the remedies cure, and by what.
+"""How many of the zoo's problem nets the remedies cure, and which remedies do.
 
     python bench/cures.py                    # every problem net, an hour or two on one CPU
     python bench/cures.py --every 8          # a sample
@@ -30,7 +30,7 @@ Record = dict[str, Any]
 
 
 def cure(model: Model) -> Record:
-    """What was found, and the best remedy that helped ("" where none did) with its numbers.
+    """The finding, and the best remedy that helped ("" if none did) with its numbers.
 
     To save time the likeliest three are tried alone first, and all of them only where none of those helps.
     """
@@ -70,14 +70,14 @@ def done_before(path: Path | None) -> dict[str, Record]:
 
 
 def append(path: Path | None, record: Record) -> None:
-    """One line in one write, which processes that share the file do not mix up."""
+    """Append a line in one write, so that lines of several processes do not mix."""
     if path is not None:
         with path.open("ab", buffering=0) as file:
             file.write(b"\n" * _cut_off(path) + json.dumps(record).encode() + b"\n")
 
 
 def _cut_off(path: Path) -> bool:
-    """Whether the last line has no end: a process was killed while it wrote."""
+    """Whether the last line is incomplete, because a process was killed while writing."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(size - 1, 0))
@@ -85,7 +85,7 @@ def _cut_off(path: Path) -> bool:
 
 
 def table(records: list[Record]) -> str:
-    """Counts by what was found, and the total."""
+    """Counts by finding, and the total."""
     counts = collections.Counter((record["found"], bool(record["remedy"])) for record in records)
     lines = [f"{'found':40}{'nets':>6}{'cured':>7}"]
     for found in sorted({found for found, _ in counts}):

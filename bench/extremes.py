@@ -1,4 +1,4 @@
-"""Memory, depth and vanishing numbers: what no table of usual nets shows.
+"""Memory, depth and vanishing numbers, which tables of usual nets do not show.
 
     python bench/extremes.py                  # all three; needs a C++ compiler, and PyTorch for its memory
 
@@ -40,7 +40,7 @@ TINY = 1e-40  # in the middle of float32's subnormal numbers
 def median_seconds(
     work: Callable[[], object], before: Callable[[], object] = lambda: None, seconds: float = 0.4
 ) -> float:
-    """Of work(), each time after before(), which does not count."""
+    """Seconds of work(), each time after before(), which does not count."""
     for _ in range(2):
         before()
         work()
@@ -54,7 +54,7 @@ def median_seconds(
     return statistics.median(times)
 
 
-# ---- what one process does; the answer is printed as JSON ----
+# ---- the work of one process, which prints its result as JSON ----
 
 
 def kilobytes(field: str) -> int:
@@ -64,12 +64,12 @@ def kilobytes(field: str) -> int:
 
 
 def memory_of(library: str) -> dict[str, float]:
-    make_data(BIG)  # what making the numbers needs has been needed before
+    make_data(BIG)  # so that memory for making data is already allocated
     setting = Setting(THREADS)
-    prepare(library, Case("gradient", 8, 8, 2, "gelu"), setting)[1]()  # imports all there is
+    prepare(library, Case("gradient", 8, 8, 2, "gelu"), setting)[1]()  # imports everything
     work, _ = prepare(library, BIG, setting)
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed before would be used again, unseen
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    ctypes.CDLL(None).malloc_trim(0)  # otherwise, freed memory would be reused without showing
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = kilobytes("VmRSS")
     work()
     return {"added MB": (kilobytes("VmHWM") - before) / 1024, "process MB": kilobytes("VmHWM") / 1024}
@@ -81,7 +81,7 @@ def time_of_depth(batch: str, depth: str) -> dict[str, float]:
 
 
 def flush_to_zero(folder: str) -> None:
-    """Of this thread and those it starts, which inherit it: to be called before gradcore starts any."""
+    """Set flush-to-zero for this thread and those it starts, which inherit it; call this before gradcore starts any."""
     source, library = Path(folder) / "flush.c", Path(folder) / "flush.so"
     source.write_text("#include <immintrin.h>\nvoid flush(void) { _mm_setcsr(_mm_getcsr() | 0x8040); }\n")
     if not library.exists():
@@ -90,7 +90,7 @@ def flush_to_zero(folder: str) -> None:
 
 
 def subnormals(array: np.ndarray) -> int:
-    """Looked at as integers: under flush-to-zero a comparison would not see them."""
+    """The number of subnormal numbers; compared as integers, because flush-to-zero makes floats compare as zero."""
     bits = array.view(np.int32) & 0x7FFFFFFF
     return int(((bits > 0) & (bits < 0x00800000)).sum())
 
@@ -121,7 +121,7 @@ def backward(activation: str, scale: str, threads: str) -> dict[str, float]:
 
 
 def adam(scale: str, threads: str) -> dict[str, float]:
-    """A step with gradients of `scale`; the first moments are as small."""
+    """A step with gradients of size `scale`; the first moments are as small."""
     import gradcore as gc
 
     gc.set_num_threads(int(threads))

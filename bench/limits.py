@@ -1,4 +1,4 @@
-"""The machine's limits, measured by bench/peak.cpp at the moment they are asked for."""
+"""The limits of the machine, measured by bench/peak.cpp on request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class Limits:
-    """Builds the program once; every question takes some 30 ms. Use as a context manager."""
+    """Builds the program once; each measurement takes about 30 ms. Use it as a context manager."""
 
     def __enter__(self) -> Limits:
         self._folder = tempfile.TemporaryDirectory()

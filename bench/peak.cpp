@@ -1,12 +1,12 @@
-// One limit of the machine, measured in some 30 ms on N threads:
+// One limit of the machine, measured in about 30 ms on N threads:
 //
 //   peak float32|float64 N     FMA peak: independent multiply-adds in registers, GFLOP/s
-//   peak bfloat16 N            the same of products of pairs, where the CPU has them; else float32's
+//   peak bfloat16 N            the same for products of pairs if the CPU has them, else float32's
 //   peak read|update N BYTES   a plain loop that reads an array of BYTES, or reads and writes it, GB/s
-//   peak handoff 2             a message to another core and back, ns: what a meeting costs at least
+//   peak handoff 2             a message to another core and back, ns: the least cost of a meeting
 //
-// The least disturbed of a few rounds is printed. Built by bench/limits.py with -march=native, so that it
-// is the limit of this CPU and not of a compiler's default.
+// Prints the least disturbed of a few rounds. bench/limits.py builds it with -march=native, so that it measures the
+// limit of this CPU and not that of a compiler's default.
 #include <pthread.h>
 #include <sched.h>
 
@@ -31,7 +31,7 @@
 
 namespace gradcore::native {
 
-// A core for each thread: left to itself the scheduler may put two on one for a whole round.
+// Pins each thread to a core; otherwise the scheduler may put two on one core for a whole round.
 void pin_to_core(int rank) {
   cpu_set_t allowed, one;
   if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
@@ -44,7 +44,7 @@ void pin_to_core(int rank) {
   }
 }
 
-// Least seconds of `rounds` in which `threads` threads run body(rank) side by side.
+// The least seconds of `rounds` rounds in which `threads` threads run body(rank) at the same time.
 template <class Body>
 double least_seconds(int threads, int rounds, Body &&body) {
   double best = 1e30;
@@ -78,7 +78,7 @@ double fma_gflops(int threads) {
   return 1e-9 * 2 * Op::kTerms * kChains * kLanes<T> * double(steps) * threads / seconds;
 }
 
-// Each thread has a contiguous share of the array and passes over it twice a round.
+// Each thread passes twice per round over its contiguous share of the array.
 double bandwidth(int threads, std::size_t bytes, bool writes) {
   const std::int64_t unit = 8 * kLanes<float>, share = std::int64_t(bytes / sizeof(float)) / threads / unit * unit;
   float *data = static_cast<float *>(std::aligned_alloc(64, std::size_t(share * threads) * sizeof(float)));
@@ -99,7 +99,7 @@ double bandwidth(int threads, std::size_t bytes, bool writes) {
   return 1e-9 * double(share) * sizeof(float) * threads * passes * (writes ? 2 : 1) / seconds;
 }
 
-// Each of two threads raises the number that the other one left even or odd.
+// Two threads increment a number in turn, one when it is even and one when it is odd.
 double handoff_ns() {
   const int messages = 20000;
   alignas(64) std::atomic<int> number{0};

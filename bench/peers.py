@@ -58,7 +58,7 @@ Round = dict[str, float]  # seconds of each label; and limits: "peak ...", "hand
 
 
 def companions(case: Case, own: Setting) -> dict[str, tuple[Case, Setting]]:
-    """What gradcore does in every round, by label."""
+    """The settings of gradcore in every round, by label."""
     runs = {"gradcore": (case, own)}
     if case.work != "forward":
         runs["recorded"] = (case, replace(own, record=True))
@@ -75,7 +75,7 @@ def companions(case: Case, own: Setting) -> dict[str, tuple[Case, Setting]]:
 
 
 def bracketed(run: Callable[[], float], peak: Callable[[], float]) -> tuple[float, float]:
-    """(run()'s seconds, the higher of the peaks before and after)."""
+    """(seconds of run(), the higher of the peaks measured before and after)."""
     before = peak()
     seconds = run()
     return seconds, max(before, peak())
@@ -104,7 +104,7 @@ def reference_answer(worker: Worker, case: Case | ClipCase, threads: int) -> tup
 
 
 def measure(case: Case, workers: list[Worker], options: argparse.Namespace, limits: Limits) -> tuple[list[Round], bool]:
-    """The rounds of a case, and whether nobody disturbed them."""
+    """The rounds of a case, and whether they were undisturbed."""
     own, *rivals = workers
     setting = Setting(options.threads, options.dtype)
     runs = companions(case, setting)
@@ -157,7 +157,7 @@ def median(rounds: list[Round], value: Callable[[Round], float]) -> float:
 
 
 def beside_goal(value: float, goal: float | None, least: bool, text: Callable[[float], str]) -> str:
-    """The value with its goal; bold when it is missed, as it is printed."""
+    """The value with its goal; bold if the printed value misses it."""
     if goal is None:
         return text(value)
     shown, wanted = text(value), text(goal)
@@ -175,13 +175,13 @@ def percent(value: float) -> str:
 
 
 def shares(case: Case, rounds: list[Round]) -> dict[str, float]:
-    """Of the peak, for each way of running that has one."""
+    """Shares of the peak, for each setting that has one."""
     labels = [label for label in WITH_PEAK if label in rounds[0]]
     return {label: median(rounds, lambda r, at=label: case.flops / r[at] * 1e-9 / r[f"peak {at}"]) for label in labels}
 
 
 def values_of(case: Case, rounds: list[Round], rivals: list[str]) -> dict[str, float]:
-    """What the goals speak of."""
+    """The quantities that have goals."""
     values = {f"share {label}": share for label, share in shares(case, rounds).items()}
     if rivals:
         values["ratio"] = min(median(rounds, lambda r, at=name: r[at] / r["gradcore"]) for name in rivals)
@@ -259,7 +259,7 @@ def heading(rivals: list[str], options: argparse.Namespace) -> str:
 
 
 def installed(peers: list[str]) -> list[str]:
-    """Those whose package can be imported; the others are named."""
+    """The libraries whose package can be imported; prints the names of the others."""
     missing = {
         name
         for name in peers
@@ -271,7 +271,7 @@ def installed(peers: list[str]) -> list[str]:
 
 
 def run_case(case: Case | ClipCase, workers: list[Worker], options: argparse.Namespace, limits: Limits) -> dict:
-    """Measures a case, prints its line and returns all there is to keep of it."""
+    """Measure a case, print its line, and return its record."""
     rivals = [worker.library for worker in workers[1:]]
     clips = isinstance(case, ClipCase)
     rounds, undisturbed = (measure_clip if clips else measure)(case, workers, options, limits)

@@ -7,7 +7,7 @@
 
 namespace gradcore::bench {
 
-// As network/workspace.cpp pads rows: an odd number of cache lines.
+// As in network/workspace.cpp: an odd number of cache lines.
 template <class T>
 index row_stride(index cols) {
   const index line = 64 / index(sizeof(T));

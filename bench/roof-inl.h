@@ -1,5 +1,5 @@
-// Loops that reach the limits of one core: what kernels and networks are measured against. No include
-// guard: once per target, inside its region, after the macros that kernels/vec.hpp asks for.
+// Loops that reach the limits of one core, with which kernels and networks are compared. No include guard: included
+// once per target, inside its region, after the macros that kernels/vec.hpp needs.
 #include "kernels/vec.hpp"
 
 namespace gradcore::GRADCORE_TARGET {
@@ -35,7 +35,7 @@ using MultiplyAddPairs = MultiplyAdd;
 template <class T, class Op = MultiplyAdd>
 double fma_chains(std::int64_t steps) {
   Vec<T> acc[kChains], x = splat<T>(T(0.999)), y = splat<T>(T(1e-3)), sum{};
-  // The compiler must not see that the chains are equal.
+  // Hides from the compiler that the chains are equal.
 #pragma GCC unroll 24
   for (int c = 0; c < kChains; c++) {
     acc[c] = Vec<T>{};

@@ -1,4 +1,4 @@
-// The roof's loops, compiled for each target as the kernels are.
+// The loops of the roof, compiled for each target like the kernels.
 #include "roof.hpp"
 
 #include <cstring>

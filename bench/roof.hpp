@@ -11,7 +11,7 @@ namespace gradcore::bench {
 // roof-inl.h as compiled for one target.
 template <class T>
 struct RoofLoops {
-  index fmas_a_step;  // of fma_chains
+  index fmas_a_step;  // in fma_chains
   double (*fma_chains)(index steps);
   double (*read_all)(index n, const T *p);  // n: a multiple of eight vectors
   void (*negate_all)(index n, T *p);

@@ -20,7 +20,7 @@ class Setting:
 
     threads: int
     dtype: str = "float32"
-    record: bool = False  # every statistic of net.flow; gradcore alone can
+    record: bool = False  # all statistics of net.flow; gradcore only
 
 
 def gradcore_net(case: Case, data: dict[str, np.ndarray], dtype: str):
@@ -200,7 +200,7 @@ def run_jax(case: Case, setting: Setting) -> Runner:
 
 
 def clip_runner(case: ClipCase, clip: Callable, grads: list) -> Runner:
-    """A norm that was reached stays so; the bound therefore falls a little with every call that must scale."""
+    """Clipped gradients stay within the bound, so the bound falls a little with every call that must scale."""
     norm = float(np.sqrt(sum((grad.astype(np.float64) ** 2).sum() for grad in case.make_arrays())))
     bound = norm
 
@@ -252,7 +252,7 @@ def verify(
     reference: tuple[float, float],
     dtype: str = "float32",
 ) -> None:
-    """Loss and gradient norm of each against gradcore's in float64.
+    """Check loss and gradient norm of each library against gradcore's in float64.
 
     To 1e-3 (deep float32 batch norm is rough), with products of bfloat16 to 5e-2. gradcore's float64 is held to the
     oracles by tests/, and its bfloat16 to references that round as it does.

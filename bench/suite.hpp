@@ -1,5 +1,4 @@
-// What bench_kernels.cpp stands on: arrays, measured roofs, and cases that are verified before they
-// are timed.
+// Helpers of bench_kernels.cpp: arrays, measured roofs, and cases that are verified before they are timed.
 #ifndef GRADCORE_BENCH_SUITE_HPP
 #define GRADCORE_BENCH_SUITE_HPP
 
@@ -17,7 +16,7 @@
 
 namespace gradcore::bench {
 
-// An aligned array. Freshly made, it holds the same normally distributed numbers each time.
+// An aligned array, filled with normally distributed numbers, the same in every run.
 template <class T>
 class Array {
  public:
@@ -30,7 +29,7 @@ class Array {
       for (T &value : values) value = T(normal(engine));
       return values;
     }();
-    static index start = 0;  // arrays begin at different places of it
+    static index start = 0;  // arrays begin at different places of the pattern
     start += 4099;
     for (index i = 0; i < n; i++) data()[i] = pattern[std::size_t(start + i) % pattern.size()];
   }
@@ -45,7 +44,7 @@ class Array {
   index size() const { return n_; }
 
  private:
-  static constexpr index kPadding = 64;  // full vectors may be read
+  static constexpr index kPadding = 64;  // kernels may read full vectors
   AlignedBuffer buffer_;
   index n_;
 };
@@ -67,7 +66,7 @@ inline double relative(double actual, double expected) {
   return std::abs(actual - expected) / std::max(std::abs(expected), 1e-300);
 }
 
-// Nanoseconds this thread has run for: what other programs take of the core does not count.
+// CPU time of this thread in nanoseconds, which excludes other programs on the core.
 inline double thread_nanoseconds() {
   timespec t{};
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
@@ -89,10 +88,10 @@ double time_of(F &&run) {
   return samples[7];
 }
 
-// Where a case's arrays lie: together in the L2 cache, or each beyond the last cache.
+// The place of a case's arrays: together in the L2 cache, or each larger than the last cache.
 enum class Place { cache, memory };
 
-// What one call does. Bytes are those that must move when nothing is kept from call to call.
+// The work of one call. Bytes are those that must move if no data is kept from call to call.
 struct Work {
   double elements;
   double flops = 0;              // of products; then the roof is the FMA peak
@@ -100,16 +99,16 @@ struct Work {
   Place place = Place::cache;
 };
 
-// Prints a line a case: time an element, rate, share of the roof.
+// Prints one line per case: time per element, rate, share of the roof.
 template <class T>
 class Suite {
  public:
   Suite(const KernelSet<T> &kernels, const char *filter) : kernels(kernels), filter_(filter) { measure_roofs(); }
 
-  // Printed when the first case follows that the filter lets pass.
+  // The title is printed before the first case that passes the filter.
   void section(const char *title) { title_ = title; }
 
-  // `error` from error_of; beyond the bound the case is reported as wrong and not timed.
+  // `error` comes from error_of; if it exceeds the bound, the case is reported as wrong and not timed.
   template <class Error, class F>
   void add(const std::string &name, const Work &work, Error &&error, F &&run) {
     if (filter_ && name.find(filter_) == std::string::npos) return;
@@ -135,7 +134,7 @@ class Suite {
   const KernelSet<T> &kernels;
 
  private:
-  // Of a sum over 2048 numbers, all roundings in the same direction.
+  // Bound for a sum over 2048 numbers, with all roundings in the same direction.
   static constexpr double kBound = sizeof(T) == 4 ? 1e-4 : 1e-12;
 
   void measure_roofs() {

@@ -86,7 +86,7 @@ OPS = [
     *activation_ops("relu", lambda aten, x: aten.relu(x), lambda aten, dy, x: aten.threshold_backward(dy, x, 0)),
     *activation_ops("gelu", lambda aten, x: aten.gelu(x), lambda aten, dy, x: aten.gelu_backward(dy, x)),
     *activation_ops("silu", lambda aten, x: aten.silu(x), lambda aten, dy, x: aten.silu_backward(dy, x)),
-    # PyTorch saves the output; here it must be made again.
+    # aten.tanh_backward takes the output, which is saved in practice but must be computed again here.
     *activation_ops("tanh", lambda aten, x: aten.tanh(x), lambda aten, dy, x: aten.tanh_backward(dy, aten.tanh(x))),
     Op(
         "batch_norm",
@@ -139,7 +139,7 @@ def unsaved(results: tuple) -> tuple:
 
 
 def assert_close(actual: object, expected: object) -> None:
-    """To 1e-5 of the largest entry, each of one or several results."""
+    """Assert that each of one or several results agrees to 1e-5 of its largest entry."""
     several = isinstance(expected, tuple)
     for a, e in zip(actual if several else [actual], expected if several else [expected], strict=True):
         a, e = np.asarray(a, dtype=np.float64), np.asarray(e, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Libraries in processes of their own, so that no thread pool disturbs another's, and rounds nobody disturbs."""
+"""Runs libraries in separate processes, so that their thread pools do not disturb each other, in undisturbed rounds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DISTURBED = 0.03  # share of the cores that other programs may take during a rou
 
 
 def serve(connection, library: str, threads: int) -> None:
-    """Worker: prepares cases under a label each, gives their checks, then times them on request."""
+    """Worker: prepares labelled cases, sends their checks, then times them on request."""
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:threads]))
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=" + ("true" if threads > 1 else "false")
     work: dict[str, tuple[Callable, Any]] = {}
@@ -46,7 +46,7 @@ def serve(connection, library: str, threads: int) -> None:
 
 
 def time_for(run: Callable, setting: Any, library: str, seconds: float) -> float:
-    """Median seconds of one call, over at least two calls; the first one warms up what is short."""
+    """Median seconds of one call, over at least two calls; among many short calls, the first one is only a warm-up."""
     if library == "gradcore":
         import gradcore as gc
 
@@ -88,17 +88,17 @@ class Worker:
 
 
 def processes() -> dict[int, tuple[int, int]]:
-    """Of each process: its parent, and its CPU time in ticks (10 ms)."""
+    """The parent and the CPU time in ticks (10 ms) of each process."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
+        with contextlib.suppress(OSError):  # the process may have ended
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             found[int(folder.name)] = (int(fields[1]), int(fields[11]) + int(fields[12]))
     return found
 
 
 def ticks_of_others() -> int:
-    """CPU time of all processes but this one, its ancestors and its descendants; and what the host took.
+    """CPU time of all processes except this one, its ancestors and its descendants, and the time taken by the host.
 
     Not what /proc/stat leaves over: that is sampled, and errs by a tenth where many short programs run.
     """
@@ -115,7 +115,7 @@ def ticks_of_others() -> int:
 
 
 def watched(run: Callable[[], Any]) -> tuple[float, Any]:
-    """(share of the cores that others took meanwhile, run())."""
+    """(share of the cores that others used meanwhile, result of run())."""
     ticks, start = ticks_of_others(), time.monotonic()
     value = run()
     seconds, cores = time.monotonic() - start, len(os.sched_getaffinity(0))
@@ -123,14 +123,14 @@ def watched(run: Callable[[], Any]) -> tuple[float, Any]:
 
 
 class Patience:
-    """Repeats rounds that others disturbed, for so many seconds in all."""
+    """Repeats disturbed rounds, for a limited number of seconds in total."""
 
     def __init__(self, seconds: float) -> None:
         self._left = seconds
         self.undisturbed = True
 
     def quietest(self, run: Callable[[], Any]) -> Any:
-        """run(), again and again until nobody else computes or patience is at its end; the quietest result."""
+        """Repeat run() until a round is undisturbed or the time is used up; returns the least disturbed result."""
         least, result = math.inf, None
         while True:
             start = time.monotonic()

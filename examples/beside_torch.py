@@ -13,7 +13,7 @@ WIDTHS = [64] + [48] * 12 + [10]
 
 
 def largest_difference(net, model):
-    """Of the two nets' gradients, relative to each tensor's largest entry."""
+    """The largest difference of the two nets' gradients, relative to each tensor's largest entry."""
     worst = 0.0
     for name, parameter in model.named_parameters():
         theirs = parameter.grad.numpy()
@@ -35,7 +35,7 @@ def main():
     difference = largest_difference(net, model)
     print(f"loss: PyTorch {loss.item():.6f}, gradcore {ours:.6f}; gradients differ by {difference:.1e} at most")
 
-    gradients = [p.grad for p in model.parameters()]  # tensors are taken as they are, and clipped in place
+    gradients = [p.grad for p in model.parameters()]  # gradcore takes tensors directly and clips them in place
     before = gc.clip_grad_norm_(gradients, 0.1)
     after = float(torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients])))
     print(f"PyTorch's gradients, clipped by gradcore: norm {before:.4f} -> {after:.4f}")

@@ -8,7 +8,7 @@ import gradcore as gc
 def main():
     rng = np.random.default_rng(0)
     gradients = [rng.normal(size=(100, 64)).astype(np.float32), rng.normal(size=100).astype(np.float32)]
-    gradients[0] *= np.float32(1e30)  # the squares of these overflow float32
+    gradients[0] *= np.float32(1e30)  # their squares overflow float32
 
     total_norm = gc.clip_grad_norm_(gradients, max_norm=1.0)
     clipped = np.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in gradients))

@@ -1,4 +1,4 @@
-"""A PyTorch model that does not learn: why, what cures it, and the cured model back in PyTorch, trained there."""
+"""A PyTorch model that does not learn: find out why, cure it, and train the cured model in PyTorch."""
 
 from itertools import pairwise
 
@@ -11,7 +11,7 @@ import gradcore as gc
 
 
 class Net(nn.Module):
-    """As people write them; `gc.from_torch` reads what `forward` does."""
+    """A model with a `forward` of its own, whose graph `gc.from_torch` reads."""
 
     def __init__(self, width=100, layers=15):
         super().__init__()
@@ -27,7 +27,7 @@ class Net(nn.Module):
 
 
 def train(model, x, labels, *, lr, epochs=20, clip_norm=None):
-    """PyTorch's own loop; the share of held-out digits that are right."""
+    """Train in a plain PyTorch loop; returns the accuracy on held-out digits."""
     x, labels, train_rows = torch.from_numpy(x), torch.from_numpy(labels), 1300
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     model.train()
@@ -48,7 +48,7 @@ def main():
     x = (x / 8 - 1).astype(np.float32)
     torch.manual_seed(0)
     model = Net()
-    net = gc.from_torch(model)  # before training: what it was born with decides
+    net = gc.from_torch(model)  # before training, because the initial gradients decide
     optimizer = gc.optim.Adam(net, lr=1e-3)
     before = train(model, x, labels, lr=1e-3)
     print(f"as it is: {before:.0%} of held-out digits right")

@@ -1,4 +1,4 @@
-"""A net that does not learn: find out why, take the cure that was shown to work, train it."""
+"""A net that does not learn: find out why, apply a remedy that has helped on this data, and train it."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ import gradcore as gc
 
 
 def two_spirals(rows, rng):
-    """Points on two interleaved spirals, and which spiral they are on."""
+    """Points on two interleaved spirals, and the spiral of each point as its label."""
     radius, turn = np.sqrt(rng.random(rows)), rng.integers(0, 2, rows)
     angle = 3 * np.pi * radius + np.pi * turn
     points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)

@@ -1,4 +1,4 @@
-"""Watch a training: find the step and layer where it breaks, put it right on the way, and look at the history."""
+"""Monitor a training: find the step and layer where it breaks, repair it while it runs, and look at the history."""
 
 import warnings
 
@@ -14,13 +14,13 @@ def main(steps=400):
 
     net = gc.MLP([20] + [64] * 8 + [1], activation="tanh", init="lecun_normal")
     optimizer = gc.optim.SGD(net, lr=0.05)
-    # at most 1 % of the time would be budget=0.01; every=20 looks at fixed steps
+    # every=20 checks at fixed steps; budget=0.01 would spend at most 1 % of the time
     monitor = gc.Monitor(every=20, action=("restore", "lower_lr"), lr_factor=0.01).watch(net, optimizer, loss="mse")
     losses = []
     for step in range(steps):
         rows = rng.integers(0, len(x), 128)
         if step == 150:
-            optimizer.lr = 10.0  # a slip
+            optimizer.lr = 10.0  # a mistake
         losses.append(monitor.train_step(x[rows], target[rows]).loss)
         if monitor.stopped:
             break
@@ -34,5 +34,5 @@ def main(steps=400):
 
 if __name__ == "__main__":
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", gc.TrainingWarning)  # printed above, once
+        warnings.simplefilter("ignore", gc.TrainingWarning)  # the report shows the same
         main()

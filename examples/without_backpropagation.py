@@ -1,4 +1,4 @@
-"""Can a deep net be trained without backpropagation? Direct feedback alignment beside it, over depth.
+"""Can a deep net be trained without backpropagation? Compares direct feedback alignment with it, over depth.
 
 For each depth and activation the same net is trained on the handwritten digits by backpropagation, by
 backpropagation through batch norm (a cure, for comparison), and by direct feedback alignment. Each method
@@ -32,7 +32,7 @@ def split_digits(seed):
 
 
 class Angles(gc.Callback):
-    """The angle between feedback and true gradient in every hidden layer, once an epoch."""
+    """Records the angle between feedback and true gradient in every hidden layer, once per epoch."""
 
     def __init__(self, data):
         self.data, self.seen = data, []

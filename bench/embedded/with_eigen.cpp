@@ -1,4 +1,4 @@
-// A plain net as one writes it with Eigen: fixed sizes where they are known, buffers made once, all rows of a
+// A plain net as one would write it with Eigen: fixed sizes where they are known, buffers allocated once, all rows of a
 // batch in one product.
 #include <Eigen/Dense>
 

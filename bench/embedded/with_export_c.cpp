@@ -1,4 +1,4 @@
-// The source that gc.export_c wrote: inference alone.
+// The source that gc.export_c writes; inference only.
 #include "common.hpp"
 #include "exported.h"
 

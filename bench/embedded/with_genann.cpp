@@ -1,4 +1,4 @@
-// genann computes in double and takes one row a step; a batch is as many steps.
+// genann computes in double and takes one row per step; a batch is one step per row.
 #include <genann.h>
 
 #include "common.hpp"

@@ -1,4 +1,4 @@
-// RTNeural's compile-time net on its Eigen backend: inference alone.
+// RTNeural's compile-time net with its Eigen backend; inference only.
 #include <RTNeural/RTNeural.h>
 
 #include "common.hpp"

@@ -1,8 +1,8 @@
-/* Asks of a design, before it is trained, whether its gradients vanish or explode:
+/* Tells whether the gradients of a design vanish or explode, before training:
  *
  *   diagnose sigmoid 12      a net of 12 hidden layers of 64 units
  *
- * Prints the verdict, the slope beside its healthy band, and every finding. Exits with 0 for a healthy design. */
+ * Prints the verdict, the slope with its healthy band, and every finding. Exits with 0 for a healthy design. */
 #include <gradcore/gradcore.h>
 #include <math.h>
 #include <stdio.h>
@@ -17,7 +17,7 @@ static void check(gradcore_status status) {
   exit(2);
 }
 
-/* Uniform in [-1.7, 1.7], of mean square 1; a fixed sequence. */
+/* The next number of a fixed sequence, uniform in [-1.7, 1.7] with mean square 1. */
 static float next_input(uint32_t *state) {
   *state = *state * 1664525u + 1013904223u;
   return (float)(*state >> 8) * (3.4641016f / 16777216.0f) - 1.7320508f;
@@ -49,7 +49,7 @@ static void measure(gradcore_net *net, gradcore_diagnosis *diagnosis) {
   uint32_t state = 1;
   for (int batch = 0; batch < BATCHES; batch++) {
     for (int i = 0; i < BATCH * FEATURES; i++) x[i] = next_input(&state);
-    for (int i = 0; i < BATCH; i++) labels[i] = x[i * FEATURES] > 0; /* of which the first input decides */
+    for (int i = 0; i < BATCH; i++) labels[i] = x[i * FEATURES] > 0; /* the sign of the first input */
     double loss;
     check(gradcore_net_loss_and_gradients(net, &input, &target, GRADCORE_CROSS_ENTROPY, 1, &loss));
     check(gradcore_diagnosis_add(diagnosis, &input, loss));

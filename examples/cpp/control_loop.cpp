@@ -1,10 +1,10 @@
-// A control loop that learns while it runs. An arm on a motor follows a path; its controller does not know
-// the arm's inertia, friction and weight. A small net learns the torque they need from what the loop sees,
-// trained in every tick for as long as the tick's time budget lasts.
+// A control loop that learns while it runs. An arm on a motor follows a path, but its controller does not know the
+// arm's inertia, friction and weight. A small net learns the required torque from the loop's measurements. It is
+// trained in every tick, within the time budget of the tick.
 //
 //   control_loop [ticks] [budget in microseconds]      (default 8000 ticks of 1 ms, 200 us each)
 //
-// Exit code 0 when the tracking error of the last quarter is below a third of that of the first 500 ticks.
+// Exit code 0 if the tracking error of the last quarter is below a third of that of the first 500 ticks.
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -19,9 +19,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr double kTick = 1e-3;           // seconds of the simulated arm
-constexpr double kAssumedInertia = 1.0;  // all that the controller knows
+constexpr double kAssumedInertia = 1.0;  // the only model of the controller
 constexpr float kTorqueScale = 0.1f;     // brings torques to the order of 1
-constexpr std::size_t kMemory = 4096;    // samples kept
+constexpr std::size_t kMemory = 4096;    // number of samples kept
 constexpr std::size_t kBatch = 32;
 
 double microseconds_since(Clock::time_point start) {
@@ -56,9 +56,9 @@ class TorqueModel {
   TorqueModel() : net_(config()), optimizer_(net_, gradcore::adam(2e-3)) {
     net_.initialize();
     const gradcore::Tensor<float> last = net_.parameter("dense2.weight");
-    std::fill(last.values.begin(), last.values.end(), 0.0f);  // it begins by adding nothing
+    std::fill(last.values.begin(), last.values.end(), 0.0f);  // the untrained net adds no torque
     net_.parameters_changed();
-    train();  // makes the workspace, before time counts
+    train();  // allocates the workspace before the loop starts
   }
 
   double torque(double angle, double speed, double acceleration) {
@@ -165,7 +165,7 @@ int main(int argc, char **argv) try {
     std::fprintf(stderr, "usage: control_loop [ticks >= 2000] [budget in microseconds > 0]\n");
     return 2;
   }
-  gradcore::set_num_threads(1);  // a net this small gains nothing from more, and the loop may own but one core
+  gradcore::set_num_threads(1);  // so small a net gains nothing from more, and the loop may have only one core
   Report report = run(ticks, budget);
 
   const double *errors = report.errors.data();
