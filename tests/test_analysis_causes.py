@@ -34,7 +34,7 @@ def test_weights_too_small_beside_their_biases():
         net.parameters[f"dense{layer}.bias"][...] = 0.5 * np.random.default_rng(layer).standard_normal(100)
     report = gc.analyze(net, x, target, **how)
     assert report.verdict == "vanishing" and first(report).cause == "weight_scale"
-    assert "beside these biases" in first(report).explanation
+    assert "with these biases" in first(report).explanation
     scale_hidden(net, causes.critical_variance("tanh", 0.25))
     assert gc.analyze(net, x, target, **how).verdict == "healthy"
 
@@ -82,7 +82,7 @@ def test_gelu_weights_a_little_too_small_let_the_signal_die():
     net, x, target, how = net_on("digits", 87, 33, activation="gelu", init="he_normal")
     report = gc.analyze(net, x, target, **how)
     assert report.verdict == "vanishing" and first(report).cause == "weight_scale"
-    assert "The signal itself dies out" in first(report).explanation
+    assert "The signal also dies out" in first(report).explanation
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_weights_turned_by_steps_are_the_learning_rates_doing():
         net.parameters[f"dense{layer}.weight"][...] += 0.05 * np.outer(signs, signs)
     report = gc.analyze(net, x, target, optimizer=optimizer, **how)
     assert report.verdict == "vanishing" and first(report).cause == "learning_rate", report
-    assert "steps of the training have turned them" in first(report).explanation
+    assert "training steps have turned them" in first(report).explanation
 
 
 def test_zero_weights_are_the_cause_before_the_units_they_silence():

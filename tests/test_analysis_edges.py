@@ -99,7 +99,7 @@ def zero_weights(activation, layer):
     return net
 
 
-FROM_BELOW = "A gradient arrives from above, but from below next to nothing"
+FROM_BELOW = "A gradient arrives from above, but almost no signal from below"
 NO_INPUT = {
     "tanh": (
         gc.MLP([16, 32, 32, 4], activation="tanh"),
@@ -138,7 +138,7 @@ def test_dead_units_that_momentum_wakes_are_named(rng):
     report = shown(gc.analyze(net, x, labels, optimizer=optimizer))
     assert silent(report.findings) == [("info", (0, 1, 2, 3, 4), "dead_units")]
     text = next(finding for finding in report.findings if finding.kind == "zero_gradient").explanation
-    assert "layer 3 output zero" in text and "what SGD has gathered from earlier steps" in text
+    assert "layer 3 output zero" in text and "SGD moves them with what it has accumulated in earlier steps" in text
 
 
 @pytest.mark.parametrize(("net", "expected"), NO_INPUT.values(), ids=NO_INPUT)
@@ -162,7 +162,7 @@ def test_a_layer_that_nothing_enters_is_told_from_one_that_no_gradient_reaches(r
         if finding.kind == "zero_gradient" and finding.severity == "info":
             starts_above = finding.layers[0] == 0
             assert (FROM_BELOW in finding.explanation) != starts_above
-            assert ("something above them begins at zero" in finding.explanation) == starts_above
+            assert ("something above them starts at zero" in finding.explanation) == starts_above
     if net.depth < 10:  # C does not try the steps in which small weights and gradients would have to wake up
         findings = diagnose(report._case)[2]
         assert silent(findings) == expected
@@ -190,7 +190,7 @@ def test_weights_that_all_start_at_one_number_are_named(rng, dtype, activation, 
     assert report.verdict == "vanishing"
     expected = ("critical", layers, "weight_scale")
     assert expected in silent(report.findings)
-    assert f"tells the units of layers {layers[0]}-2 apart" in report.findings[0].explanation
+    assert f"units of layers {layers[0]}-2 are identical" in report.findings[0].explanation
     if weight and normalization != "layer":  # C tries no steps, in which what the norm makes zero wakes
         assert expected in silent(diagnose(report._case)[2])
     remedies = {remedy.name: remedy.helps for remedy in report.remedies(steps=60, seeds=2, limit=3)}
@@ -217,7 +217,7 @@ def test_a_net_without_a_pair_of_equal_widths_has_no_skip_connection_to_speak_of
     net.parameters.flat[:] *= 3**-0.5  # weights too small, and an activation that no weights keep level
     report = shown(gc.analyze(net, rng.standard_normal((128, 16)), rng.integers(0, 4, 128)))
     assert "dL/dh" not in str(report) and "|delta|^2 is multiplied" in report.findings[0].explanation
-    assert report.findings[0].cause == "weight_scale" and "It would stay level with" not in str(report)
+    assert report.findings[0].cause == "weight_scale" and "would stay level with" not in str(report)
 
 
 # ---- numbers near the end of a format --------------------------------------------------------------

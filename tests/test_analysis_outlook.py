@@ -117,7 +117,7 @@ def test_a_loss_that_rises_a_little_is_judged_by_what_a_lower_rate_makes_of_it(l
     )
     assert checks.large_steps(subject, vanishing=True) == []
     if severity == "info":
-        assert "at a tenth of this rate, 0.5" in checks.large_steps(subject, vanishing=False)[0].explanation
+        assert "at a tenth of this learning rate, 0.5" in checks.large_steps(subject, vanishing=False)[0].explanation
 
 
 @pytest.mark.parametrize(("optimizer", "lr"), [(gc.optim.Adam, 1e-3), (gc.optim.SGD, 0.01)])
@@ -131,7 +131,7 @@ def test_a_rate_is_too_large_for_the_depth_although_no_loss_rises(optimizer, lr)
     assert subject.measurement.rehearsal.shift > 0.3 and subject.measurement.rehearsal.update_ratio.max() < 0.1
     report = gc.analyze(net, x, labels, optimizer=optimizer(net, lr=lr))
     assert (report.verdict, first(report).cause) == ("exploding", "learning_rate") and report.slope.inside_band
-    assert "one changes what the last hidden layer computes by" in first(report).explanation
+    assert "the first step changes the output of the last hidden layer by" in first(report).explanation
     lower = gc.analyze(net, x, labels, optimizer=gc.optim.Adam(net, lr=1e-4))
     assert lower.verdict == "healthy" and "exploding" not in {finding.kind for finding in lower.findings}
     shallow = gc.MLP([64, 64, 64, 64, 10], normalization="rms")
@@ -162,7 +162,7 @@ def test_a_rate_of_which_a_tenth_is_too_large_as_well(hidden, share):
     assert steps(0.0005)[0] < 0.95 * np.log(10) and steps(0.0005)[1] > difference(net, x[:200])
     report = gc.analyze(net, x, labels, optimizer=gc.optim.SGD(net, lr=0.05, momentum=0.9))
     assert (report.verdict, first(report).cause) == ("exploding", "learning_rate") and report.slope.inside_band
-    assert f"at a {share} of this rate" in first(report).explanation
+    assert f"at a {share} of this learning rate" in first(report).explanation
 
 
 def test_the_shift_of_a_step_is_what_the_last_hidden_layer_shows():
@@ -197,7 +197,7 @@ def test_a_rate_is_called_too_large_although_the_loss_falls_for_a_while(hidden, 
     net = gc.MLP([64, *[64] * hidden, 10], activation=activation)
     report = gc.analyze(net, x / 8 - 1, labels, optimizer=optimizer(net, lr=lr))
     assert (first(report).kind, first(report).cause) == ("exploding", "learning_rate")
-    assert "at a tenth of this rate" in first(report).explanation
+    assert "at a tenth of this learning rate" in first(report).explanation
     assert gc.analyze(net, x / 8 - 1, labels, optimizer=optimizer(net, lr=lr / 50)).findings == ()
 
 
@@ -207,7 +207,7 @@ def test_small_changes_of_many_layers_are_tried_at_a_lower_rate_too():
     net = gc.MLP([64] + [32] * 25 + [10], activation="tanh")
     fast, slow = (gc.analyze(net, x / 8 - 1, labels, optimizer=gc.optim.Adam(net, lr=lr)) for lr in (1e-2, 1e-3))
     assert (first(fast).kind, first(fast).cause) == ("exploding", "learning_rate")
-    assert "at a tenth of this rate" in first(fast).explanation
+    assert "at a tenth of this learning rate" in first(fast).explanation
     assert slow.findings == ()
 
 

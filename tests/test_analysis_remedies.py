@@ -242,8 +242,8 @@ def test_a_remedy_is_not_judged_by_a_rate_at_which_it_diverges():
 
 def test_the_best_remedy_is_trained_on(report):
     best = report.tried[0]
-    assert "trained on for 200 steps" in best.note
-    assert not any("trained on" in remedy.note for remedy in report.tried[1:] if remedy.helps)
+    assert "trained for 200 steps" in best.note
+    assert not any("stays stable when trained" in remedy.note for remedy in report.tried[1:] if remedy.helps)
 
 
 def test_a_remedy_that_diverges_when_trained_on_does_not_help(monkeypatch):
@@ -260,7 +260,7 @@ def test_a_remedy_that_diverges_when_trained_on_does_not_help(monkeypatch):
     monkeypatch.setattr(trials, "train", late)
     tried = report.remedies(steps=30, seeds=2, limit=3, pairs=0)
     broken = next(remedy for remedy in tried if remedy.name == first)
-    assert broken.helps is False and "diverges when trained on" in broken.note
+    assert broken.helps is False and "diverges when trained for" in broken.note
     assert tried[0].helps and tried[0].name != first
 
 
@@ -332,7 +332,7 @@ def test_a_candidate_that_cannot_be_made_says_so():
     report = gc.analyze(gc.MLP([20] + [3] * 30 + [5]), X, LABELS)
     lsuv = Candidate("lsuv", "", {}, "lsuv")
     tried = Verification(report, report._case, Thresholds(), steps=2, seeds=2).verified(lsuv).remedy
-    assert tried.helps is False and "could not be made: x: expected pre-activations that vary" in tried.note
+    assert tried.helps is False and "could not be built: x: expected pre-activations that vary" in tried.note
 
 
 # ---- a change, and the lower rate that comes with it ---------------------------------------------------
@@ -368,7 +368,7 @@ def test_a_change_is_not_credited_with_what_its_lower_rate_does():
     tried = verification.verified(leaky).remedy
     lr = tried.change["training"]["lr"]
     assert lr < 1000.0 and tried.effect > 0.9  # the net as it is diverges, so that all of its loss is gone
-    assert tried.helps is False and f"the loss with learning rate {lr:g} alone" in tried.note
+    assert tried.helps is False and f"compared with learning rate {lr:g} alone" in tried.note
     (alone,) = verification.yardsticks
     assert alone.remedy.helps and alone.remedy.change == {"training": {"lr": lr}}
     assert abs(alone.remedy.after.loss / tried.after.loss - 1) < 0.25
@@ -394,7 +394,7 @@ def test_a_change_is_not_credited_with_what_standardizing_does():
     leaky = Candidate("leaky", "", {"activation": "leaky_relu", "init": "auto"}, inputs=True)
     tried = verification.verified(leaky).remedy
     assert tried.effect > 0.5 and tried.helps is False
-    assert "the loss with standardized inputs alone" in tried.note
+    assert "compared with standardized inputs alone" in tried.note
     (alone,) = verification.yardsticks
     assert alone.remedy.helps and alone.remedy.change == {"standardize": ["inputs"]}
 
@@ -447,7 +447,7 @@ def test_ctrl_c_while_threads_train_gives_what_there_is():
     train = trials.train
 
     def endless(contestant, split, *, steps, seed, lr):
-        first = contestant.candidate.name in ("as it is", "selu activation")
+        first = contestant.candidate.name in ("unchanged", "selu activation")
         return train(contestant, split, steps=steps if first else 10**9, seed=seed, lr=lr)
 
     def interrupt(done, total, name):
@@ -470,7 +470,7 @@ def test_progress_counts_up_to_its_total():
         steps=2, seeds=2, limit=3, pairs=0, progress=lambda *what: seen.append(what)
     )
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
-    assert seen[0] == (0, 4, "the net as it is") and {total for _, total, _ in seen} == {4}
+    assert seen[0] == (0, 4, "the unchanged net") and {total for _, total, _ in seen} == {4}
 
 
 # ---- the order ------------------------------------------------------------------------------------------

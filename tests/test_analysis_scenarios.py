@@ -242,7 +242,7 @@ def test_the_layer_where_values_begin_to_grow_is_named(rng):
     report = gc.analyze(net, x, rng.integers(0, 3, 200))
     finding = report.findings[0]
     assert report.verdict == "non_finite" and 30 <= finding.layers[0] <= 40
-    assert "still reached" in finding.explanation and "float32 ends at" in finding.explanation
+    assert "layer before it reaches" in finding.explanation and "the largest float32 is" in finding.explanation
     rms = [math.sqrt(layer.activation_var + layer.activation_mean**2) for layer in report.layers]
     assert rms[19] < 10 < rms[21] < rms[22]
 
@@ -349,7 +349,7 @@ def test_targets_that_weights_have_to_grow_for_are_given_time():
     optimizer = gc.optim.Adam(net, lr=1e-2)
     report = gc.analyze(net, x, y, loss="mse", optimizer=optimizer, batch_size=32)
     assert report.verdict == "healthy"
-    assert "so it can live with that" in explanation_of(report, "exploding", "target_scale")
+    assert "so training recovers from this" in explanation_of(report, "exploding", "target_scale")
 
 
 def test_a_warm_up_that_starts_at_zero_is_no_step_to_judge():

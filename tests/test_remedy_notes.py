@@ -29,17 +29,17 @@ def test_batch_norm_says_what_it_costs_backwards():
     report = gc.analyze(sick_net(), X, LABELS)
     remedy = Verification(report, report._case, Thresholds(), steps=2, seeds=2).verified(combined(TANH, BATCH_NORM))
     remedy = remedy.remedy
-    slope = re.search(r"multiplies \|delta\|\^2 by ([\d.]+) a layer", remedy.note)[1]
+    slope = re.search(r"multiplies \|delta\|\^2 by ([\d.]+) per layer", remedy.note)[1]
     assert float(slope) == pytest.approx(math.exp(remedy.after.slope), rel=0.01)
     norms = [layer.delta_norm for layer in gc.analyze(remedy.apply(), X, LABELS, batches=MEASURED_AGAIN).layers[:-1]]
-    total = re.search(r"over 10 hidden layers the gradient's norm by ([\d.]+)", remedy.note)[1]
+    total = re.search(r"the gradient's norm by ([\d.]+) over 10 hidden layers", remedy.note)[1]
     assert float(total) == pytest.approx(norms[0] / norms[-1], rel=0.2)
 
 
 def test_before_it_is_tried_batch_norm_says_what_theory_expects_of_the_changed_net():
     case = gc.analyze(sick_net(), X, LABELS)._case
     growth = batch_norm_growth("tanh", case.batch_size)
-    assert f"should multiply |delta|^2 by {growth:.3g} a layer" in remedy_of(combined(TANH, BATCH_NORM), case).note
+    assert f"should multiply |delta|^2 by {growth:.3g} per layer" in remedy_of(combined(TANH, BATCH_NORM), case).note
     skips = Candidate("residual", "", {"residual": True})
     assert "multiply" not in remedy_of(TANH, case).note + remedy_of(combined(skips, BATCH_NORM), case).note
 
@@ -55,12 +55,10 @@ def test_new_weights_are_told_where_the_old_ones_are_not_those_that_auto_draws()
         notes[name] = remedy_of(TANH, case).note
         orthogonal = Candidate("orthogonal", "", {"init": "orthogonal"})
         if name == "imported":
-            assert "orthogonal and times 1.41 for relu" in remedy_of(orthogonal, case).note
-            assert "variance of 2 / fan_in for relu" in remedy_of(Candidate("", "", weights="rescaled"), case).note
+            assert "orthogonal weights times 1.41 for relu" in remedy_of(orthogonal, case).note
+            assert "to variance 2 / fan_in for relu" in remedy_of(Candidate("", "", weights="rescaled"), case).note
     assert notes["drawn"] == ""
-    assert (
-        notes["imported"] == notes["sick"] == "draws new weights, of variance 1 / fan_in for tanh, and biases of zero"
-    )
+    assert notes["imported"] == notes["sick"] == "draws new weights of variance 1 / fan_in for tanh; biases are zero"
 
 
 def test_fewer_layers_get_no_credit_for_other_weights():
@@ -78,7 +76,7 @@ def test_scaled_branches_are_told():
     case = gc.analyze(gc.MLP([20] + [40] * 5 + [5]), X, LABELS)._case
     skips = {"residual": True, "normalization": "layer", "init": "auto"}
     note = remedy_of(Candidate("residual", "", skips, "scaled_branches"), case).note
-    assert note == "the weights of layer norm in 4 branches are divided by 2, the root of their number"
+    assert note == "divides the layer norm weights in 4 branches by 2, the root of their number"
 
 
 def test_a_change_that_overfits_is_told_from_one_that_learns_nothing():
@@ -87,7 +85,7 @@ def test_a_change_that_overfits_is_told_from_one_that_learns_nothing():
     net = gc.MLP([10] + [64] * 8 + [1])
     report = gc.analyze(net, x, target, loss="mse", optimizer=gc.optim.Adam(net, lr=1e-3))
     (remedy,) = report.remedies(steps=150, seeds=2)
-    fitted, before = re.search(r"overfits: its loss on the rows it trains on is (\S+), of the net as it is (\S+)$",
+    fitted, before = re.search(r"overfits: its training loss is (\S+), that of the unchanged net (\S+)$",
                                remedy.note).groups()  # fmt: skip
     assert not remedy.helps and float(fitted) < 0.5 * float(before) < remedy.before.loss < remedy.after.loss
 
@@ -107,9 +105,9 @@ def test_a_pair_does_not_take_over_what_came_of_its_parts():
 @pytest.mark.parametrize(
     ("effect", "words"),
     [
-        (Effect(0.704, 0.67, 0.74), "of the loss with part alone, the rest takes away 70 % (67 to 74)"),
-        (Effect(-0.52, -1.0, 0.87), "to the loss with part alone, the rest adds 52 % (-87 to 100)"),
-        (Effect(-1.0, -1.0, -1.0), "the loss with part alone is at least doubled by the rest"),
+        (Effect(0.704, 0.67, 0.74), "compared with part alone, the loss is 70 % lower (67 to 74)"),
+        (Effect(-0.52, -1.0, 0.87), "compared with part alone, the loss is 52 % higher (-87 to 100)"),
+        (Effect(-1.0, -1.0, -1.0), "compared with part alone, the loss is at least twice as high"),
     ],
 )
 def test_an_effect_beside_a_part_is_told_with_its_sign(effect, words):
@@ -126,7 +124,7 @@ def test_weights_too_small_for_the_activation_are_tried_though_adam_still_moves_
     report = gc.analyze(net, x / 8 - 1, labels, optimizer=gc.optim.Adam(net, lr=1e-3))
     finding = report.findings[0]
     assert report.verdict == "healthy" and (finding.kind, finding.severity) == ("vanishing", "info")
-    assert finding.cause == "weight_scale" and "how fast the net learns may still depend on it" in finding.explanation
+    assert finding.cause == "weight_scale" and "It may still slow down learning" in finding.explanation
     assert "But under Adam this does not stop the layers from moving." in story.why(report)
     (remedy,) = report.remedies(steps=60)
     assert remedy.name == "critical initialization" and remedy.helps
@@ -147,3 +145,11 @@ def test_fewer_layers_of_a_trained_net_are_tried_without_its_optimizers_state():
     verification = Verification(report, report._case, Thresholds(), steps=5, seeds=2)
     remedy = verification.verified(Candidate("10 layers", "", change, "kept")).remedy
     assert remedy.after is not None and "could not be made" not in remedy.note
+
+
+def test_new_weights_are_told_for_every_activation():
+    """Each size but the first came after a comma of its own."""
+    net = gc.MLP([20, 40, 40, 5], activation=["relu", "tanh"])
+    net.parameters["dense1.weight"] = 0.5 * net.parameters["dense1.weight"]
+    note = remedy_of(Candidate("", "", {"init": "auto"}), gc.analyze(net, X, LABELS)._case).note
+    assert note == "draws new weights of variance 2 / fan_in for relu and 1 / fan_in for tanh; biases are zero"

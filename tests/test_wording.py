@@ -27,8 +27,8 @@ def test_a_net_is_not_sent_back_to_the_weights_it_was_made_with():
         net.parameters[f"dense{layer}.weight"][...] *= 0.4
     changed, drawn = cause_of(net), cause_of(gc.MLP([20] + [64] * 19 + [5], init="glorot_normal"))
     assert changed.cause == drawn.cause == "weight_scale"
-    assert 'over fan_in (which init="auto" draws: these weights were changed since)' in changed.explanation
-    assert 'over fan_in (init="auto")' in drawn.explanation
+    assert '/ fan_in for relu (as init="auto" draws; these weights have changed since)' in changed.explanation
+    assert '/ fan_in for relu (init="auto")' in drawn.explanation
 
 
 def test_classes_have_no_scale_to_tell():
@@ -41,7 +41,7 @@ def test_classes_have_no_scale_to_tell():
         assert ("targets of" in finding.explanation) == (loss == "mse")
 
 
-@pytest.mark.parametrize(("others", "sentence"), [(1.0, "% of the change happens"), (0.8, "take some of it back")])
+@pytest.mark.parametrize(("others", "sentence"), [(1.0, "% of the change happens"), (0.8, "undo part of it")])
 def test_no_more_than_all_of_a_change_happens_at_one_place(others, sentence):
     """Where the rest goes the other way, its share is above 100 %."""
     net = gc.MLP([20] + [64] * 9 + [5], activation="identity")
@@ -76,3 +76,13 @@ def test_a_page_without_skip_connections_does_not_speak_of_them():
     """residual=True joins equal widths, and there are none."""
     plain, joined = (gc.analyze(gc.MLP([20, *widths, 5], residual=True), X, LABELS) for widths in ([30, 40], [30, 30]))
     assert "With skip connections" not in plain._repr_html_() and "With skip connections" in joined._repr_html_()
+
+
+def test_large_targets_do_not_take_the_loss_above_a_constant_guess(rng):
+    """Around zero, a fresh net is as good as that guess: its loss was called far above it, with the same number."""
+    x, y = rng.standard_normal((512, 8)).astype("f4"), (1000 * rng.standard_normal((512, 1))).astype("f4")
+    for shift, said in ((0.0, "compared with that"), (1e5, "far above that")):
+        net = gc.MLP([8, 32, 32, 1])
+        report = gc.analyze(net, x, y + np.float32(shift), loss="mse", optimizer=gc.optim.Adam(net, lr=0.1))
+        (finding,) = (each for each in report.findings if each.kind == "exploding")
+        assert finding.cause == "target_scale" and f", {said} of a constant guess" in finding.explanation

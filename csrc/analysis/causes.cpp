@@ -18,7 +18,7 @@ constexpr double kLargeExcess = 1.5;      // of a weight variance over the criti
 constexpr double kMildGrowth = 1.2;       // a layer of squared gradients, that good designs show too
 constexpr double kLargeInput = 0x1p40;    // whose square alone uses up a third of float32's exponents
 constexpr double kTiny = 1e-300;
-constexpr char kByInputs[] = "In layer 0 the normalization divides the gradient by the scale of the inputs";
+constexpr char kByInputs[] = "In layer 0, the normalization divides the gradient by the scale of the inputs";
 
 template <class Term>
 double mean_over(int first, int last, Term term) noexcept {
@@ -169,15 +169,15 @@ const char *why_vanishing(int cause) noexcept {
     case GRADCORE_CAUSE_WEIGHT_SCALE:
       return "The scale of the weights does not suit the activation";
     case GRADCORE_CAUSE_NARROW_LAYER:
-      return "The layers are so narrow that chance takes it away";
+      return "The layers are so narrow that chance decides";
     case GRADCORE_CAUSE_LEARNING_RATE:
-      return "Steps have turned the weights; random ones would keep it";
+      return "Random weights of this size would preserve the gradient; the training steps have turned them";
     case GRADCORE_CAUSE_SATURATING_ACTIVATION:
       return "The units are saturated";
     case GRADCORE_CAUSE_DEAD_UNITS:
-      return "Most units are switched off";
+      return "Most units are inactive";
     default:
-      return "The activation passes on too little even where it is not saturated";
+      return "The activation shrinks the gradient even where it is not saturated";
   }
 }
 
@@ -186,14 +186,14 @@ const char *why_exploding(int cause, bool any_residual) noexcept {
     case GRADCORE_CAUSE_INPUT_SCALE:
       return kByInputs;
     case GRADCORE_CAUSE_BATCH_NORM:
-      return "Batch norm keeps the forward signal in range and makes the backward one grow";
+      return "Batch norm keeps the forward signal in range but makes the backward one grow";
     case GRADCORE_CAUSE_WEIGHT_SCALE:
       return "The weights are too large for the activation";
     case GRADCORE_CAUSE_ACTIVATION_SLOPE:
-      return "After the normalization the activation's slope is large beside its output";
+      return "With the normalization, the activation's slope is large relative to its output";
     default:
-      return any_residual ? "Every skip connection adds its branch to the stream"
-                          : "Each layer adds only a little; there are too many layers";
+      return any_residual ? "Every skip connection adds its branch to the stream, so the sum grows"
+                          : "The growth per layer is small; there are too many layers";
   }
 }
 

@@ -183,7 +183,7 @@ bool Judge::non_finite() {
                                                            : "the signal grows from layer to layer";
   add(GRADCORE_FINDING_NON_FINITE, GRADCORE_CRITICAL, cause,
       collect(depth_, [&](const LayerEvidence &, int l) { return l == layer; }),
-      "The first value that is not finite appears in %s of layer %d: %s.", place, layer, why);
+      "The first non-finite value appears in %s of layer %d: %s.", place, layer, why);
   return true;
 }
 
@@ -191,7 +191,7 @@ bool Judge::nothing_to_learn() {
   if (evidence_.loss == GRADCORE_CROSS_ENTROPY && evidence_.net->out_features() == 1) {
     add(GRADCORE_FINDING_LOSS_OUTPUT_MISMATCH, GRADCORE_CRITICAL, GRADCORE_CAUSE_LOSS_OUTPUT,
         collect(depth_, [](const LayerEvidence &, int) { return true; }),
-        "A softmax over one output is 1 whatever the net computes, so every gradient is exactly zero. Use two outputs, "
+        "A softmax over one output is always 1, so every gradient is exactly zero. Use two outputs, "
         "or the binary cross entropy.");
     return true;
   }
@@ -211,13 +211,13 @@ bool Judge::zero_gradient() {
   const std::size_t found = to_.layers.size();
   if (const int count = collected(Silence::asleep))
     add(GRADCORE_FINDING_ZERO_GRADIENT, GRADCORE_INFO, GRADCORE_CAUSE_WEIGHT_SCALE, count,
-        "The gradients of %d layers are exactly zero because weights above are; those have a gradient, and the next "
-        "steps wake the layers below.",
+        "The gradients of %d layers are exactly zero because weights above them are zero. Those have a gradient: "
+        "the next steps wake the layers below.",
         count);
   if (const int count = collected(Silence::starved_at_start)) starvation(GRADCORE_INFO, count, " at the start");
   if (const int count = collect(depth_, [](const LayerEvidence &layer, int) { return layer.alike; }))
     add(GRADCORE_FINDING_ZERO_GRADIENT, GRADCORE_CRITICAL, GRADCORE_CAUSE_WEIGHT_SCALE, count,
-        "No gradient tells the units of %d layers apart. Draw their weights at random.", count);
+        "The units of %d layers are identical, and so are their gradients. Draw the weights at random.", count);
   if (const int count = collected(Silence::bypassed))
     add(GRADCORE_FINDING_DEAD_UNITS, GRADCORE_WARNING, GRADCORE_CAUSE_DEAD_UNITS, count,
         "%d branches receive no gradient; their skip connections pass it on.", count);
@@ -242,8 +242,8 @@ bool Judge::zero_gradient() {
 void Judge::starvation(int severity, int count, const char *when) {
   const int cause = cause_of_starvation(evidence_, to_.layers[to_.layers.size() - std::size_t(count)]);
   add(GRADCORE_FINDING_ZERO_GRADIENT, severity, cause, count,
-      "No gradient at all reaches the weights of %d layers%s. A gradient arrives from above, but from below next to "
-      "nothing: %s.",
+      "No gradient at all reaches the weights of %d layers%s. A gradient arrives from above, but almost no "
+      "signal from below: %s.",
       count, when,
       cause == GRADCORE_CAUSE_INPUT_SCALE ? "the inputs are too small"
                                           : "the weights of the layers below are too small, or zero");
@@ -267,17 +267,16 @@ void Judge::slope_finding(int kind, bool harm, int cause, int first, int count, 
   const double ends = 0.5 * std::max(-slope_.typical(), slope_.systematic) * slope_.steps;
   const bool critical = absolute_ || ends > 2 * std::log(limits::kNormRatio);
   if (count == 0) count = collect(1, [](const LayerEvidence &, int) { return true; });
-  add_from(
-      first, kind,
-      !harm      ? GRADCORE_INFO
-      : critical ? GRADCORE_CRITICAL
-                 : GRADCORE_WARNING,
-      cause, count,
-      "On its way to the input the gradient %s: |%s|^2 is multiplied by %.3g a layer (slope %+.3g +- %.2g; healthy "
-      "at this depth: within +-%.2g). %s.%s",
-      slope_.value < 0 ? "shrinks" : "grows", evidence_.net->any_residual ? "dL/dh" : "delta",
-      std::exp(slope_.systematic), slope_.systematic, 0.5 * (slope_.systematic_high - slope_.systematic_low),
-      slope_.band, why, harm ? "" : " Under this optimizer it does not stop the layers from moving.");
+  add_from(first, kind,
+           !harm      ? GRADCORE_INFO
+           : critical ? GRADCORE_CRITICAL
+                      : GRADCORE_WARNING,
+           cause, count,
+           "The gradient %s towards the input: |%s|^2 is multiplied by %.3g per layer (slope %+.3g +- %.2g; healthy "
+           "at this depth: within +-%.2g). %s.%s",
+           slope_.value < 0 ? "shrinks" : "grows", evidence_.net->any_residual ? "dL/dh" : "delta",
+           std::exp(slope_.systematic), slope_.systematic, 0.5 * (slope_.systematic_high - slope_.systematic_low),
+           slope_.band, why, harm ? "" : " Under this optimizer this does not stop the layers from moving.");
 }
 
 void Judge::vanishing() {
@@ -344,8 +343,9 @@ void Judge::luck() {
       GRADCORE_CAUSE_NARROW_LAYER,
       collect(
           1, [](const LayerEvidence &, int) { return true; }),
-      "This draw of the weights leaves the band: of a slope of %+.2g a layer the sizes of weights and derivatives make "
-      "%+.2g; the rest is chance, %+.2g on the typical draw of layers this narrow.",
+      "With this draw of the weights, the profile leaves the healthy band: its slope is %+.2g per layer, of which "
+      "%+.2g comes from the sizes of weights and derivatives. The rest is chance (%+.2g in a typical draw of layers "
+      "this narrow).",
       slope_.value, slope_.systematic, slope_.drift);
 }
 
@@ -355,8 +355,8 @@ void Judge::undecided() {
   add(shrinks ? GRADCORE_FINDING_VANISHING : GRADCORE_FINDING_EXPLODING, GRADCORE_INFO,
       shrinks ? cause_of_vanishing(evidence_, slope_) : cause_of_exploding(evidence_, slope_),
       collect(1, [](const LayerEvidence &, int) { return true; }),
-      "The profile leaves the band, but not beyond the noise of batches: a slope of %+.2g a layer with an "
-      "interval from %+.2g to %+.2g, where +-%.2g is healthy. More batches would decide.",
+      "The profile leaves the healthy band, but by less than the noise of batches: its slope is %+.2g per layer "
+      "(interval %+.2g to %+.2g; healthy: within +-%.2g). More batches would decide.",
       slope_.value, slope_.value - slope_.batch_half, slope_.value + slope_.batch_half, slope_.band);
 }
 
@@ -374,11 +374,11 @@ void Judge::small_steps(bool explained) {
   const int count = collect(depth_, [](const LayerEvidence &, int) { return true; });
   if (standing)
     add(GRADCORE_FINDING_UPDATE_RATIO, GRADCORE_WARNING, GRADCORE_CAUSE_LEARNING_RATE, count,
-        "The learning rate is 0, as before a warm-up or after a schedule has ended: no step moves the weights.");
+        "The learning rate is 0, as before a warm-up or after a schedule has ended: no step changes the weights.");
   else
     add(GRADCORE_FINDING_UPDATE_RATIO, GRADCORE_WARNING, GRADCORE_CAUSE_LEARNING_RATE, count,
-        "Every layer's update is below %.1g of its weights, and rounded away: the learning rate is too small for these "
-        "gradients.",
+        "In every layer, the update is below %.1g of the weights and is rounded away. The learning rate is too small "
+        "for these gradients.",
         evidence_.unit_roundoff());
 }
 
@@ -387,8 +387,8 @@ void Judge::few_rows() {
   if (layers_[0].spec->normalization != GRADCORE_NORM_BATCH || evidence_.rows() > 3) return;
   add(GRADCORE_FINDING_UPDATE_RATIO, GRADCORE_WARNING, GRADCORE_CAUSE_BATCH_NORM,
       collect(depth_ - 1, [](const LayerEvidence &, int) { return true; }),
-      "Batch norm over %.0f rows divides by deviations that chance brings near to zero: single steps are far larger "
-      "than others. Take batches of 8 rows and more, or layer norm.",
+      "With %.0f rows, batch norm divides by standard deviations that can be close to zero by chance, so some steps "
+      "are far larger than others. Use batches of 8 rows or more, or layer norm.",
       evidence_.rows());
 }
 
@@ -411,8 +411,8 @@ void Judge::dead_units() {
   });
   if (count)
     add(GRADCORE_FINDING_DEAD_UNITS, GRADCORE_WARNING, GRADCORE_CAUSE_DEAD_UNITS, count,
-        "In %d layers more units output zero for every row than chance explains. They receive no gradient and stay as "
-        "they are.",
+        "In %d layers, more units output zero for every row than chance explains. They receive no gradient and do not "
+        "change.",
         count);
 }
 
@@ -426,10 +426,10 @@ void Judge::saturation() {
     });
     if (count)
       add(GRADCORE_FINDING_SATURATION, GRADCORE_WARNING, cause, count,
-          "In %d layers most entries lie where the activation is flat: %s.", count,
+          "In %d layers, most activations are saturated: %s.", count,
           cause == GRADCORE_CAUSE_INPUT_SCALE    ? "the inputs are too large"
           : cause == GRADCORE_CAUSE_WEIGHT_SCALE ? "the weights are too large"
-                                                 : "biases or trained weights have driven it there");
+                                                 : "biases or trained weights have driven them there");
   }
 }
 
@@ -442,8 +442,8 @@ void Judge::unscaled_input() {
   if (rms > limits::kInputScale || (seen > 0 && seen < std::pow(limits::kInputScale, evidence_.adaptive() ? -2 : -1)))
     add(GRADCORE_FINDING_UNSCALED_INPUT, GRADCORE_WARNING, GRADCORE_CAUSE_INPUT_SCALE,
         collect(1, [](const LayerEvidence &, int) { return true; }),
-        "Inputs have a root mean square of %.3g, which the first layer's outputs and gradients take over: standardize "
-        "each column to mean 0 and variance 1.",
+        "Inputs have a root mean square of %.3g: the first layer's outputs and gradients inherit that scale. "
+        "Standardize each column to mean 0 and variance 1.",
         rms);
 }
 
@@ -465,8 +465,8 @@ void Judge::underflow() {
   });
   if (lossy)
     add(GRADCORE_FINDING_UNDERFLOW, GRADCORE_INFO, GRADCORE_CAUSE_PRECISION, lossy,
-        "Without loss scaling up to %.0f %% of the non-zero deltas of some layer would become zero in fp16, "
-        "and %.0f %% in bf16.",
+        "Without loss scaling, non-zero deltas would become zero; the largest shares in a layer: %.0f %% in fp16, "
+        "%.0f %% in bf16.",
         100 * fp16, 100 * bf16);
 }
 

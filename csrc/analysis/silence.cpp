@@ -38,12 +38,12 @@ Closed closed_layer(const Evidence &evidence) noexcept {
   if (no_input(evidence)) return {0, GRADCORE_CAUSE_INPUT_SCALE, "all inputs are zero"};
   for (int l = evidence.depth(); l-- > 0;)
     if (evidence.layers[std::size_t(l)].weight_var == 0)
-      return {l, GRADCORE_CAUSE_WEIGHT_SCALE, "all of its weights are zero, and training cannot move them"};
+      return {l, GRADCORE_CAUSE_WEIGHT_SCALE, "all of its weights are zero, and training cannot change that"};
   for (int l = 0; l < evidence.depth() - 1; l++) {
     const LayerEvidence &layer = evidence.layers[std::size_t(l)];
     if (layer.delta > 0 || layer.dead_units < double(layer.spec->out)) continue;
     if (l > 0 && evidence.layers[std::size_t(l - 1)].activation < evidence.near_underflow())
-      return {l, cause_of_starvation(evidence, l), "next to nothing enters it, and its units output zero"};
+      return {l, cause_of_starvation(evidence, l), "almost no signal enters it, and its units output zero"};
     return {l, layer.spec->out <= kNarrow ? GRADCORE_CAUSE_NARROW_LAYER : GRADCORE_CAUSE_DEAD_UNITS,
             "all of its units output zero for every row"};
   }
@@ -55,7 +55,7 @@ Closed nothing_from_above(const Evidence &evidence, int lowest) noexcept {
   for (int l = 0; l < evidence.depth(); l++)
     if (evidence.travelling(l) > 0) smallest = std::min(smallest, evidence.travelling(l));
   if (smallest < evidence.near_underflow())
-    return {lowest, GRADCORE_CAUSE_PRECISION, "the gradient has shrunk until there are no smaller numbers"};
+    return {lowest, GRADCORE_CAUSE_PRECISION, "the gradient shrinks until it underflows to zero"};
   return {lowest, GRADCORE_CAUSE_SATURATING_ACTIVATION,
           "the derivative of the activation is exactly zero for every row"};
 }

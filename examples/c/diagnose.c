@@ -61,7 +61,7 @@ static void print_findings(const gradcore_diagnosis *diagnosis, const gradcore_j
   if (isnan(judgement->systematic))
     printf("too few layers for a slope\n");
   else
-    printf("slope %+.3f a layer, 95 %% interval %+.3f to %+.3f, healthy within +-%.3f\n", judgement->systematic,
+    printf("slope %+.3f per layer, 95 %% interval %+.3f to %+.3f, healthy within +-%.3f\n", judgement->systematic,
            judgement->systematic_low, judgement->systematic_high, judgement->band);
   for (int32_t i = 0; i < judgement->num_findings; i++) {
     gradcore_finding finding = {.size = sizeof finding};

@@ -171,7 +171,7 @@ def _drawable(candidate: Candidate, case: Case) -> Candidate:
     kept = candidate.keeps_net or candidate.weights in ("kept", "rescaled") or "init" in candidate.net
     if kept or case.net.config["init"] != "custom":
         return candidate
-    note = 'init="auto" draws the weights: what drew those of this net is not known'
+    note = 'init="auto" draws the weights: how those of this net were drawn is not known'
     return replace(candidate, net={**candidate.net, "init": "auto"}, note=_joined(candidate.note, note))
 
 
@@ -196,7 +196,7 @@ def _standardized(inputs: bool, targets: bool) -> Candidate | None:
     what = " and ".join(name for name, wanted in (("inputs", inputs), ("targets", targets)) if wanted)
     return Candidate(
         f"standardized {what}",
-        f"the {what} are far from unit scale, and every gradient takes that over",
+        f"the {what} are far from unit scale, and every gradient inherits that",
         inputs=inputs,
         targets=targets,
         note="shift and scale each column; prepare(x, target) does it",
@@ -207,9 +207,9 @@ def _other_outputs(case: Case) -> list[Candidate]:
     """An output for each class; for two classes also the loss that one output is meant for."""
     widths = [*case.net.config["widths"][:-1], case.classes]
     title = "two outputs" if case.classes == 2 else f"{case.classes} outputs"
-    found = [Candidate(title, "a softmax needs an output for each class", {"widths": widths})]
+    found = [Candidate(title, "a softmax needs one output per class", {"widths": widths})]
     if case.classes == 2:
-        reason = "takes one output as the logit of class 1"
+        reason = "takes the single output as the logit of class 1"
         found.append(Candidate("binary cross entropy", reason, loss="binary_cross_entropy"))
     return found
 
@@ -239,7 +239,7 @@ def _clipping(report: Report) -> Candidate:
         f"clipping at norm {bound:g}",
         "bounds each step",
         training={"clip_norm": bound},
-        note="clipping scales all layers alike: the slope over depth stays as it is",
+        note="clipping scales all layers alike: the slope over depth does not change",
     )
 
 
@@ -388,7 +388,7 @@ def _wider(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
     widths = [config["widths"][0], *(max(width, own) for own in config["widths"][1:-1]), config["widths"][-1]]
     if widths == config["widths"]:
         return []
-    reason = f"over {depth} layers, chance alone closes or starves layers of fewer than {width} units"
+    reason = f"over {depth} layers, chance alone can block the gradient in layers of fewer than {width} units"
     return [Candidate(f"layers of {width} units", reason, {"widths": widths, "init": "auto"})]
 
 
@@ -396,15 +396,15 @@ def _initializations(report: Report, names: list[str]) -> list[Candidate]:
     found = []
     residual = bool(skip_connections(report.config).any())
     if residual:
-        reason = "branches divided by the root of their number keep the sum level"
+        reason = "branches divided by the square root of their number keep the sum level"
         found.append(Candidate("scaled residual branches", reason, {"init": "auto"}, "scaled_branches"))
     critical = _critical_initialization(names)
     found.append(critical)
     causes = {finding.cause for finding in report.findings}
     if "weight_scale" in causes and report.verdict != "non_finite" and not residual:
-        found.append(Candidate("rescaled weights", f"{critical.reason}; their directions stay", {}, "rescaled"))
+        found.append(Candidate("rescaled weights", f"{critical.reason}; their directions are kept", {}, "rescaled"))
     if set(names) <= _ORTHOGONAL:
-        reason = "preserves norms exactly, where independent weights do on average"
+        reason = "preserves norms exactly; independent weights do so only on average"
         found.append(Candidate("orthogonal initialization", reason, {"init": "orthogonal"}))
     if all(can_be_level(name) for name in names):
         found.append(Candidate("LSUV initialization", "scales each layer to unit variance on this data", {}, "lsuv"))
@@ -423,11 +423,11 @@ _ORTHOGONAL = {"tanh", "hard_tanh", "identity", "relu", "leaky_relu", "selu"}
 _POSITIVE = {"sigmoid", "softplus"}
 
 _ACTIVATION_REASONS = {
-    "relu": "passes the gradient unchanged where it is on",
+    "relu": "passes the gradient unchanged where it is active",
     "tanh": "has slope 1 at zero, four times the sigmoid's",
     "selu": "keeps mean 0 and variance 1 by itself",
     "leaky_relu": "passes a gradient on both sides: no unit can die",
-    "elu": "passes a gradient on both sides and does not saturate upwards",
+    "elu": "passes a gradient on both sides and does not saturate for positive inputs",
 }
 
 
@@ -467,7 +467,7 @@ def _residual(config: Mapping[str, Any]) -> Candidate:
     if set(config["activation"]) & _POSITIVE:
         change["activation"] = "relu"
         title = "residual connections, layer norm and relu"
-    return Candidate(title, "gives the gradient a direct way past every block", change, "scaled_branches")
+    return Candidate(title, "gives the gradient a direct path around every block", change, "scaled_branches")
 
 
 def _shallower(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
@@ -481,5 +481,5 @@ def _shallower(report: Report, case: Case, limits: Thresholds) -> list[Candidate
         return []
     kept = widths[:carried]
     change = {"widths": [*kept, widths[-1]], "activation": case.net.config["activation"][: carried - 1]}
-    reason = f"at this slope {carried} layers are as many as this design can carry; they keep their weights"
+    reason = f"at this slope, the design can carry at most {carried} layers; those that remain keep their weights"
     return [Candidate(f"{carried} layers", reason, change, "kept")]

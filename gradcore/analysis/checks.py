@@ -27,9 +27,9 @@ def loss_output(subject: Subject) -> list[Finding]:
     if subject.case.loss != "cross_entropy" or measurement.config["widths"][-1] != 1:
         return []
     text = (
-        "The cross entropy takes a softmax over the outputs, and there is only one: its probability is 1 whatever the "
-        "net computes, so every gradient is exactly zero. Use two outputs, or loss='binary_cross_entropy'; or, for "
-        "real-valued targets, loss='mse'."
+        "Cross entropy takes a softmax over the outputs, and there is only one: its probability is always 1, so every "
+        "gradient is exactly zero. Use two outputs, or loss='binary_cross_entropy'; for real-valued targets, "
+        "loss='mse'."
     )
     every = tuple(range(measurement.depth))
     return [Finding("loss_output_mismatch", "critical", every, "loss_output", text, {"outputs": 1})]
@@ -95,11 +95,11 @@ def steps_in_doubt(subject: Subject) -> Doubt | None:
     first, peak, later = float(losses[0]), float(np.max(losses)), _later(losses)
     update = float(np.max(rehearsal.update_ratio, where=np.isfinite(rehearsal.update_ratio), initial=0.0))
     if not peak <= limit * max(first, guess):
-        what = f"within {len(losses)} of them the loss goes from {first:.3g} to {peak:.3g}."
+        what = f"within {len(losses)} steps the loss goes from {first:.3g} to {peak:.3g}."
         return Doubt(what, update)
     if update > subject.limits.largest_update:
-        what = f"the first changes the weights of a layer by {wording.factor(update)} of their size, so replaces them, "
-        what += f"and in {len(losses)} steps the loss goes from {first:.3g} to {later:.3g}."
+        what = f"the first step changes the weights of a layer by {wording.factor(update)} times their norm, which "
+        what += f"replaces them, and within {len(losses)} steps the loss goes from {first:.3g} to {later:.3g}."
         quiet = later <= limit * guess
         return Doubt(what, update, replacing=quiet, falling=quiet and not no_lower(losses))
     if subject.case.optimizer is not None and no_lower(losses) and first > limit * guess > 0.0:
@@ -107,18 +107,18 @@ def steps_in_doubt(subject: Subject) -> Doubt | None:
         return Doubt(what, update)
     relapse = _relapse(losses, guess)
     if relapse is not None:
-        what = f"in {len(losses)} of them the loss falls to {relapse[0]:.3g} and rises again to {relapse[1]:.3g}, and "
-        what += "more of them undo what was learned."
+        what = f"within {len(losses)} steps the loss falls to {relapse[0]:.3g} and rises again to {relapse[1]:.3g}; "
+        what += "further steps undo what was learned."
         return Doubt(what, update, falling=True)
     base = max(subject.measurement.loss, guess)
     noise = _noise_of_loss(subject, base, len(losses) - len(losses) // 2)
     stays = no_lower(losses) and later > base + noise
     if subject.case.optimizer is not None and (stays or peak > base + _noise_of_loss(subject, base, 1)):
-        what = f"in {len(losses)} of them the loss goes from {first:.3g} up to {peak:.3g}."
+        what = f"within {len(losses)} steps the loss rises from {first:.3g} to {peak:.3g}."
         return Doubt(what, update, rising=True, passing=not stays)
     if subject.case.optimizer is not None and _restless(subject, losses):
-        what = f"one changes what the last hidden layer computes by {wording.factor(rehearsal.shift)} of its size, and "
-        what += f"in {len(losses)} the loss does not fall below that of a constant guess."
+        what = f"the first step changes the output of the last hidden layer by {wording.factor(rehearsal.shift)} times "
+        what += f"its norm, and within {len(losses)} steps the loss does not fall below that of a constant guess."
         return Doubt(what, update, rising=True, passing=True)
     return None
 
@@ -214,25 +214,27 @@ def scale_to_unlearn(subject: Subject, *, explained: bool) -> list[Finding]:
     if explained or not cause or outlook is None:
         return []
     first, guess, later = subject.measurement.loss, subject.case.constant_loss, _later(outlook.losses)
-    text = f"The loss of {wording.factor(first)} is far above that of a constant guess, {wording.factor(guess)}. "
+    far = first > subject.limits.diverged * guess  # large targets alone do not take the loss there
+    text = f"The loss is {wording.factor(first)}, {'far above that' if far else 'compared with that'} of a constant "
+    text += f"guess ({wording.factor(guess)}). "
     text += f"{_SCALE_TO_UNLEARN[cause]} {wording.input_sentence(subject)} "
     text += f"{len(outlook.losses)} steps of {subject.optimizer_name} at lr {subject.lr:g} take the loss to "
     text += f"{wording.factor(later)}, "
     loud = not later < subject.limits.diverged * guess
     if learned(subject, outlook.losses):
-        severity, text = "info", text + "so it can live with that."
+        severity, text = "info", text + "so training recovers from this."
     elif cause == "weight_scale" and not loud:
         severity, text = "info", text + "which undoes most of that scale."
     else:
         severity = "critical" if loud else "warning"
-        text += "no better than a constant: nothing of the data is learned until that scale is undone."
+        text += "no better than a constant guess: nothing about the data is learned until that scale is undone."
     evidence = {"first_loss": first, "constant_guess": guess, "steps": len(outlook.losses), "later_loss": later}
     return [Finding("exploding", severity, tuple(range(subject.depth)), cause, text, evidence)]
 
 
 _SCALE_TO_UNLEARN = {
-    "weight_scale": "The weights are larger than the activation needs, and every layer multiplies the outputs by that.",
-    "target_scale": "Targets this large take outputs as large, which small steps reach late.",
+    "weight_scale": "The weights are too large for the activation: every layer multiplies the outputs by the excess.",
+    "target_scale": "Targets this large need equally large outputs, which small steps reach late.",
 }
 
 
@@ -256,11 +258,11 @@ def no_lower(losses: np.ndarray) -> bool:
 
 _LARGE_STEP = {
     "input_scale": "Standardize the inputs: they scale the outputs and the gradients alike.",
-    "target_scale": "Standardize the targets: the error they make scales every gradient.",
-    "weight_scale": "The weights are larger than the activation needs, and every layer multiplies the error.",
+    "target_scale": "Standardize the targets: their scale is that of the error and of every gradient.",
+    "weight_scale": "The weights are too large for the activation: every layer multiplies the error by the excess.",
     "learning_rate": "Lower the learning rate, or clip the gradients.",
 }
-_BOTH_SCALES = "Standardize the inputs and the targets: each by itself makes the steps too large."
+_BOTH_SCALES = "Standardize the inputs and the targets: each alone makes the steps too large."
 
 
 def small_steps(subject: Subject, *, explained: bool) -> list[Finding]:
@@ -271,14 +273,15 @@ def small_steps(subject: Subject, *, explained: bool) -> list[Finding]:
     if subject.lr == 0.0:
         text = (
             f"The learning rate of {subject.optimizer_name} is 0, as before a warm-up or after a schedule has ended: "
-            "no step moves the weights, and none is judged."
+            "no step changes the weights, so none is judged."
         )
         return [Finding("update_ratio", "warning", every, "learning_rate", text, {"largest_update": 0.0})]
     if explained or not subject.has_signal or not np.all(updates < subject.unit_roundoff):
         return []
     text = (
-        f"Every layer's update is below {subject.unit_roundoff:.1g} of its weights, which {subject.dtype} rounds away: "
-        f"the largest is {wording.factor(float(updates.max()))}. The learning rate is too small for these gradients."
+        f"In every layer, the update is below {subject.unit_roundoff:.1g} of the weights (the largest: "
+        f"{wording.factor(float(updates.max()))}), which {subject.dtype} rounds away. The learning rate is too small "
+        "for these gradients."
     )
     return [Finding("update_ratio", "warning", every, "learning_rate", text, {"largest_update": float(updates.max())})]
 
@@ -292,13 +295,13 @@ def few_rows(subject: Subject) -> list[Finding]:
     if subject.measurement.config["normalization"] != "batch" or rows > 3:
         return []
     if rows == 2:
-        text = "Batch norm over 2 rows makes +1 and -1 of each unit whatever it computes, and no gradient passes but "
-        text += "where the rows nearly agree: there it is multiplied by any number. "
+        text = "With 2 rows, batch norm turns every unit into +1 and -1, whatever it computes. No gradient passes, "
+        text += "except where the rows nearly agree, and there the factor can be any number. "
     else:
-        text = f"Batch norm over {rows} rows divides by a deviation that chance brings near to zero, so that the mean "
-        text += "growth of |delta|^2 on its way back has no limit. "
-    text += "Single steps are far larger than others for that. Take batches of 8 rows and more, which make the growth "
-    text += "1.2 times that of large ones, or layer norm, which does not depend on them."
+        text = f"With {rows} rows, batch norm divides by a standard deviation that can be close to zero by chance, so "
+        text += "the mean growth of |delta|^2 per layer has no limit. "
+    text += "Some steps are therefore far larger than others. Use batches of 8 rows or more, which limit the growth to "
+    text += "1.2 times that of large ones, or layer norm, which does not depend on the batch."
     every = tuple(range(subject.depth - 1))
     return [Finding("update_ratio", "warning", every, "batch_norm", text, {"rows": rows})]
 
@@ -317,9 +320,9 @@ def dead_units(subject: Subject) -> list[Finding]:
     worst = max(layers, key=lambda layer: subject.records[layer].dead_share)
     share = subject.records[worst].dead_share
     text = (
-        f"In {wording.layers(layers)} more units output zero for every row than chance explains: "
-        f"{100 * share:.0f} % of layer {worst}. They receive no gradient and stay as they are. Half of the units can "
-        "be dead by chance deep in a ReLU net; more comes of negative biases or of steps that were too large."
+        f"In {wording.layers(layers)}, more units output zero for every row than chance explains: "
+        f"{100 * share:.0f} % of layer {worst}. They receive no gradient and do not change. Deep in a ReLU net, half "
+        "of the units can be dead by chance; more come from negative biases or from steps that were too large."
     )
     return [Finding("dead_units", "warning", tuple(layers), "dead_units", text, {"layer": worst, "dead_share": share})]
 
@@ -349,8 +352,8 @@ def saturation(subject: Subject) -> list[Finding]:
         worst = max(layers, key=lambda layer: subject.records[layer].saturated_share)
         share = subject.records[worst].saturated_share
         text = (
-            f"In {wording.layers(layers)} most entries lie where the activation is flat (its derivative below 1 % of "
-            f"its largest): {100 * share:.0f} % in layer {worst}. {_SATURATION[cause]}"
+            f"In {wording.layers(layers)}, most activations are saturated (derivative below 1 % of its maximum): "
+            f"{100 * share:.0f} % in layer {worst}. {_SATURATION[cause]}"
         )
         if cause == "input_scale":
             text += " " + wording.input_sentence(subject)
@@ -362,7 +365,7 @@ def saturation(subject: Subject) -> list[Finding]:
 _SATURATION = {
     "input_scale": "The inputs are too large: standardize them.",
     "weight_scale": "The weights are too large.",
-    "saturating_activation": "Biases or trained weights have driven it there.",
+    "saturating_activation": "Biases or trained weights have driven them there.",
 }
 
 
@@ -376,15 +379,15 @@ def unscaled_input(subject: Subject) -> list[Finding]:
     deviations = np.asarray(case.x, dtype=np.float64).std(axis=0)
     varying = deviations[deviations > 0.0]
     ratio = float(varying.max() / np.median(varying)) if varying.size else 1.0
-    problems, effect = [], "the first layer's outputs and gradients take that scale over"
+    problems, effect = [], "the first layer's outputs and gradients inherit that scale"
     if rms > limits.input_scale:
         problems.append(f"Inputs have a root mean square of {wording.factor(rms)}")
     elif 0.0 < _seen_scale(subject, rms) < limits.input_scale ** (-2.0 if subject.adaptive else -1.0):
         problems.append(f"Inputs have a root mean square of only {wording.factor(rms)}")
         if _normalizes(subject) and _biases_weigh(subject):
-            effect = "the first layer's biases soon outweigh them: its normalization enlarges the steps of both"
+            effect = "the first layer's biases soon outweigh them, because its normalization enlarges the steps of both"
     if ratio > limits.column_ratio:
-        problems.append(f"the most spread column has {wording.factor(ratio)} times the deviation of the median one")
+        problems.append(f"one column has {wording.factor(ratio)} times the median standard deviation")
     findings = []
     if problems:
         text = " and ".join(problems)
@@ -394,8 +397,8 @@ def unscaled_input(subject: Subject) -> list[Finding]:
     scale = subject.case.target_scale
     if scale > limits.input_scale:
         text = (
-            f"Targets have a root mean square of {wording.factor(scale)}, while a fresh net puts out values near 1: "
-            "the error that scales every gradient is all in the targets' units. Standardize them."
+            f"Targets have a root mean square of {wording.factor(scale)}, while a fresh net outputs values near 1: "
+            "the error, which scales every gradient, has the scale of the targets. Standardize them."
         )
         findings.append(
             Finding("unscaled_input", "warning", (subject.depth - 1,), "target_scale", text, {"target_rms": scale})
@@ -445,7 +448,7 @@ def underflow(subject: Subject) -> list[Finding]:
     if own:
         text = (
             f"Deltas of {wording.layers(own)} are subnormal in {subject.dtype}: they have lost digits, and smaller "
-            "ones are zero. Scaling the loss up (and the gradients down again) would keep them."
+            "ones are zero. Scaling the loss up (and the gradients down again) would preserve them."
         )
         share = max(subject.records[layer].delta_subnormal_share for layer in own)
         findings.append(Finding("underflow", "warning", tuple(own), "precision", text, {"subnormal_share": share}))
@@ -455,7 +458,7 @@ def underflow(subject: Subject) -> list[Finding]:
         limit = subject.limits.underflow
         layers = [record.index for record in subject.records if any(record.underflow[name] > limit for name in lossy)]
         shares = ", ".join(f"{100 * share:.0f} % in {name}" for name, share in lossy.items())
-        text = f"Without loss scaling these shares of the non-zero deltas of some layer would become zero: {shares}."
+        text = f"Without loss scaling, non-zero deltas would become zero; the largest shares in a layer: {shares}."
         evidence = {f"underflow_{name}": share for name, share in worst.items()}
         findings.append(Finding("underflow", "info", tuple(layers), "precision", text, evidence))
     return findings

@@ -191,8 +191,8 @@ def _unexplained(last: ReplayedStep) -> Finding:
         text += "but every number in the net is: the norm itself overflowed."
         return Finding("non_finite", "critical", (), "overflow", text, evidence)
     text += (
-        "but the steps since the last check, run again, stay finite: something between them has changed the net, its "
-        "optimizer or the data, such as a callback, or assignments in the loop."
+        "but a replay of the steps since the last check stays finite: something between these steps has changed the "
+        "net, its optimizer or the data, such as a callback or an assignment in the loop."
     )
     return Finding("non_finite", "critical", (), None, text, evidence)
 

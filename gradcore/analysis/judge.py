@@ -80,7 +80,7 @@ def _findings(subject: Subject) -> list[Finding]:
 
 def _nothing_left(subject: Subject) -> Finding:
     loss = subject.measurement.loss
-    text = f"The loss is {loss:g}: nothing is left to learn, and gradients are small for that reason."
+    text = f"The loss is {loss:g}: nothing is left to learn, so the gradients are small."
     return Finding("zero_gradient", "info", (), None, text, {"loss": loss})
 
 
@@ -97,11 +97,11 @@ def non_finite(subject: Subject) -> list[Finding]:
     reached = subject.measurement.stack("activation_max_abs")[batch]
     evidence |= {"pass": place, "batch": batch, "largest_finite": LARGEST[subject.dtype]}
     which = f" (batch {batch})" if len(subject.measurement.flows) > 1 else ""
-    text = f"The first value that is not finite appears in {_PLACES[place]} of layer {layer}{which}."
+    text = f"The first non-finite value appears in {_PLACES[place]} of layer {layer}{which}."
     if place == "forward" and layer > 0:
         evidence["activation_max_abs_below"] = float(reached[layer - 1])
-        text += f" The layer before it still reached {wording.factor(float(reached[layer - 1]))};"
-        text += f" {subject.dtype} ends at {LARGEST[subject.dtype]:.2g}."
+        text += f" The layer before it reaches {wording.factor(float(reached[layer - 1]))};"
+        text += f" the largest {subject.dtype} is {LARGEST[subject.dtype]:.2g}."
     text += " " + _OVERFLOW_CAUSES[cause]
     if cause in ("input_scale", "target_scale"):
         text += " " + wording.input_sentence(subject)
@@ -117,7 +117,7 @@ _PLACES = {
 }
 _OVERFLOW_CAUSES = {
     "learning_rate": "The weights themselves are no longer finite: an earlier step was too large.",
-    "weight_scale": "The weights are too large: the signal is multiplied in every layer until it overflows.",
+    "weight_scale": "The weights are too large: every layer multiplies the signal until it overflows.",
     "input_scale": "The inputs are far too large.",
     "target_scale": "The targets are far too large.",
     "overflow": "The signal grows from layer to layer until it overflows.",
@@ -177,8 +177,8 @@ def _alike(subject: Subject) -> list[Finding]:
     if not layers:
         return []
     text = (
-        f"No gradient tells the units of {wording.layers(layers)} apart: they have the same weights and receive the "
-        "same gradient, so that every step leaves them alike and a layer does no more than one unit could. Draw the "
+        f"The units of {wording.layers(layers)} are identical: they have the same weights and receive the same "
+        "gradient, so they stay identical in every step, and a layer can do no more than a single unit. Draw the "
         "weights at random."
     )
     return [Finding("zero_gradient", "critical", layers, "weight_scale", text)]
@@ -191,18 +191,18 @@ def _asleep(subject: Subject) -> list[Finding]:
         return []
     before = replace(subject, measurement=start)
     woken = (before.gradient_norms == 0.0) & (subject.gradient_norms > 0.0)
-    opening = "The gradients of {} are exactly zero at the start and no longer after two steps"
+    opening = "The gradients of {} are exactly zero at the start, but not after two steps"
     dead = None if (start.weight_var == 0.0).any() else _dead_layer(before)
     if dead is not None:  # their steps are zero but for those that an optimizer still makes of earlier gradients
         layers = _where(woken)
         text = f"{opening.format(wording.layers(layers))}: all units of layer {dead} output zero for every row, until "
-        text += f"what {subject.optimizer_name} has gathered from earlier steps moves them."
+        text += f"{subject.optimizer_name} moves them with what it has accumulated in earlier steps."
         return [Finding("zero_gradient", "info", layers, "dead_units", text, {"dead_layer": dead})]
     found, hungry = [], starved(start)
     above = _where(woken & ~hungry)
     below = _where(woken & hungry)
     if above:
-        text = ": something above them begins at zero, as zero-initialized outputs and branches do."
+        text = ": something above them starts at zero, such as a zero-initialized output layer or branch."
         text = opening.format(wording.layers(above)) + text
         found.append(Finding("zero_gradient", "info", above, "weight_scale", text))
     if below:
@@ -212,7 +212,7 @@ def _asleep(subject: Subject) -> list[Finding]:
     return found
 
 
-_HUNGRY = "A gradient arrives from above, but from below next to nothing, and their product is zero."
+_HUNGRY = "A gradient arrives from above, but almost no signal from below, and their product is zero."
 
 
 def _starvation(subject: Subject, layer: int, what: str) -> tuple[str, str, dict[str, Any]]:
@@ -221,7 +221,7 @@ def _starvation(subject: Subject, layer: int, what: str) -> tuple[str, str, dict
     if cause == "weight_scale":
         return (
             cause,
-            f"{what} The weights of the layers below are too small, or zero: the signal dies on its way up.",
+            f"{what} The weights of the layers below are too small, or zero: the signal dies out on its way up.",
             {},
         )
     evidence = {"input_rms": math.sqrt(subject.measurement.input_square)}
@@ -232,7 +232,7 @@ def _silent_branches(layers: tuple[int, ...]) -> Finding:
     """Residual branches without a gradient: their skip connections pass it on to the layers below."""
     text = (
         f"The branches of {wording.layers(layers)} receive no gradient and will not learn, as when ReLU branches start "
-        "at exactly zero. Their skip connections pass the gradient on, so the layers below are not concerned."
+        "at exactly zero. Their skip connections pass the gradient on, so the layers below are not affected."
     )
     return Finding("dead_units", "warning", layers, "dead_units", text)
 
@@ -241,18 +241,18 @@ def _closed_layer(subject: Subject) -> tuple[str, str, dict[str, Any]] | None:
     """A layer that neither a signal nor a gradient passes: it silences those below and above it."""
     measurement = subject.measurement
     if zero := _where(measurement.weight_var == 0.0):
-        text = f"All weights of {wording.layers(zero)} are zero, and training cannot move them: draw them anew."
+        text = f"All weights of {wording.layers(zero)} are zero, and training cannot change that: draw them at random."
         return "weight_scale", text, {"layer": zero[-1]}
     layer = _dead_layer(subject)
     if layer is not None:
         if layer > 0 and measurement.rms("activation_norm")[layer - 1] < _NEAR_UNDERFLOW[subject.dtype]:
-            what = f"Next to nothing enters layer {layer}, and its units output zero for every row."
+            what = f"Almost no signal enters layer {layer}, and its units output zero for every row."
             return _starvation(subject, layer, what)
         width = subject.records[layer].out_features
         cause = "narrow_layer" if width <= _NARROW else "dead_units"
         text = f"All {width} units of layer {layer} output zero for every row, so nothing passes through it."
         if cause == "narrow_layer":
-            text += f" With {width} ReLU units the chance of that is 2^-{width} a layer for random weights."
+            text += f" With random weights, this happens to a layer of {width} ReLU units with probability 2^-{width}."
         return cause, text, {"dead_layer": layer, "width": width}
     return None
 
@@ -268,7 +268,7 @@ def _why_silent(subject: Subject) -> tuple[str, str, dict[str, Any]]:
     """Why nothing arrives from above."""
     smallest = float(subject.profile_norms[subject.profile_norms > 0.0].min(initial=np.inf))
     if smallest < _NEAR_UNDERFLOW[subject.dtype]:
-        text = f"The gradient has shrunk to {smallest:.1g}, then to zero: {subject.dtype} has no smaller numbers."
+        text = f"The gradient shrinks to {smallest:.1g} and then underflows to zero in {subject.dtype}."
         return "precision", text, {"smallest_norm": smallest}
     return "saturating_activation", "The derivative of the activation is exactly zero for every row.", {}
 
@@ -330,7 +330,7 @@ def _exploding(subject: Subject) -> Finding:
     return _slope_finding("exploding", subject, lost, affected, cause, parts)
 
 
-_CLIPPING = "Clipping would bound the step but leave the slope as it is: all layers are scaled alike."
+_CLIPPING = "Clipping would bound the step but not change the slope: it scales all layers alike."
 
 
 def _slope_finding(
@@ -465,9 +465,9 @@ def _luck(subject: Subject) -> Finding:
     """A profile that leaves the band although the typical draw of the design does not."""
     slope = subject.slope
     text = (
-        f"In this draw of the weights the profile leaves the band: a slope of {slope.value:+.2g} a layer, of which "
-        f"the sizes of weights and derivatives make {slope.systematic:+.2g}; the rest is chance, which makes "
-        f"{slope.drift:+.2g} on the typical draw of layers this narrow: another seed will differ."
+        f"With this draw of the weights, the profile leaves the healthy band: its slope is {slope.value:+.2g} per "
+        f"layer, of which {slope.systematic:+.2g} comes from the sizes of weights and derivatives. The rest is chance, "
+        f"which contributes {slope.drift:+.2g} in a typical draw of layers this narrow; another seed will differ."
     )
     evidence = {"slope": slope.value, "systematic": slope.systematic, "drift": slope.drift}
     return Finding("vanishing" if slope.value < 0.0 else "exploding", "info", (0,), "narrow_layer", text, evidence)
@@ -478,8 +478,8 @@ def _undecided(subject: Subject) -> Finding:
     slope = subject.slope
     low, high = slope.value - slope.batch_half, slope.value + slope.batch_half
     text = (
-        f"The profile leaves the band, but not beyond the noise of batches: a slope of {slope.value:+.2g} a layer with "
-        f"an interval from {low:+.2g} to {high:+.2g}, where +-{slope.band_high:.2g} is healthy. More batches would "
+        f"The profile leaves the healthy band, but by less than the noise of batches: its slope is {slope.value:+.2g} "
+        f"per layer (interval {low:+.2g} to {high:+.2g}; healthy: within +-{slope.band_high:.2g}). More batches would "
         "decide."
     )
     evidence = {"slope": slope.value, "slope_low": low, "slope_high": high}

@@ -137,7 +137,7 @@ class _Search:
 
     def run(self) -> None:
         """Try everything."""
-        self._show(0, "the net as it is")
+        self._show(0, "the unchanged net")
         self._try(range(len(self._order)), self._crew.submit(self._trial.sick.first, self._trial.seeds))
         for _ in range(self._pairs):
             pair = _best_pair(self.done)
@@ -174,7 +174,7 @@ class _Search:
         for best in _ranked(self.done):
             if not best.remedy.helps or best.runner is None:
                 return
-            self._show(self._total - 1, f"{best.candidate.name}, trained on")
+            self._show(self._total - 1, f"{best.candidate.name}, trained longer")
             self._crew.threads = 0  # it trains alone
             lasts, words = self._crew.submit(best.runner.trained_on).result()
             note = "; ".join(filter(None, (best.remedy.note, words)))

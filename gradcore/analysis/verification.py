@@ -84,10 +84,10 @@ class Effect(NamedTuple):
         """In words, as what the rest of a change does beside a part of it."""
         mean, low, high = (100.0 * share for share in self)
         if mean >= 0.0:
-            return f"of the loss with {part} alone, the rest takes away {mean:.0f} % ({low:.0f} to {high:.0f})"
+            return f"compared with {part} alone, the loss is {mean:.0f} % lower ({low:.0f} to {high:.0f})"
         if mean <= -100.0:  # where shares end
-            return f"the loss with {part} alone is at least doubled by the rest"
-        return f"to the loss with {part} alone, the rest adds {-mean:.0f} % ({-high:.0f} to {-low:.0f})"
+            return f"compared with {part} alone, the loss is at least twice as high"
+        return f"compared with {part} alone, the loss is {-mean:.0f} % higher ({-high:.0f} to {-low:.0f})"
 
 
 def remedy_of(
@@ -119,18 +119,19 @@ def _weights_note(candidate: Candidate, case: Case) -> str:
     config, names = changed_settings(candidate, case)
     init, notes = candidate.net.get("init"), []
     if names and init in ("auto", "orthogonal") and not case.as_drawn:
-        form = ", orthogonal and times {}" if init == "orthogonal" else ", of variance {} / fan_in"
+        form = "times {}" if init == "orthogonal" else "{} / fan_in"
+        kind = "new orthogonal weights" if init == "orthogonal" else "new weights of variance"
         gains = {name: CRITICAL_GAIN_SQUARED[name] ** (0.5 if init == "orthogonal" else 1.0) for name in names}
         sizes = " and ".join(form.format(f"{gain:.3g}") + f" for {name}" for name, gain in sorted(gains.items()))
-        notes.append(f"draws new weights{sizes}, and biases of zero")
+        notes.append(f"draws {kind} {sizes}; biases are zero")
     if candidate.weights == "rescaled":
         sizes = " and ".join(f"{CRITICAL_GAIN_SQUARED[name]:.3g} / fan_in for {name}" for name in sorted(set(names)))
-        notes.append(f"scales each layer's weights to a variance of {sizes or '1 / fan_in'}, and makes the biases zero")
+        notes.append(f"scales each layer's weights to variance {sizes or '1 / fan_in'}, and sets the biases to zero")
     if candidate.weights == "scaled_branches":
         kind = config["normalization"]
-        what = "weights" if kind is None else f"weights of {kind} norm"
+        what = "weights" if kind is None else f"{kind} norm weights"
         count = int(np.count_nonzero(skip_connections(config)))
-        notes.append(f"the {what} in {count} branches are divided by {math.sqrt(count):.3g}, the root of their number")
+        notes.append(f"divides the {what} in {count} branches by {math.sqrt(count):.3g}, the root of their number")
     return "; ".join(notes)
 
 
@@ -149,8 +150,8 @@ def _batch_norm_note(candidate: Candidate, case: Case, slope: float | None = Non
         return ""
     growth, total = math.exp(slope), bounded_exp(0.5 * slope * (len(names) - 1))
     return (
-        f"batch norm repairs the forward scale, not the backward one: it {verb} |delta|^2 by {growth:.3g} a layer, "
-        f"over {len(names)} hidden layers the gradient's norm by {total:.2g} at the start"
+        f"batch norm repairs the forward scale, not the backward one: at the start it {verb} |delta|^2 by "
+        f"{growth:.3g} per layer, and the gradient's norm by {total:.2g} over {len(names)} hidden layers"
     )
 
 
@@ -159,7 +160,7 @@ def _overfits(before: list[Trial], after: list[Trial]) -> list[str]:
     if not Effect.of(before, after, "fitted").sure:
         return []
     losses = [float(np.mean([trial.fitted for trial in group])) for group in (after, before)]
-    return [f"overfits: its loss on the rows it trains on is {losses[0]:.3g}, of the net as it is {losses[1]:.3g}"]
+    return [f"overfits: its training loss is {losses[0]:.3g}, that of the unchanged net {losses[1]:.3g}"]
 
 
 class Runner:
@@ -205,11 +206,11 @@ class Runner:
             if self._longer is None:
                 steps = _LONGER * self.steps
                 trial = self._train(steps, 0, self._rates[self._rate])
-                words = f"trained on for {steps} steps it stays stable: loss {trial.loss:.3g}"
+                words = f"stays stable when trained for {steps} steps: held-out loss {trial.loss:.3g}"
                 if trial.diverged:
-                    words = f"diverges when trained on for {steps} steps"
+                    words = f"diverges when trained for {steps} steps"
                 elif trial.loss > self._at_rate(self._rate, 1)[0].loss:
-                    words += f", {trial.fitted:.3g} on the rows it trains on"
+                    words += f", training loss {trial.fitted:.3g}"
                 self._longer = not trial.diverged, words
             return self._longer
 
@@ -245,7 +246,7 @@ class Verification:
         try:
             return self._tried(self._at_a_rate_that_suits(candidate))
         except ValueError as error:  # LSUV refuses a layer that is constant on this data
-            before, why = self._outcome(self.seeds), f"could not be made: {error}"
+            before, why = self._outcome(self.seeds), f"could not be built: {error}"
             return Tried(candidate, remedy_of(candidate, self.case, comparison=why, before=before, helps=False), None)
 
     def _tried(self, candidate: Candidate) -> Tried:

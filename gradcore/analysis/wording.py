@@ -53,15 +53,15 @@ def slope_sentence(subject: Subject) -> str:
     what = "dL/dh" if skip_connections(subject.measurement.config).any() else "delta"
     verb = "shrinks" if slope.value < 0.0 else "grows"
     half = 0.5 * (slope.systematic_high - slope.systematic_low)
-    drift = f", and {slope.drift:+.2g} by the width" if slope.typical < slope.band_low <= slope.systematic else ""
+    drift = f", and {slope.drift:+.2g} from finite width" if slope.typical < slope.band_low <= slope.systematic else ""
     norms = subject.profile_norms
     ends = norms[0] / norms[-2] if norms[-2] > 0.0 else math.nan
     growth = bounded_exp(slope.systematic)
     return (
-        f"On its way to the input the gradient {verb}: |{what}|^2 is multiplied by "
-        f"{factor(growth)} a layer (slope {slope.systematic:+.3g} +- {half:.2g}{drift}; healthy at "
-        f"this depth: within +-{slope.band_high:.2g}). Its norm at layer 0 is {factor(ends)} of that at the last "
-        f"hidden one{uneven_batches(slope, ends, factor)}."
+        f"The gradient {verb} towards the input: |{what}|^2 is multiplied by {factor(growth)} per layer "
+        f"(slope {slope.systematic:+.3g} +- {half:.2g}{drift}; healthy at this depth: within "
+        f"+-{slope.band_high:.2g}). Its norm at layer 0 is {factor(ends)} times that at the last hidden layer"
+        f"{uneven_batches(slope, ends, factor)}."
     )
 
 
@@ -74,7 +74,7 @@ def uneven_batches(slope: Slope, ends: float, words: Callable[[float], str]) -> 
     if not (0.0 < ends < math.inf and abs(math.log(ends) - typical) >= math.log(3.0)):
         return ""
     told = words(bounded_exp(max(typical, -700.0)))
-    return f", by root mean square over batches, in which the loudest count most; in the typical batch it is {told}"
+    return f". This is the root mean square over batches, which the largest dominate; in the typical batch it is {told}"
 
 
 def location_sentence(subject: Subject) -> str:
@@ -83,7 +83,7 @@ def location_sentence(subject: Subject) -> str:
     if subject.depth < 6 or not share > 0.5:
         return ""
     if share > 1.0:
-        return f"It happens between layers {layer + 1} and {layer}; the other layers together take some of it back."
+        return f"The change happens between layers {layer + 1} and {layer}; the other layers undo part of it."
     return f"{100 * share:.0f} % of the change happens between layers {layer + 1} and {layer}."
 
 
@@ -94,57 +94,56 @@ def vanishing_cause(subject: Subject, cause: str) -> str:
     name = " and ".join(names)
     slope = factors["mask"] * factors["active_slope"]
     if cause == "weight_scale":
-        dies = " The signal itself dies out on its way to the output." if signal_dies(subject) else ""
+        dies = " The signal also dies out on its way to the output." if signal_dies(subject) else ""
         small = weight_excess(subject) < 0.0
-        scale = "The weights are too small" if small else "Their scale makes these weights unfit"
-        enough = "would balance it" if can_be_levelled(subject, 0.0) else "is not quite enough at this depth"
+        scale = "The weights are too small for" if small else "The scale of the weights does not suit"
+        enough = "would balance this" if can_be_levelled(subject, 0.0) else "is not quite enough at this depth"
         return (
-            f"{scale} for {name}: they multiply |delta|^2 by "
-            f"{factor(factors['weight_scale'])} a layer and the activation's derivative by {factor(slope)}; "
-            f"{_critical(subject)} {enough}.{dies}"
+            f"{scale} {name}: per layer, they multiply |delta|^2 by {factor(factors['weight_scale'])} and the "
+            f"activation's derivative by {factor(slope)}; {_critical(subject)} {enough}.{dies}"
         )
     if cause == "input_scale":
         return _by_inputs(subject)
     if cause == "learning_rate":
         return (
-            "Random weights of this size would keep the gradient: the steps of the training have turned them, and "
-            "smaller ones would not have."
+            "Random weights of this size would preserve the gradient. The training steps have turned them into ones "
+            "that do not; smaller steps would not have."
         )
     if cause == "activation_slope" and subject.measurement.config["normalization"]:
         return _normalized(subject, names)
     if cause == "narrow_layer":
         return (
-            "Wide layers of this design would keep the gradient; these are so narrow that what chance makes of their "
-            "few units decides. Wider layers, or fewer of them, keep it."
+            "Wide layers of this design would preserve the gradient; these are so narrow that chance decides. Wider "
+            "layers, or fewer of them, preserve it."
         )
     if cause == "saturating_activation":
         return (
-            f"The units are saturated: the mean squared derivative of {name} is {factor(slope)}, against "
+            f"The units are saturated: the mean squared derivative of {name} is {factor(slope)}, compared with "
             f"{factor(theory.derivative_moment(names[0], 1.0))} for inputs of unit variance."
         )
     if cause == "dead_units":
-        return f"Most units are switched off: only {100 * factors['mask']:.3g} % of the entries pass a gradient."
+        return f"Most units are inactive: only {100 * factors['mask']:.3g} % of the entries pass a gradient."
     return (
-        f"{name} passes on too little even where it is not saturated: its mean squared derivative is "
-        f"{factor(slope)} (its largest possible one is {factor(_largest_slope(names) ** 2)}), and weights large "
-        "enough to make up for that would saturate it."
+        f"{name} shrinks the gradient even where it is not saturated: its mean squared derivative is "
+        f"{factor(slope)} (at most {factor(_largest_slope(names) ** 2)}), and weights large enough to compensate "
+        "would saturate it."
     )
 
 
 def _by_inputs(subject: Subject) -> str:
     rms, name = factor(math.sqrt(subject.measurement.input_square)), subject.measurement.config["normalization"]
     return (
-        f"In layer 0 {name} norm divides the gradient by the scale of the inputs, a root mean square of {rms}, as it "
-        "did the signal: most of the change is made there, not by depth."
+        f"In layer 0, {name} norm divides the gradient by the scale of the inputs (root mean square {rms}), as it "
+        "does the signal: most of the change happens there, not over depth."
     )
 
 
 def _normalized(subject: Subject, names: list[str]) -> str:
     growth = math.exp(float(np.mean([math.log(theory.layer_norm_growth(name)) for name in names])))
     return (
-        f"After {subject.measurement.config['normalization']} norm the scale of the weights has no effect, and "
-        f"{' and '.join(names)} alone multiplies |delta|^2 by {factor(growth)} a layer: its squared slope beside the "
-        "size of its output."
+        f"With {subject.measurement.config['normalization']} norm, the scale of the weights has no effect, and "
+        f"{' and '.join(names)} alone multiplies |delta|^2 by {factor(growth)} per layer: its mean squared slope over "
+        "its mean squared output."
     )
 
 
@@ -157,28 +156,30 @@ def exploding_cause(subject: Subject, cause: str) -> str:
     if cause == "batch_norm":
         rows = subject.measurement.batch_size
         growth = theory.batch_norm_growth(names[0], rows)
-        gives = f"gives {factor(growth)} a layer for {names[0]} at this batch size whatever the weights, so the growth"
+        gives = f"multiplies |delta|^2 by {factor(growth)} per layer for {names[0]} at this batch size, whatever the"
+        gives += " weights, and this"
         if math.isinf(growth):
-            gives = f"of {rows} rows, which chance brings near to zero, has no limit to what it gives; the growth"
+            gives = f"of {rows} rows, which can be close to zero by chance, multiplies |delta|^2 without limit, "
+            gives += "and this"
         return (
-            "Batch norm keeps the forward signal in range and makes the backward one grow: dividing by the standard "
+            "Batch norm keeps the forward signal in range but makes the backward one grow: dividing by the standard "
             f"deviation {gives} compounds with depth. Skip connections stop it; "
             f"{'larger batches' if math.isinf(growth) else 'fewer layers'} limit it."
         )
     if cause == "weight_scale":
         return (
-            f"The weights are too large for {' and '.join(names)}: they multiply |delta|^2 by "
-            f"{factor(factors['weight_scale'] * factors['alignment'])} a layer, the activation's derivative by "
-            f"{factor(factors['mask'] * factors['active_slope'])}; {_critical(subject)} would balance it."
+            f"The weights are too large for {' and '.join(names)}: per layer, they multiply |delta|^2 by "
+            f"{factor(factors['weight_scale'] * factors['alignment'])} and the activation's derivative by "
+            f"{factor(factors['mask'] * factors['active_slope'])}; {_critical(subject)} would balance this."
         )
     if cause == "activation_slope":
         return _normalized(subject, names)
     if skip_connections(subject.measurement.config).any():
         return (
-            "Every skip connection adds its branch to the stream, and the sum grows from layer to layer: "
-            "branches scaled down by the root of the depth, or a normalization, keep it level."
+            "Every skip connection adds its branch to the stream, so the sum grows from layer to layer. Dividing the "
+            "branches by the square root of the depth, or a normalization, keeps it level."
         )
-    return "Each layer adds only a little, as this design does at its best; there are too many layers."
+    return "The growth per layer is small, as small as this design allows; there are too many layers."
 
 
 def _critical(subject: Subject) -> str:
@@ -188,13 +189,13 @@ def _critical(subject: Subject) -> str:
     best: dict[str, float] = {}
     for layer, name in enumerate(names[1:], start=1):
         best[name] = max(best.get(name, 0.0), critical_variance(name, float(biases[layer])))
-    values = ", ".join(f"{best[name]:.3g} for {name}" for name in sorted(best))
+    values = " and ".join(f"{best[name]:.3g} / fan_in for {name}" for name in sorted(best))
     beside = any(best[name] > 1.01 * CRITICAL_GAIN_SQUARED[name] for name in best)
     if beside:
-        return f"a weight variance of {values} over fan_in beside these biases"
+        return f"a weight variance of {values} with these biases"
     redrawn = subject.measurement.config["init"] == "auto" and abs(weight_excess(subject)) > LARGE_EXCESS
-    drawn = 'which init="auto" draws: these weights were changed since' if redrawn else 'init="auto"'
-    return f"a weight variance of {values} over fan_in ({drawn})"
+    drawn = 'as init="auto" draws; these weights have changed since' if redrawn else 'init="auto"'
+    return f"a weight variance of {values} ({drawn})"
 
 
 def _largest_slope(names: list[str]) -> float:
@@ -208,10 +209,10 @@ def update_sentence(subject: Subject) -> str:
     updates = subject.updates
     text = (
         f"One step of {subject.optimizer_name} at lr {subject.lr:g} changes the weights of layer 0 by "
-        f"{factor(updates[0])} of their size, and of the output layer by {factor(updates[-1])}"
+        f"{factor(updates[0])} times their norm, and those of the output layer by {factor(updates[-1])}"
     )
     if subject.lasting_updates[0] < subject.unit_roundoff:
-        text += f"; {subject.dtype} rounds changes below {subject.unit_roundoff:.1g} away"
+        text += f"; {subject.dtype} rounds away changes below {subject.unit_roundoff:.1g}"
     return text + "."
 
 
@@ -220,16 +221,16 @@ def plateau_sentence(subject: Subject, steps: float) -> str:
     parts = []
     fall, outlook = float(subject.relative_fall[:-1].sum()), subject.measurement.outlook
     if 0.0 < fall < 1.0 / subject.limits.learning_steps:
-        parts.append(f"A step of the hidden layers takes away only {factor(fall)} of the error.")
+        parts.append(f"One step of the hidden layers removes only {factor(fall)} of the error.")
     if steps < math.inf:
         parts.append(
-            "Steps grow with the weights along the signal's path: at this rate they leave the plateau after about "
-            f"{factor(float(f'{steps:.0e}'))} of them at the earliest, to an order of magnitude."
+            "Steps grow with the weights along the signal's path: at this learning rate they leave the plateau after "
+            f"about {factor(float(f'{steps:.0e}'))} steps at the earliest (order of magnitude)."
         )
     if outlook is not None and len(outlook.losses) > 1:
         half = len(outlook.losses) // 2
         first, later = (factor(float(part.mean())) for part in (outlook.losses[:half], outlook.losses[half:]))
-        parts.append(f"In {len(outlook.losses)} steps that were tried the loss went from {first} to {later}.")
+        parts.append(f"In {len(outlook.losses)} trial steps, the loss went from {first} to {later}.")
     return " ".join(parts)
 
 
@@ -238,31 +239,32 @@ def adaptive_sentence(subject: Subject, lost: Mapping[str, float]) -> str:
     outlook = subject.measurement.outlook
     if outlook is not None and "steps_to_tell_inputs_apart" in lost:
         return (
-            f"{subject.optimizer_name} brings all gradients to one size, but after {len(outlook.losses)} steps, time "
-            "enough to write the weights anew, the profile is still not level: of the last hidden layer's "
-            f"pre-activations only {factor(outlook.difference)} differs between rows, which is lost in the noise of "
-            f"batches. Steps as they are then would take about {factor(lost['steps_to_tell_inputs_apart'])} to tell "
-            "inputs apart; they grow with what they tell apart, so that it may come sooner, but late."
+            f"{subject.optimizer_name} scales all gradients to one size, but after {len(outlook.losses)} steps, "
+            "enough to rewrite the weights, the profile is still not level: only "
+            f"{factor(outlook.difference)} of the last hidden layer's pre-activations differs between rows, which is "
+            "lost in the noise of batches. At that pace it would take about "
+            f"{factor(lost['steps_to_tell_inputs_apart'])} steps to tell inputs apart; the pace increases as they "
+            "differ more, so it may take fewer, but still many."
         )
     smallest, share = float(subject.gradient_elements[:-1].min()), subject.smallest_adaptive_step
     name, would = (subject.optimizer_name, "moves") if subject.adaptive else ("Adam", "would move")
     if share < 1.0 / subject.limits.norm_ratio:
         return (
-            f"{name} {would} the weights of the weakest layer by only {factor(share)} of its learning rate a step: the "
-            f"entries of its dL/dW ({factor(smallest)}) are lost beside its eps of {subject.eps:g}."
+            f"{name} {would} the weights of the weakest layer by only {factor(share)} of its learning rate per step: "
+            f"the entries of that layer's dL/dW ({factor(smallest)}) are far below eps = {subject.eps:g}."
         )
     if subject.adaptive:
         return ""
-    weakest = f", the weakest by {factor(share)} of its learning rate a step" if share < 0.5 else ""
+    weakest = f", the weakest by {factor(share)} of its learning rate per step" if share < 0.5 else ""
     return f"Adam, which divides each gradient by its size, would still move these layers{weakest}."
 
 
 def no_harm(subject: Subject, cause: str = "") -> str:
     """Why a slope outside its band is left at an `info`, and what that does not say. cause: of one that shrinks."""
-    tried = ", and a trial of weights that suit it, by remedies(), tells" if cause == "weight_scale" else ""
+    tried = "; remedies() tries weights that suit the activation, to find out" if cause == "weight_scale" else ""
     return (
         f"Under {subject.optimizer_name} this does not stop the layers from moving, so it does not count against the "
-        f"net; how fast the net learns may still depend on it{tried}."
+        f"net. It may still slow down learning{tried}."
     )
 
 
@@ -279,10 +281,10 @@ def outlook_sentence(outlook: Outlook, guess: float, recovered: bool) -> str:
     halves = [losses[len(losses) // 2 :] for losses in (outlook.losses, outlook.slower) if losses is not None]
     means = [float(half.mean()) for half in halves]
     ends = [factor(mean) for mean in means]
-    beside = f"{'below' if means[0] < guess else 'no better than'} that of a constant guess, {factor(guess)}"
-    verb = "the loss comes down again, to" if recovered else "it is at"
+    beside = f"{'below' if means[0] < guess else 'no better than'} that of a constant guess ({factor(guess)})"
+    verb = "the loss comes down again, to" if recovered else "the loss is at"
     text = f"Within {len(outlook.losses)} steps {verb} {ends[0]}, {beside}"
-    return text + (f"; at {_SHARES[outlook.slower_share]} of this rate, {ends[1]}." if len(ends) > 1 else ".")
+    return text + (f"; at {_SHARES[outlook.slower_share]} of this learning rate, {ends[1]}." if len(ends) > 1 else ".")
 
 
 _SHARES = {0.1: "a tenth", 0.01: "a hundredth", 0.001: "a thousandth"}
@@ -291,14 +293,14 @@ _SHARES = {0.1: "a tenth", 0.01: "a hundredth", 0.001: "a thousandth"}
 def grown_weights(layer: int, growth: float, step: int) -> str:
     """That it is training which made the weights too large."""
     return (
-        f"Since step {step} training has multiplied the weights of layer {layer} by {factor(growth)}: its steps are "
-        "too large. Lower the learning rate, or clip the gradients."
+        f"Since step {step}, training has multiplied the norm of layer {layer}'s weights by {factor(growth)}: its "
+        "steps are too large. Lower the learning rate, or clip the gradients."
     )
 
 
 def input_of_step(step: int, rms: float) -> str:
     """Which rows of a training are far too large, and so make its steps too large."""
     return (
-        f"The inputs of step {step} have a root mean square of {factor(rms)}: they scale its gradients, and so "
-        "its size. Standardize the inputs, and look for rows that are out of scale."
+        f"The inputs of step {step} have a root mean square of {factor(rms)}, which scales its gradients and so its "
+        "size. Standardize the inputs, and check for outlier rows."
     )
