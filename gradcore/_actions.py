@@ -43,7 +43,7 @@ def changes_for(finding: Finding, healthy_before: bool, wanted: Sequence[str]) -
 def restore(run: Run, healthy: Snapshot) -> str:
     """Restore parameters, running statistics and optimizer state."""
     healthy.restore(run.net, run.optimizer)
-    return f"put back the net as it was before step {healthy.step}"
+    return f"restored the net as it was before step {healthy.step}"
 
 
 def clip(run: Run, healthy_norm: float, norms: Sequence[float]) -> str:

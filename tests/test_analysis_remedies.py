@@ -447,7 +447,7 @@ def test_ctrl_c_while_threads_train_gives_what_there_is():
     train = trials.train
 
     def endless(contestant, split, *, steps, seed, lr):
-        first = contestant.candidate.name in ("unchanged", "selu activation")
+        first = contestant.candidate.name in ("original", "selu activation")
         return train(contestant, split, steps=steps if first else 10**9, seed=seed, lr=lr)
 
     def interrupt(done, total, name):
@@ -470,7 +470,7 @@ def test_progress_counts_up_to_its_total():
         steps=2, seeds=2, limit=3, pairs=0, progress=lambda *what: seen.append(what)
     )
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
-    assert seen[0] == (0, 4, "the unchanged net") and {total for _, total, _ in seen} == {4}
+    assert seen[0] == (0, 4, "the original net") and {total for _, total, _ in seen} == {4}
 
 
 # ---- the order ------------------------------------------------------------------------------------------

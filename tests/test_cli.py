@@ -80,8 +80,8 @@ def test_remedies_are_tried_and_told(capsys, monkeypatch):
     code, out, err = run(capsys, "analyze", *SICK)
     assert code == 1
     assert "Remedies, tried on this data" in out
-    assert "as it is" in out
-    assert "the net as it is" in err  # progress, a line a stage where stderr is no terminal
+    assert "original" in out
+    assert "the original net" in err  # progress, a line a stage where stderr is no terminal
 
 
 def test_a_healthy_net_of_weights_that_are_too_small_hears_of_better_ones(capsys, monkeypatch):
@@ -348,12 +348,12 @@ def test_demo_cures_the_net(capsys, tmp_path):
     page = tmp_path / "demo.html"
     code, out, err = run(capsys, "demo", "--quick", "--html", str(page))
     assert code == 0
-    for part in ("VANISHING GRADIENTS", "as it is", "Summary", "Next steps"):
+    for part in ("VANISHING GRADIENTS", "original", "Summary", "Next steps"):
         assert part in out
     sick, cured = (float(value) for value in re.findall(r"(\d+\.\d)%  (?:vanishing|healthy)\n", out)[-2:])
     assert sick < 20.0
     assert cured > 95.0
-    assert "the net as it is" in err
+    assert "the original net" in err
     assert page.stat().st_size > 20_000
 
 
@@ -383,7 +383,7 @@ ANALYZE = ("analyze", "--data", "digits", "--widths", "64,16x12,10", "--activati
 
 def test_ctrl_c_ends_an_analysis_with_what_was_found(pressed, capsys):
     pytest.importorskip("sklearn")
-    assert pressed("the net as it is", *ANALYZE) == 130
+    assert pressed("the original net", *ANALYZE) == 130
     out, err = capsys.readouterr()
     assert out.startswith("handwritten digits") and "VANISHING GRADIENTS" in out and "Proposed, not tried" in out
     assert err.endswith("gradcore: interrupted\n")
@@ -394,13 +394,13 @@ def test_a_measurement_cut_short_is_told_and_no_remedies_follow(pressed, capsys,
     pytest.importorskip("sklearn")
     monkeypatch.setattr("gradcore.analysis.report.Report.remedies", lambda *arguments, **options: pytest.fail("tried"))
     assert pressed("measuring gradients", *ANALYZE, after=2) == 130
-    assert "cut short: not all was measured" in " ".join(capsys.readouterr().out.split())
+    assert "interrupted: not everything was measured" in " ".join(capsys.readouterr().out.split())
 
 
 def test_ctrl_c_ends_the_demo_after_the_part_it_cut_short(pressed, capsys, monkeypatch):
     pytest.importorskip("sklearn")
     monkeypatch.setattr("gradcore._demo.Demo.train", lambda *arguments: 0.1)
-    assert pressed("the net as it is", "demo", "--quick") == 130
+    assert pressed("the original net", "demo", "--quick") == 130
     out, err = capsys.readouterr()
     assert "Proposed, not tried" in out and "4. The cure" not in out and err.endswith("gradcore: interrupted\n")
 

@@ -31,7 +31,7 @@ def test_watch_training(capsys):
 
 
 def test_monitor_training(capsys):
-    with pytest.warns(gc.TrainingWarning, match="put back"):
+    with pytest.warns(gc.TrainingWarning, match="restored the net"):
         losses, monitor = example("monitor_training")()
     assert monitor.findings[0].since >= 150 and monitor.findings[0].cause == "learning_rate"
     assert losses[-1] < 0.5 * losses[0]

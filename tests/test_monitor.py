@@ -109,7 +109,7 @@ def test_what_one_check_shows_and_the_next_does_not_is_not_raised():
 
 def test_thirty_sigmoid_layers_vanish_from_the_start():
     net, monitor = gc.MLP([20] + [40] * 30 + [5], activation="sigmoid"), gc.Monitor()
-    with pytest.warns(gc.TrainingWarning, match=r"vanishing.*activation slope.*there from the start"):
+    with pytest.warns(gc.TrainingWarning, match=r"vanishing.*activation slope.*Present from the start"):
         fit(net, gc.optim.SGD(net, lr=0.01), monitor)
     (finding,) = monitor.findings
     assert (finding.kind, finding.severity, finding.cause) == ("vanishing", "critical", "activation_slope")
@@ -261,7 +261,7 @@ def test_a_training_too_short_for_its_budget_says_what_it_owes(monkeypatch):
     assert cost["share"] == pytest.approx(0.07) and cost["noting_share"] == pytest.approx(noted / 100)
     assert cost["owed_steps"] == pytest.approx(600)
     text = " ".join(str(monitor.report).split())
-    assert "7% of the time of the steps and 24% for noting them" in text
-    assert "over the budget of 1%" in text and "about 600 steps more would pay for them" in text
+    assert "7% of the training time and 24% for logging steps" in text
+    assert "exceeds the budget of 1%" in text and "about 600 more steps would pay for them" in text
     fit(net, optimizer, monitor, epochs=40)
-    assert monitor.report.cost["owed_steps"] == 0.0 and "over the budget" not in str(monitor.report)
+    assert monitor.report.cost["owed_steps"] == 0.0 and "exceeds the budget" not in str(monitor.report)

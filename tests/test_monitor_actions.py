@@ -143,10 +143,10 @@ def test_restore_and_a_lower_rate_save_the_training():
     net = deep()
     monitor = gc.Monitor(10, action=("lower_lr", "restore"), lr_factor=1e-3)
     optimizer = gc.optim.SGD(net, lr=runaway)
-    with pytest.warns(gc.TrainingWarning, match="put back the net as it was before step"):
+    with pytest.warns(gc.TrainingWarning, match="restored the net as it was before step"):
         history = fit(net, optimizer, monitor, epochs=8)
     finding = monitor.findings[0]
-    assert finding.actions[0].startswith("put back") and finding.actions[1].startswith("learning rate")
+    assert finding.actions[0].startswith("restored the net") and finding.actions[1].startswith("learning rate")
     assert optimizer.lr == pytest.approx(0.03)
     assert math.isfinite(history["loss"][-1]) and history["loss"][-1] < 1.5
     assert np.isfinite(net.parameters.flat).all()
@@ -195,7 +195,7 @@ def test_restore_goes_back_to_before_the_onset():
         fit(net, gc.optim.SGD(net, lr=0.01), At(step40=kill), monitor, epochs=5)
     finding = next(f for f in monitor.findings if f.kind == "dead_units")
     step = int(finding.actions[0].rsplit(maxsplit=1)[1])
-    assert finding.actions[0].startswith("put back") and step <= 40 <= finding.since < finding.raised
+    assert finding.actions[0].startswith("restored the net") and step <= 40 <= finding.since < finding.raised
     assert net.parameters["dense3.bias"].min() > -100
 
 
@@ -228,7 +228,7 @@ def test_a_training_that_breaks_again_and_again_is_ended():
     with pytest.warns(gc.TrainingWarning):
         history = fit(net, gc.optim.SGD(net, lr=50.0), monitor)
     assert history.stopped_by == "Monitor" and monitor.stopped
-    assert [f.actions[0][:8] for f in monitor.findings] == ["put back", "put back", "ended th"]
+    assert [f.actions[0][:8] for f in monitor.findings] == ["restored", "restored", "ended th"]
 
 
 def test_what_steps_do_not_bring_about_is_left_to_the_user():

@@ -166,7 +166,7 @@ def test_a_layer_norm_takes_the_weights_out():
 def test_print_says_what_matters():
     text = str(gc.predict([64] + [100] * 30 + [10], activation="sigmoid", init="glorot_normal"))
     assert "64, 100 x 30, 10, sigmoid" in text
-    assert "chi1 = 0.05572" in text and "4.2 dense layers" in text and "saturation" in text
+    assert "chi1 = 0.05572" in text and "4.2 dense layers" in text and "which saturate every unit" in text
     assert text.count("\n") > 20
 
 
@@ -187,7 +187,7 @@ def test_batch_norm_over_a_few_rows_has_no_theory(rows, tmp_path):
     """(B - 2) / (B - 3): the mean of 1 / variance of so few rows does not exist."""
     prediction = gc.predict(WIDTHS, normalization="batch", batch_size=rows)
     assert not prediction.valid and np.isnan(prediction.slope) and prediction.departs == ()
-    assert f"There is none: the variance of {rows} rows" in str(prediction)
+    assert f"No prediction: the variance of {rows} rows" in str(prediction)
     prediction.save_html(tmp_path / "page.html")
     assert gc.predict(WIDTHS, normalization="batch", batch_size=4).valid
     assert gc.predict(WIDTHS, normalization="layer", batch_size=1).valid
@@ -198,7 +198,7 @@ def test_batch_norm_over_three_rows_is_said_to_have_no_limit():
     rng = np.random.default_rng(0)
     report = gc.analyze(net, rng.standard_normal((120, 10)), rng.integers(0, 3, 120), batch_size=3)
     finding = next(f for f in report.findings if f.cause == "batch_norm")
-    assert "deviation of 3 rows, which chance brings near to zero, has no limit" in finding.explanation
+    assert "of 3 rows, which can be close to zero by chance, multiplies |delta|^2 without limit" in finding.explanation
     assert "larger batches limit it" in finding.explanation and not report.prediction.valid
     assert "No mean-field prediction: the variance of 3 rows" in str(report)
 
@@ -260,11 +260,11 @@ def test_the_page_shows_what_the_text_says(tmp_path):
     prediction.save_html(path)
     page = path.read_text(encoding="utf-8")
     assert page.count("<svg") == 4  # deltas, q, chi, cosine
-    assert f"&times; {story.gain(prediction.slope)}" in page and "serves shallow nets only" in page
+    assert f"&times; {story.gain(prediction.slope)}" in page and "suits only shallow nets" in page
     assert page.count('<th scope="row">') == prediction.chi.size
     assert prediction._repr_html_() in page and "<script" not in page
     assert gc.predict(WIDTHS, normalization="batch")._repr_html_().count("<svg") == 3  # no theory of the cosine
-    assert "There is none: fewer than two hidden layers" in gc.predict([4, 3, 1])._repr_html_()
+    assert "No prediction: with fewer than two hidden layers" in gc.predict([4, 3, 1])._repr_html_()
 
 
 def test_every_mark_of_the_page_lies_inside_its_frame():
@@ -282,5 +282,5 @@ def test_the_figure_shows_the_profile():
     np.testing.assert_allclose(axes[0].lines[0].get_ydata(), prediction.delta_log / (2 * math.log(10)))
     np.testing.assert_allclose(axes[2].lines[0].get_ydata()[:-1], np.log10(prediction.chi[:-1]))
     assert len(axes) == 4 and len(gc.predict(WIDTHS, normalization="batch").plot().axes) == 3
-    with pytest.raises(ValueError, match="nothing to plot: fewer than two hidden layers"):
+    with pytest.raises(ValueError, match="nothing to plot: with fewer than two hidden layers"):
         gc.predict([4, 3, 1]).plot()

@@ -85,7 +85,7 @@ def test_a_change_that_overfits_is_told_from_one_that_learns_nothing():
     net = gc.MLP([10] + [64] * 8 + [1])
     report = gc.analyze(net, x, target, loss="mse", optimizer=gc.optim.Adam(net, lr=1e-3))
     (remedy,) = report.remedies(steps=150, seeds=2)
-    fitted, before = re.search(r"overfits: its training loss is (\S+), that of the unchanged net (\S+)$",
+    fitted, before = re.search(r"overfits: its training loss is (\S+), that of the original net (\S+)$",
                                remedy.note).groups()  # fmt: skip
     assert not remedy.helps and float(fitted) < 0.5 * float(before) < remedy.before.loss < remedy.after.loss
 

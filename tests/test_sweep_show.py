@@ -73,7 +73,7 @@ def test_points_not_measured_are_left_out(result):
     assert sweep_html.heat_map(panel).count("<title>") == 2
     part.plot()
     empty = sweeps.SweepResult([], result.grid, result.settings, interrupted=True)
-    assert "cut short" in str(empty)
+    assert "interrupted" in str(empty)
     assert "<svg" in empty._repr_html_()
 
 
@@ -244,4 +244,4 @@ def test_command_interrupted(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("gradcore._status.Status.__call__", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     code, out, _ = run(capsys, "--depth", "2,3", "--out", str(tmp_path / "s.jsonl"))
     assert code == 130
-    assert "cut short" in out
+    assert "interrupted" in out

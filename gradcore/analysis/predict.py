@@ -269,11 +269,11 @@ def _deep_limit(stack: _Stack) -> dict[str, Any]:
     """What the deepest hidden layers would do if they went on for ever."""
     hidden = stack.depth - 1
     if hidden < 2:
-        return _no_theory("fewer than two hidden layers have no depth to carry a slope over")
+        return _no_theory("with fewer than two hidden layers there is no slope over depth")
     if stack.normalization == "batch" and math.isinf(theory.finite_batch_factor(stack.batch_size)):
         return _no_theory(
-            f"the variance of {stack.batch_size} rows comes so near to zero by chance that the growth of the gradient "
-            "under batch norm has no mean; four rows a batch are the least"
+            f"the variance of {stack.batch_size} rows can be so close to zero by chance that the growth of the "
+            "gradient under batch norm has no mean; it takes at least four rows per batch"
         )
     name, weight_var = stack.activations[-1], float(stack.weight_var[hidden - 1])
     slope = float((stack.delta_log[0] - stack.delta_log[hidden - 1]) / (hidden - 1))

@@ -137,7 +137,7 @@ class _Search:
 
     def run(self) -> None:
         """Try everything."""
-        self._show(0, "the unchanged net")
+        self._show(0, "the original net")
         self._try(range(len(self._order)), self._crew.submit(self._trial.sick.first, self._trial.seeds))
         for _ in range(self._pairs):
             pair = _best_pair(self.done)

@@ -280,7 +280,7 @@ class Prediction(Record):
         Path(path).write_text(prediction_html.page(self), encoding="utf-8")
 
     def __repr__(self) -> str:
-        return f"<Prediction: {len(self.chi)} layers, {self.slope:+.3g} on ln |delta|^2 a layer>"
+        return f"<Prediction: {len(self.chi)} layers, {self.slope:+.3g} on ln |delta|^2 per layer>"
 
     def __str__(self) -> str:
         from ..show.prediction_text import render

@@ -110,7 +110,7 @@ class Contestant:
 
     def __init__(self, case: Case, candidate: Candidate | None = None, crew: Crew | None = None) -> None:
         self.crew = Crew() if crew is None else crew
-        self.candidate = candidate or Candidate("as it is", "")
+        self.candidate = candidate or Candidate("original", "")
         self.case = case = self.candidate.case(case)
         self.preparation = Preparation.of(self.candidate, case)
         self.x, self.target = self.preparation.apply(case.x, case.target)

@@ -160,7 +160,7 @@ def _overfits(before: list[Trial], after: list[Trial]) -> list[str]:
     if not Effect.of(before, after, "fitted").sure:
         return []
     losses = [float(np.mean([trial.fitted for trial in group])) for group in (after, before)]
-    return [f"overfits: its training loss is {losses[0]:.3g}, that of the unchanged net {losses[1]:.3g}"]
+    return [f"overfits: its training loss is {losses[0]:.3g}, that of the original net {losses[1]:.3g}"]
 
 
 class Runner:

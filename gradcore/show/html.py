@@ -106,8 +106,8 @@ def _beside_branches(report: Report) -> str:
     if not story.has_skips(report):
         return ""
     return (
-        " With skip connections &delta; is the gradient inside the blocks; the factor per layer is judged by dL/dh, "
-        "the gradient of a layer&rsquo;s output, which passes beside them too."
+        " With skip connections, &delta; is the gradient inside the blocks. The factor per layer is that of dL/dh, the "
+        "gradient of a layer&rsquo;s output, which also passes around them."
     )
 
 
@@ -137,14 +137,14 @@ def _profile_section(report: Report) -> str:
     rounding = {"update": UNIT_ROUNDOFF.get(str(report.config.get("dtype")), 0.0)}
     figures = [_figure(title, _profile_chart(profiles[name], title, rounding.get(name, 0.0)))
                for name, title in titles.items()]  # fmt: skip
-    figures.append(_figure("Size of the gradients: where low precision loses them", exponent_chart(report)))
+    figures.append(_figure("Size of single deltas, and where low precision loses them", exponent_chart(report)))
     figures.append(_figure("Saturated units (line) and dead units (dashes), share", _unit_chart(report)))
     factors = story.mean_factors(report)
     if factors:
-        figures.append(_figure("What makes the factor on |delta|^2 per layer", factor_chart(factors)))
+        figures.append(_figure("Parts of the factor on |delta|^2 per layer", factor_chart(factors)))
     return (
         '<section><h2>The other profiles</h2><p class="muted">A weight gradient is the product of a delta and the '
-        "activations below it: it can be flat over depth where neither of them is.</p>"
+        "activations below it, so it can be flat over depth even if neither of them is.</p>"
         f'<div class="grid">{"".join(figures)}</div></section>'
     )
 
@@ -158,7 +158,7 @@ def _profile_chart(values: np.ndarray, label: str, rounding: float = 0.0) -> str
     chart = Chart(layer_range(len(log)), log_range(log))
     chart.line(log, "measured", dots=True)
     if rounding:
-        chart.level(math.log10(rounding), "limit", "lost to rounding below this")
+        chart.level(math.log10(rounding), "limit", "below this: lost to rounding")
     chart.missing(values)
     return chart.svg(f"{label}, over the layers")
 
@@ -257,7 +257,7 @@ def _remedies(report: Report) -> str:
     if tried:
         columns, as_is, *cells = remedy_story.table(tried)
         heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
-        rows = _remedy_row("", "as it is", as_is, "") + "".join(
+        rows = _remedy_row("", "original", as_is, "") + "".join(
             _remedy_row("&#10003;" if remedy.helps else "&#10007;", remedy.name, row, remedy.note,
                         "good" if remedy.helps else "failed")
             for remedy, row in zip(tried, cells, strict=True)

@@ -32,7 +32,7 @@ def _head(prediction: Prediction) -> str:
         f"<h1>{escape(story.net_words(prediction.config))}</h1></header>"
     )
     if not prediction.valid:
-        return f"{head}<p>There is none: {escape(prediction.note)}.</p>"
+        return f"{head}<p>No prediction: {escape(prediction.note)}.</p>"
     sentences = "".join(f"<p>{story.formulas(sentence)}</p>" for sentence in prediction_text.sentences(prediction))
     return head + _tiles(prediction) + sentences
 
@@ -42,10 +42,10 @@ def _tiles(prediction: Prediction) -> str:
     delta = "<i>&delta;</i>"
     tiles = [
         (f"&times; {story.gain(prediction.slope)}", f"|{delta}|<sup>2</sup> per layer"),
-        (typical, f"|{delta}| at the first hidden layer over the last; 95% of draws: {low} to {high}"),
+        (typical, f"|{delta}| at the first hidden layer, relative to the last; 95% of draws: {low} to {high}"),
     ]
     if math.isfinite(prediction.carried_depth):
-        tiles.append((story.number(prediction.carried_depth), "layers until the two ends differ by 100"))
+        tiles.append((story.number(prediction.carried_depth), "layers until the two ends differ by a factor of 100"))
     return tile_row(tiles)
 
 
@@ -77,7 +77,7 @@ def _profile_section(prediction: Prediction) -> str:
             chart.level(0.0, "limit", "above it gradients grow, below it they shrink")
         chart.line(shown, "theory", dots=True)
         figures.append(f"<figure><figcaption>{story.formulas(title)}</figcaption>{chart.svg(title)}</figure>")
-    return f'<section><h2>What makes it</h2><div class="grid">{"".join(figures)}</div></section>'
+    return f'<section><h2>What determines it</h2><div class="grid">{"".join(figures)}</div></section>'
 
 
 def _layer_table(prediction: Prediction) -> str:

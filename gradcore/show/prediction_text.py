@@ -17,7 +17,7 @@ def render(prediction: Prediction) -> str:
     terminal = Terminal.of(sys.stdout)
     lines = [f"Mean-field prediction of {story.net_words(prediction.config)}"]
     if not prediction.valid:
-        return "\n".join([*lines, f"There is none: {prediction.note}."])
+        return "\n".join([*lines, f"No prediction: {prediction.note}."])
     return "\n".join([*lines, *terminal.wrap(*sentences(prediction)), *_profile(prediction, terminal)])
 
 
@@ -26,8 +26,8 @@ def sentences(prediction: Prediction) -> list[str]:
     lines = [_slope_sentence(prediction)]
     if math.isfinite(prediction.carried_depth):
         lines.append(
-            f"Gradient norms at the two ends differ by 100 after {story.number(prediction.carried_depth, 2)} dense "
-            f"layers of this design; it has {len(prediction.chi)}."
+            f"Gradient norms at the two ends differ by a factor of 100 after "
+            f"{story.number(prediction.carried_depth, 2)} dense layers of this design; it has {len(prediction.chi)}."
         )
     limit = _limit_sentence(prediction)
     return [*lines, *filter(None, [limit, _gain_sentence(prediction), prediction.note])]
@@ -44,8 +44,8 @@ def ends(prediction: Prediction) -> tuple[float, float, float]:
 def _slope_sentence(prediction: Prediction) -> str:
     typical, low, high = (story.number(end) for end in ends(prediction))
     return (
-        f"On its way to the input |delta|^2 is multiplied by {story.gain(prediction.slope)} a layer: its norm at "
-        f"layer 0 is {typical} of that at the last hidden one (95% of random draws: {low} to {high})."
+        f"Towards the input, |delta|^2 is multiplied by {story.gain(prediction.slope)} per layer: the norm at layer 0 "
+        f"is {typical} times that at the last hidden layer (95% of random draws: {low} to {high})."
     )
 
 
@@ -54,9 +54,9 @@ def _limit_sentence(prediction: Prediction) -> str:
     depth_scale, trainable = (story.number(value) for value in (prediction.depth_scale, prediction.trainable_depth))
     normalization = prediction.config.get("normalization")
     if normalization is not None:
-        batch = f" at {prediction.batch_size} rows a batch" if normalization == "batch" else ""
+        batch = f" at {prediction.batch_size} rows per batch" if normalization == "batch" else ""
         text = (
-            f"{normalization.capitalize()} norm alone makes a factor of {story.number(prediction.chi_star, 4)}{batch}"
+            f"{normalization.capitalize()} norm alone gives a factor of {story.number(prediction.chi_star, 4)}{batch}"
         )
     elif math.isnan(prediction.q_star):
         text = f"Deep layers tend to a factor of {story.number(prediction.chi_star, 4)}"
@@ -64,7 +64,7 @@ def _limit_sentence(prediction: Prediction) -> str:
         text = f"Deep layers tend to q* = {story.number(prediction.q_star, 4)} and chi1 = "
         text += story.number(prediction.chi_star, 4)
     if math.isfinite(prediction.depth_scale):
-        text += f": a factor e every {depth_scale} layers"
+        text += f": a factor of e every {depth_scale} layers"
     if math.isfinite(prediction.trainable_depth) and normalization is None:
         text += f"; inputs stay distinguishable through about {trainable} layers"
     return text + "."
@@ -75,9 +75,9 @@ def _gain_sentence(prediction: Prediction) -> str:
         return ""
     if math.isnan(prediction.critical_gain):
         return "No weight scale keeps both signal and gradient level for this activation."
-    text = f"chi1 = 1 takes weights of standard deviation {story.number(prediction.critical_gain, 4)} / sqrt(fan_in)"
+    text = f"chi1 = 1 requires weights of standard deviation {story.number(prediction.critical_gain, 4)} / sqrt(fan_in)"
     if not can_be_level(prediction.config["activation"][-1]):
-        return text + ", which drive every unit into saturation: this activation serves shallow nets only."
+        return text + ", which saturate every unit: this activation suits only shallow nets."
     return text + "."
 
 

@@ -8,23 +8,23 @@ from collections.abc import Sequence
 from ..analysis.report import Outcome, Remedy, Report
 from . import story
 
-COLUMNS = ("gradients", "gain/layer", "loss", "right", "less loss", "time", "size")
+COLUMNS = ("gradients", "gain/layer", "loss", "accuracy", "loss reduced by", "time", "size")
 
 
 def note(report: Report) -> str:
     """How the remedies were tried."""
-    rate = "" if report.conditions.get("optimizer") else ", at the learning rate that suits it best of three"
+    rate = "" if report.conditions.get("optimizer") else ", at the best of three learning rates"
     outcomes = [outcome for remedy in report.tried for outcome in (remedy.before, remedy.after) if outcome is not None]
     classes = any(math.isfinite(outcome.accuracy) for outcome in outcomes)
-    held_out = "Loss and share of right answers are those" if classes else "The loss is that"
+    held_out = "Loss and accuracy are" if classes else "The loss is"
     return (
-        f"Each net was trained for the same number of steps{rate}, from fresh weights where the change makes new ones. "
-        f"{held_out} of held-out rows; the intervals are 95% over seeds."
+        f"Each net was trained for the same number of steps{rate}, from new weights where the change draws them. "
+        f"{held_out} on held-out rows; intervals are 95% over seeds."
     )
 
 
 def table(tried: Sequence[Remedy]) -> list[list[str]]:
-    """Headings, the row of the unchanged net, and a row for each of `tried`, at least one.
+    """Headings, the row of the original net, and a row for each of `tried`, at least one.
 
     A column in which nobody has anything, such as the right answers of a regression, is left out.
     """
@@ -53,10 +53,10 @@ def effect_sentence(remedy: Remedy) -> str:
         return "It was not tried."
     cells = dict(zip(COLUMNS, _cells(remedy), strict=True))
     return (
-        f"|delta|^2 is now multiplied by {cells['gain/layer']} a layer (before: {story.gain(remedy.before.slope)}). "
-        f"With the same short training the loss on held-out rows is {cells['loss']} in place of "
-        f"{_outcome_cells(remedy.before)[2]}: {cells['less loss']} less, the brackets being the 95% interval over "
-        f"seeds. A step takes {cells['time']} the time, with {cells['size']} the parameters."
+        f"|delta|^2 is now multiplied by {cells['gain/layer']} per layer (before: {story.gain(remedy.before.slope)}). "
+        f"After the same short training, the held-out loss is {cells['loss']} instead of "
+        f"{_outcome_cells(remedy.before)[2]}: lower by {cells['loss reduced by']}, with the 95% interval over seeds in "
+        f"brackets. A step takes {cells['time']} the time, with {cells['size']} the parameters."
     )
 
 

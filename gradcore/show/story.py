@@ -46,8 +46,8 @@ FLUSH_EXPONENTS = {"fp8 e4m3": -10, "fp8 e5m2": -17, "fp16": -25, "bf16": -134}
 
 TERMS = (
     ("activation", "root mean square of a layer's output over the batch"),
-    ("delta", "gradient of the loss with respect to a layer's pre-activation, norm over the batch"),
-    ("weight gradient", "gradient of the loss with respect to a layer's weights, norm"),
+    ("delta", "norm over the batch of the gradient of the loss with respect to a layer's pre-activation"),
+    ("weight gradient", "norm of the gradient of the loss with respect to a layer's weights"),
     ("saturated", "share of units whose derivative is below 1 % of its maximum"),
     ("dead", "share of units that are zero for every row of a batch"),
     ("update", "change of the weights in one step of the optimizer, relative to the weights"),
@@ -148,7 +148,7 @@ def counted(count: int, noun: str, nouns: str = "") -> str:
     return f"{count} {noun if count == 1 else nouns or noun + 's'}"
 
 
-_NO_OPTIMIZER = "plain SGD at a rate that suits it"
+_NO_OPTIMIZER = "plain SGD at a suitable learning rate"
 
 
 def conditions_line(report: Report) -> str:
@@ -164,7 +164,7 @@ def conditions_line(report: Report) -> str:
     optimizer = re.sub(r", \w+=(False|0\.0)\b", "", conditions.get("optimizer") or _NO_OPTIMIZER)
     parts.append(f"judged for {optimizer}")
     if conditions.get("interrupted"):
-        parts.append("cut short: not all was measured")
+        parts.append("interrupted: not everything was measured")
     return ", ".join(filter(None, parts))
 
 
@@ -183,7 +183,7 @@ def why(report: Report) -> list[str]:
         return broken or [_NO_DEPTH if len(report.layers) < 3 else _NO_PATH]
     level = f"{round(100 * slope.confidence)}% interval"
     first = (
-        f"On its way to the input every hidden layer multiplies the squared gradient {traveller(report)}^2 by "
+        f"Towards the input, each hidden layer multiplies the squared gradient {traveller(report)}^2 by "
         f"{gain(slope.value)} ({level} {gain(slope.low)} to {gain(slope.high)}; "
         f"healthy at this depth: {gain(slope.band_low)} to {gain(slope.band_high)})."
     )
@@ -230,7 +230,8 @@ def _ends_sentence(report: Report) -> list[str]:
     many, word = times(ratio)
     size = "about as large as" if 0.5 < ratio < 2 else f"{many} times {word} than"
     uneven = uneven_batches(report.slope, ratio, lambda typical: "{} times {}".format(*times(typical)))
-    return [f"At layer 0 {traveller(report)} is {size} at layer {len(report.layers) - 2}, the last hidden one{uneven}."]
+    last = f"layer {len(report.layers) - 2}, the last hidden layer"
+    return [f"At layer 0, {traveller(report)} is {size} at {last}{uneven}."]
 
 
 def _nonfinite_sentences(report: Report) -> list[str]:
@@ -252,10 +253,10 @@ def _factor_sentence(report: Report) -> list[str]:
     words = dict(FACTORS)
     if report.config.get("normalization"):  # it undoes the scale of the weights, so neither is a cause by itself
         factors["normalization"] = factors.get("normalization", 1.0) * factors.pop("weight_scale", 1.0)
-        words["normalization"] = "normalization, in which the size of the weights cancels"
+        words["normalization"] = "normalization (the size of the weights cancels)"
     sign = 1.0 if report.slope.value > 0 else -1.0
     name, value = max(factors.items(), key=lambda item: sign * math.log(item[1]))
-    return [f"The largest part of that factor is the {words[name]}: {number(value, 3)} per layer."]
+    return [f"The largest part of that factor is due to the {words[name]}: {number(value, 3)} per layer."]
 
 
 def _but_sentence(report: Report) -> list[str]:
@@ -266,7 +267,7 @@ def _but_sentence(report: Report) -> list[str]:
     if slope.inside_band or severities != {"info"}:
         return []
     if not beyond_band(slope):
-        return ["It may leave that band by the noise of batches or the luck of this draw of weights alone."]
+        return ["It may be outside that band only by the noise of batches or the luck of this draw of weights."]
     optimizer = (report.conditions.get("optimizer") or "SGD").split("(")[0]
     return [f"But under {optimizer} this does not stop the layers from moving."]
 
@@ -295,12 +296,12 @@ def prediction_lines(report: Report) -> list[str]:
     if not prediction.valid:
         return [f"No mean-field prediction: {prediction.note or 'no theory covers this design'}."]
     lines = [
-        f"Mean-field theory expects of this architecture with random weights a factor of "
+        f"For this architecture with random weights, mean-field theory predicts a factor of "
         f"{gain(prediction.slope)} on {traveller(report)}^2 per layer; measured: {gain(report.slope.value)}"
         f"{_luck(report)}."
     ]
     if prediction.depth_scale < 10 * len(report.layers):  # above that, the profile is level over this depth
-        words = f"The squared gradient changes by a factor e every {number(prediction.depth_scale)} layers"
+        words = f"The squared gradient changes by a factor of e every {number(prediction.depth_scale)} layers"
         if math.isfinite(prediction.trainable_depth):
             words += f"; inputs stay distinguishable through about {number(prediction.trainable_depth)} layers"
         lines.append(words + ".")
@@ -309,9 +310,10 @@ def prediction_lines(report: Report) -> list[str]:
     blames_weights &= all(can_be_level(layer.activation) for layer in report.layers if layer.activation)
     if blames_weights and math.isfinite(prediction.critical_gain):
         spread = number(prediction.critical_gain, 3)
-        lines.append(f"It would stay level with weights of standard deviation {spread} / sqrt(fan_in).")
+        lines.append(f"The gradient would stay level with weights of standard deviation {spread} / sqrt(fan_in).")
     if prediction.departs:
-        lines.append(f"The measured deltas leave the 95% band of random draws at {layer_names(prediction.departs)}.")
+        departs = layer_names(prediction.departs)
+        lines.append(f"The measured deltas are outside the 95% band of random draws at {departs}.")
     lines += depth_lines(report) + nearby_lines(report)
     return [*lines, *filter(None, [prediction.note])]
 
@@ -324,9 +326,9 @@ def depth_lines(report: Report) -> list[str]:
     ratio = number(float(report.conditions.get("thresholds", {}).get("norm_ratio", 100.0)))
     interval = f"{_layer_count(limit.measured_low)} to {_layer_count(limit.measured_high)}"
     line = (
-        f"This design can carry {_layer_count(limit.carried)} layers before gradient norms at the two ends differ by "
-        f"{ratio} (by the measured slope {_layer_count(limit.measured)}, {interval}; by theory "
-        f"{_layer_count(limit.predicted)}; by chance at this width {_layer_count(limit.chance)})."
+        f"This design can carry {_layer_count(limit.carried)} layers before the gradient norms at the two ends differ "
+        f"by a factor of {ratio} (measured slope: {_layer_count(limit.measured)}, {interval}; theory: "
+        f"{_layer_count(limit.predicted)}; random variation at this width: {_layer_count(limit.chance)})."
     )
     return [line]
 
@@ -341,18 +343,19 @@ def nearby_lines(report: Report) -> list[str]:
     lines, jacobian = [], report.jacobian
     measured = [layer.correlation for layer in report.layers[:-1]]
     if len(measured) > 1 and math.isfinite(measured[-1]):
-        line = f"Two inputs with a cosine of 0.9 have one of {number(measured[-1], 3)} in the last hidden layer"
+        reached = number(measured[-1], 3)
+        line = f"A cosine similarity of 0.9 between two inputs becomes {reached} by the last hidden layer"
         expected = report.prediction.correlation
         if len(expected) > 1 and math.isfinite(expected[-2]):
             line += f" (theory: {number(float(expected[-2]), 3)})"
         lines.append(line + ".")
     if jacobian is not None and jacobian.mean_square == 0.0:
-        lines.append("The output does not move with the input.")
+        lines.append("The output does not change with the input.")
     elif jacobian is not None and math.isfinite(jacobian.mean_square):
         low = ("" if jacobian.exact else "at most ") + number(float(jacobian.smallest[-1]))
         lines.append(
-            f"The output moves with the input by singular values of {number(float(jacobian.largest[0]))} down to "
-            f"{low}, {number(math.sqrt(jacobian.mean_square))} in root mean square."
+            f"The singular values of the input-output Jacobian range from {number(float(jacobian.largest[0]))} down "
+            f"to {low} (root mean square {number(math.sqrt(jacobian.mean_square))})."
         )
     return lines
 
@@ -363,7 +366,7 @@ def _luck(report: Report) -> str:
     if math.isnan(slope.systematic) or abs(slope.systematic - slope.value) < 0.01:
         return ""
     low, high = gain(slope.systematic_low), gain(slope.systematic_high)
-    return f", without the luck of this draw of weights {gain(slope.systematic)} ({low} to {high})"
+    return f", or {gain(slope.systematic)} ({low} to {high}) without the luck of this draw of weights"
 
 
 # ---- profiles --------------------------------------------------------------------------------
@@ -433,8 +436,8 @@ def expected_profiles(prediction: Prediction) -> list[tuple[str, np.ndarray, boo
     """(title, values over the layers, whether on a log scale) of the quantities behind a prediction."""
     profiles = [
         ("q, variance of the pre-activations", prediction.preact_var, True),
-        ("chi, factor of a layer on |delta|^2", prediction.chi, True),
-        ("cosine of inputs that begin at 0.9", prediction.correlation, False),
+        ("chi, factor on |delta|^2 per layer", prediction.chi, True),
+        ("cosine similarity of two inputs that start at 0.9", prediction.correlation, False),
     ]
     return [profile for profile in profiles if np.isfinite(profile[1]).any()]
 

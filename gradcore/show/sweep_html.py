@@ -37,7 +37,7 @@ def render(result: SweepResult) -> str:
 def _maps(result: SweepResult) -> str:
     found = sweep_story.panels(result)
     shown = found[: sweep_story.MAX_PANELS]
-    keys = [("cold", "gradients shrink towards the input"), ("hot", "they grow; full colour: by a factor of 2 a layer"),
+    keys = [("cold", "gradients shrink towards the input"), ("hot", "they grow; full colour: a factor of 2 per layer"),
             ("ring", "healthy in every seed")]  # fmt: skip
     if any(panel.line for panel in shown):
         keys.append(("theory", "critical line of mean-field theory"))

@@ -178,7 +178,7 @@ def conditions(result: SweepResult) -> str:
     settings = result.settings
     fixed.append(f"{_batches(result)}, {settings['loss']}, {settings['dtype']}")
     if result.interrupted:
-        fixed.append("cut short: not all points were measured")
+        fixed.append("interrupted: not all points were measured")
     return "; ".join(fixed)
 
 

@@ -51,7 +51,7 @@ def _table(result: SweepResult, terminal: Terminal) -> list[str]:
     styled = [terminal.style(lines[0], "dim")]
     for index in story.elide(len(summary), MAX_ROWS):
         if index is None:
-            styled.append(terminal.style(f"  {len(summary) - MAX_ROWS} designs between are in the rows", "dim"))
+            styled.append(terminal.style(f"  {len(summary) - MAX_ROWS} more designs are in the rows", "dim"))
             continue
         healthy = summary[index]["healthy"]
         style = "green" if healthy == 1.0 else "red" if healthy == 0.0 else "yellow"

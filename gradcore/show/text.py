@@ -131,14 +131,14 @@ def _profile(report: Report, terminal: Terminal, max_layers: int) -> list[str]:
     for index in story.elide(len(report.layers), max_layers):
         if index is None:
             hidden = len(report.layers) - max_layers
-            words = f"       {hidden} layers between are in the JSON and HTML reports"
+            words = f"       {hidden} more layers are in the JSON and HTML reports"
             lines.append(terminal.style(words, "dim"))
             continue
         layer = report.layers[index]
         tail = [f"{_extra(layer, name):>{len(name)}}" for name in extras]
         lines.append(f"{index:5}  {layer.out_features:5}  {'  '.join([*rows[index + 1], *tail])}".rstrip())
     spans = [f"{name} {_decades(value)}" for name, value in values.items()]
-    note = f"Bars are logarithmic; decades from one end of a column to the other: {', '.join(spans)}."
+    note = f"Bars are logarithmic. Decades that each column spans: {', '.join(spans)}."
     return lines + terminal.wrap(note, style="dim")
 
 
@@ -192,8 +192,8 @@ def _gain(report: Report, terminal: Terminal) -> list[str]:
     factors = story.mean_factors(report)
     if not factors:
         return []
-    intro = "The change of |delta|^2 from one layer to the one before it is a product. Geometric means over the layers:"
-    lines = [terminal.rule("What makes the factor per layer"), *terminal.wrap(intro)]
+    intro = "The factor on |delta|^2 from one layer to the one before it is a product. Geometric means over the layers:"
+    lines = [terminal.rule("Parts of the factor per layer"), *terminal.wrap(intro)]
     names = [(story.FACTORS[name], value) for name, value in factors.items()]
     names.append(("together", math.prod(factors.values())))
     for name, value in names:
@@ -224,7 +224,7 @@ def _prediction(report: Report, terminal: Terminal) -> list[str]:
 
 
 def remedies(report: Report, terminal: Terminal) -> list[str]:
-    """The table of remedies: the unchanged net, those that helped, those that did not."""
+    """The table of remedies: the original net, those that helped, those that did not."""
     helped, failed = remedy_story.split(report)
     untried = [remedy.name for remedy in report.tried if remedy.helps is None]
     lines = [terminal.rule("Remedies, tried on this data")] if report.tried else []
@@ -242,7 +242,7 @@ def _remedy_table(helped: Sequence[Remedy], failed: Sequence[Remedy], terminal: 
     rows = remedy_story.table(tried)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     numbers = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    names = ["", "  as it is", *(f"{terminal.mark(bool(remedy.helps))} {remedy.name}" for remedy in tried)]
+    names = ["", "  original", *(f"{terminal.mark(bool(remedy.helps))} {remedy.name}" for remedy in tried)]
     styles = ["dim", "bold", *["green"] * len(helped), *["dim"] * len(failed)]
     notes = ["", "", *(remedy.note for remedy in tried)]
     room = terminal.width - 2 - len(numbers[0])

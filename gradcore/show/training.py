@@ -20,7 +20,7 @@ MAPS = {
     "delta_norm": "deltas, norm",
     "weight_grad_norm": "weight gradients, norm",
     "activation_norm": "activations, norm",
-    "update_ratio": "one step, relative to the weights",
+    "update_ratio": "weight change of one step, relative to the weights",
 }
 _MAP_CELLS = 56  # width of a map as text, without its axis
 _SHADES, _ASCII_SHADES = " \u2591\u2592\u2593\u2588", " .:*#"
@@ -38,7 +38,7 @@ def onset(finding: TrainingFinding) -> str:
 def times(finding: TrainingFinding) -> str:
     """When a finding began, whether it has ended, and what was done about it."""
     if finding.healthy_until is None:
-        text = f"It was there from the start (seen since step {finding.since})"
+        text = f"Present from the start (seen since step {finding.since})"
     elif finding.healthy_until == finding.since - 1:
         text = f"It began in step {finding.since}"
     else:
@@ -48,7 +48,7 @@ def times(finding: TrainingFinding) -> str:
     if finding.ended is not None:
         text += f", and had ended by step {finding.ended}"
     done = [action for action in finding.actions if action != "warned"]
-    return f"{text}." + (f" What was done: {', '.join(done)}." if done else "")
+    return f"{text}." + (f" Actions: {', '.join(done)}." if done else "")
 
 
 def cost_line(report: TrainingReport) -> str:
@@ -60,8 +60,8 @@ def cost_line(report: TrainingReport) -> str:
     if cost["analyses"]:
         text += f", {int(cost['analyses'])} confirming analys{'es' if cost['analyses'] > 1 else 'is'}"
     if "share" in cost and not math.isnan(cost["share"]):
-        text += f", {story.percent(cost['share'])} of the time of the steps and {story.percent(cost['noting_share'])} "
-        text += f"for noting them{_on_credit(report)}"
+        text += f", {story.percent(cost['share'])} of the training time and {story.percent(cost['noting_share'])} "
+        text += f"for logging steps{_on_credit(report)}"
     return text + "."
 
 
@@ -72,8 +72,8 @@ def _on_credit(report: TrainingReport) -> str:
         return ""
     wait = f"{float(f'{owed:.2g}'):.0f}"
     return (
-        f"; that is over the budget of {story.percent(budget)}, as the first check and those that confirm are taken "
-        f"on credit: about {wait} steps more would pay for them"
+        f"; that exceeds the budget of {story.percent(budget)}, because the first check and those that confirm a "
+        f"finding run on credit: about {wait} more steps would pay for them"
     )
 
 
@@ -161,10 +161,10 @@ def render_html(report: TrainingReport) -> str:
 
 def _maps(report: TrainingReport) -> str:
     if not len(report.history["step"]):
-        return '<p class="muted">No check has been completed yet.</p>'
+        return '<p class="muted">No check has completed yet.</p>'
     figures = "".join(_map(report, name, words) for name, words in MAPS.items())
     return (
-        '<section><h2>The profiles over the training</h2><p class="muted">Each column is a check, each row a layer '
+        '<section><h2>The profiles during training</h2><p class="muted">Each column is a check, each row a layer '
         "(0, at the bottom, is at the input), darker for larger, on a logarithmic scale. Red: not finite or exactly "
         f'zero. Dashed: where a finding began.</p><div class="grid">{figures}</div></section>'
     )
