@@ -51,7 +51,7 @@ def main():
     net = gc.from_torch(model)  # before training, because the initial gradients decide
     optimizer = gc.optim.Adam(net, lr=1e-3)
     before = train(model, x, labels, lr=1e-3)
-    print(f"as it is: {before:.0%} of held-out digits right")
+    print(f"original: {before:.0%} of held-out digits right")
 
     report = gc.analyze(net, x, labels, optimizer=optimizer)
     print(report.findings[0].explanation)
