@@ -131,7 +131,7 @@ def test_a_rate_is_too_large_for_the_depth_although_no_loss_rises(optimizer, lr)
     assert subject.measurement.rehearsal.shift > 0.3 and subject.measurement.rehearsal.update_ratio.max() < 0.1
     report = gc.analyze(net, x, labels, optimizer=optimizer(net, lr=lr))
     assert (report.verdict, first(report).cause) == ("exploding", "learning_rate") and report.slope.inside_band
-    assert "the first step changes the output of the last hidden layer by" in first(report).explanation
+    assert "the first step changes the pre-activations of the last hidden layer by" in first(report).explanation
     lower = gc.analyze(net, x, labels, optimizer=gc.optim.Adam(net, lr=1e-4))
     assert lower.verdict == "healthy" and "exploding" not in {finding.kind for finding in lower.findings}
     shallow = gc.MLP([64, 64, 64, 64, 10], normalization="rms")

@@ -117,8 +117,9 @@ def steps_in_doubt(subject: Subject) -> Doubt | None:
         what = f"within {len(losses)} steps the loss rises from {first:.3g} to {peak:.3g}."
         return Doubt(what, update, rising=True, passing=not stays)
     if subject.case.optimizer is not None and _restless(subject, losses):
-        what = f"the first step changes the output of the last hidden layer by {wording.factor(rehearsal.shift)} times "
-        what += f"its norm, and within {len(losses)} steps the loss does not fall below that of a constant guess."
+        what = "the first step changes the pre-activations of the last hidden layer by "
+        what += f"{wording.factor(rehearsal.shift)} times their norm, and within {len(losses)} steps the loss does not "
+        what += "fall below that of a constant guess."
         return Doubt(what, update, rising=True, passing=True)
     return None
 
