@@ -10,7 +10,7 @@ import importlib
 import math
 import numbers
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,6 +37,11 @@ def described(value: object) -> str:
         return f"{value.dtype} {value.shape}"
     text = repr(value)
     return text if len(text) <= 60 else f"{type(value).__name__} {text[:50]}..."
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Names in one line, at most so many: of more, the first ones and the last."""
+    return ", ".join(names if len(names) <= most else [*names[: most - 2], "...", names[-1]])
 
 
 def number(value: object, name: str, expected: str, accept: Callable[[float], bool]) -> float:

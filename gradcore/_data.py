@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ._check import VALUE_LOSSES
+from ._check import VALUE_LOSSES, listed
 from ._scaling import standard_scaling
 
 CLASS_LOSSES = ("cross_entropy", "binary_cross_entropy")
@@ -329,8 +329,7 @@ def _as_classes(
 ) -> tuple[np.ndarray, str, int, tuple[str, ...], str]:
     labels = np.searchsorted(values, raw)
     names = _class_names(values)
-    shown = ", ".join(names if len(names) <= 10 else (*names[:8], "...", names[-1]))
-    note = f"target: {len(names)} classes ({shown}), so a classification with {loss}"
+    note = f"target: {len(names)} classes ({listed(names, 10)}), so a classification with {loss}"
     if loss == "cross_entropy":
         return labels.astype(np.int64), loss, len(names), names, note
     if len(names) != 2:

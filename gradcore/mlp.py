@@ -60,9 +60,8 @@ class Tensors(Mapping[str, Array]):
         try:
             offset, shape = self._table[name]
         except KeyError:
-            names = list(self._table)
-            shown = ", ".join(names if len(names) <= 6 else [*names[:4], "...", names[-1]]) or "none"
-            raise KeyError(f"expected one of {shown}; got {name!r}") from None
+            names = _check.listed(list(self._table), 6) or "none"
+            raise KeyError(f"expected one of {names}; got {name!r}") from None
         size = shape[0] * (shape[1] if len(shape) == 2 else 1)
         return self._flat()[offset : offset + size].reshape(shape)
 
@@ -221,8 +220,8 @@ class MLP:
     def config(self) -> dict[str, Any]:
         """The arguments that rebuild the net with its initial weights: `gc.MLP(**net.config)`.
 
-        Files, pickles and C hold no functions: "init" of a net from there may be "custom", and MLP then needs the
-        function that drew the weights.
+        "init" may be "custom" in a net from a file, a pickle, C or PyTorch, where the function that drew the weights is
+        not known. MLP does not take that name; give it another "init".
         """
         return {
             "widths": list(self.widths),

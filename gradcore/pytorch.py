@@ -27,7 +27,8 @@ def from_torch(model: Any) -> MLP:
             (BatchNorm1d, LayerNorm or RMSNorm, the same after every layer), an activation, and the addition of its
             input, in this order, as modules or in `forward`. Reshapes before the first layer, such as Flatten, are
             skipped; the net takes inputs [batch, in]. Of a larger model, pass the part that is such a net: model.actor,
-            or torch.nn.Sequential(model.body, model.head).
+            or torch.nn.Sequential(model.body, model.head). The model does not change, but no other thread may use it
+            during the call.
 
     Returns:
         A net with copies of the weights, float64 if any of them is float64, else float32. `gc.to_torch` converts back.
@@ -48,7 +49,7 @@ def from_torch(model: Any) -> MLP:
     reader = Reader(torch, model)
     net = reader.net()
     if reader.notes:
-        notes = "; ".join(text.format(_few(names)) for text, names in reader.notes.items())
+        notes = "; ".join(text.format(_check.listed(names, 5)) for text, names in reader.notes.items())
         warnings.warn(f"the net differs from the model: {notes}", UserWarning, stacklevel=2)
     return net
 
@@ -110,7 +111,3 @@ def _modules(torch: Any, net: MLP, layer: int) -> Iterator[tuple[str, Any]]:
     if hidden and net.activations[layer] != "identity":
         options = OPTIONS.get(net.activations[layer], {})
         yield f"activation{layer}", getattr(torch.nn, ACTIVATIONS[net.activations[layer]])(**options)
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names if len(names) <= 4 else [*names[:3], "...", names[-1]])
