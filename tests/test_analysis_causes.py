@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gradcore as gc
-from gradcore.analysis import Thresholds, causes, checks
+from gradcore.analysis import Thresholds, causes, steps
 from gradcore.analysis import mean_field as theory
 from gradcore.analysis.analyze import examine, make_case, measure_and_rehearse
 from gradcore.analysis.measure import Rehearsal
@@ -103,7 +103,7 @@ def test_what_rehearsed_steps_give_away(losses, update, words):
     measurement = measure_and_rehearse(case, Thresholds(), None)
     rehearsal = Rehearsal(1e-3, np.array(losses, float), np.array([0.1, np.inf, update, 0.1, 0.1]))
     subject = examine(case, replace(measurement, rehearsal=rehearsal), Thresholds())
-    findings = checks.large_steps(subject, vanishing=False)
+    findings = steps.large_steps(subject, vanishing=False)
     assert [finding.cause for finding in findings] == ["learning_rate"] * bool(words)
     assert not words or words in findings[0].explanation
 

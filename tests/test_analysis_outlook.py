@@ -7,7 +7,7 @@ import pytest
 
 import gradcore as gc
 import reference
-from gradcore.analysis import Thresholds, checks, judge
+from gradcore.analysis import Thresholds, judge, steps
 from gradcore.analysis.analyze import examine, make_case, measure_and_rehearse
 from gradcore.analysis.measure import Outlook, Rehearsal
 from gradcore.analysis.propagation import difference
@@ -89,7 +89,7 @@ def test_a_loss_that_is_thrown_up_may_come_down_again(peak, later, severity):
     rehearsal = Rehearsal(1e-3, np.array([1.4, peak, 30, 20, 20, 10, 10, 5]), np.full(5, 0.1))
     slope = examine(case, measurement, Thresholds()).slope if np.isfinite(later).all() else None
     measurement = replace(measurement, rehearsal=rehearsal, outlook=Outlook(later, slope, 1.0))
-    (finding,) = checks.large_steps(examine(case, measurement, Thresholds()), vanishing=False)
+    (finding,) = steps.large_steps(examine(case, measurement, Thresholds()), vanishing=False)
     assert finding.severity == severity
     assert ("below that of a constant guess" in finding.explanation) == (severity == "info")
 
@@ -112,12 +112,10 @@ def test_a_loss_that_rises_a_little_is_judged_by_what_a_lower_rate_makes_of_it(l
     losses = [np.full(64, level) for level in (later, slower)]
     measurement = replace(measurement, rehearsal=rehearsal, outlook=Outlook(losses[0], slope, 1.0, (), losses[1]))
     subject = examine(case, measurement, Thresholds())
-    assert [found.severity for found in checks.large_steps(subject, vanishing=False)] == (
-        [severity] if severity else []
-    )
-    assert checks.large_steps(subject, vanishing=True) == []
+    assert [found.severity for found in steps.large_steps(subject, vanishing=False)] == ([severity] if severity else [])
+    assert steps.large_steps(subject, vanishing=True) == []
     if severity == "info":
-        assert "at a tenth of this learning rate, 0.5" in checks.large_steps(subject, vanishing=False)[0].explanation
+        assert "at a tenth of this learning rate, 0.5" in steps.large_steps(subject, vanishing=False)[0].explanation
 
 
 @pytest.mark.parametrize(("optimizer", "lr"), [(gc.optim.Adam, 1e-3), (gc.optim.SGD, 0.01)])

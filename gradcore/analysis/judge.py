@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from ..mlp import skip_connections
-from . import causes, checks, wording
+from . import causes, checks, steps, wording
 from .arithmetic import bounded_exp, harmless
+from .doubt import learned
 from .measure import starved
 from .report import SEVERITIES, VERDICTS, Finding, Slope
 from .subject import LARGEST, Subject
@@ -64,13 +65,13 @@ def _findings(subject: Subject) -> list[Finding]:
         return [_nothing_left(subject), *checks.unscaled_input(subject)]
     travelling = [*zero_gradient(subject), *gradient_slope(subject)]
     found = verdict_of(travelling)
-    large = [] if found == "exploding" else checks.large_steps(subject, vanishing=found == "vanishing")
+    large = [] if found == "exploding" else steps.large_steps(subject, vanishing=found == "vanishing")
     return [
         *travelling,
         *large,
-        *checks.scale_to_unlearn(subject, explained=bool(travelling) or bool(large)),
-        *checks.small_steps(subject, explained=bool(travelling)),
-        *checks.few_rows(subject),
+        *steps.scale_to_unlearn(subject, explained=bool(travelling) or bool(large)),
+        *steps.small_steps(subject, explained=bool(travelling)),
+        *steps.few_rows(subject),
         *checks.dead_units(subject),
         *checks.saturation(subject),
         *checks.unscaled_input(subject),
@@ -373,7 +374,7 @@ def losses_of_vanishing(subject: Subject) -> dict[str, float]:
         needed = steps_to_tell_apart(subject)
         return {"steps_to_tell_inputs_apart": needed} if needed > subject.limits.learning_steps else {}
     speeds, outlook = subject.speeds, subject.measurement.outlook
-    learns = outlook is not None and checks.learned(subject, outlook.losses)
+    learns = outlook is not None and learned(subject, outlook.losses)
     relative = float(speeds.min() / speeds.max()) if speeds.max() > 0.0 else 0.0
     if relative < 1.0 / subject.limits.norm_ratio and not learns:
         lost["weakest_update_over_strongest"] = relative

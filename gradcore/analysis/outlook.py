@@ -19,15 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from . import causes, checks
+from . import causes
 from . import measure as measuring
 from .arithmetic import harmless
 from .case import Case
+from .doubt import Doubt, is_large_shift, learned, no_lower, outpaced, steps_in_doubt
 from .judge import beyond_band, may_leave_plateau, rescaled
 from .measure import Outlook, Progress
 from .propagation import difference
 from .rehearsal import MOST_REHEARSED, first_shift, rehearsal_steps, rehearse
 from .slope import estimate
+from .steps import error_of_scale
 from .subject import Subject
 from .weights import rescale
 
@@ -47,12 +49,12 @@ def look_ahead(subject: Subject, progress: Progress | None = None) -> Outlook | 
     if case.optimizer is None or case.step_size == 0.0:
         return None
     several = RECOVERY * rehearsal_steps(case)
-    doubt = checks.steps_in_doubt(subject)
+    doubt = steps_in_doubt(subject)
     if doubt is not None and not doubt.passing:
         return _of_doubt(subject, doubt, several, progress)
     if may_leave_plateau(subject):
         return _outlook(subject, several, progress, until=round(min(subject.limits.plateau_steps, MOST_STEPS)))
-    grows = bool(checks.error_of_scale(subject))
+    grows = bool(error_of_scale(subject))
     if grows or (rescaled(subject) and beyond_band(subject.slope) < 0):
         steps = _rewriting_steps(case)
         if not 0.0 < steps <= MOST_STEPS:
@@ -62,7 +64,7 @@ def look_ahead(subject: Subject, progress: Progress | None = None) -> Outlook | 
     return None if doubt is None else _of_doubt(subject, doubt, several, progress)
 
 
-def _of_doubt(subject: Subject, doubt: checks.Doubt, steps: int, progress: Progress | None) -> Outlook:
+def _of_doubt(subject: Subject, doubt: Doubt, steps: int, progress: Progress | None) -> Outlook:
     """What becomes of steps that look too large; where they may not be, also of as many at a lower rate."""
     found = _outlook(subject, steps, progress, patient=True, calmed_by=_calmed_by(subject))
     return _beside_lower_rate(subject, found, progress) if doubt.rising or doubt.falling else found
@@ -76,14 +78,14 @@ def _beside_lower_rate(subject: Subject, found: Outlook, progress: Progress | No
     case, steps = subject.case, len(found.losses)
     losses = _losses_at(SLOWER[0], case, steps, progress)
     tenth = replace(found, slower=losses)
-    if checks.learned(subject, found.losses) or checks.learned(subject, losses):
+    if learned(subject, found.losses) or learned(subject, losses):
         return tenth
-    calm = (share for share in SLOWER if not checks.is_large_shift(case, first_shift(_at_share(case, share))))
+    calm = (share for share in SLOWER if not is_large_shift(case, first_shift(_at_share(case, share))))
     share = next(calm, SLOWER[-1])
     if share == SLOWER[0]:
         return tenth
     slower = replace(found, slower=_losses_at(share, case, steps, progress), slower_share=share)
-    return slower if checks.outpaced(subject, slower) else tenth
+    return slower if outpaced(subject, slower) else tenth
 
 
 def _calmed_by(subject: Subject) -> tuple[str, ...]:
@@ -118,7 +120,7 @@ def _calm(subject: Subject, case: Case) -> bool:
     if not np.isfinite(measurement.losses).all():
         return False
     measurement = replace(measurement, rehearsal=rehearse(case, net))
-    doubt = checks.steps_in_doubt(replace(subject, case=case, measurement=measurement))
+    doubt = steps_in_doubt(replace(subject, case=case, measurement=measurement))
     return doubt is None or doubt.passing
 
 
@@ -148,9 +150,9 @@ def _outlook(
     optimizer = case.optimizer_for(net)
     rng = np.random.default_rng((case.seed, 3))
     losses = _train(case, net, optimizer, rng, steps, progress)
-    while np.isfinite(losses).all() and not checks.learned(subject, losses):
+    while np.isfinite(losses).all() and not learned(subject, losses):
         more = min(len(losses), until - len(losses))
-        if patient and 2 * len(losses) <= MOST_STEPS and not checks.no_lower(losses):
+        if patient and 2 * len(losses) <= MOST_STEPS and not no_lower(losses):
             more = len(losses)
         if more <= 0:
             break
