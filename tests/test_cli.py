@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import gradcore as gc
-from gradcore import _data, cli
+from gradcore import cli
 from gradcore._status import Status
+from gradcore.cli import table as tables
 
 pytest.importorskip("sklearn")
 
@@ -50,7 +51,7 @@ def test_an_internal_error_is_no_verdict(capsys, monkeypatch):
     def broken(arguments):
         return [][len(arguments.command)]
 
-    monkeypatch.setattr(cli, "run_info", broken)
+    monkeypatch.setattr("gradcore.cli.arguments.run_info", broken)
     line = "gradcore: internal error, IndexError: list index out of range (GRADCORE_TRACEBACK=1 shows where)\n"
     assert run(capsys, "info") == (2, "", line)
     monkeypatch.setenv("GRADCORE_TRACEBACK", "1")
@@ -179,14 +180,14 @@ def test_every_error_is_one_line_and_code_2(capsys, arguments, message):
 def test_bad_tables_name_the_line(csv, text, message):
     path = csv(text)
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        _data.load(path)
+        tables.load(path)
     assert str(error.value).startswith(path)
 
 
 def test_text_that_is_not_utf8(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"a,b\n1,\xff\n")
     with pytest.raises(ValueError, match="expected UTF-8 text, found byte 0xff"):
-        _data.load(str(tmp_path / "t.csv"))
+        tables.load(str(tmp_path / "t.csv"))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ def test_text_that_is_not_utf8(tmp_path):
     ],
 )
 def test_headers_and_delimiters(csv, text, rows, header):
-    table = _data.load(csv(text))
+    table = tables.load(csv(text))
     assert table.x.shape == (rows, 1)
     assert ("read as header" in table.notes[0]) == header
 
@@ -216,7 +217,7 @@ def test_headers_and_delimiters(csv, text, rows, header):
     ],
 )
 def test_a_column_that_counts_the_rows_is_no_feature(csv, text, target, features):
-    table = _data.load(csv(text), target=target)
+    table = tables.load(csv(text), target=target)
     np.testing.assert_array_equal(table.x[:, 0], features)
     assert table.x.shape == (3, 1)
     assert ("without the column that counts the rows" in table.notes[0]) == (features[0] == 5 and target is None)
@@ -226,7 +227,7 @@ def test_a_column_that_counts_the_rows_is_no_feature(csv, text, target, features
     ("target", "values"), [(None, [0, 1]), ("b", [3, 4]), ("0", [1, 2]), ("-2", [3, 4]), ("1", [3, 4])]
 )
 def test_target_column(csv, target, values):
-    table = _data.load(csv("a,b,c\n1,3,0\n2,4,1\n"), target=target, loss="mse")
+    table = tables.load(csv("a,b,c\n1,3,0\n2,4,1\n"), target=target, loss="mse")
     np.testing.assert_array_equal(table.target, np.array(values, np.float32)[:, None])
     assert table.x.shape == (2, 2)
 
@@ -237,7 +238,7 @@ def test_target_column(csv, target, values):
 )
 def test_unknown_target_column(csv, target, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        _data.load(csv("a,b\n1,0\n2,1\n"), target=target)
+        tables.load(csv("a,b\n1,0\n2,1\n"), target=target)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +256,7 @@ def test_unknown_target_column(csv, target, message):
 )
 def test_what_the_target_means(values, options, expected):
     arguments = {"loss": None, "outputs": None, **options}
-    y, loss, outputs, classes, _ = _data.interpret_target("t", np.array(values), **arguments)
+    y, loss, outputs, classes, _ = tables.interpret_target("t", np.array(values), **arguments)
     assert (loss, outputs) == expected
     assert y.dtype == (np.int64 if loss == "cross_entropy" else np.float32)
     assert bool(classes) == ("entropy" in loss)
@@ -271,11 +272,11 @@ def test_what_the_target_means(values, options, expected):
 )
 def test_losses_that_do_not_fit_the_target(values, loss, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        _data.interpret_target("t", np.array(values), loss, None)
+        tables.interpret_target("t", np.array(values), loss, None)
 
 
 def test_labels_keep_their_names():
-    y, _, _, classes, note = _data.interpret_target("t", np.array([30, 10, 20, 10]), None, None)
+    y, _, _, classes, note = tables.interpret_target("t", np.array([30, 10, 20, 10]), None, None)
     np.testing.assert_array_equal(y, [2, 0, 1, 0])
     assert classes == ("10", "20", "30")
     assert "3 classes (10, 20, 30)" in note
@@ -283,11 +284,11 @@ def test_labels_keep_their_names():
 
 def test_one_hot_rows_are_classes_and_probabilities_are_those_of_the_loss():
     hot, soft = np.eye(3)[[0, 2, 0]], np.array([[0.5, 0.25, 0.25]] * 3)
-    y, loss, outputs, classes, note = _data.interpret_target("t", hot, None, 3)
+    y, loss, outputs, classes, note = tables.interpret_target("t", hot, None, 3)
     assert (y.tolist(), loss, outputs, classes) == ([0, 2, 0], "cross_entropy", 3, ("0", "1", "2"))
     assert note == "target: one-hot rows of 3 classes, so a classification with cross_entropy"
     for values, given, expected in ((hot, "mse", "mse"), (soft, None, "mse"), (soft, "cross_entropy", "cross_entropy")):
-        y, loss, outputs, _, note = _data.interpret_target("t", values, given, 3)
+        y, loss, outputs, _, note = tables.interpret_target("t", values, given, 3)
         assert (y.shape, y.dtype, loss, outputs) == ((3, 3), np.float32, expected, 3)
     assert note == "target: probabilities of 3 classes, for cross_entropy"
 
@@ -295,7 +296,7 @@ def test_one_hot_rows_are_classes_and_probabilities_are_those_of_the_loss():
 def test_npz(tmp_path):
     path = str(tmp_path / "t.npz")
     np.savez(path, X=np.ones((4, 3)), target=np.arange(8.0).reshape(4, 2))
-    table = _data.load(path)
+    table = tables.load(path)
     assert (table.x.shape, table.target.shape, table.loss, table.outputs) == ((4, 3), (4, 2), "mse", 2)
 
 
@@ -314,20 +315,20 @@ def test_bad_npz(tmp_path, arrays, message):
     path = str(tmp_path / "t.npz")
     np.savez(path, **arrays)
     with pytest.raises(ValueError, match=re.escape(message)):
-        _data.load(path)
+        tables.load(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 nothing", b"\x93NUMPY\x01\x00", b"\x80\x04 like a pickle"])
 def test_damaged_npz(content, tmp_path):
     (tmp_path / "t.npz").write_bytes(content)
     with pytest.raises(ValueError, match=r"not a readable \.npz") as error:
-        _data.load(str(tmp_path / "t.npz"))
+        tables.load(str(tmp_path / "t.npz"))
     assert "pickle" not in str(error.value)  # NumPy's own message tells how to load one
 
 
 def test_standardized():
     x = np.array([[1.0, 5.0, 0.1], [3.0, 5.0, 0.1], [2.0, 5.0, 0.1]], np.float32)
-    table = _data.Table("t", x, np.zeros((3, 1), np.float32), "mse", 1, (), ())
+    table = tables.Table("t", x, np.zeros((3, 1), np.float32), "mse", 1, (), ())
     column, zeros = np.array([-1.0, 1.0, 0.0]) * math.sqrt(1.5), np.zeros((3, 2))
     np.testing.assert_allclose(table.standardized().x[:, 0], column, rtol=1e-6)
     np.testing.assert_array_equal(
@@ -338,7 +339,7 @@ def test_standardized():
 def test_missing_scikit_learn_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'gradcore\[demo\]'"):
-        _data.load("digits")
+        tables.load("digits")
 
 
 # ---- demo, info, the program -------------------------------------------------------------------------------
@@ -399,7 +400,7 @@ def test_a_measurement_cut_short_is_told_and_no_remedies_follow(pressed, capsys,
 
 def test_ctrl_c_ends_the_demo_after_the_part_it_cut_short(pressed, capsys, monkeypatch):
     pytest.importorskip("sklearn")
-    monkeypatch.setattr("gradcore._demo.Demo.train", lambda *arguments: 0.1)
+    monkeypatch.setattr("gradcore.cli.demo.Demo.train", lambda *arguments: 0.1)
     assert pressed("the original net", "demo", "--quick") == 130
     out, err = capsys.readouterr()
     assert "Proposed, not tried" in out and "4. The cure" not in out and err.endswith("gradcore: interrupted\n")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
 
-from . import _data
-from ._status import Status
-from .analysis.analyze import analyze
-from .analysis.report import Remedy, Report
-from .mlp import MLP
-from .optim import SGD, cosine
-from .show import text
-from .training import Callback
+from .._status import Status
+from ..analysis.analyze import analyze
+from ..analysis.report import Remedy, Report
+from ..mlp import MLP
+from ..optim import SGD, cosine
+from ..show import text
+from ..training import Callback
+from .outputs import OK, UNHEALTHY, check_outputs, write_outputs
+from .table import holdout, load
 
 WIDTHS = [64, *[100] * 30, 10]
 HELD_OUT = 0.25
@@ -35,8 +37,8 @@ class Demo:
 
     def __init__(self, seed: int, silent: bool, interrupted: Callable[[], bool]) -> None:
         self.seed, self.silent, self.interrupted = seed, silent, interrupted
-        table = _data.load("digits")
-        train, test = _data.holdout(table, HELD_OUT, seed)
+        table = load("digits")
+        train, test = holdout(table, HELD_OUT, seed)
         self.notes, self.classes = table.notes, len(table.classes)
         self.train_data = table.x[train], table.target[train]
         self.test_data = table.x[test], table.target[test]
@@ -96,6 +98,19 @@ class _Accuracy(Callback):
             bar = self.demo.terminal.bar(accuracy, 24)
             self.demo.say(f"  epoch {epoch:2}  loss {logs['loss']:6.3f}  held-out accuracy {accuracy:6.1%}  {bar}")
         return done
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    """`gradcore demo`."""
+    check_outputs(arguments)
+    report, worked = run(
+        seed=arguments.seed,
+        quick=arguments.quick,
+        silent=arguments.json == "-",
+        interrupted=lambda: arguments.interrupts.seen,
+    )
+    write_outputs(report, arguments)
+    return OK if worked else UNHEALTHY
 
 
 def run(

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ._check import VALUE_LOSSES, listed
-from ._scaling import standard_scaling
+from .._check import VALUE_LOSSES, listed
+from .._scaling import standard_scaling
 
 CLASS_LOSSES = ("cross_entropy", "binary_cross_entropy")
 

@@ -1,35 +1,22 @@
-"""The command line: `gradcore demo`, `gradcore analyze`, `gradcore predict`, `gradcore sweep`, `gradcore info`.
-
-Reports go to stdout, progress and errors to stderr. Every error is one line and exit code 2; GRADCORE_TRACEBACK=1 in
-the environment prints the traceback before that line. After Ctrl-C, a command shows its results so far and starts
-nothing new; a second Ctrl-C ends it at once.
-"""
+"""The commands and their options, and how the values of options are read."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import re
-import sys
-import traceback
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
 
-from . import _check, _core, _data, config
-from ._runtime import cpu_info, get_num_threads
-from ._status import Interrupts, Status
-from .analysis.report import Prediction, Report
-from .init import activations, initializers
-from .show import story, sweep_text, text
-from .sweeps import SweepResult
-
-OK, UNHEALTHY, ERROR, INTERRUPTED = 0, 1, 2, 130
-OPTIMIZERS = ("sgd", "rmsprop", "adam", "adamw")
-_NORMALIZATIONS: dict[Any, Any] = {"none": None, "batch": "batch", "layer": "layer", "rms": "rms"}
+from .. import _check, _core, config
+from ..init import activations, initializers
+from .analyze import NORMALIZATIONS, OPTIMIZERS, run_analyze, run_predict
+from .demo import run_demo
+from .info import run_info
+from .outputs import ERROR
+from .sweep import run_sweep
+from .table import CLASS_LOSSES
 
 _EXIT_CODES = """exit code: 0 the gradients are healthy, 1 they are not, 2 an error (described in one line on stderr),
 130 interrupted (the report shows the results so far)"""
@@ -51,45 +38,6 @@ exit code: 0 all nets were measured, 2 an error, 130 interrupted (run it again w
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    if arguments.places:
-        print(" ".join(show() for show in arguments.places))
-        return OK
-    if arguments.command is None:
-        parser.error("expected a command: demo, analyze, predict, sweep or info")
-    try:
-        with Interrupts() as arguments.interrupts:
-            code = int(arguments.run(arguments))
-            sys.stdout.flush()  # so that a broken pipe raises here, not in the interpreter's last flush
-        if arguments.interrupts.seen:
-            raise KeyboardInterrupt
-        return code
-    except BrokenPipeError:  # the reader of the pipe, such as `head`, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
-    except KeyboardInterrupt:
-        print("\ngradcore: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        if os.environ.get("GRADCORE_TRACEBACK"):
-            traceback.print_exc()
-        print(f"gradcore: {_one_line(error)}", file=sys.stderr)
-        return ERROR
-
-
-def _one_line(error: Exception) -> str:
-    message = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, (ValueError, TypeError, FloatingPointError, OSError, ImportError, MemoryError)):
-        return message
-    return f"internal error, {type(error).__name__}: {message} (GRADCORE_TRACEBACK=1 shows where)"
-
-
-# ---- arguments -------------------------------------------------------------------------------
-
-
 class _Parser(argparse.ArgumentParser):
     """Prints errors as one line, like all other errors of the command line."""
 
@@ -97,7 +45,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(ERROR, f"gradcore: {message} (see {self.prog} --help)\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; `run` of its result is the function of the chosen command."""
     parser = _Parser(
         prog="gradcore",
         description="Finds vanishing and exploding gradients in deep MLPs, explains them, and tests cures.",
@@ -159,7 +108,7 @@ def _add_analyze(commands: Any) -> None:
     add("--target", metavar="COLUMN", help="target column of a CSV, by name or index (default: the last)")
     add("--standardize", action="store_true", help="shift each feature to mean 0, scale it to variance 1")
     _add_design(analyze)
-    losses = (*_data.CLASS_LOSSES, *_check.VALUE_LOSSES)
+    losses = (*CLASS_LOSSES, *_check.VALUE_LOSSES)
     add("--loss", choices=losses, metavar="NAME", help=f"{', '.join(losses)} (default: depends on the target)")
     add(
         "--optimizer",
@@ -180,7 +129,7 @@ def _add_design(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--widths", required=True, type=_widths, metavar="LIST", help="layer widths; 64,100x30,10 has 30 layers of 100")
     add("--activation", default="relu", choices=activations(), metavar="NAME", help=", ".join(activations()))
-    kinds = tuple(_NORMALIZATIONS)
+    kinds = tuple(NORMALIZATIONS)
     add("--normalization", choices=kinds, default="none", help="normalization before each activation (default: none)")
     add("--residual", action="store_true", help="add each block's input to its output where their widths are equal")
     add("--init", default="auto", choices=initializers(), metavar="NAME", help=", ".join(initializers()))
@@ -293,208 +242,3 @@ def _seed(argument: str) -> int:
     if not argument.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {argument!r}")
     return int(argument)
-
-
-# ---- analyze ---------------------------------------------------------------------------------
-
-
-def run_analyze(arguments: argparse.Namespace) -> int:
-    """`gradcore analyze`; returns the exit code, which gives the verdict."""
-    from . import analysis
-    from .analysis.candidates import starts_small
-
-    check_outputs(arguments)
-    table = _load_table(arguments)
-    net = _build_net(arguments)
-    with Status(sys.stderr) as status:
-        report = analysis.analyze(
-            net,
-            table.x,
-            table.target,
-            loss=table.loss,
-            optimizer=_build_optimizer(arguments, net),
-            batch_size=arguments.batch_size,
-            batches=arguments.batches,
-            seed=arguments.seed,
-            progress=status,
-        )
-        whole = not report.conditions["interrupted"]
-        if whole and not arguments.no_remedies and (report.verdict != "healthy" or starts_small(report)):
-            report.remedies(progress=status)
-    if arguments.json != "-":
-        print("\n".join(table.notes), end="\n\n")
-        print(text.render(report, color=None))
-    write_outputs(report, arguments)
-    return OK if report.verdict == "healthy" else UNHEALTHY
-
-
-def run_predict(arguments: argparse.Namespace) -> int:
-    """`gradcore predict`."""
-    from . import analysis
-
-    check_outputs(arguments)
-    prediction = analysis.predict(
-        arguments.widths,
-        activation=arguments.activation,
-        normalization=_NORMALIZATIONS[arguments.normalization],
-        residual=arguments.residual,
-        init=arguments.init,
-        weight_var=arguments.weight_var,
-        bias_var=arguments.bias_var,
-        batch_size=arguments.batch_size,
-    )
-    if arguments.json != "-":
-        print(prediction)
-    write_outputs(prediction, arguments)
-    return OK
-
-
-def _load_table(arguments: argparse.Namespace) -> _data.Table:
-    widths = arguments.widths
-    table = _data.load(arguments.data, target=arguments.target, loss=arguments.loss, outputs=widths[-1])
-    features = table.x.shape[1]
-    if widths[0] != features or widths[-1] != table.outputs:
-        raise ValueError(
-            f"--widths starts with {widths[0]} and ends in {widths[-1]}, but {table.source} has {features} features "
-            f"and its target needs {story.counted(table.outputs, 'output')} ({table.loss})"
-        )
-    return table.standardized() if arguments.standardize else table
-
-
-def _build_net(arguments: argparse.Namespace) -> Any:
-    from .mlp import MLP
-
-    return MLP(
-        arguments.widths,
-        activation=arguments.activation,
-        normalization=_NORMALIZATIONS[arguments.normalization],
-        residual=arguments.residual,
-        init=arguments.init,
-        seed=arguments.seed,
-    )
-
-
-def _build_optimizer(arguments: argparse.Namespace, net: Any) -> Any:
-    from . import optim
-
-    if arguments.optimizer is None and arguments.lr is None:
-        return None
-    kinds = (optim.SGD, optim.RMSprop, optim.Adam, optim.AdamW)
-    name = arguments.optimizer or "sgd"
-    default = 0.1 if name == "sgd" else 1e-3
-    return dict(zip(OPTIMIZERS, kinds, strict=True))[name](net, default if arguments.lr is None else arguments.lr)
-
-
-def check_outputs(arguments: argparse.Namespace) -> None:
-    """Raise ValueError before the analysis if its report could not be written."""
-    names = ("html", "json", "csv", "out")
-    for option, name in ((f"--{name}", getattr(arguments, name, None)) for name in names):
-        if name == "-" and option in ("--html", "--out"):
-            raise ValueError(f"{option}: expected a file, got '-'")
-        if name and name != "-" and (Path(name).is_dir() or not Path(name).resolve().parent.is_dir()):
-            raise ValueError(f"{option}: cannot write {name}: it is a directory, or its directory does not exist")
-
-
-def write_outputs(report: Report | Prediction | SweepResult, arguments: argparse.Namespace) -> None:
-    """Write the requested files; `--json -` prints to stdout."""
-    if arguments.html:
-        report.save_html(arguments.html)
-        print(f"wrote {arguments.html}", file=sys.stderr)
-    if arguments.json == "-":
-        print(report.to_json())
-    elif arguments.json:
-        Path(arguments.json).write_text(report.to_json() + "\n", encoding="utf-8")
-        print(f"wrote {arguments.json}", file=sys.stderr)
-
-
-# ---- sweep -----------------------------------------------------------------------------------
-
-_RESIDUAL: dict[Any, Any] = {"no": False, "yes": True}
-
-
-def run_sweep(arguments: argparse.Namespace) -> int:
-    """`gradcore sweep`."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from .sweeps import sweep
-
-    check_outputs(arguments)
-    names = ("depth", "width", "activation", "init", "weight_var", "bias_var")
-    grid = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    for name, words in (("normalization", _NORMALIZATIONS), ("residual", _RESIDUAL)):
-        if getattr(arguments, name) is not None:
-            grid[name] = [_check.choice(word, f"--{name}", words) for word in getattr(arguments, name)]
-    grid["seed"] = range(arguments.seeds)
-    data: dict[str, Any] = {}
-    if arguments.data is not None:
-        table = _data.load(arguments.data, target=arguments.target)
-        table = table.standardized() if arguments.standardize else table
-        data = {"x": table.x, "target": table.target, "loss": table.loss}
-    elif arguments.target is not None or arguments.standardize:
-        raise ValueError("--target and --standardize: expected --data as well, got none")
-    with ThreadPoolExecutor(arguments.workers or get_num_threads()) as executor:
-        result = sweep(
-            grid,
-            **data,
-            batch_size=arguments.batch_size,
-            batches=arguments.batches,
-            executor=executor,
-            path=arguments.out,
-        )
-    _write_sweep(result, arguments)
-    return INTERRUPTED if result.interrupted else OK
-
-
-def _write_sweep(result: SweepResult, arguments: argparse.Namespace) -> None:
-    if "-" not in (arguments.json, arguments.csv):
-        print(sweep_text.render(result, color=None))
-    if arguments.csv == "-":
-        print(result.to_csv(), end="")
-    elif arguments.csv:
-        Path(arguments.csv).write_text(result.to_csv(), encoding="utf-8")
-        print(f"wrote {arguments.csv}", file=sys.stderr)
-    write_outputs(result, arguments)
-
-
-# ---- demo and info ---------------------------------------------------------------------------
-
-
-def run_demo(arguments: argparse.Namespace) -> int:
-    """`gradcore demo`."""
-    from . import _demo
-
-    check_outputs(arguments)
-    report, worked = _demo.run(
-        seed=arguments.seed,
-        quick=arguments.quick,
-        silent=arguments.json == "-",
-        interrupted=lambda: arguments.interrupts.seen,
-    )
-    write_outputs(report, arguments)
-    return OK if worked else UNHEALTHY
-
-
-def run_info(arguments: argparse.Namespace) -> int:
-    """`gradcore info`."""
-    info = {
-        "version": _core.version(),
-        "abi": _core.abi_version(),
-        **cpu_info(),
-        "numpy": np.__version__,
-        "python": sys.version.split()[0],
-    }
-    if arguments.json:
-        print(json.dumps(info, indent=2))
-        return OK
-    idle = [name for name in info["targets"] if name not in info["supported"]]
-    rest = f"; built, but not supported by this CPU: {', '.join(idle)}" if idle else ""
-    wanted = os.environ.get("GRADCORE_TARGET", "")
-    forced = " (GRADCORE_TARGET)" if wanted == info["target"] else ""
-    if wanted and not forced:
-        rest += f"; GRADCORE_TARGET={wanted} is ignored: this CPU supports no such target"
-    print(f"gradcore  {info['version']} (ABI {info['abi']})")
-    print(f"target    {info['target']}{forced}; supported: {', '.join(info['supported'])}{rest}")
-    print(f"bfloat16  {'native products' if info['bfloat16_products'] else 'products of rounded float32'}")
-    print(f"threads   {info['num_threads']}, from {info['threads_from']}")
-    print(f"NumPy     {info['numpy']}, Python {info['python']}")
-    return OK
