@@ -106,10 +106,9 @@ def choice(value: object, name: str, choices: dict[Any, Choice]) -> Choice:
     raise error(f"{name}: expected one of {expected}, got {described(value)}")
 
 
-def callback(value: object, name: str, expected: str = "a function or None") -> None:
-    """Something that can be called, or None."""
-    if value is not None and not callable(value):
-        raise TypeError(f"{name}: expected {expected}, got {described(value)}")
+def progress(value: object) -> bool:
+    """What `progress` asks for, if it is no function: a bool; None counts as False."""
+    return value is not None and flag(value, "progress", "True, False or a function")
 
 
 def instance(value: object, name: str, kind: type, expected: str) -> None:

@@ -22,7 +22,7 @@ def callbacks(progress: bool | Callable[[Logs], Any], epochs: int) -> list[Any]:
     """The callback that `progress` asks for, if any."""
     if callable(progress):
         return [_Function(progress)]
-    if not _check.flag(progress, "progress", "True, False or a function"):
+    if not _check.progress(progress):
         return []
     if sys.stderr is not None and sys.stderr.isatty():
         try:

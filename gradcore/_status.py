@@ -1,27 +1,57 @@
-"""Status of a long command, as a live line on a terminal, else one line per stage; and handling of Ctrl-C."""
+"""Status of long work, as a live line on a terminal, else one line per stage; and handling of Ctrl-C."""
 
 from __future__ import annotations
 
+import shutil
 import signal
+import sys
 import threading
 import time
-from typing import TextIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from . import _check
+
+Progress = Callable[[int, int, str], Any]  # (done, total, what)
 
 _REFRESH_SECONDS = 0.1
 _BAR_WIDTH = 24
+# Work that ends sooner shows nothing.
+_SHORT_SECONDS = 0.5
+
+
+@contextmanager
+def shown(progress: bool | Progress | None) -> Iterator[Progress | None]:
+    """What a `progress` argument asks for: a function to call with (done, total, what), or None.
+
+    True: a live line on stderr where that is a terminal, for work that is not short; elsewhere nothing, so that logs
+    and notebooks stay as they are. A function: itself. False or None: nothing.
+
+    Raises:
+        TypeError: anything else.
+    """
+    if callable(progress):
+        yield progress
+    elif _check.progress(progress) and sys.stderr and sys.stderr.isatty():
+        with Status(sys.stderr, _SHORT_SECONDS) as status:
+            yield status
+    else:
+        yield None
 
 
 class Status:
-    """Shows progress; called with (done, total, what) by `gc.analyze` and `Report.remedies`.
+    """Shows progress; called with (done, total, what) by `gc.analyze`, `Report.remedies` and `gc.sweep`.
 
-    On a terminal it redraws one line and erases it at the end. Elsewhere it prints each new `what` once, so that a log
-    shows the progress too. Use it as a context manager.
+    On a terminal it redraws one line, for the first time after `delay` seconds, and erases it at the end. Elsewhere it
+    prints each new `what` once, so that a log shows the progress too. Use it as a context manager.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, delay: float = 0.0) -> None:
         self._stream, self._live = stream, stream.isatty()
         self._what, self._drawn = "", 0.0
         self._start = time.monotonic()
+        self._first = self._start + delay
 
     def __call__(self, done: int, total: int, what: str) -> None:
         """Show that `done` of `total` parts of `what` are finished."""
@@ -29,11 +59,12 @@ class Status:
         if not self._live:
             if what != self._what:
                 print(f"  {now - self._start:5.1f} s  {what}", file=self._stream, flush=True)
-        elif what != self._what or done >= total or now - self._drawn >= _REFRESH_SECONDS:
+        elif now >= self._first and (what != self._what or done >= total or now - self._drawn >= _REFRESH_SECONDS):
             filled = round(_BAR_WIDTH * min(done / total, 1.0)) if total else 0
             bar = "#" * filled + "." * (_BAR_WIDTH - filled)
             text = f"  [{bar}] {now - self._start:5.1f} s  {what}"
-            print(f"\r\033[K{text[:100]}", end="", file=self._stream, flush=True)
+            text = text[: shutil.get_terminal_size().columns - 1]  # a line that wraps could not be erased
+            print(f"\r\033[K{text}", end="", file=self._stream, flush=True)
             self._drawn = now
         self._what = what
 
@@ -41,7 +72,7 @@ class Status:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._live:
+        if self._drawn:
             print("\r\033[K", end="", file=self._stream, flush=True)
 
 

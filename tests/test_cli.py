@@ -446,17 +446,3 @@ def test_as_a_module_with_the_reader_gone(tmp_path):
     process.wait(60)
     assert "Traceback" not in error
     assert "Error" not in error
-
-
-def test_status_on_a_terminal_draws_one_line_and_erases_it():
-    from io import StringIO
-
-    stream = StringIO()
-    stream.isatty = lambda: True
-    with Status(stream) as status:
-        status(0, 2, "first")
-        status(2, 2, "second")
-    drawn = stream.getvalue()
-    assert "\n" not in drawn
-    assert "[############" in drawn
-    assert drawn.endswith("\r\033[K")

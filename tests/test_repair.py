@@ -150,7 +150,7 @@ def test_arguments_are_checked():
         ({"seconds": -1}, ValueError),
         ({"seconds": math.nan}, ValueError),
         ({"verify": "no"}, TypeError),
-        ({"progress": True}, TypeError),
+        ({"progress": 1}, TypeError),
     ],
     ids=str,
 )

@@ -300,9 +300,7 @@ def test_progress(capsys):
     gc.sweep({"depth": [2, 3], "width": 4}, batch_size=16, progress=lambda *args: seen.append(args))
     assert seen == [(done, 2, "measuring 2 nets") for done in (0, 1, 2)]
     gc.sweep({"depth": 2, "width": 4}, batch_size=16)
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "measuring 1 net\n" in err
+    assert capsys.readouterr() == ("", "")  # where stderr is no terminal
 
 
 # ---- errors ------------------------------------------------------------------------------------------------
@@ -349,7 +347,7 @@ def test_progress(capsys):
         ({}, {"batch_size": 0}, ValueError, "batch_size: expected a whole number >= 1"),
         ({}, {"batches": 0}, ValueError, "batches: expected a whole number >= 1"),
         ({}, {"executor": 4}, TypeError, "executor: expected a concurrent.futures.Executor or None, got 4"),
-        ({}, {"progress": 1}, TypeError, "progress: expected True or False"),
+        ({}, {"progress": 1}, TypeError, "progress: expected True, False or a function"),
         ({}, {"dtype": "float16"}, ValueError, "dtype: expected one of"),
     ],
 )

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _check
+from .._status import Progress, shown
 from . import measure as measuring
 from .arithmetic import harmless
 from .case import SGD_LR, Case, batch_rows
 from .depth import depth_limit
 from .judge import judge
-from .measure import Measurement, Progress
+from .measure import Measurement
 from .outlook import look_ahead
 from .predict import expected_profile
 from .propagation import propagate
@@ -39,7 +40,7 @@ def analyze(
     batches: int = 8,
     seed: int = 0,
     thresholds: Thresholds | None = None,
-    progress: Progress | None = None,
+    progress: bool | Progress | None = True,
 ) -> Report:
     """Measure a net's gradients on data, judge them, and explain what is wrong.
 
@@ -58,7 +59,8 @@ def analyze(
             norm, gradients depend on the batch size and it is kept: use the batch size you train with.
         seed: seed of the choice of batches.
         thresholds: limits of the judgement; see `Thresholds`.
-        progress: called with (done, total, what) while measuring.
+        progress: True shows a line on a terminal while it runs, False nothing; a function is called with
+            (done, total, what).
 
     Returns:
         A Report.
@@ -67,11 +69,11 @@ def analyze(
         ValueError, TypeError: naming the argument.
     """
     start = time.perf_counter()
-    _check.callback(progress, "progress")
     case = make_case(net, x, target, loss, optimizer, batch_size, batches, seed)
     limits = thresholds or Thresholds()
     _check.instance(limits, "thresholds", Thresholds, "a gradcore.analysis.Thresholds or None")
-    measurement = measure_and_rehearse(case, limits, progress)
+    with shown(progress) as show:
+        measurement = measure_and_rehearse(case, limits, show)
     return report_of(case, measurement, limits, start)
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from .._status import Progress
 from ..flow import FORMATS
 from ..mlp import skip_connections
 from .arithmetic import harmless
@@ -28,8 +29,6 @@ _MASKED = {"relu": "activation_zero_share", "hard_tanh": "saturated_share"}
 # The square of a norm goes with the n rows of a batch as n^(1 - power): |h|^2 is a sum over them, and so is |delta|^2,
 # to which each gives 1 / n^2 of its own; all else is no sum over rows.
 _ROW_POWERS = {"activation_norm": 0, "delta_norm": 2, "grad_output_norm": 2, "grad_preact_norm": 2}
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

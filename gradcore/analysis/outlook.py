@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 
+from .._status import Progress
 from . import causes
 from . import measure as measuring
 from .arithmetic import harmless
 from .case import Case
 from .doubt import Doubt, is_large_shift, learned, no_lower, outpaced, steps_in_doubt
 from .judge import beyond_band, may_leave_plateau, rescaled
-from .measure import Outlook, Progress
+from .measure import Outlook
 from .propagation import difference
 from .rehearsal import MOST_REHEARSED, first_shift, rehearsal_steps, rehearse
 from .slope import estimate

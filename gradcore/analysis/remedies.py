@@ -18,9 +18,9 @@ from typing import Any
 
 from .. import _check
 from .._runtime import get_num_threads
+from .._status import Progress, shown
 from .candidates import Candidate, combined, propose
 from .case import Case
-from .measure import Progress
 from .report import Remedy, Report
 from .subject import Thresholds
 from .trials import Crew
@@ -40,7 +40,7 @@ def find_remedies(
     limit: int = 8,
     pairs: int = 1,
     seconds: float | None = None,
-    progress: Progress | None = None,
+    progress: bool | Progress | None = True,
 ) -> list[Remedy]:
     """Remedies for the findings of a report; see `Report.remedies`.
 
@@ -51,7 +51,8 @@ def find_remedies(
         seeds: trainings per candidate, >= 2; an undecided comparison gets as many again.
         limit: most candidates to try, the likeliest first. pairs: most pairs of the best candidates to try.
         seconds: start no further candidate after this time.
-        progress: called with (done, total, name of a candidate being tried), by the calling thread.
+        progress: True shows a line on a terminal while it runs, False nothing; a function is called with (done, total,
+            name of a candidate being tried), by the calling thread.
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -64,17 +65,18 @@ def find_remedies(
         An interrupt (KeyboardInterrupt) ends the trials and returns the results so far.
     """
     check_trials(verify=verify, steps=steps, seeds=seeds, limit=limit, pairs=pairs, seconds=seconds, progress=progress)
-    limits = Thresholds(**report.conditions["thresholds"])
-    candidates = propose(report, case, limits)[:limit]
-    if not verify or not candidates:
-        return [remedy_of(candidate, case) for candidate in candidates]
-    budget = default_steps(case) if steps is None else steps
-    deadline = math.inf if seconds is None else time.monotonic() + seconds
-    with Crew(max(1, min(get_num_threads(), len(candidates)))) as crew:
-        trial = Verification(report, case, limits, budget, seeds, crew)
-        search = _Search(trial, candidates, pairs, deadline, progress)
-        with suppress(KeyboardInterrupt):
-            search.run()
+    with shown(progress) as show:
+        limits = Thresholds(**report.conditions["thresholds"])
+        candidates = propose(report, case, limits)[:limit]
+        if not verify or not candidates:
+            return [remedy_of(candidate, case) for candidate in candidates]
+        budget = default_steps(case) if steps is None else steps
+        deadline = math.inf if seconds is None else time.monotonic() + seconds
+        with Crew(max(1, min(get_num_threads(), len(candidates)))) as crew:
+            trial = Verification(report, case, limits, budget, seeds, crew)
+            search = _Search(trial, candidates, pairs, deadline, show)
+            with suppress(KeyboardInterrupt):
+                search.run()
     return [each.remedy for each in _ranked(search.done)] + [remedy_of(each, case) for each in search.untried]
 
 
@@ -86,7 +88,7 @@ def check_trials(
     limit: int,
     pairs: int,
     seconds: float | None,
-    progress: Progress | None,
+    progress: bool | Progress | None,
 ) -> None:
     """Check the options of `find_remedies` before anything is measured.
 
@@ -100,7 +102,8 @@ def check_trials(
         _check.integer(value, name, lowest)
     if seconds is not None:
         _check.number(seconds, "seconds", "a number >= 0 or None", lambda given: given >= 0)
-    _check.callback(progress, "progress")
+    if not callable(progress):
+        _check.progress(progress)
 
 
 class _Search:

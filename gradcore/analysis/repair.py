@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _check
+from .._status import Progress, shown
 from .analyze import analyze, make_case, measure_and_rehearse, report_of
-from .measure import Progress
 from .remedies import check_trials, find_remedies
 from .report import Record, Remedy, Report
 from .subject import Thresholds
@@ -82,7 +82,7 @@ def repair(
     seed: int = 0,
     thresholds: Thresholds | None = None,
     rounds: int = 2,
-    progress: Progress | None = None,
+    progress: bool | Progress | None = True,
     **trials: Any,
 ) -> Repair:
     """Analyse a net, try remedies on its data, apply the best that helped, and analyse the result.
@@ -96,7 +96,8 @@ def repair(
     Args:
         net, x, target, loss, optimizer, batch_size, batches, seed, thresholds: as for `analyze`.
         rounds: most rounds of treatment; another round follows while the net is not healthy.
-        progress: called with (done, total, what) while measuring and trying.
+        progress: True shows a line on a terminal while it runs, False nothing; a function is called with
+            (done, total, what).
         trials: steps, seeds, limit, pairs, seconds, as for `Report.remedies`.
 
     Returns:
@@ -109,18 +110,19 @@ def repair(
     """
     rounds = _check.integer(rounds, "rounds", 1)
     x, target = _check.array(x, "x"), _check.array(target, "target")
-    check_trials(**((find_remedies.__kwdefaults__ or {}) | trials))
+    check_trials(**((find_remedies.__kwdefaults__ or {}) | trials | {"progress": progress}))
     settings: dict[str, Any] = {"loss": loss, "batch_size": batch_size, "batches": batches, "seed": seed}
-    before = analyze(net, x, target, optimizer=optimizer, thresholds=thresholds, progress=progress, **settings)
-    found = Repair(net.copy(), None, before.verdict == "healthy", before, before)
-    found = replace(found, optimizer=_like(optimizer, found.net, found.training))
-    for _ in range(rounds):
-        done = found.cured or found.after.conditions["interrupted"]
-        tried = [] if done else found.after.remedies(progress=progress, **trials)
-        best = next((remedy for remedy in tried if remedy.helps), None)
-        if best is None:
-            break
-        found = _applied(found, best, (x, target), optimizer, settings, progress)
+    with shown(progress) as show:
+        before = analyze(net, x, target, optimizer=optimizer, thresholds=thresholds, progress=show, **settings)
+        found = Repair(net.copy(), None, before.verdict == "healthy", before, before)
+        found = replace(found, optimizer=_like(optimizer, found.net, found.training))
+        for _ in range(rounds):
+            done = found.cured or found.after.conditions["interrupted"]
+            tried = [] if done else found.after.remedies(progress=show, **trials)
+            best = next((remedy for remedy in tried if remedy.helps), None)
+            if best is None:
+                break
+            found = _applied(found, best, (x, target), optimizer, settings, show)
     return found
 
 

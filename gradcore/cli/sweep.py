@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import _check
 from .._runtime import get_num_threads
+from .._status import Status
 from ..show import sweep_text
 from ..sweeps import SweepResult
 from .analyze import NORMALIZATIONS
@@ -38,7 +39,7 @@ def run_sweep(arguments: argparse.Namespace) -> int:
         data = {"x": table.x, "target": table.target, "loss": table.loss}
     elif arguments.target is not None or arguments.standardize:
         raise ValueError("--target and --standardize: expected --data as well, got none")
-    with ThreadPoolExecutor(arguments.workers or get_num_threads()) as executor:
+    with ThreadPoolExecutor(arguments.workers or get_num_threads()) as executor, Status(sys.stderr) as status:
         result = sweep(
             grid,
             **data,
@@ -46,6 +47,7 @@ def run_sweep(arguments: argparse.Namespace) -> int:
             batches=arguments.batches,
             executor=executor,
             path=arguments.out,
+            progress=status,
         )
     _write_sweep(result, arguments)
     return INTERRUPTED if result.interrupted else OK

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from .. import _check
 from .._runtime import get_num_threads
+from .._status import Progress, shown
 from ..analysis.arithmetic import bounded_exp
 from ..analysis.measure import travelling_norm
 from ..analysis.report import Report
@@ -24,8 +24,6 @@ from ..mlp import MLP
 from .file import SweepFile
 from .grid import Array, Row, build, checked_axes, key, points
 from .result import SweepResult, as_row
-
-Progress = Callable[[int, int, str], Any]
 
 # The default inputs: standard normal, as mean-field theory assumes, and wide enough to average.
 _FEATURES, _CLASSES = 100, 10
@@ -43,7 +41,7 @@ def sweep(
     dtype: str = "float32",
     executor: Executor | None = None,
     path: str | PathLike[str] | None = None,
-    progress: bool | Progress = True,
+    progress: bool | Progress | None = True,
 ) -> SweepResult:
     """Measure the gradients of a net at every point of a grid.
 
@@ -60,7 +58,7 @@ def sweep(
             ProcessPoolExecutor(initializer=gc.set_num_threads, initargs=(1,)).
         path: file of finished points (JSON lines). If it exists, the sweep resumes from it; a file of another
             configuration or other data is refused.
-        progress: True shows a line on stderr, False nothing; a function is called with (done, total, what).
+        progress: True shows a line on a terminal, False nothing; a function is called with (done, total, what).
 
     Returns:
         SweepResult, with rows in the order of the grid for any executor. Ctrl-C ends the sweep early; the result then
@@ -87,7 +85,7 @@ def sweep(
         file = None if path is None else stack.enter_context(SweepFile(path, config))
         done = {} if file is None else {key(point): as_row(point, result) for point, result in file.rows}
         todo = [point for point in wanted if key(point) not in done]
-        show = stack.enter_context(_shown(progress))
+        show = stack.enter_context(shown(progress))
         run = _Run(work, file, show, done, len(wanted))
         interrupted = run(todo, executor or stack.enter_context(_threads(len(todo))))
     rows = [done[key(point)] for point in wanted if key(point) in done]
@@ -121,27 +119,13 @@ def _threads(num_points: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(1, min(get_num_threads(), num_points)), "gradcore-sweep")
 
 
-@contextmanager
-def _shown(progress: bool | Progress) -> Iterator[Progress]:
-    """(done, total, what) -> None as `progress` asks for."""
-    from .._status import Status
-
-    if callable(progress):
-        yield progress
-    elif _check.flag(progress, "progress"):
-        with Status(sys.stderr) as status:
-            yield status
-    else:
-        yield lambda done, total, what: None
-
-
 @dataclass
 class _Run:
     """Measures points and writes each to the file as soon as it is finished."""
 
     work: _Work
     file: SweepFile | None
-    show: Progress
+    show: Progress | None
     done: dict[str, Row]
     total: int
 
@@ -164,7 +148,8 @@ class _Run:
         return False
 
     def _progress(self) -> None:
-        self.show(len(self.done), self.total, f"measuring {self.total} net{'s' if self.total > 1 else ''}")
+        if self.show is not None:
+            self.show(len(self.done), self.total, f"measuring {self.total} net{'s' if self.total > 1 else ''}")
 
     def _keep(self, point: Row, future: Future[Row]) -> None:
         try:
