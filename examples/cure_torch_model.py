@@ -48,8 +48,8 @@ def main():
     x = (x / 8 - 1).astype(np.float32)
     torch.manual_seed(0)
     model = Net()
-    net = gc.from_torch(model)  # before training, because the initial gradients decide
-    optimizer = gc.optim.Adam(net, lr=1e-3)
+    # before training, because the initial gradients decide
+    net, optimizer = gc.from_torch(model, torch.optim.Adam(model.parameters(), lr=1e-3))
     before = train(model, x, labels, lr=1e-3)
     print(f"original: {before:.0%} of held-out digits right")
 

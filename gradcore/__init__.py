@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from .analysis.repair import repair
     from .feedback_alignment import DirectFeedbackMLP
     from .history import History
+    from .interop.sklearn import from_sklearn
+    from .interop.torch import from_torch, to_torch
     from .monitor import Monitor
-    from .pytorch import from_torch, to_torch
     from .sweeps import sweep
     from .training import Callback, EarlyStopping, TrainingWarning
 
@@ -66,6 +67,7 @@ __all__ = [
     "cpu_info",
     "export_c",
     "flow",
+    "from_sklearn",
     "from_torch",
     "get_cmake_dir",
     "get_include",
@@ -91,9 +93,10 @@ _LAZY = {
     "analysis": ("analysis", None),
     "analyze": ("analysis", "analyze"),
     "export_c": ("export", "export_c"),
-    "from_torch": ("pytorch", "from_torch"),
+    "from_sklearn": ("interop.sklearn", "from_sklearn"),
+    "from_torch": ("interop.torch", "from_torch"),
     "predict": ("analysis", "predict"),
-    "to_torch": ("pytorch", "to_torch"),
+    "to_torch": ("interop.torch", "to_torch"),
     "repair": ("analysis", "repair"),
     "DirectFeedbackMLP": ("feedback_alignment", "DirectFeedbackMLP"),
     "sweep": ("sweeps", "sweep"),

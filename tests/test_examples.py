@@ -114,7 +114,8 @@ def test_readme_cures_a_model_of_pytorch(rng, torch):
     hidden = [part for width in [5] + [16] * 20 for part in (torch.nn.Linear(width, 16), torch.nn.Sigmoid())]
     model = torch.nn.Sequential(*hidden, torch.nn.Linear(16, 3))
     x = rng.standard_normal((256, 5)).astype("float32")
-    given = {"gc": gc, "torch": torch, "model": model, "x": x, "labels": np.argmax(x[:, :3], axis=1)}
+    given = {"gc": gc, "model": model, "x": x, "labels": np.argmax(x[:, :3], axis=1)}
+    given["optimizer"] = torch.optim.Adam(model.parameters(), lr=1e-3)
     exec(compile(program, "README.md", "exec"), given)
     assert given["report"].verdict == "vanishing" and "Adam" in given["report"].conditions["optimizer"]
     assert isinstance(given["cured"], torch.nn.Module)

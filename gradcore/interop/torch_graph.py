@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .mlp import MLP, NORM_EPS, skip_connections
+from .. import _check
+from ..mlp import MLP, NORM_EPS, skip_connections
 
 _MOMENTUM = 0.1  # of batch norm's running statistics; kNormMomentum in the library
 
@@ -59,6 +60,20 @@ _FORM = (
     "a gradcore net is a sequence of dense layers (Linear), each but the last optionally followed by a normalization, "
     f"an activation and the addition of its input, in this order; {_PART}"
 )
+
+
+class Notes:
+    """What differs between a model and its net: texts, and the names for their {}."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[str]] = {}
+
+    def add(self, text: str, name: str = "") -> None:
+        """Note a difference; `name` is what its {} stands for."""
+        self._names.setdefault(text, []).append(name)
+
+    def __str__(self) -> str:
+        return "; ".join(text.format(_check.listed(names, 5)) for text, names in self._names.items())
 
 
 @contextmanager
@@ -145,14 +160,15 @@ class Reader:
         self._sizes: set[Any] = set()  # nodes that compute with shapes
         self._ending: _Operation | None = None  # an operation that only the output may follow
         self._used: dict[int, Any] = {}  # modules and parameters, by identity
-        self.notes: dict[str, list[str]] = {}  # texts, and the names for their {}
+        self.notes = Notes()
+        self.tensors: dict[str, Any] = {}  # the model's tensor, or None, for each of the net's
 
     def _trace(self) -> Any:
         if any(isinstance(part, self._torch.jit.ScriptModule) for part in self._root.modules()):
             raise ValueError("model: torch.jit made it, which leaves no forward to trace; pass the original model")
         for name, part in self._root.named_modules():
             if part._backward_hooks or part._backward_pre_hooks:
-                self._note("backward hooks of {} are left out", name.partition(".")[2] or type(part).__name__)
+                self.notes.add("backward hooks of {} are left out", name.partition(".")[2] or type(part).__name__)
             # Module.compile sets the last of these.
             vars(part).update(_backward_hooks={}, _backward_pre_hooks={}, _compiled_call_impl=None)
         try:
@@ -167,9 +183,6 @@ class Reader:
             if node.op == "call_method" and not node.users and not node.target.endswith("_"):
                 graph.erase_node(node)
         return graph
-
-    def _note(self, text: str, name: str = "") -> None:
-        self.notes.setdefault(text, []).append(name)
 
     # ---- nodes -------------------------------------------------------------------------------------------
 
@@ -224,7 +237,7 @@ class Reader:
         elif kind in _OUTPUT_NOTES and self._blocks and self._blocks[-1].is_linear:
             if operation.option("dim", 0, -1) not in (None, 1, -1):
                 self._refuse(operation, "normalizes over the batch, not over the classes (dim=1)")
-            self._note(_OUTPUT_NOTES[kind])
+            self.notes.add(_OUTPUT_NOTES[kind])
             self._ending = operation
         else:
             self._refuse(operation, "has no counterpart in gradcore")
@@ -246,7 +259,7 @@ class Reader:
 
     def _pass_on(self, operation: _Operation) -> None:
         if operation.kind in _DROPOUTS and operation.option("p", 0, 0.5) > 0:
-            self._note("Dropout is left out")
+            self.notes.add("Dropout is left out")
         if operation.kind in _RESHAPES and self._blocks:
             self._ending = self._ending or operation
         self._same[operation.node] = self._origin(self._value)
@@ -262,9 +275,11 @@ class Reader:
         for hook in computing:
             hook(module, ())
         if computing or hasattr(module, "parametrizations"):
-            self._note("tensors of {} are computed (weight norm, pruning); the net trains the results", operation.label)
+            self.notes.add(
+                "tensors of {} are computed (weight norm, pruning); the net trains the results", operation.label
+            )
         if len(computing) < len(before) or module._forward_hooks or "forward" in vars(module):
-            self._note("hooks of {} are left out", operation.label)
+            self.notes.add("hooks of {} are left out", operation.label)
 
     # ---- blocks ------------------------------------------------------------------------------------------
 
@@ -366,7 +381,7 @@ class Reader:
     def _free_the_last(self, block: _Block) -> None:
         """Drop a sigmoid after the output; refuse anything else."""
         if block.activation == "sigmoid" and block.norm is None and not block.skip:
-            self._note(_OUTPUT_NOTES["sigmoid"])
+            self.notes.add(_OUTPUT_NOTES["sigmoid"])
         elif not block.is_linear:
             followed = block.activation or ("an addition" if block.skip else type(block.norm).__name__)
             raise ValueError(f"model: {block.label} is the last layer, but {followed} follows it; {_FORM}")
@@ -393,9 +408,10 @@ class Reader:
             for name in ("weight", "bias", "running_mean", "running_var"):
                 given[f"norm{layer}.{name}"] = getattr(block.norm, name, None)
             self._note_differences(block)
+        self.tensors.update(given)
         for tensor, values in given.items():
             if tensor in net.parameters and values is not None and not values.requires_grad:
-                self._note("{} require no gradients, but the net trains them", tensor)
+                self.notes.add("{} require no gradients, but the net trains them", tensor)
             for tensors in (net.parameters, net.buffers):
                 if tensor in tensors:
                     tensors[tensor] = self._without_effect(tensor) if values is None else self._values(net, values)
@@ -407,16 +423,16 @@ class Reader:
         """The value without effect of a tensor that the model does not have."""
         name = tensor.partition(".")[2]
         if name.startswith("running"):
-            self._note("the model keeps no running statistics of batch norm; the net starts new ones")
+            self.notes.add("the model keeps no running statistics of batch norm; the net starts new ones")
         else:
-            self._note("the model has no {}; in the net they have no effect until they are trained", tensor)
+            self.notes.add("the model has no {}; in the net they have no effect until they are trained", tensor)
         return 1.0 if name in ("weight", "running_var") else 0.0
 
     def _note_differences(self, block: _Block) -> None:
         norm = block.norm
         eps = self._torch.finfo(block.weight.dtype).eps if norm.eps is None else norm.eps
         if eps != NORM_EPS:
-            self._note(f"the eps of the model's normalizations is {eps:.2g}, that of the net {NORM_EPS:g}")
+            self.notes.add(f"the eps of the model's normalizations is {eps:.2g}, that of the net {NORM_EPS:g}")
         momentum = getattr(norm, "momentum", _MOMENTUM)
         if momentum != _MOMENTUM:
-            self._note(f"the momentum of the model's batch norm is {momentum}, that of the net {_MOMENTUM}")
+            self.notes.add(f"the momentum of the model's batch norm is {momentum}, that of the net {_MOMENTUM}")

@@ -1,4 +1,4 @@
-"""Converts PyTorch modules to nets and nets to PyTorch modules, with their weights.
+"""Converts PyTorch modules to nets, with their weights and optimizers, and nets to PyTorch modules.
 
 `torch.fx` traces the graph of a module without running it, so a class with its own `forward` can be read like a
 Sequential. Errors and warnings name whatever a gradcore net cannot represent.
@@ -9,18 +9,24 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, overload
 
-from . import _check
-from ._torch_graph import ACTIVATIONS, NORMALIZATIONS, OPTIONS, Reader
-from .mlp import MLP, NORM_EPS, skip_connections
+from .. import _check
+from ..mlp import MLP, NORM_EPS, skip_connections
+from ..optim import Optimizer
+from .torch_graph import ACTIVATIONS, NORMALIZATIONS, OPTIONS, Reader
+from .torch_optimizer import convert
 
 
-def from_torch(model: Any) -> MLP:
-    """Convert a PyTorch module to a net, with its weights and running statistics.
+@overload
+def from_torch(model: Any, optimizer: None = None) -> MLP: ...
+@overload
+def from_torch(model: Any, optimizer: Any) -> tuple[MLP, Optimizer]: ...
+def from_torch(model: Any, optimizer: Any = None) -> MLP | tuple[MLP, Optimizer]:
+    """Convert a PyTorch module to a net, with its weights and running statistics, and its optimizer to one for the net.
 
-        net = gc.from_torch(model)
-        print(gc.analyze(net, x, labels, optimizer=gc.optim.Adam(net, lr=1e-3)))
+        net, optimizer = gc.from_torch(model, torch_optimizer)
+        print(gc.analyze(net, x, labels, optimizer=optimizer))
 
     Args:
         model: a torch.nn.Module of dense layers (Linear). Each layer but the last may be followed by a normalization
@@ -29,29 +35,35 @@ def from_torch(model: Any) -> MLP:
             skipped; the net takes inputs [batch, in]. Of a larger model, pass the part that is such a net: model.actor,
             or torch.nn.Sequential(model.body, model.head). The model does not change, but no other thread may use it
             during the call.
+        optimizer: SGD, RMSprop, Adam or AdamW of torch.optim for the model's parameters, and possibly others. Its
+            settings must be the same for all of the model's parameters, except weight_decay, for which that of the
+            dense weights counts. The learning rate is the present one: pass a schedule of gc.optim for more.
 
     Returns:
         A net with copies of the weights, float64 if any of them is float64, else float32. `gc.to_torch` converts back.
+        With `optimizer`, (net, optimizer): one of gc.optim with the same settings, moments and step count. PyTorch's
+        SGD does not count its steps; one with momentum under way counts as one step.
 
     Warns:
         UserWarning: naming what differs from the model. Left out are Dropout, hooks, and a final Softmax, LogSoftmax or
             Sigmoid, which the losses contain. eps is always 1e-5 and the momentum of batch norm 0.1. A layer without a
             bias or scale that other layers have gets one without effect; missing running statistics start anew. The net
-            trains every parameter, also those that require no gradients or are computed (weight norm, pruning).
+            trains every parameter, also those that require no gradients, that the optimizer does not update, or that
+            are computed (weight norm, pruning).
 
     Raises:
-        TypeError: `model` is not a torch.nn.Module.
-        ValueError: naming what a gradcore net cannot represent, or why `forward` could not be traced.
+        TypeError: `model` is not a torch.nn.Module, or `optimizer` not a torch.optim.Optimizer.
+        ValueError: naming what a gradcore net or optimizer cannot represent, or why `forward` could not be traced.
         ModuleNotFoundError: PyTorch is not installed.
     """
     torch = _torch("from_torch")
     _check.instance(model, "model", torch.nn.Module, "a torch.nn.Module")
     reader = Reader(torch, model)
     net = reader.net()
-    if reader.notes:
-        notes = "; ".join(text.format(_check.listed(names, 5)) for text, names in reader.notes.items())
+    converted = None if optimizer is None else convert(torch, optimizer, net, reader.tensors, reader.notes)
+    if notes := str(reader.notes):
         warnings.warn(f"the net differs from the model: {notes}", UserWarning, stacklevel=2)
-    return net
+    return net if converted is None else (net, converted)
 
 
 def to_torch(net: MLP) -> Any:

@@ -1,0 +1,1 @@
+"""Nets and optimizers of other libraries. Each module imports its library only when it is used."""
