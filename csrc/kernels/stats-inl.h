@@ -34,6 +34,8 @@ template <class T>
 inline constexpr Bits<T> kInfinityBits = Bits<T>(2 * VecTraits<T>::kExponentBias + 1) << VecTraits<T>::kMantissaBits;
 template <class T>
 inline constexpr Bits<T> kSmallestNormalBits = Bits<T>(1) << VecTraits<T>::kMantissaBits;
+template <class T>
+inline constexpr T kLargestNumber = T(sizeof(T) == 4 ? 0x1.fffffep127 : 0x1.fffffffffffffp1023);
 
 GRADCORE_INLINE int32_t bits_of(float x) {
   int32_t bits;
@@ -142,6 +144,25 @@ void count_exponents(const Block<T> &chunk, int first, int32_t (&counts)[kWindow
 
 // ---- the first pass ----
 
+#if GRADCORE_VECTOR_BYTES == 64
+template <class T>
+struct StatsScan {
+  Vec<T> sum[2] = {}, squares[2] = {}, largest = {}, smallest = splat<T>(kLargestNumber<T>);  // smallest nonzero |x|
+  index nonzero = 0;
+
+  GRADCORE_INLINE_MEMBER auto add(Vec<T> value, int k) {
+    const auto lanes = nonzero_lanes(value);
+    sum[k] += value;
+    squares[k] = fma(value, value, squares[k]);
+    largest = larger_magnitude(largest, value);  // ignores NaN, which shows in squares
+    smallest = smaller_magnitude(smallest, value, lanes);
+    nonzero += __builtin_popcount(lanes);
+    return lanes;
+  }
+  index num_nonzero() const { return nonzero; }
+  T least() const { return -reduce_max<T>(-smallest); }
+};
+#else
 template <class T>
 struct StatsScan {
   Vec<T> sum[2] = {}, squares[2] = {}, largest = {};
@@ -157,7 +178,9 @@ struct StatsScan {
     return bits;
   }
   index num_nonzero() const { return add_lanes<T>(nonzero); }
+  T least() const { return 0; }  // not known
 };
+#endif
 
 // The scan without a histogram: counts |x| above the flush limits of the formats.
 template <class T>
@@ -166,7 +189,9 @@ struct ScanWithLimits : StatsScan<T> {
 
   template <class Lanes>
   GRADCORE_INLINE_MEMBER void operator()(const T *x, Lanes lanes, int k) {
-    const IVec<T> bits = this->add(lanes.get(x), k);
+    const Vec<T> value = lanes.get(x);
+    this->add(value, k);
+    const IVec<T> bits = to_bits(abs<T>(value));
     tally_less(above_e4m3, splat_int<T>(bits_of(T(kFlushed[kE4m3]))), bits);
     tally_less(above_e5m2, splat_int<T>(bits_of(T(kFlushed[kE5m2]))), bits);
   }
@@ -176,22 +201,14 @@ struct ScanWithLimits : StatsScan<T> {
 // The scan with a histogram and enough registers, in one pass: bits of the exponents modulo the window, which are
 // unambiguous if the smallest nonzero element lies within a window of the largest.
 template <class T>
-struct ScanAtOnce {
-  Vec<T> sum[2] = {}, squares[2] = {}, largest = {}, smallest;  // smallest starts at the largest T
-  index nonzero = 0;
+struct ScanAtOnce : StatsScan<T> {
   decltype(nonzero_lanes(Vec<T>{})) powers = 0;
 
   GRADCORE_INLINE_MEMBER IVec<T> add(Vec<T> value, int k) {
-    const auto lanes = nonzero_lanes(value);
-    sum[k] += value;
-    squares[k] = fma(value, value, squares[k]);
-    largest = larger_magnitude(largest, value);
-    smallest = smaller_magnitude(smallest, value, lanes);
-    nonzero += __builtin_popcount(lanes);
+    const auto lanes = StatsScan<T>::add(value, k);
     powers |= powers_of_two(value, lanes);
     return exponent_bit_modulo(value, lanes);
   }
-  index num_nonzero() const { return nonzero; }
 };
 #else
 // The scan with a histogram: exponents show which elements the formats flush, except for powers of two.
@@ -396,7 +413,7 @@ bool add_chunk(const Block<T> &chunk, index replaced, StatsSums *to) {
   const index beyond_e5m2 = nonzero - add_lanes<T>(scan.above_e5m2);
   to->flushed[kE4m3] += nonzero - add_lanes<T>(scan.above_e4m3);
   to->flushed[kE5m2] += beyond_e5m2;
-  if (beyond_e5m2 > 0) add_tiny(chunk, nonzero, to);
+  if (beyond_e5m2 > 0 && scan.least() <= T(kFlushed[kFp16])) add_tiny(chunk, nonzero, to);
   return true;
 }
 #if GRADCORE_VECTOR_BYTES == 64
@@ -404,14 +421,13 @@ template <class T>
 bool add_chunk(const Block<T> &chunk, index replaced, StatsSums *to, index *histogram) {
   constexpr int kMantissaBits = VecTraits<T>::kMantissaBits;
   ScanAtOnce<T> scan{};
-  scan.smallest = splat<T>(T(sizeof(T) == 4 ? 0x1.fffffep127 : 0x1.fffffffffffffp1023));
   int32_t counts[kWindow<T>], window[kWindow<T>];
   count_bits<T>(chunk, [&](Vec<T> x, int v) { return scan.add(x, v & 1); }, counts);
   const index nonzero = add_scan(chunk, replaced, scan, to);
   if (nonzero <= 0) return nonzero == 0;
   if (scan.powers) add_flush_limits(chunk, to);
   const int field = int(bits_of(reduce_max<T>(scan.largest)) >> kMantissaBits);
-  const int lowest = int(bits_of(-reduce_max<T>(-scan.smallest)) >> kMantissaBits), first = field + 1 - kWindow<T>;
+  const int lowest = int(bits_of(scan.least()) >> kMantissaBits), first = field + 1 - kWindow<T>;
   if (lowest < 1 || lowest < first) {
     add_exponents(chunk, field, nonzero, to, histogram);
     return true;
