@@ -244,12 +244,18 @@ GRADCORE_INLINE Vec<T> quotient(Vec<T> n, Vec<T> n_lo, const Divisor<T> &d) {
   return fma(-excess, d.inverse, q);
 }
 
-// n / d from a rough inverse: a relative error of 2^-14 leaves one of 2^-28.
-template <class T>
-GRADCORE_INLINE Vec<T> quotient(Vec<T> n, Vec<T> d, Vec<T> inverse) {
-  const Vec<T> q = n * inverse;
-  return fma(-fused_subtract<T>(q, d, n), inverse, q);
+// n / d to 0.57 ULP.
+template <class V>
+GRADCORE_INLINE V quotient(V n, V d) {
+  return n / d;
 }
+#if GRADCORE_VECTOR_BYTES == 64
+// From the estimate: its relative error of 2^-14 leaves one of 2^-28.
+GRADCORE_INLINE Vec<float> quotient(Vec<float> n, Vec<float> d) {
+  const Vec<float> inverse = rough_inverse(d), q = n * inverse;
+  return fma(-fused_subtract<float>(q, d, n), inverse, q);
+}
+#endif
 
 // value + value_lo as a divisor, with its inverse to 0.57 ULP.
 template <class T>
@@ -297,7 +303,7 @@ GRADCORE_INLINE Vec<T> mills(Vec<T> t, Vec<T> t2) {
   const Vec<T> p = horner_pairs<T>(t, t2, C::kMillsP);
   const Vec<T> rest = fma(t, horner_pairs<T>(t, t2, C::kMillsU), p + p);
   const Vec<T> q = fma(t + t, p, rest);
-  return quotient<T>(p, q, rough_inverse(q));
+  return quotient(p, q);
 }
 
 }  // namespace gradcore::GRADCORE_TARGET
