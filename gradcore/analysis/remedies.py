@@ -1,8 +1,8 @@
-"""Tries cures, several at a time.
+"""The search for cures: the single candidates, then pairs of the best, then a longer training of the best one.
 
-Each candidate is re-measured from the same seed on the same data, then trained like the given net for the same short
-budget, over several seeds (see `verification`). Threads try candidates in parallel: native code runs without the GIL,
-and a step of a small net uses one thread. The results do not depend on the number of threads.
+Each candidate is measured with the same seed on the same data as the analysed net, and then trained beside it for the
+same short budget, over several seeds (`verification`). Threads try candidates in parallel: native code runs without the
+GIL, and a step of a small net uses one thread. The results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .subject import Thresholds
 from .trials import Crew
 from .verification import Tried, Verification, remedy_of
 
-# Pairs are made of this many of the best single changes.
+# Pairs are made of this many of the best candidates.
 _PAIRED = 4
 
 
@@ -58,10 +58,10 @@ def find_remedies(
         ValueError, TypeError: naming the argument.
 
     Returns:
-        Remedies that helped, by the lower end of their effect; then those that did not; then those not tried.
-        A change that also needs a lower learning rate than the given optimizer's, or standardized data, must be better
-        than these alone, which are listed too. The best remedy has also been trained five times as long, and does not
-        count as helping if that diverged.
+        Remedies that helped, by the lower end of the interval of their effect; then those that did not; then those not
+        tried. Some changes also need a lower learning rate than that of the given optimizer, or standardized data. They
+        count as helping only if they do better than that rate or that data alone, which is then listed, too. The best
+        remedy has also been trained five times as long, and does not count as helping if that diverged.
         An interrupt (KeyboardInterrupt) ends the trials and returns the results so far.
     """
     check_trials(verify=verify, steps=steps, seeds=seeds, limit=limit, pairs=pairs, seconds=seconds, progress=progress)
@@ -107,7 +107,7 @@ def check_trials(
 
 
 class _Search:
-    """Single changes in parallel, then pairs of the best, then a longer training of the best."""
+    """The trials of one report: single candidates in parallel, then pairs of the best, then a longer training."""
 
     def __init__(
         self,
@@ -125,7 +125,10 @@ class _Search:
 
     @property
     def done(self) -> list[Tried]:
-        """What was tried, in the order of the candidates, and the parts of them that were tried by themselves."""
+        """What was tried so far, in the order of the candidates.
+
+        Yardsticks (parts of a change that were tried alone) come last, unless they are candidates themselves.
+        """
         listed = {repr(each.candidate.change()) for each in self._tried.values()}
         for each in self._trial.yardsticks:
             if repr(each.candidate.change()) not in listed:
@@ -135,24 +138,27 @@ class _Search:
 
     @property
     def untried(self) -> list[Candidate]:
-        """Candidates that were not tried, or not to the end."""
+        """Candidates without a result: not begun, or not finished."""
         return [candidate for index, candidate in enumerate(self._order) if index not in self._tried]
 
     def run(self) -> None:
-        """Try everything."""
+        """Run all trials; what is finished at the deadline, or at an interrupt, is in `done`."""
         self._show(0, "the original net")
         self._try(range(len(self._order)), self._crew.submit(self._trial.sick.first, self._trial.seeds))
         for _ in range(self._pairs):
             pair = _best_pair(self.done)
             if pair is None or time.monotonic() > self._deadline:
                 break
-            self._train_on_meanwhile()
+            self._train_longer_meanwhile()
             self._order.append(pair)
             self._try([len(self._order) - 1])
         self._last()
 
     def _try(self, indices: Iterable[int], first: Future[Any] | None = None) -> None:
-        """Have candidates tried, and wait for them, but for something else first."""
+        """Try the candidates with these indices in parallel, and wait for all of them.
+
+        first: a job that the crew has already begun, the trainings of the original net; its end is waited for first.
+        """
         futures = {self._crew.submit(self._verified, self._order[index]): index for index in indices}
         if first is not None:
             first.result()
@@ -164,22 +170,26 @@ class _Search:
             self._show_next()
 
     def _verified(self, candidate: Candidate) -> Tried | None:
+        """The candidate as tried, or None after the deadline."""
         return None if time.monotonic() > self._deadline else self._trial.verified(candidate)
 
-    def _train_on_meanwhile(self) -> None:
-        """The best so far is likely to be the best in the end: a thread that is free need not wait for that."""
+    def _train_longer_meanwhile(self) -> None:
+        """Begin the longer training of the best remedy so far while a pair is tried, if a second thread is there.
+
+        That remedy is likely to be the best in the end, too.
+        """
         best = _ranked(self.done)[0]
         if self._crew.size > 1 and best.remedy.helps and best.runner is not None:
-            self._crew.submit(best.runner.trained_on)
+            self._crew.submit(best.runner.trained_longer)
 
     def _last(self) -> None:
-        """Train the best remedy on; where it diverges after all it no longer helps, and the next best is tried."""
+        """Train the best remedy for longer; if it diverges, it does not count as helping, and the next one follows."""
         for best in _ranked(self.done):
             if not best.remedy.helps or best.runner is None:
                 return
             self._show(self._total - 1, f"{best.candidate.name}, trained longer")
             self._crew.threads = 0  # it trains alone
-            lasts, words = self._crew.submit(best.runner.trained_on).result()
+            lasts, words = self._crew.submit(best.runner.trained_longer).result()
             note = "; ".join(filter(None, (best.remedy.note, words)))
             index = next(index for index, each in self._tried.items() if each is best)
             self._tried[index] = best._replace(remedy=replace(best.remedy, helps=lasts, note=note))
@@ -187,7 +197,7 @@ class _Search:
                 return
 
     def _show_next(self) -> None:
-        """Names the first candidate that is not finished."""
+        """Report progress, with the name of the first candidate that is not finished."""
         waiting = self.untried
         if waiting:
             self._show(1 + len(self._tried), waiting[0].name)
@@ -202,7 +212,7 @@ def _ranked(done: list[Tried]) -> list[Tried]:
 
 
 def _best_pair(done: list[Tried]) -> Candidate | None:
-    """The two best changes that go together and were not tried together yet, as one."""
+    """The best two changes that can be combined and were not tried together yet, as one candidate; None if none are."""
     tried = {repr(each.candidate.change()) for each in done}
     for first, second in combinations(_ranked(done)[:_PAIRED], 2):
         pair = combined(first.candidate, second.candidate)

@@ -1,4 +1,4 @@
-"""Short trainings of equal budget: the sick net beside the cured one."""
+"""Short trainings with the same budget, of the sick net (the one analysed) and of changed ones."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from .candidates import Candidate, Preparation
 from .case import Case
 from .subject import Thresholds
 
-# Learning rates tried where none is given: each net gets the best of them, so that neither loses by the choice.
+# Learning rates tried if none is given. Each net gets the best of them, so that the choice favours neither.
 LEARNING_RATES = (0.01, 0.05, 0.2)
 _PILOT_SHARE = 0.5  # of the steps, for the choice of the learning rate
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+# Share and largest number of the rows held out; below the third number, none are.
 _HELD_OUT_SHARE, _MOST_HELD_OUT, _FEWEST_ROWS = 0.25, 512, 40
 
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers to train on and to judge by; the same for every trial. With few rows they are the same rows."""
+    """Row numbers to train on and to evaluate on, the same for every trial; both are all rows if there are few."""
 
     train: np.ndarray
     test: np.ndarray
 
 
 def split_rows(num_rows: int, seed: int) -> Split:
-    """A quarter of the rows (at most 512) held out."""
+    """A random quarter of the rows (at most 512) held out; of fewer than 40 rows, none."""
     order = np.random.default_rng((seed, 1)).permutation(num_rows)
     if num_rows < _FEWEST_ROWS:
         return Split(order, order)
@@ -45,9 +46,10 @@ def split_rows(num_rows: int, seed: int) -> Split:
 
 @dataclass(frozen=True)
 class Trial:
-    """One short training. Losses and accuracy are of the held-out rows, in the targets' own units.
+    """The result of one short training. Losses and accuracy are of the held-out rows, in the targets' own units.
 
-    fitted: the final loss of the rows trained on.
+    start_loss, loss, accuracy: before and after training; inf and NaN after one that broke off. fitted: final loss of
+    (at most 512 of) the rows trained on; inf if not measured.
     """
 
     start_loss: float
@@ -58,32 +60,36 @@ class Trial:
 
     @property
     def diverged(self) -> bool:
-        """Whether the training broke off, or ended far above where it began."""
+        """Whether the training broke off, or ended with a loss far above that at its start."""
         return not self.loss <= Thresholds.diverged * self.start_loss
 
 
 class Stopped(Exception):
-    """A training was broken off because its result is no longer wanted."""
+    """Raised in a training whose result is no longer wanted."""
 
 
 class Crew:
-    """Threads that train side by side; a context manager, on leaving which trainings break off.
+    """A pool of threads that train nets side by side. It is a context manager; leaving it breaks off all trainings.
 
-    More than one of them leave each training one thread of the library's own, which small nets fill better.
+    With several threads in the pool, each training uses only one thread of the native library: for small nets, several
+    trainings of one thread each use the cores better than one training of several threads.
     """
 
     def __init__(self, size: int = 1) -> None:
         self.size = size
-        self.threads = 0 if size == 1 else 1  # of each training; 0: all there are
+        self.threads = 0 if size == 1 else 1  # native threads of each training; 0: all
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(size, "gradcore-remedies")
 
     def submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
-        """Have a thread call it as soon as one is free."""
+        """Call function(*arguments) on the pool, as soon as one of its threads is free."""
         return self._pool.submit(function, *arguments)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """The function of each item, by the calling thread and by those that have nothing else to do."""
+        """function(item) of each item, in order; safe to call from a thread of the pool.
+
+        The calling thread takes over every item that no other thread has begun, so it never waits for one in vain.
+        """
         items = list(items)
         futures = [self.submit(function, item) for item in items] if self.size > 1 else []
         if not futures:
@@ -93,7 +99,7 @@ class Crew:
         ]
 
     def check(self) -> None:
-        """Raises Stopped once nobody waits for results any more."""
+        """Raise Stopped if the crew has been left, and nobody waits for results any more."""
         if self._stop.is_set():
             raise Stopped
 
@@ -106,7 +112,10 @@ class Crew:
 
 
 class Contestant:
-    """A candidate's nets and data, made once: building (orthogonal matrices) can cost more than training."""
+    """The nets and the data of a candidate, or of the original net (None).
+
+    Each net is built once, because building (orthogonal matrices) can cost more than training.
+    """
 
     def __init__(self, case: Case, candidate: Candidate | None = None, crew: Crew | None = None) -> None:
         self.crew = Crew() if crew is None else crew
@@ -118,7 +127,10 @@ class Contestant:
         self._lock = threading.Lock()
 
     def net(self, seed: int = 0) -> Any:
-        """A fresh net; seed 0 is that of the analysed one, and others count on from there."""
+        """A fresh copy of the net, drawn from the seed of the analysed net plus `seed`.
+
+        A change that draws no weights, such as a lower learning rate, has the same net for every seed.
+        """
         with self._lock:
             if seed not in self._nets:
                 own = int(self.case.net.config["seed"] or 0) + seed
@@ -127,9 +139,10 @@ class Contestant:
 
 
 def train(contestant: Contestant, split: Split, *, steps: int, seed: int, lr: float | None) -> Trial:
-    """Train a contestant's net for `steps`; the order of the data follows from `seed`, for all alike.
+    """Train a contestant's net for some steps and evaluate it; a loss that is not finite ends the training early.
 
-    lr None: that of the case. The time of a step is that of the quickest one: others have waited.
+    seed: of the net and of the batches, which are the same for every contestant. lr: None for that of the case. The
+    time per step is that of the fastest step, because others may have waited for a core.
     """
     case, preparation = contestant.case, contestant.preparation
     net, x = contestant.net(seed), contestant.x
@@ -156,7 +169,7 @@ def train(contestant: Contestant, split: Split, *, steps: int, seed: int, lr: fl
 
 @harmless
 def _evaluate(net: Any, case: Case, x: np.ndarray, rows: np.ndarray, preparation: Preparation) -> tuple[float, float]:
-    """(loss, accuracy) in inference mode."""
+    """(loss, accuracy) on some rows, in inference mode and in the units of the targets; (inf, NaN) if not finite."""
     from .. import ops
 
     output = np.asarray(preparation.restore(net(x[rows])), dtype=np.float64)
@@ -170,10 +183,10 @@ def _evaluate(net: Any, case: Case, x: np.ndarray, rows: np.ndarray, preparation
 
 
 def _as_logits(output: np.ndarray, classes: int) -> np.ndarray:
-    """The single output under a softmax, read as the logit of class 1 beside zeros.
+    """Logits [rows, classes] for a net with one output under a softmax: the output for class 1, zero for the others.
 
-    That is the loss it was meant for (binary cross entropy for two classes): the softmax over one output is
-    constantly 1, and its loss of 0 cannot be compared with anything.
+    For two classes this gives the loss that such a net is meant for, the binary cross entropy. The softmax over the one
+    output is always 1, and its loss of 0 cannot be compared with anything.
     """
     logits = np.zeros((len(output), classes))
     logits[:, 1] = output[:, 0]
@@ -181,7 +194,10 @@ def _as_logits(output: np.ndarray, classes: int) -> np.ndarray:
 
 
 def best_learning_rate(contestant: Contestant, split: Split, steps: int) -> float | None:
-    """The rate of LEARNING_RATES with the lowest loss after part of the budget; None where one above 0 is given."""
+    """The rate of LEARNING_RATES with the lowest loss after half of the steps; None if a rate above 0 is given.
+
+    The rate may be given by the optimizer or by the candidate.
+    """
     given = contestant.case.optimizer is not None and contestant.case.step_size > 0.0
     if given or "lr" in contestant.candidate.training:
         return None
@@ -195,15 +211,16 @@ def best_learning_rate(contestant: Contestant, split: Split, steps: int) -> floa
 
 
 def summary(trials: list[Trial]) -> Mapping[str, float]:
-    """Means over seeds; infinite where a training diverged."""
+    """Means over seeds, by name; loss inf and accuracy NaN if a training broke off."""
     names = ("start_loss", "loss", "accuracy")
     return {name: float(np.mean([getattr(trial, name) for trial in trials])) for name in names}
 
 
 def effects(sick: list[Trial], cured: list[Trial], of: str = "loss") -> np.ndarray:
-    """Share of the sick net's final loss that is gone, seed by seed, in [-1, 1]. of: "loss" or "fitted".
+    """1 - (cured loss) / (sick loss) for each seed, in [-1, 1]: the share of the sick net's final loss that is gone.
 
-    A diverged training counts as the worst: sick it gives 1 to a finite cured one, cured it gives -1.
+    of: the loss compared, "loss" or "fitted". A loss that is not finite counts as the worst: the share is 1 if only the
+    sick net has one, -1 if only the cured net, and 0 if both have.
     """
     values = []
     for trials in zip(sick, cured, strict=True):

@@ -1,7 +1,7 @@
-"""Trying one candidate: measured again, then trained beside the sick net for the same budget, seed by seed.
+"""Tries one candidate: measures the changed net, then trains it and the sick net for the same budget, seed by seed.
 
-Safe to call from several threads at once, with the same results in whatever order they come: what a result
-depends on is the candidate, the seeds and the steps, never what was tried before.
+The sick net is the one that was analysed. Several threads may try candidates at once, in any order: a result depends on
+the candidate, the seeds and the number of steps, never on what was tried before.
 """
 
 from __future__ import annotations
@@ -28,17 +28,21 @@ from .slope import half_interval
 from .subject import Thresholds
 from .trials import Contestant, Crew, Split, Trial
 
-# A cure must take away at least this share of the sick net's loss: less is no difference a user would see.
+# A cure must remove at least this share of the sick net's loss; a user would not notice less.
 LEAST_EFFECT = 0.05
-_MEASURED_BATCHES = 4
-# A net whose training diverges at the rate of its optimizer is tried at this share of it, this often.
+_MEASURED_BATCHES = 4  # on which a changed net is measured
+# A net that diverges at a learning rate is tried at this share of it, and so on, at most this often.
 _LOWER_RATE, _RATES_TRIED = 0.125, 5
-# The best remedy is trained on for this many times the budget: instability may come late.
+# The best remedy is also trained for this many times the budget: instability may come late.
 _LONGER = 5
 
 
 class Tried(NamedTuple):
-    """A candidate as it was tried in the end, what came of it, and its trainings (None where it could not be made)."""
+    """The result of trying a candidate.
+
+    candidate: as it was tried in the end, perhaps at a lower learning rate than proposed. runner: its trainings; None
+    if the changed net could not be built.
+    """
 
     candidate: Candidate
     remedy: Remedy
@@ -46,9 +50,10 @@ class Tried(NamedTuple):
 
     @property
     def rank(self) -> tuple[bool, bool, float, float]:
-        """Sorts those that helped first, then those with healthy gradients, then by the sure part of the effect.
+        """Key that sorts the best first: those that helped, then healthy nets, then by the effect, then by the loss.
 
-        Then by the loss: beside a net that diverges every effect is the same.
+        The effect counts by the lower end of its interval. The loss decides beside a sick net that diverges, where all
+        effects are equal.
         """
         after, low = self.remedy.after, self.remedy.confidence[0]
         healthy = after is not None and after.verdict == "healthy"
@@ -57,7 +62,7 @@ class Tried(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """Mean share of one net's loss that another takes away, and its 95 % interval over seeds."""
+    """The share of one net's loss that a second net removes: mean and 95 % interval over seeds."""
 
     mean: float
     low: float
@@ -65,27 +70,27 @@ class Effect(NamedTuple):
 
     @classmethod
     def of(cls, before: list[Trial], after: list[Trial], loss: str = "loss") -> Effect:
-        """Of trainings with the same seeds. loss: a name of Trial's."""
+        """The effect of `after` relative to `before`, with the same seeds. loss: "loss" or "fitted", as in Trial."""
         values = trials.effects(before, after, loss)
         mean, half = float(values.mean()), half_interval(values)
         return cls(mean, max(mean - half, -1.0), min(mean + half, 1.0))
 
     @property
     def sure(self) -> bool:
-        """Large enough to be seen, and above what seeds make."""
+        """Whether the effect is large enough to be noticed and its interval lies above zero."""
         return self.mean >= LEAST_EFFECT and self.low > 0.0
 
     @property
     def undecided(self) -> bool:
-        """Large enough to be seen, were it not for the seeds."""
+        """Whether the effect is large enough to be noticed, but its interval reaches zero."""
         return self.mean >= LEAST_EFFECT and self.low <= 0.0
 
     def beyond(self, part: str) -> str:
-        """In words, as what the rest of a change does beside a part of it."""
+        """The effect in words, as that of a whole change relative to a part of it; part: the name of the part."""
         mean, low, high = (100.0 * share for share in self)
         if mean >= 0.0:
             return f"compared with {part} alone, the loss is {mean:.0f} % lower ({low:.0f} to {high:.0f})"
-        if mean <= -100.0:  # where shares end
+        if mean <= -100.0:  # where effects are clipped
             return f"compared with {part} alone, the loss is at least twice as high"
         return f"compared with {part} alone, the loss is {-mean:.0f} % higher ({-high:.0f} to {-low:.0f})"
 
@@ -93,10 +98,13 @@ class Effect(NamedTuple):
 def remedy_of(
     candidate: Candidate, case: Case, *, comparison: str = "", after: Outcome | None = None, **results: Any
 ) -> Remedy:
-    """A candidate in the form that a report gives it, untried but for what came of it: `after` and `results`.
+    """The candidate as the Remedy that a report lists.
 
-    comparison: what came of it beside a part of it, for the note. That and what batch norm does are true of this
-    candidate alone, and no part of it: a pair made of it has its own.
+    comparison: remarks on its trial, for the note. after, results: fields of Remedy that hold the result of the trial;
+    none for a candidate that was not tried.
+
+    `comparison` and the remark on batch norm go into the remedy's note but not into the candidate's, because a pair
+    made of this candidate needs remarks of its own.
     """
     norm = _batch_norm_note(candidate, case, None if after is None else after.slope)
     return Remedy(
@@ -112,9 +120,10 @@ def remedy_of(
 
 
 def _weights_note(candidate: Candidate, case: Case) -> str:
-    """What a change does to the weights beyond what its name tells; "" where the net's are drawn like that already.
+    """What a change does to the weights beyond what its name tells, in words; "" if there is nothing to add.
 
-    Whoever makes the change by hand, in a net from elsewhere say, needs that to get what was tried.
+    A reader who makes the change by hand, in a PyTorch model for example, needs this to get the net that was tried. How
+    new weights are drawn is left out if the weights of the net are already those of `init="auto"`.
     """
     config, names = changed_settings(candidate, case)
     init, notes = candidate.net.get("init"), []
@@ -136,9 +145,10 @@ def _weights_note(candidate: Candidate, case: Case) -> str:
 
 
 def _batch_norm_note(candidate: Candidate, case: Case, slope: float | None = None) -> str:
-    """What batch norm does to the gradient of the changed net, where it is part of the change; else "".
+    """What batch norm does to the gradient of the changed net, in words, if the change adds batch norm; else "".
 
-    slope: of the changed net, as measured; by default the one that theory expects with its activations.
+    slope: of the changed net, as measured; None for the one that theory expects with its activations. The result is ""
+    also where there is no growth over depth: with skip connections, or with fewer than two hidden layers.
     """
     config, names = changed_settings(candidate, case)
     if candidate.net.get("normalization") != "batch" or skip_connections(config).any() or len(names) < 2:
@@ -156,7 +166,10 @@ def _batch_norm_note(candidate: Candidate, case: Case, slope: float | None = Non
 
 
 def _overfits(before: list[Trial], after: list[Trial]) -> list[str]:
-    """A sentence where the second trainings lose on held-out rows what they gain on the rows trained on."""
+    """A list of one sentence if the changed net overfits, else an empty list. before, after: trials of both nets.
+
+    The caller has found no gain on held-out rows. The net overfits if it clearly gains on the rows trained on.
+    """
     if not Effect.of(before, after, "fitted").sure:
         return []
     losses = [float(np.mean([trial.fitted for trial in group])) for group in (after, before)]
@@ -164,17 +177,17 @@ def _overfits(before: list[Trial], after: list[Trial]) -> list[str]:
 
 
 class Runner:
-    """The trainings of one contestant, seed by seed, at the learning rate chosen for it.
+    """The trainings of one contestant, one for each seed, which are kept for further comparisons.
 
-    Where no optimizer is given, or one at a rate of 0, a rate at which any seed diverges is given up for a lower one:
-    no net is judged by a rate that does not suit it.
+    If no learning rate is given (there is no optimizer, or its rate is 0), the best of a few is chosen. It is lowered
+    if any seed diverges: no net is to be judged by a rate that does not suit it.
     """
 
     def __init__(self, contestant: Contestant, split: Split, steps: int) -> None:
         self.contestant, self.split, self.steps = contestant, split, steps
         self._lock = threading.Lock()
         self._rates: list[float | None] = []
-        self._done: dict[int, list[Trial]] = {}  # by number of the rate; seeds from 0 on
+        self._done: dict[int, list[Trial]] = {}  # index of the rate -> trials of seeds 0, 1, ...
         self._rate = 0
         self._longer: tuple[bool, str] | None = None
 
@@ -192,6 +205,7 @@ class Runner:
             return done
 
     def _at_rate(self, number: int, count: int) -> list[Trial]:
+        """The trials of seeds 0 .. count - 1 at rate number `number`; those that are missing are made."""
         known = self._done.setdefault(number, [])
         more = range(len(known), count)
         known += self.contestant.crew.map(lambda seed: self._train(self.steps, seed, self._rates[number]), more)
@@ -200,8 +214,8 @@ class Runner:
     def _train(self, steps: int, seed: int, lr: float | None) -> Trial:
         return trials.train(self.contestant, self.split, steps=steps, seed=seed, lr=lr)
 
-    def trained_on(self) -> tuple[bool, str]:
-        """Whether a longer training stays stable, and what came of it in words; after `first`."""
+    def trained_longer(self) -> tuple[bool, str]:
+        """Whether a longer training of a fresh net (seed 0) stays stable, and its result in words. Needs `first`."""
         with self._lock:
             if self._longer is None:
                 steps = _LONGER * self.steps
@@ -216,7 +230,7 @@ class Runner:
 
 
 class Verification:
-    """The sick net's trials, and every candidate's beside them, on the threads of `crew`."""
+    """The trainings of the sick net and of every candidate tried beside it, on the threads of `crew`."""
 
     def __init__(
         self,
@@ -237,12 +251,12 @@ class Verification:
 
     @property
     def yardsticks(self) -> list[Tried]:
-        """Parts of changes that were tried by themselves, by name."""
+        """The parts of changes that were tried alone (`candidates.yardstick`), sorted by name."""
         with self._part_lock:
             return sorted(self._yardsticks.values(), key=lambda each: each.candidate.name)
 
     def verified(self, candidate: Candidate) -> Tried:
-        """The candidate with what came of it; an undecided comparison gets as many seeds again."""
+        """The result of trying a candidate; an undecided comparison gets as many seeds again."""
         try:
             return self._tried(self._at_a_rate_that_suits(candidate))
         except ValueError as error:  # LSUV refuses a layer that is constant on this data
@@ -250,7 +264,11 @@ class Verification:
             return Tried(candidate, remedy_of(candidate, self.case, comparison=why, before=before, helps=False), None)
 
     def _tried(self, candidate: Candidate) -> Tried:
-        """Its trainings beside the sick net's; what leaves the net as it is only once, being a yardstick for others."""
+        """The candidate compared with the sick net.
+
+        A candidate that changes only the data or the learning rate is compared only once: it is a yardstick for others,
+        which may ask for it at the same time.
+        """
         part = around_net(candidate)
         if part is None or part.change() != candidate.change():
             return self._compared(candidate)
@@ -261,7 +279,10 @@ class Verification:
             return self._yardsticks[key]
 
     def _compared(self, candidate: Candidate) -> Tried:
-        """A changed net's trainings beside those of the sick net, and of the part of the change around it."""
+        """The candidate compared with the sick net and, if it has one, with its yardstick.
+
+        It helps if the changed net is healthy and learns, and if the effect on both is sure.
+        """
         part, count = yardstick(candidate), self.seeds
         others = [self.sick] if part is None else [self.sick, self._tried_part(part)]
         cured, (verdict, slope, _) = self._runner(candidate), self._measured_again(candidate)
@@ -288,20 +309,24 @@ class Verification:
         return Tried(candidate, remedy, cured)
 
     def _learns(self, candidate: Candidate, after: Outcome, count: int) -> bool:
-        """Whether its loss comes down; beside a net that diverges, where any effect is sure, below a constant guess."""
-        beside = any(trial.diverged for trial in self.sick.first(count))
-        limit = candidate.case(self.case).constant_loss if beside else math.inf
+        """Whether the loss of the changed net falls. after: its outcome over `count` seeds.
+
+        If the sick net diverges, every effect is sure; the loss must then also fall below that of a constant guess.
+        """
+        sick_diverges = any(trial.diverged for trial in self.sick.first(count))
+        limit = candidate.case(self.case).constant_loss if sick_diverges else math.inf
         return after.loss < min(after.start_loss, limit)
 
     def _tried_part(self, part: Candidate) -> Runner:
-        """The trainings of what is done around a net, which is listed by itself."""
+        """The trainings of a yardstick, which is tried first so that it is listed as a remedy, too."""
         self._tried(part)
         return self._runner(part)
 
     def _at_a_rate_that_suits(self, candidate: Candidate) -> Candidate:
-        """The candidate, at a lower rate where that of the given optimizer makes the changed net diverge.
+        """The candidate, with a lower learning rate if the changed net's steps are too large at that of the optimizer.
 
-        It is not to be judged by that. Clipping stays as it is, being itself an answer to steps that are too large.
+        A change is not to be judged by a rate that does not suit the changed net. A candidate that changes the rate or
+        clips stays as it is: that is itself an answer to steps that are too large.
         """
         if self.case.optimizer is None or self.case.step_size == 0.0 or candidate.training:
             return candidate
@@ -315,7 +340,7 @@ class Verification:
         return changed
 
     def _runner(self, candidate: Candidate | None) -> Runner:
-        """The trainings of a candidate, made once."""
+        """The trainings of a candidate, or with None those of the sick net; the same object at every call."""
         key = "" if candidate is None else repr(candidate.change())
         with self._lock:
             if key not in self._runners:
@@ -323,10 +348,15 @@ class Verification:
             return self._runners[key]
 
     def _outcome(self, count: int) -> Outcome:
+        """The outcome of the sick net over `count` seeds."""
         return Outcome(self.report.verdict, self.report.slope.value, **trials.summary(self.sick.first(count)))
 
     def _measured_again(self, candidate: Candidate) -> tuple[str, float, str | None]:
-        """Verdict, slope and worst cause of the changed net, from the same seed on the same (prepared) data."""
+        """Verdict and slope of the changed net, and the cause of its worst finding; None if all findings are `info`.
+
+        It is built from the seed of the sick net and measured on the first of its batches, standardized if the change
+        asks for that.
+        """
         from .analyze import examine
         from .judge import judge
         from .outlook import look_ahead
@@ -350,6 +380,7 @@ class Verification:
         return verdict, subject.slope.value, serious[0] if serious else None
 
     def _cost(self, cured: Runner, done: list[Trial]) -> dict[str, float]:
+        """Time of a step and number of parameters of the changed net, relative to the sick net. done: its trials."""
         groups = (done, self.sick.first(self.seeds))
         seconds = [min(trial.seconds_per_step for trial in group) for group in groups]
         parameters = [net.parameters.flat.size for net in (cured.contestant.net(), self.case.net)]
