@@ -43,7 +43,7 @@ _KINKS = {
 }
 _TAIL = 12.0  # in standard deviations; the mass beyond is 4e-33
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
-_TINY_Q, _HUGE_Q = 1e-10, 1e10  # beyond them a signal has died out or grows without bound
+_TINY_Q, _HUGE_Q = 1e-10, 1e10  # beyond these, a signal has died out or grows without bound
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ def _named(name: str) -> Nonlinearity:
 
 
 def nonlinearity(activation: str | Nonlinearity) -> Nonlinearity:
-    """The functions behind a name."""
+    """The activation as functions; a Nonlinearity is returned as it is."""
     return _named(activation) if isinstance(activation, str) else activation
 
 
 # ---- expectations ----
 
 
-@lru_cache(maxsize=32)  # for what is asked about one q; 20 kB each, and most q of a watched training come once
+@lru_cache(maxsize=32)  # 20 kB each: several moments of one q follow each other, but in a monitored training q changes
 def _grid(kinks: tuple[float, ...], scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Points scale * z and weights for E f(scale * z).
 
@@ -105,6 +105,7 @@ def gaussian_mean(function: Callable[[np.ndarray], np.ndarray], q: float, kinks:
 
 @lru_cache(maxsize=16384)
 def _moment(activation: str | Nonlinearity, q: float, of: str, power: int) -> float:
+    """E[f(sqrt(q) z)^power] for f the activation's "function" or "derivative" (`of`); q is kept in [1e-24, 1e24]."""
     phi = nonlinearity(activation)
     function = getattr(phi, of)
     return gaussian_mean(lambda x: function(x) ** power, min(max(q, 1e-24), 1e24), phi.kinks)
@@ -147,8 +148,8 @@ def chi(activation: str | Nonlinearity, q: float, weight_var: float) -> float:
 def fixed_point(activation: str | Nonlinearity, weight_var: float, bias_var: float = 0.0, start: float = 1.0) -> float:
     """q* to which (M.1) converges from `start`: 0 if signals die out, inf if they grow without bound.
 
-    The map is increasing, so iteration runs monotonically to the next root of q_map(q) - q; that root is
-    bracketed and bisected, which also serves critical maps, whose iteration converges only like 1 / n.
+    The map is increasing, so its iteration would move monotonically to the next root of q_map(q) - q. That root is
+    bracketed and bisected instead, because at a critical point the iteration converges only like 1 / n.
     """
 
     def growth(q: float) -> float:
@@ -169,7 +170,7 @@ def fixed_point(activation: str | Nonlinearity, weight_var: float, bias_var: flo
 
 
 def _bisect(function: Callable[[float], float], above: float, below: float) -> float:
-    """q at the root, in ln q, between `above` (function > 0) and `below` (function <= 0)."""
+    """q at the root of a function of ln q between ln q = `above` (function > 0) and `below` (function <= 0)."""
     for _ in range(80):
         middle = 0.5 * (above + below)
         above, below = (middle, below) if function(middle) > 0.0 else (above, middle)
@@ -195,6 +196,7 @@ def critical_point(activation: str | Nonlinearity, bias_var: float = 0.0) -> tup
     """
 
     def missing_bias(log_q: float) -> float:
+        """Relative change of q in a layer of critical weights; it falls through zero at q*."""
         q = math.exp(log_q)
         kept = bias_var + critical_weight_var(activation, q) * activation_square(activation, q)
         return kept / q - 1.0 - 1e-12  # the margin keeps rounding from making roots at small q
@@ -214,9 +216,10 @@ def critical_point(activation: str | Nonlinearity, bias_var: float = 0.0) -> tup
 
 
 def level_weight_var(activation: str | Nonlinearity, bias_var: float = 0.0) -> float:
-    """weight_var for which chi = 1 in deep layers: that of the critical point; NaN if there is none.
+    """weight_var for which chi = 1 in deep layers; NaN if there is none.
 
-    If biases make the variance of z grow without bound (ReLU), chi is taken in that limit.
+    It is that of the critical point. If biases make the variance of z grow without bound (ReLU), chi is taken in that
+    limit.
     """
     weight_var = critical_point(activation, bias_var)[1]
     if math.isnan(weight_var) and bias_var > 0.0:
@@ -233,7 +236,10 @@ def depth_scale(factor: float) -> float:
 
 
 def carried_depth(factor: float, ratio: float = 100.0) -> float:
-    """Dense layers until gradient norms at the ends differ by `ratio`, with `factor` on squares per layer."""
+    """Number of dense layers after which gradient norms at the two ends differ by `ratio`.
+
+    factor: on the squared norm, per layer.
+    """
     return 1.0 + 2.0 * math.log(ratio) * depth_scale(factor)
 
 
@@ -246,13 +252,13 @@ def c_map(activation: str | Nonlinearity, c: float, q: float, weight_var: float,
     return (weight_var * _pair_mean(phi.function, phi.kinks, c, q) + bias_var) / q
 
 
-# Terms of (M.7). The rest of the series, known at c = 1, is at most 0.3 % of it for a kink such as ReLU's.
+# Number of terms of (M.7). The rest of the series is known at c = 1: for a kink such as ReLU's, at most 0.3 %.
 _HERMITE_TERMS = 40
 
 
 @lru_cache(maxsize=4096)
 def _hermite_squares(activation: str | Nonlinearity, q: float) -> np.ndarray:
-    """a_k^2 of (M.7), and what is missing to E[phi^2] as the last entry."""
+    """The first coefficients a_k^2 of (M.7), and as the last entry the sum of all others, E[phi^2] minus these."""
     phi = nonlinearity(activation)
     points, weights = _grid(phi.kinks, math.sqrt(q))
     z, values = points / math.sqrt(q), phi.function(points) * weights
@@ -287,7 +293,7 @@ def chi_c(activation: str | Nonlinearity, c: float, q: float, weight_var: float)
 
 
 def _pair_mean(function: Callable[[np.ndarray], np.ndarray], kinks: tuple[float, ...], c: float, q: float) -> float:
-    """E[f(u1) f(u2)] with u2 = c u1 + sqrt(1 - c^2) u'; the inner mean is split at its own kinks."""
+    """E[f(u1) f(u2)] by two nested means, with u2 = c u1 + sqrt(1 - c^2) u', u' like u1 and independent of it."""
     outer, weights = _grid(kinks, math.sqrt(q))
     keep = weights > 1e-18
     outer, weights = outer[keep], weights[keep]
@@ -299,7 +305,7 @@ def _pair_mean(function: Callable[[np.ndarray], np.ndarray], kinks: tuple[float,
 def _shifted_mean(
     function: Callable[[np.ndarray], np.ndarray], kinks: tuple[float, ...], centre: float, scale: float
 ) -> float:
-    """E[f(centre + scale z)], by Gauss-Legendre between -8 and 8 standard deviations, split at kinks."""
+    """E[f(centre + scale z)] by Gauss-Legendre panels between -8 and 8 standard deviations that end at kinks."""
     inside = [(kink - centre) / scale for kink in kinks if abs(kink - centre) < 8.0 * scale]
     edges = np.array(sorted({*np.linspace(-8.0, 8.0, 9), *inside}))
     half = 0.5 * np.diff(edges)[:, None]
@@ -354,7 +360,10 @@ def finite_batch_factor(batch_size: int) -> float:
 
 
 def layer_norm_growth(activation: str | Nonlinearity) -> float:
-    """(M.5): the same for layer norm and rms norm before each activation, at large width."""
+    """(M.5): growth of |delta|^2 per layer towards the input with layer or rms norm before each activation.
+
+    It is the limit of large width.
+    """
     return derivative_moment(activation, 1.0) / activation_square(activation, 1.0)
 
 

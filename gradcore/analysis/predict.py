@@ -1,10 +1,10 @@
 """The profile that mean-field theory expects for one net: `mean_field` applied layer by layer.
 
-delta_l is the gradient with respect to the pre-activations of dense layer l, G_l the one with respect to
-its output h_l. Per unit of delta_{l+1}, with f the share of random signs (see mean_field):
+delta_l is the gradient with respect to the pre-activations z_l of dense layer l, G_l the one with respect to its output
+h_l. On average over random weights,
 
-    G_l     = weight_var_{l+1} |delta_{l+1}|^2   (+ G_{l+1} where block l + 1 has a skip connection)   (P.1)
-    delta_l = G_l E[phi'^2] / Var z_l  (the variance only with normalization)                          (P.2)
+    |G_l|^2     = weight_var_{l+1} |delta_{l+1}|^2   (+ |G_{l+1}|^2 where block l + 1 has a skip connection)   (P.1)
+    |delta_l|^2 = |G_l|^2 E[phi'^2] / Var z_l        (the variance only with normalization)                    (P.2)
 
 (P.1) assumes that the gradient is independent of the weights it passes through. Skip connections without normalization
 break this for activations with a non-zero mean: the residual stream and the gradient align (for ReLU, G.h is the same
@@ -145,7 +145,7 @@ def expected_profile(
     batch_size: int = 128,
     measured_log: np.ndarray | None = None,
 ) -> Prediction:
-    """The same for a config and scales that are given, with a measured profile beside it.
+    """The prediction for a config and given scales of weights and biases, with a measured profile beside it.
 
     Args:
         config: `net.config`: widths, activation (a list, one a hidden layer), normalization, residual.
@@ -160,7 +160,7 @@ def expected_profile(
     band = GAUSS_95 * np.sqrt(stack.spread)
     low, high = stack.delta_log - band, stack.delta_log - stack.typical + band
     measured = np.full(stack.depth, np.nan) if measured_log is None else np.asarray(measured_log, dtype=np.float64)
-    margin = 0.5 + 0.05 * np.abs(stack.delta_log)  # approximations of the theory itself: 5 % of the change
+    margin = 0.5 + 0.05 * np.abs(stack.delta_log)  # allows for the theory's own approximations: 5 % of the change
     finite = np.isfinite(weight_var).all() and np.isfinite(bias_var).all()
     limit = _deep_limit(stack) if finite else _no_theory("the weights are not finite")
     outside = (measured < low - margin) | (measured > high + margin)
@@ -181,7 +181,7 @@ def expected_profile(
 
 
 class _Stack:
-    """The two recursions over the layers of one architecture; arrays have one entry a dense layer."""
+    """The forward and backward recursions over the layers of one net; arrays have one entry per dense layer."""
 
     def __init__(self, config: Mapping[str, Any], weight_var: np.ndarray, bias_var: np.ndarray, batch_size: int):
         self.widths = list(config["widths"])
@@ -193,12 +193,17 @@ class _Stack:
         self.q = np.ones(self.depth)  # variance of the argument of each activation
         self.preact_square = np.ones(self.depth)  # of z, before normalization
         self.chi = np.full(self.depth, np.nan)
-        self.correlation = np.full(self.depth, np.nan)  # of the arguments of two neighbouring inputs
+        self.correlation = np.full(self.depth, np.nan)  # of the activations' arguments for two neighbouring inputs
+        # typical value and variance, over draws of the weights, of ln |delta_l|^2 relative to the output layer
         self.delta_log, self.spread = np.zeros(self.depth), np.zeros(self.depth)
-        self.typical = np.zeros(self.depth)  # the part of delta_log that chance takes on the typical draw
+        self.typical = np.zeros(self.depth)  # typical value minus logarithm of the mean, at most 0; in delta_log
 
     def forward(self, square: float) -> None:
-        """(M.1) and (M.3) from the input's mean square; with skip connections, means and squares both add up."""
+        """Apply (M.1) and (M.3) from the input on. square: mean square of the inputs.
+
+        Beside the mean square of each layer's input, its mean and the mean product for two neighbouring inputs are
+        followed; a skip connection adds those of the stream and of the branch.
+        """
         mean, product = 0.0, NEIGHBOUR_COSINE * square
         for layer in range(self.depth):
             centred = square - mean**2 if self.normalization == "batch" else square
@@ -220,7 +225,7 @@ class _Stack:
                 square, product, mean = branch, shared, branch_mean
 
     def backward(self) -> None:
-        """(P.1) and (P.2) from the output down, with the noise of finite width beside them."""
+        """Apply (P.1) and (P.2) from the output down, and add up the noise of finite width."""
         delta, stream = 0.0, 0.0  # ln of the mean of |delta|^2 and of G, in the layer above
         spread, typical = 0.0, 0.0
         weight_log = np.log(np.maximum(self.weight_var, TINY))
@@ -236,26 +241,27 @@ class _Stack:
             self.delta_log[layer], self.spread[layer], self.typical[layer] = delta + typical, spread, typical
 
     def _step_noise(self, layer: int, share: float) -> float:
-        """Variance of ln |delta|^2 from one layer to the next when the branch makes up `share` of the gradient.
+        """Variance that finite width adds to ln |delta|^2 in one layer; share: of the branch in |G|^2.
 
-        The branch's own noise is (M.6); its random sign against the skip adds 4 share (1 - share) / n. That is of one
-        input, and more than a batch has whose rows differ.
+        The branch's own noise is (M.6); its random sign relative to the skip adds 4 share (1 - share) / n. This is the
+        noise for one row; a batch whose rows differ has less.
         """
         width = self.widths[layer + 1]
         noise = theory.width_noise(self.activations[layer], self.q[layer], width)
         return float(share**2 * noise + 4.0 * share * (1.0 - share) / width)
 
     def _common(self, layer: int) -> float:
-        """Share of that noise that all rows of a batch have in common.
+        """Share of the variance of `_step_noise` that is left in |delta|^2 of a whole batch; 1 without batch norm.
 
-        Batch norm makes its B rows all but orthogonal, and |delta|^2 is a mean over those of their directions that are
-        independent: (sum s)^2 / sum s^2 of the squared singular values s of a Gaussian matrix [B, n], n B / (n + B).
+        Batch norm makes the B rows of a batch nearly orthogonal, so that |delta|^2 is a mean over independent
+        directions. Their effective number is (sum s)^2 / sum s^2 = n B / (n + B), with s the squared singular values of
+        a Gaussian matrix [B, n].
         """
-        rows = 1.0 / self.widths[layer + 1] + 1.0 / self.batch_size
-        return min(rows, 1.0) if self.normalization == "batch" else 1.0
+        share = 1.0 / self.widths[layer + 1] + 1.0 / self.batch_size
+        return min(share, 1.0) if self.normalization == "batch" else 1.0
 
     def _local_log(self, layer: int) -> float:
-        """ln of (P.2)'s factor."""
+        """ln of |delta|^2 / |G|^2 by (P.2); with batch norm, corrected for a batch of finite size."""
         slope = theory.derivative_moment(self.activations[layer], self.q[layer])
         factor = math.log(max(slope, TINY))
         if self.normalization is not None:
@@ -266,7 +272,10 @@ class _Stack:
 
 
 def _deep_limit(stack: _Stack) -> dict[str, Any]:
-    """What the deepest hidden layers would do if they went on for ever."""
+    """The fields of a Prediction for the limit of infinite depth: if the deepest hidden layer repeated for ever.
+
+    `slope` and `carried_depth` are those of the layers that are there.
+    """
     hidden = stack.depth - 1
     if hidden < 2:
         return _no_theory("with fewer than two hidden layers there is no slope over depth")
@@ -277,7 +286,8 @@ def _deep_limit(stack: _Stack) -> dict[str, Any]:
         )
     name, weight_var = stack.activations[-1], float(stack.weight_var[hidden - 1])
     slope = float((stack.delta_log[0] - stack.delta_log[hidden - 1]) / (hidden - 1))
-    drift = float(stack.typical[hidden - 1] - stack.typical[0]) / (hidden - 1)  # chance, which is no slope
+    # what chance takes per layer on the typical draw, >= 0: the slope contains it, the depth carried does not
+    drift = float(stack.typical[hidden - 1] - stack.typical[0]) / (hidden - 1)
     if stack.skips.any():
         q_star, chi_star = math.nan, bounded_exp(slope)
         scale = theory.depth_scale(chi_star)
@@ -303,6 +313,7 @@ def _deep_limit(stack: _Stack) -> dict[str, Any]:
 
 
 def _no_theory(why: str) -> dict[str, Any]:
+    """The same fields for a design that no theory covers, with the reason."""
     return {
         **dict.fromkeys(("q_star", "chi_star", "critical_gain", "slope"), math.nan),
         **dict.fromkeys(("depth_scale", "trainable_depth", "carried_depth"), math.inf),
@@ -312,7 +323,10 @@ def _no_theory(why: str) -> dict[str, Any]:
 
 
 def _critical_gain(stack: _Stack, activation: str, bias_var: float) -> float:
-    """The gain for which chi is 1; NaN where the weights' scale does not decide it, or none does."""
+    """The gain, std of weights * sqrt(fan_in), for which chi is 1; NaN if there is none.
+
+    It is NaN also with normalization or skip connections, where chi does not depend on the weights alone.
+    """
     if stack.normalization is not None or stack.skips.any():
         return math.nan
     return math.sqrt(theory.level_weight_var(activation, bias_var))

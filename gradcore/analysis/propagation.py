@@ -23,16 +23,16 @@ from ..mlp import NORM_EPS, skip_connections
 from .arithmetic import TINY, harmless
 from .report import Jacobian
 
-# With so many outputs or inputs the products with all unit vectors cost less than bidiagonalization.
+# Up to this many outputs (or inputs), products with all unit vectors cost less than bidiagonalization.
 _FEW = 64
 _LANCZOS_STEPS = 32
-# Rows at which the net is linearized, and rows whose neighbours are followed: the numbers are means over them.
+# Number of rows at which the net is linearized, and of rows whose neighbours are followed; results are means over them.
 JACOBIAN_ROWS, NEIGHBOURS = 4, 32
 # Singular values listed at either end.
 _LISTED = 5
 # Cosine of a row and its neighbour at the input: near, yet far enough to lose a good part of it.
 NEIGHBOUR_COSINE = 0.9
-# Share of a vector's length below which what is left of it is rounding.
+# What is left of a vector after a projection is rounding error if it is below this share of its length.
 _INSIDE = 1e-12
 
 Floats = np.ndarray
@@ -41,7 +41,11 @@ _Product = Callable[[Floats], Floats]
 
 @dataclass(frozen=True)
 class Propagation:
-    """jacobian: its singular values. correlation: cosine of the activations' arguments of neighbours, [depth]."""
+    """What a net does to small changes of its input.
+
+    jacobian: singular values of d output / d input. correlation: [depth], cosine between the arguments of each layer's
+    activation for a row and for its neighbour, which at the input is NEIGHBOUR_COSINE; for the last layer, of outputs.
+    """
 
     jacobian: Jacobian
     correlation: Floats
@@ -49,7 +53,7 @@ class Propagation:
 
 @harmless
 def propagate(net: Any, x: Floats, seed: int = 0) -> Propagation:
-    """Both measurements at the first rows of a batch x [rows, in_features]."""
+    """Both measurements at the first rows of a batch x [rows, in_features]; batch norm uses the statistics of all x."""
     rng = np.random.default_rng((seed, 2))
     x = np.asarray(x, dtype=np.float64)
     layers = _parameters(net)
@@ -63,10 +67,10 @@ def propagate(net: Any, x: Floats, seed: int = 0) -> Propagation:
 
 @harmless
 def difference(net: Any, x: Floats) -> float:
-    """Share of the last hidden layer's pre-activations (normalized, if they are) that differs between the rows of x.
+    """How much the pre-activations of the last hidden layer (after normalization) differ between the rows of x.
 
-    The root mean square of their deviations from the mean row, relative to their own: 0 where all inputs look alike,
-    NaN without a hidden layer.
+    The result is the root mean square of their deviations from the mean row over their own root mean square: 0 if all
+    inputs look alike there, NaN without a hidden layer.
     """
     last = last_hidden(net, x)
     return float(np.sqrt(np.mean((last - last.mean(axis=0)) ** 2) / np.mean(last**2))) if last.size else math.nan
@@ -74,15 +78,15 @@ def difference(net: Any, x: Floats) -> float:
 
 @harmless
 def last_hidden(net: Any, x: Floats) -> Floats:
-    """Pre-activations (normalized, if they are) of the last hidden layer for rows x, in float64; none without one."""
+    """Pre-activations of the last hidden layer (after normalization) for rows x, float64; empty if there is none."""
     hidden = _Pass(net, _parameters(net), np.asarray(x, dtype=np.float64), None).arguments[:-1]
     return hidden[-1] if hidden else np.empty((0, 0))
 
 
 def neighbours(x: Floats, rng: np.random.Generator) -> Floats:
-    """Rows of the same lengths whose cosine with those of x is NEIGHBOUR_COSINE, in random directions."""
+    """Rows as long as those of x that differ from them in random directions, at a cosine of NEIGHBOUR_COSINE."""
     if x.shape[1] == 1:
-        return NEIGHBOUR_COSINE * x  # there is no other direction
+        return NEIGHBOUR_COSINE * x  # there is no other direction: shorter rows instead
     norms = np.linalg.norm(x, axis=1, keepdims=True)
     safe = np.where(norms > 0.0, norms, 1.0)
     aside = rng.standard_normal(x.shape)
@@ -92,7 +96,7 @@ def neighbours(x: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _cosine(a: Floats, b: Floats) -> float:
-    """Of all pairs of rows together, weighted by their lengths."""
+    """One cosine for all pairs of rows together, in which longer rows count more."""
     return float(np.sum(a * b) / math.sqrt(float(np.sum(a * a)) * float(np.sum(b * b))))
 
 
@@ -101,6 +105,8 @@ def _cosine(a: Floats, b: Floats) -> float:
 
 @dataclass(frozen=True)
 class _Layer:
+    """Parameters of a dense layer and its normalization in float64; 0.0 or 1.0 for those that the net lacks."""
+
     weight: Floats
     bias: Floats | float
     gamma: Floats | float
@@ -123,10 +129,10 @@ def _parameters(net: Any) -> list[_Layer]:
 
 
 class _Pass:
-    """One forward pass and the linear map around it.
+    """One forward pass over rows x, and the net linearized there.
 
-    arguments: of each activation, [rows, units] a layer (the outputs for the last). statistics: mean and
-    inverse deviation of each batch norm, taken from x where none are given.
+    arguments: those of each layer's activation, [rows, units]; for the last layer, the outputs. statistics: (mean,
+    inverse deviation) of each batch norm, computed from x if none are given.
     """
 
     def __init__(self, net: Any, layers: list[_Layer], x: Floats, statistics: list[Any] | None) -> None:
@@ -153,6 +159,7 @@ class _Pass:
         return len(self.arguments[0])
 
     def _normalized(self, z: Floats, layer: _Layer, held: Any) -> Floats:
+        """z after the layer's normalization, if any; held: statistics to use instead of those of z, or None."""
         if self.normalization is None:
             self.statistics.append(None)
             return z
@@ -168,7 +175,11 @@ class _Pass:
         return np.asarray(layer.gamma * x_hat + layer.beta)
 
     def _centred(self, index: int, values: Floats) -> Floats:
-        """The symmetric part of a normalization's linear map: inverse deviation and projections."""
+        """Derivative of a normalization, before gamma, applied to `values`; being symmetric, it serves both directions.
+
+        Layer and rms norm scale by the inverse deviation and take out the components along x_hat and, for layer norm,
+        the mean. Batch norm only scales, because its statistics are held.
+        """
         x_hat, inverse = self.norms[index]
         if self.normalization == "batch":
             return np.asarray(inverse * values)
@@ -203,6 +214,7 @@ class _Pass:
 
 
 def _jacobian(at: _Pass, rng: np.random.Generator) -> Jacobian:
+    """The singular values of the Jacobian, means over the rows of a pass; NaN if any of them is not finite."""
     in_features, out_features = at.layers[0].weight.shape[1], at.layers[-1].weight.shape[0]
     count = min(in_features, out_features)
     exact = count <= _FEW
@@ -213,7 +225,8 @@ def _jacobian(at: _Pass, rng: np.random.Generator) -> Jacobian:
     else:
         steps = min(_LANCZOS_STEPS, count)
         values, weights = _lanczos(at, in_features, steps, rng)
-        weights *= in_features / count  # a mean over `count` values: inputs beyond them have none
+        # The quadrature gives a mean over all input directions; those beyond `count` have the singular value zero.
+        weights *= in_features / count
     if not np.isfinite(values).all():
         nan = math.nan
         return Jacobian(np.full(1, nan), np.full(1, nan), nan, nan, count, at.rows, exact)
@@ -226,7 +239,10 @@ def _jacobian(at: _Pass, rng: np.random.Generator) -> Jacobian:
 
 
 def _log_spread(values: Floats, weights: Floats) -> float:
-    """Standard deviation of ln of the singular values that are not zero but for rounding, mean over rows."""
+    """Standard deviation of the logarithm of the singular values, mean over rows, without values that are about zero.
+
+    values: [rows, count], largest first. weights: of the same shape.
+    """
     above = values > _INSIDE * values[:, :1]
     logs = np.log(np.where(above, values, 1.0))
     share = weights * above / np.maximum(np.sum(weights * above, axis=1, keepdims=True), TINY)
@@ -235,7 +251,7 @@ def _log_spread(values: Floats, weights: Floats) -> float:
 
 
 def _every_singular_value(product: _Product, rows: int, count: int) -> Floats:
-    """From the products with all unit vectors, [rows, count], largest first."""
+    """All singular values from the products with all unit vectors: [rows, count], largest first."""
     units = np.repeat(np.eye(count)[:, None, :], rows, axis=1)
     matrices = np.swapaxes(product(units), 0, 1)
     return _singular_values(matrices)
@@ -248,11 +264,11 @@ def _singular_values(matrices: Floats) -> Floats:
 
 
 def _lanczos(at: _Pass, in_features: int, steps: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Singular values of the bidiagonal matrix after some steps, largest first, and their quadrature weights.
+    """Singular values of the bidiagonal matrix B after some steps, largest first, and their quadrature weights.
 
-    J V = U B with orthonormal columns in V and U. With a random start the squared first components of B's right
-    singular vectors are the weights of a Gauss quadrature over the spectrum of J^T J; weights of values at zero
-    beyond the rank of J belong to directions of the input that nothing depends on.
+    J V = U B, where V and U have orthonormal columns. With a random start, the squared first components of B's right
+    singular vectors are the weights of a Gauss quadrature over the spectrum of J^T J. Beyond the rank of J the values
+    are zero, and their weights belong to input directions on which the output does not depend.
     """
     left: list[Floats] = []
     right: list[Floats] = []
@@ -270,9 +286,9 @@ def _lanczos(at: _Pass, in_features: int, steps: int, rng: np.random.Generator) 
 
 
 def _extend(basis: list[Floats], values: Floats, rng: np.random.Generator) -> Floats:
-    """Add the direction in which each row of `values` leaves the basis; returns how far it does.
+    """Add to the basis, for each row, the direction of the part of `values` outside it; returns that part's length.
 
-    Where it stays inside but for rounding, the space is exhausted: a random direction takes the place, at length 0.
+    If nothing but rounding error is outside, the space is exhausted: a random direction is added, with length 0.
     """
     size = np.linalg.norm(values, axis=1, keepdims=True)
     rest = _without(basis, values)
@@ -285,6 +301,7 @@ def _extend(basis: list[Floats], values: Floats, rng: np.random.Generator) -> Fl
 
 
 def _without(basis: list[Floats], values: Floats) -> Floats:
+    """`values` without their components in the basis, row by row."""
     for direction in basis:
         values = values - np.sum(direction * values, axis=1, keepdims=True) * direction
     return values
