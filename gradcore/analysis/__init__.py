@@ -5,8 +5,10 @@
     for remedy in report.remedies():
         print(remedy.name, remedy.effect, remedy.confidence)
 
-`measure` measures a `case`; `mean_field` and `predict` compute the expected values; `slope` estimates the slope;
-`judge` (with `checks`, `causes` and `wording`) produces findings; `remedies` tries cures; `report` holds the results.
+`analyze` leads through it. `measure` measures a `case`; `rehearsal` and `outlook` try steps of the optimizer; `slope`
+estimates the slope; `mean_field` and `predict` compute what theory expects; `judge` (with `steps`, `checks`, `causes`
+and `wording`) turns a `subject` into findings; `remedies` tries cures (`candidates`); `report` holds the results.
+`in_training` does the same for a net while it is trained.
 """
 
 from __future__ import annotations

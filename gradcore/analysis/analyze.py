@@ -25,7 +25,8 @@ from .report import Prediction, Report
 from .slope import estimate
 from .subject import Subject, Thresholds
 
-# Steps in which a layer that starts at zero must wake up: one for each of two zero layers in a row.
+# Steps within which layers without a gradient at the start must receive one: one step for each of two layers in a row
+# whose weights start at zero.
 WAKING_STEPS = 2
 
 
@@ -78,7 +79,7 @@ def analyze(
 
 
 def report_of(case: Case, measurement: Measurement, limits: Thresholds, start: float) -> Report:
-    """Judge a measurement; start: `time.perf_counter` before it."""
+    """The report on a measurement. start: the value of `time.perf_counter` before it was made."""
     subject = examine(case, measurement, limits)
     verdict, findings = judge(subject)
     prediction = _prediction(measurement)
@@ -101,7 +102,7 @@ def report_of(case: Case, measurement: Measurement, limits: Thresholds, start: f
 def make_case(
     net: Any, x: ArrayLike, target: ArrayLike, loss: str, optimizer: Any, batch_size: int, batches: int, seed: int
 ) -> Case:
-    """The arguments of `analyze`, checked and copied."""
+    """The Case of the arguments of `analyze`, which are checked; the net is copied."""
     from ..mlp import MLP
     from ..optim import Optimizer
 
@@ -113,7 +114,8 @@ def make_case(
     _check.choice(loss, "loss", _check.LOSSES)
     batch_size = _check.integer(batch_size, "batch_size", 1)
     batches, seed = _check.integer(batches, "batches", 1), _check.integer(seed, "seed", 0)
-    # A loss over one output can use no labels (see `Case.trainable`), but a remedy can: they are kept as they came.
+    # A cross entropy over one output cannot use labels (`Case.trainable`), but a remedy with more outputs can: keep
+    # them.
     one_output = loss == "cross_entropy" and net.out_features == 1
     rows, targets = _check.data(net, x, target, loss, classes=np.iinfo(np.int64).max if one_output else None)
     if one_output and targets.dtype.kind != "i":
@@ -135,16 +137,17 @@ def make_case(
 
 
 def measure_and_rehearse(case: Case, limits: Thresholds, progress: Progress | None) -> Measurement:
-    """The measurement to judge by `limits`.
+    """Everything that is measured of a case: passes over its batches, rehearsed steps, propagation and outlook.
 
-    An interrupt after the first batch leaves out what was not measured yet.
+    Whether there is an outlook depends on the verdict by `limits`. An interrupt after the first batch leaves out what
+    was not measured yet.
     """
     net = case.net.copy()
     measurement = measuring.measure(case, net, progress=progress)
     try:
         measurement = _woken(case, measurement)
         if np.isfinite(measurement.losses).all() and not measurement.interrupted:
-            # `net` again: measuring changed its gradients and running statistics, and a step reads neither
+            # The measured net can be used again: its gradients and running statistics differ, but a step reads neither.
             measurement = replace(measurement, rehearsal=rehearse(case, net))
             measurement = replace(measurement, propagation=propagate(case.net, case.x[case.rows[0]], case.seed))
             measurement = replace(measurement, outlook=look_ahead(examine(case, measurement, limits), progress))
@@ -154,13 +157,16 @@ def measure_and_rehearse(case: Case, limits: Thresholds, progress: Progress | No
 
 
 def _woken(case: Case, measurement: Measurement) -> Measurement:
-    """The measurement after a few steps where layers without a gradient wake up in them."""
+    """The measurement; or, if layers without a gradient receive one within a few steps, that of the net after them.
+
+    The first one is then kept in `Measurement.asleep`.
+    """
     silent = measurement.rms("weight_grad_norm") == 0.0
     blocked = silent.any() and measurement.has_gradient and np.isfinite(measurement.losses).all()
     if blocked and not measurement.interrupted:
         net = case.net.copy()
         optimizer = case.optimizer_for(net)
-        optimizer.lr = optimizer.lr or SGD_LR  # at a rate of 0 nothing wakes that any other would
+        optimizer.lr = optimizer.lr or SGD_LR  # whether layers wake up does not depend on the rate, unless it is 0
         for index in range(WAKING_STEPS):
             case.step(net, optimizer, case.batch(index))
         later = measuring.measure(case, net)
@@ -171,7 +177,7 @@ def _woken(case: Case, measurement: Measurement) -> Measurement:
 
 @harmless
 def examine(case: Case, measurement: Measurement, limits: Thresholds) -> Subject:
-    """Everything that is judged, from what was measured."""
+    """The Subject to judge by `limits`: a measurement with its records of layers and its slope."""
     return Subject(
         case=case,
         measurement=measurement,
@@ -183,7 +189,7 @@ def examine(case: Case, measurement: Measurement, limits: Thresholds) -> Subject
 
 @harmless
 def _prediction(measurement: Measurement) -> Prediction:
-    """What theory expects: shown beside the measurement, and no part of the judgement."""
+    """What mean-field theory expects; shown beside the measurement, it has no part in the judgement."""
     delta = measurement.rms("delta_norm")
     return expected_profile(
         measurement.config,
@@ -196,6 +202,7 @@ def _prediction(measurement: Measurement) -> Prediction:
 
 
 def _conditions(case: Case, measurement: Measurement, limits: Thresholds, seconds: float) -> dict[str, Any]:
+    """`Report.conditions`; seconds: duration of the analysis."""
     return {
         "loss": case.loss,
         "optimizer": None if case.optimizer is None else repr(case.optimizer),
