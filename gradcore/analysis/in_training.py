@@ -1,7 +1,7 @@
-"""The analysis of a net while it is trained: the same judge, fed with what the training itself records.
+"""The analysis of a net while it is trained: the same judge as for `analyze`, given what training steps record.
 
-A `Group` of recorded steps is judged first; what it shows time and again is confirmed by `confirm`, which
-measures further batches at standing parameters; `explain` finds the step and layer where numbers broke.
+A check judges a `Group` of recorded steps. What several checks in a row show, `confirm` verifies by measuring further
+batches at fixed parameters. `explain` finds the step and the layer in which a value became non-finite.
 """
 
 from __future__ import annotations
@@ -30,19 +30,21 @@ if TYPE_CHECKING:
     from ..flow import GradientFlow
     from ..mlp import MLP
 
-# Batches of a confirming analysis, as `analyze` takes by default.
+# Number of batches of a confirming analysis, the default of `analyze`.
 _CONFIRMING_BATCHES = 8
-# Rows at most that it looks at: enough for the scales of the data, few enough for data of any size.
+# A confirming analysis takes this many random rows of the data, or as many as its batches need: enough to tell the
+# scale of the data, few enough for data of any size.
 _MOST_ROWS = 8192
 
 
 class Group:
-    """Recorded steps one after the other, as good as batches at one place of the parameters.
+    """Consecutive recorded steps, which are judged together like batches measured at the same parameters.
 
-    Batches of any size go together (see `Measurement`), but for those that batch norm makes another net of: so few rows
-    that the gradient is more than `norm_ratio` times as large as over those of another batch. They are left out.
+    Batches may differ in size (see `Measurement`), with one exception: under batch norm, the gradient over very few
+    rows is much larger. A batch whose gradient is for this reason more than `norm_ratio` times that of a larger one is
+    left out.
 
-    first_step: number of the first. rows: of each step that is not left out.
+    first_step: number of the first step. rows, losses, total_norms: of each step that is not left out.
     """
 
     def __init__(self, run: Run, first_step: int, norm_ratio: float) -> None:
@@ -53,15 +55,16 @@ class Group:
         self._norm_ratio = norm_ratio
         self._recorded = 0
         self._flows: list[Any] = []
-        self._gradient = np.zeros(run.net.gradients.flat.shape)  # sum, by the rows of each over those of the first
+        # sum over the batches kept, each weighted by its rows relative to those of the first
+        self._gradient = np.zeros(run.net.gradients.flat.shape)
 
     def complete(self, batches: int) -> bool:
-        """Whether it holds so many; what is left out is replaced, by as many steps again at most."""
+        """Whether the group holds this many batches, or has recorded twice as many steps without getting there."""
         return len(self._flows) == batches or self._recorded == 2 * batches
 
     @harmless
     def add(self, run: Run, rows: Rows, loss: float, total_norm: float) -> None:
-        """The step just taken, which `net.flow` has recorded."""
+        """Add the step just taken, which `run.net.flow` has recorded; see the class for batches that are left out."""
         flow = run.net.flow
         self._recorded += 1
         sizes = [kept.batch_size for kept in self._flows] or [flow.batch_size]
@@ -81,9 +84,9 @@ class Group:
 
     @harmless
     def subject(self, run: Run, limits: Thresholds, losses: Sequence[float]) -> Subject:
-        """What there is to judge, the training itself in the place of a rehearsal on a copy.
+        """The group as a Subject; steps of the training take the place of those that `analyze` rehearses on a copy.
 
-        losses: of the training so far, as far as they matter.
+        losses: of the training steps to be judged.
         """
         case, first = _case(run, run.net, self.rows), self._flows[0].batch_size
         mean = run.net.gradients.like(self._gradient / (len(case.x) / first))
@@ -94,7 +97,7 @@ class Group:
 
 
 def _case(run: Run, net: Any, rows: Sequence[Rows]) -> Case:
-    """The batches of these steps as a Case."""
+    """The batches of some steps as a Case. rows: of each step."""
     x, target = _together(run, rows)
     ends = np.cumsum([run.num_rows(part) for part in rows])
     numbers, size = tuple(np.split(np.arange(len(x)), ends[:-1])), round(len(x) / len(rows))
@@ -102,20 +105,20 @@ def _case(run: Run, net: Any, rows: Sequence[Rows]) -> Case:
 
 
 def _together(run: Run, rows: Sequence[Rows]) -> tuple[Any, Any]:
-    """Inputs and targets of these steps."""
+    """Inputs and targets of some steps, one after the other. rows: of each step."""
     x, target = (np.concatenate(parts) for parts in zip(*(run.batch(part) for part in rows), strict=True))
     return x, target
 
 
 def confirm(run: Run, recent: Sequence[Rows], rehearsal: Rehearsal, limits: Thresholds, seed: int) -> Report:
-    """The net as it is now, analysed on further batches.
+    """The report of an analysis of the net as it is now, on further batches.
 
     Args:
-        run: the training; its data is drawn from where it has any.
-        recent: rows of the last steps, for a run without data of its own.
-        rehearsal: the training so far.
-        limits: of the judgement.
-        seed: of the batches.
+        run: the training. The batches are drawn from its data, if it has any.
+        recent: rows of the last steps, which are used if the run has no data of its own.
+        rehearsal: the steps of the training, in the place of rehearsed ones.
+        limits: limits of the judgement.
+        seed: seed of the choice of batches.
     """
     start = time.perf_counter()
     if run.x is None or run.target is None:
@@ -142,13 +145,13 @@ def explain(tape: Tape, healthy: Snapshot, limits: Thresholds) -> tuple[Replayed
     """The first step since the tape's snapshot in which a value left the finite range.
 
     Args:
-        tape: the steps up to the one that gave it away.
+        tape: the steps up to the one at which the non-finite value was noticed.
         healthy: the net when it was last known to be healthy, to tell what training has changed.
-        limits: of the judgement.
+        limits: limits of the judgement.
 
     Returns:
-        (the step, run again; what was judged; the finding). Where the replay shows nothing broken it is the last
-        step, and None was judged.
+        (replayed step, what was judged, finding). If every value of the replay is finite, they are the last step, None
+        and a finding that says so.
     """
     replayed = None
     scale, scaled_step = 0.0, tape.base.step
@@ -161,7 +164,7 @@ def explain(tape: Tape, healthy: Snapshot, limits: Thresholds) -> tuple[Replayed
             continue
         net = replayed._net
         if not passed:
-            net.parameters.flat[:] = replayed._before  # it broke with these; what came after is a consequence
+            net.parameters.flat[:] = replayed._before  # the pass broke with these; the update is only a consequence
         case = _case(tape.run, net, [replayed._rows])
         gradients = net.gradients
         measurement = summarize(net, [replayed.flow], [replayed.loss], gradients, mean_square(case.x))
@@ -184,7 +187,10 @@ def explain(tape: Tape, healthy: Snapshot, limits: Thresholds) -> tuple[Replayed
 
 
 def _unexplained(last: ReplayedStep) -> Finding:
-    """For a norm alone that overflowed, or something that the training's own steps did not do."""
+    """The finding if a replay stays finite.
+
+    Either only the gradient norm overflowed, or something other than the steps has changed the training.
+    """
     text = f"In step {last.step}: The loss or the gradient norm is not finite, "
     evidence = {"step": last.step, "same_bits": last.same_bits}
     if last.same_bits:
@@ -198,6 +204,7 @@ def _unexplained(last: ReplayedStep) -> Finding:
 
 
 def _finite_pass(replayed: ReplayedStep) -> bool:
+    """Whether the loss, activations, deltas and weight gradients of a step are finite."""
     flow = replayed.flow
     shares = (flow.activation_nonfinite_share, flow.delta_nonfinite_share, flow.weight_grad_nonfinite_share)
     return math.isfinite(replayed.loss) and not any(share.any() for share in shares)
@@ -207,15 +214,16 @@ def _finite_pass(replayed: ReplayedStep) -> bool:
 def brought_about(
     finding: Finding, flow: GradientFlow, healthy: Snapshot, net: MLP, reach: float | np.ndarray = math.inf
 ) -> Finding:
-    """The finding, with its cause where weights that are too large are the training's doing.
+    """The finding; with the learning rate as its cause, if steps of the training have made the weights too large.
 
     Args:
-        finding: what was found now. flow: a recorded pass of `net` now.
-        healthy: the net before the finding's onset.
-        reach: logarithm of the growth that the steps since can have brought about, of all or of each layer.
+        finding: what was found. flow: a recorded pass of `net` as it is now.
+        healthy: the net before the onset of the finding.
+        reach: logarithm of the largest growth of the weight norms that the steps since then can have caused, for all
+            layers or for each.
     """
     growth = flow.weight_norm / healthy.weight_norms(net)
-    growth = np.where(np.log(growth) <= reach, growth, 1.0)  # more than that was done by something else
+    growth = np.where(np.log(growth) <= reach, growth, 1.0)  # something else than steps caused any larger growth
     layer = int(np.nanargmax(np.where(np.isfinite(growth), growth, -1.0)))
     largest = float(growth[layer])
     finding = replace(finding, evidence={**finding.evidence, "weight_growth": largest})

@@ -1,4 +1,4 @@
-"""The sentences of the findings: numbers in, plain English out."""
+"""The sentences of the findings: what the numbers mean, in plain English."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def factor(value: float) -> str:
 
 
 def layers(indices: Iterable[int]) -> str:
-    """'layer 3', 'layers 0-4', 'layers 0-2 and 7': runs drawn together."""
+    """Layer numbers in words, with runs drawn together: 'layer 3', 'layers 0-4', 'layers 0-2 and 7'."""
     ordered = sorted(indices)
     runs: list[list[int]] = []
     for index in ordered:
@@ -48,7 +48,7 @@ def layers(indices: Iterable[int]) -> str:
 
 
 def slope_sentence(subject: Subject) -> str:
-    """What the profile does, with its error bar and the band."""
+    """The growth of the gradient per layer, with its interval and the healthy band, and over all layers."""
     slope = subject.slope
     what = "dL/dh" if skip_connections(subject.measurement.config).any() else "delta"
     verb = "shrinks" if slope.value < 0.0 else "grows"
@@ -66,9 +66,10 @@ def slope_sentence(subject: Subject) -> str:
 
 
 def uneven_batches(slope: Slope, ends: float, words: Callable[[float], str]) -> str:
-    """What to add to a ratio of norms that the typical batch, whose slope is judged, is far from.
+    """A sentence to follow a ratio of norms, if it is a factor of 3 or more from that of the typical batch; else "".
 
-    A slope is a mean over batches; norms over several batches are root mean squares.
+    Norms over several batches are root mean squares, which the largest batch dominates; the slope is a mean over
+    batches. ends: the ratio of norms at layer 0 and at the last hidden layer. words: puts a ratio into words.
     """
     typical = 0.5 * slope.value * (slope.steps - 1)
     if not (0.0 < ends < math.inf and abs(math.log(ends) - typical) >= math.log(3.0)):
@@ -78,7 +79,7 @@ def uneven_batches(slope: Slope, ends: float, words: Callable[[float], str]) -> 
 
 
 def location_sentence(subject: Subject) -> str:
-    """Where, if most of the change happens at one place."""
+    """Where the gradient changes, if most of the change happens between two layers; else ""."""
     layer, share = steepest_layer(subject)
     if subject.depth < 6 or not share > 0.5:
         return ""
@@ -88,7 +89,7 @@ def location_sentence(subject: Subject) -> str:
 
 
 def vanishing_cause(subject: Subject, cause: str) -> str:
-    """Why a gradient shrinks."""
+    """Why the gradient shrinks: a sentence for a cause of `causes.of_vanishing`."""
     factors = {name: math.exp(value) for name, value in hidden_factors(subject).items()}
     names = sorted(set(subject.measurement.config["activation"]))
     name = " and ".join(names)
@@ -131,6 +132,7 @@ def vanishing_cause(subject: Subject, cause: str) -> str:
 
 
 def _by_inputs(subject: Subject) -> str:
+    """Why the gradient changes if the scale of the inputs is the cause, as `causes.slope_of_inputs` explains."""
     rms, name = factor(math.sqrt(subject.measurement.input_square)), subject.measurement.config["normalization"]
     return (
         f"In layer 0, {name} norm divides the gradient by the scale of the inputs (root mean square {rms}), as it "
@@ -139,6 +141,7 @@ def _by_inputs(subject: Subject) -> str:
 
 
 def _normalized(subject: Subject, names: list[str]) -> str:
+    """Why the gradient changes if the activation under layer or rms norm is the cause. names: of the activations."""
     growth = math.exp(float(np.mean([math.log(theory.layer_norm_growth(name)) for name in names])))
     return (
         f"With {subject.measurement.config['normalization']} norm, the scale of the weights has no effect, and "
@@ -148,7 +151,7 @@ def _normalized(subject: Subject, names: list[str]) -> str:
 
 
 def exploding_cause(subject: Subject, cause: str) -> str:
-    """Why a gradient grows."""
+    """Why the gradient grows: a sentence for a cause of `causes.of_exploding`."""
     factors = {name: math.exp(value) for name, value in hidden_factors(subject).items()}
     names = sorted(set(subject.measurement.config["activation"]))
     if cause == "input_scale":
@@ -183,7 +186,7 @@ def exploding_cause(subject: Subject, cause: str) -> str:
 
 
 def _critical(subject: Subject) -> str:
-    """The weights that would keep the gradient level beside the biases there are."""
+    """The variance of the weights that would keep the gradient level with the biases that the net has, in words."""
     names = subject.measurement.config["activation"]
     biases = subject.measurement.bias_var
     best: dict[str, float] = {}
@@ -199,11 +202,12 @@ def _critical(subject: Subject) -> str:
 
 
 def _largest_slope(names: list[str]) -> float:
+    """The largest derivative of any of the activations."""
     return max(theory.largest_derivative(name) for name in names)
 
 
 def update_sentence(subject: Subject) -> str:
-    """What this does to the steps of the optimizer; nothing at a learning rate of 0."""
+    """How much one step of the optimizer changes the first and the last layer; "" at a learning rate of 0."""
     if subject.lr == 0.0:
         return ""
     updates = subject.updates
@@ -217,7 +221,10 @@ def update_sentence(subject: Subject) -> str:
 
 
 def plateau_sentence(subject: Subject, steps: float) -> str:
-    """What SGD's steps are worth where gradients vanish. steps: to leave the plateau at the earliest."""
+    """What plain SGD achieves if the gradient vanishes: in one step, until it leaves the plateau, and in steps tried.
+
+    steps: the number of steps to leave the plateau at the earliest; inf if unknown.
+    """
     parts = []
     fall, outlook = float(subject.relative_fall[:-1].sum()), subject.measurement.outlook
     if 0.0 < fall < 1.0 / subject.limits.learning_steps:
@@ -235,7 +242,10 @@ def plateau_sentence(subject: Subject, steps: float) -> str:
 
 
 def adaptive_sentence(subject: Subject, lost: Mapping[str, float]) -> str:
-    """What would be different under Adam, or why an optimizer of that kind does not help."""
+    """What Adam would change, or why the adaptive optimizer in use does not help; "" if there is nothing to say.
+
+    lost: the ways in which the gradient costs learning (`judge.losses_of_vanishing`).
+    """
     outlook = subject.measurement.outlook
     if outlook is not None and "steps_to_tell_inputs_apart" in lost:
         return (
@@ -260,7 +270,10 @@ def adaptive_sentence(subject: Subject, lost: Mapping[str, float]) -> str:
 
 
 def no_harm(subject: Subject, cause: str = "") -> str:
-    """Why a slope outside its band is left at an `info`, and what that does not say. cause: of one that shrinks."""
+    """Why a slope outside its band is only an `info` finding, and what that leaves open.
+
+    cause: of a gradient that shrinks; "" for one that grows.
+    """
     tried = "; remedies() tries weights that suit the activation, to find out" if cause == "weight_scale" else ""
     return (
         f"Under {subject.optimizer_name} this does not stop the layers from moving, so it does not count against the "
@@ -269,7 +282,7 @@ def no_harm(subject: Subject, cause: str = "") -> str:
 
 
 def input_sentence(subject: Subject) -> str:
-    """Which scale of the data is far from one; classes have none."""
+    """The root mean squares of the inputs and, unless they are classes or probabilities, of the targets."""
     inputs = f"Inputs have a root mean square of {factor(math.sqrt(subject.measurement.input_square))}"
     if subject.case.loss not in _check.VALUE_LOSSES:
         return f"{inputs}."
@@ -277,7 +290,10 @@ def input_sentence(subject: Subject) -> str:
 
 
 def outlook_sentence(outlook: Outlook, guess: float, recovered: bool) -> str:
-    """What more steps make of a loss that steps threw up, and those of a lower rate where they were tried."""
+    """Where further steps took the loss, after the first ones increased it; also at a lower rate, if that was tried.
+
+    guess: loss of a constant guess. recovered: whether the net learned in these steps.
+    """
     halves = [losses[len(losses) // 2 :] for losses in (outlook.losses, outlook.slower) if losses is not None]
     means = [float(half.mean()) for half in halves]
     ends = [factor(mean) for mean in means]
@@ -291,7 +307,7 @@ _SHARES = {0.1: "a tenth", 0.01: "a hundredth", 0.001: "a thousandth"}
 
 
 def grown_weights(layer: int, growth: float, step: int) -> str:
-    """That it is training which made the weights too large."""
+    """How much training has enlarged the weights of a layer since a step, if that is the cause."""
     return (
         f"Since step {step}, training has multiplied the norm of layer {layer}'s weights by {factor(growth)}: its "
         "steps are too large. Lower the learning rate, or clip the gradients."
@@ -299,7 +315,7 @@ def grown_weights(layer: int, growth: float, step: int) -> str:
 
 
 def input_of_step(step: int, rms: float) -> str:
-    """Which rows of a training are far too large, and so make its steps too large."""
+    """How large the inputs of one training step were, if that is the cause."""
     return (
         f"The inputs of step {step} have a root mean square of {factor(rms)}, which scales its gradients and so its "
         "size. Standardize the inputs, and check for outlier rows."
