@@ -102,8 +102,8 @@ class Finding(Record):
 class GainFactors(Record):
     """The six factors whose product is delta_gain[l] = |delta_l|^2 / |delta_{l+1}|^2.
 
-    weight_scale: |W_{l+1}|_F^2 / out_features of layer l + 1 (the gain for random directions, times the ratio of
-        widths). For a residual block: of branch and skip together.
+    weight_scale: |W_{l+1}|_F^2 / out_features of layer l + 1, the gain for a delta of random direction. For a residual
+        block: of branch and skip together.
     alignment: measured gain of the weights over weight_scale; 1 on average for random weights.
     mask: share of entries with a non-zero derivative (ReLU, hard tanh); 1 for other activations.
     active_slope: mean squared derivative of the unmasked entries.
@@ -234,12 +234,13 @@ class Prediction(Record):
 
     preact_var: variance q of the pre-activations. chi: factor on the squared gradient from layer l to its input.
     delta_log: typical ln |delta_l|^2 at finite width, relative to the output layer. delta_log_low, delta_log_high: the
-        95 % band of single draws. measured_log: the same for the measured deltas. departs: layers outside the band.
+        95 % band of single draws. measured_log: ln |delta_l|^2 as measured, relative to the output layer.
+    departs: layers outside the band.
     q_star, chi_star: fixed point of the map of the deepest hidden layers. With batch norm chi_star is its growth factor
         at this batch size. depth_scale: layers over which the squared gradient changes by a factor e.
     trainable_depth: layers through which inputs stay distinguishable.
     critical_gain: the gain (std of weights * sqrt(fan_in)) for which chi is 1; NaN if there is none.
-    slope: ln chi averaged over the hidden layers. valid: False if no theory covers the design.
+    slope: mean change of delta_log per hidden layer, towards the input. valid: False if no theory covers the design.
     correlation: predicted LayerRecord.correlation; NaN with batch norm.
     carried_depth: dense layers after which gradient norms at the two ends differ by a factor of 100.
     config, batch_size: the design predicted.
@@ -320,8 +321,8 @@ class DepthLimit(Record):
     measured_low, measured_high: the same at the ends of its interval. predicted: the same by mean-field theory.
     chance: layers after which the randomness of finite widths alone typically reaches that factor.
     distinct: layers through which inputs stay distinguishable.
-    carried: the minimum of measured and chance. depth: dense layers of the net.
-    All may be infinite, or NaN if there is no slope.
+    carried: the minimum of measured and chance, at least 2. depth: dense layers of the net.
+    All but depth may be infinite, or NaN if there is no slope.
     """
 
     measured: float
@@ -357,7 +358,8 @@ class Remedy(Record):
     before, after: Outcome of the given and of the changed net (None until verified).
     effect: share of the given net's final loss that the change removes (1: all, 0: none, negative: worse).
     confidence: 95 % interval of the effect over seeds.
-    helps: whether the slope is healthy again and the interval of the effect lies above zero; None until verified.
+    helps: whether the gradients are healthy, the changed net learns, and the effect is at least 5 % with an interval
+        above zero; None until verified.
     cost: {"time_per_step": ratio, "parameters": ratio}. note: further remarks, such as limits of the change.
     """
 
