@@ -26,7 +26,7 @@ def note(report: Report) -> str:
 def table(tried: Sequence[Remedy]) -> list[list[str]]:
     """Headings, the row of the original net, and a row for each of `tried`, at least one.
 
-    A column in which nobody has anything, such as the right answers of a regression, is left out.
+    A column that is empty for all nets, such as the accuracy of a regression, is left out.
     """
     rows = [[*_outcome_cells(tried[0].before), "", "", ""], *map(_cells, tried)]
     used = [any(column) for column in zip(*rows, strict=True)]
@@ -34,13 +34,13 @@ def table(tried: Sequence[Remedy]) -> list[list[str]]:
 
 
 def split(report: Report) -> tuple[list[Remedy], list[Remedy]]:
-    """(those that helped, those that were tried and did not), in the order of the report."""
+    """(remedies that helped, remedies that were tried and did not help), in the order of the report."""
     helped = [remedy for remedy in report.tried if remedy.helps]
     return helped, [remedy for remedy in report.tried if remedy.helps is False]
 
 
 def _cells(remedy: Remedy) -> list[str]:
-    """COLUMNS of a remedy, as text; loss and accuracy are those of held-out rows."""
+    """The cells of a remedy's row, one for each of COLUMNS."""
     low, high = remedy.confidence
     effect = "n/a" if math.isnan(remedy.effect) else f"{_whole(remedy.effect)}% ({_whole(low)} to {_whole(high)})"
     prices = [f"{remedy.cost[key]:.2f}x" if key in remedy.cost else "" for key in ("time_per_step", "parameters")]
@@ -61,7 +61,7 @@ def effect_sentence(remedy: Remedy) -> str:
 
 
 def _outcome_cells(outcome: Outcome | None) -> list[str]:
-    """The first four of COLUMNS."""
+    """The first four cells of a row, which tell how one net did; empty for None."""
     if outcome is None:
         return ["", "", "", ""]
     accuracy = "" if math.isnan(outcome.accuracy) else story.percent(outcome.accuracy)

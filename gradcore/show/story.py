@@ -1,7 +1,6 @@
-"""What every face of a report says: the words, the numbers' form and the order of things.
+"""What all forms of a report say: their words, the form of their numbers and the order of their parts.
 
-The renderers decide how it looks; what is claimed is decided once, here. All text is ASCII and
-unescaped.
+What is claimed is decided once, here; the renderers decide how it looks. All text is ASCII and not yet escaped.
 """
 
 from __future__ import annotations
@@ -206,12 +205,12 @@ def traveller(report: Report) -> str:
 
 
 def travelling(report: Report) -> np.ndarray:
-    """Norm of that gradient, [layers]."""
+    """Norm of the gradient that `traveller` names, [layers]."""
     return np.array([getattr(layer, travelling_norm(report.config)) for layer in report.layers])
 
 
 def end_ratio(report: Report) -> float:
-    """That gradient at layer 0 over the one at the last hidden layer; NaN where either is not positive."""
+    """Norm of that gradient at layer 0 over that at the last hidden layer; NaN unless both are positive and finite."""
     norms = travelling(report)[:-1]
     if len(norms) < 2 or not (0 < norms[0] < math.inf and 0 < norms[-1] < math.inf):
         return math.nan
@@ -219,7 +218,7 @@ def end_ratio(report: Report) -> float:
 
 
 def times(ratio: float) -> tuple[str, str]:
-    """A ratio as (how many times, smaller or larger)."""
+    """A ratio in words: (how many times, "smaller" or "larger")."""
     return (number(1 / ratio), "smaller") if ratio < 1 else (number(ratio), "larger")
 
 
@@ -400,7 +399,7 @@ def formulas(text: str) -> str:
 
 
 def healthy_cone(report: Report) -> tuple[np.ndarray, np.ndarray]:
-    """log10 |delta| that the healthy slopes give, starting at the last hidden layer; NaN after it."""
+    """log10 |delta| (low, high) at the ends of the healthy band, drawn from the last hidden layer; NaN after it."""
     slope, log = report.slope, log10(profiles(report)["delta"])
     last = max(len(log) - 2, 0)
     steps = np.where(np.arange(len(log)) <= last, last - np.arange(len(log)), math.nan)
@@ -424,7 +423,10 @@ def expected_deltas(prediction: Prediction) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def expected_cone(prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
-    """log10 |delta| within which the ends of the hidden layers differ by less than the healthy ratio; NaN above."""
+    """The same cone for a prediction: layer 0 differs from the last hidden layer by at most the healthy ratio.
+
+    It surrounds |delta| relative to the output layer, as `expected_deltas` does.
+    """
     middle = expected_deltas(prediction)[2]
     last = max(len(middle) - 2, 1)
     steps = np.where(np.arange(len(middle)) <= last, last - np.arange(len(middle)), math.nan)

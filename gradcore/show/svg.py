@@ -55,14 +55,14 @@ class Chart:
         return round(self.height - self.bottom - share * (self.height - self.top - self.bottom), 1)
 
     def line(self, ys: Sequence[float] | np.ndarray, css: str, dots: bool = False, unit: str = "layer") -> None:
-        """A line over x = 0, 1, ... (of `unit`); with `dots`, markers that show their value on hover.
+        """A line over x = 0, 1, ...; with `dots`, markers that show `unit`, number and value on hover.
 
-        Of many points no markers; a point between gaps has one in any case.
+        A line of many points has no markers. A single point between gaps always has one: as a line it is invisible.
         """
         for start, stop in runs(np.asarray(ys)):
             points = " ".join(f"{self.x(i)},{self.y(ys[i])}" for i in range(start, stop))
             self.marks.append(f'<polyline class="{css}" points="{points}"/>')
-            if (dots and len(ys) <= _MAX_DOTS) or stop - start == 1:  # a line of one point is invisible
+            if (dots and len(ys) <= _MAX_DOTS) or stop - start == 1:
                 self.marks += [self._dot(i, ys[i], css, unit) for i in range(start, stop)]
 
     def _dot(self, index: int, value: float, css: str, unit: str) -> str:
@@ -142,7 +142,8 @@ def heat_map(
 ) -> str:
     """An <svg> of values in axis units (log10), [columns, rows], with row 0 at the bottom.
 
-    steps: number of each column, ascending. limits: of the shades. marks: (step, words), drawn as dashed lines.
+    steps: number of each column, ascending. limits: values of the faintest and the full shade. marks: (step, words),
+    drawn as dashed lines.
     """
     (width, height), (left, right, top, bottom) = _MAP_SIZE, _MAP_FRAME
     wide, high, (columns, rows) = width - left - right, height - top - bottom, values.shape
@@ -229,6 +230,6 @@ def _ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def _power(exponent: int, then: str = "") -> str:
-    """A power of ten; `then`: the words after it, which would otherwise be raised with the exponent."""
+    """A power of ten as SVG text. then: words to follow it, which would otherwise be raised like the exponent."""
     back = f'<tspan dy="4">{then}</tspan>' if then else ""
     return f'10<tspan dy="-4" font-size="8">{exponent}</tspan>{back}'

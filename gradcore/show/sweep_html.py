@@ -80,7 +80,7 @@ def heat_map(panel: Panel) -> str:
 
 
 class _Frame:
-    """Pixels of the cells' centres; the first row of the axis is at the bottom."""
+    """Pixel coordinates of the cells' centres; the first row is at the bottom."""
 
     def __init__(self, left: float, rows: int) -> None:
         self.left, self.rows = left, rows
@@ -111,6 +111,7 @@ def _cell(frame: _Frame, x: int, y: int, row: Row, panel: Panel) -> str:
 
 
 def _box(frame: _Frame, x: int, y: int, margin: int) -> str:
+    """Attributes of a <rect> that leaves a margin within a cell."""
     left, top = frame.x(x) - _CELL_WIDTH / 2 + margin, frame.y(y) - _CELL_HEIGHT / 2 + margin
     width, height = _CELL_WIDTH - 2 * margin, _CELL_HEIGHT - 2 * margin
     return f'x="{left:.1f}" y="{top:.1f}" width="{width}" height="{height}"'

@@ -70,7 +70,10 @@ class SweepFile:
             raise ValueError(f"{self.path}: in use by another sweep") from None
 
     def _continue(self, config: dict[str, Any], end: int) -> None:
-        """Make the file ready for more lines of `config`."""
+        """Make the file ready for further lines of a sweep with this config.
+
+        The file must be of the same config, or empty; it is cut at `end`, where its last complete line ends.
+        """
         config = plain(config)  # as read from a file, where tuples are lists
         if self.config:
             differences = _differences(self.config, config)
@@ -89,6 +92,7 @@ class SweepFile:
         self._file.flush()
 
     def _parse(self, content: bytes) -> tuple[dict[str, Any], list[tuple[dict[str, Any], dict[str, Any]]]]:
+        """(config, rows) of complete lines; an empty config if there are none."""
         records: list[tuple[dict[str, Any], dict[str, Any]]] = []
         for number, line in enumerate(content.splitlines(), start=1):
             first, second = ("grid", "settings") if number == 1 else ("point", "result")
@@ -107,7 +111,7 @@ class SweepFile:
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """One phrase for each entry that differs."""
+    """One phrase for each entry in which two configs differ."""
     found = []
     for part in ("grid", "settings"):
         for name in dict.fromkeys([*there[part], *here[part]]):

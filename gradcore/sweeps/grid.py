@@ -57,7 +57,7 @@ AXES: dict[str, tuple[Any, Callable[[Any, str], Any]]] = {
 
 
 def checked_axes(grid: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Every axis with its checked values."""
+    """Every axis with its values, checked; axes that are not given have their default."""
     if not isinstance(grid, Mapping):
         raise TypeError(f"grid: expected a mapping from axes to values, got {_check.described(grid)}")
     unknown = [name for name in grid if name not in AXES]
@@ -82,7 +82,7 @@ def checked_axes(grid: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def points(axes: Mapping[str, list[Any]]) -> list[Row]:
-    """Every point, the last axis fastest."""
+    """All points of the grid; the last axis varies fastest."""
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
@@ -93,7 +93,7 @@ def key(point: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _Gaussian:
-    """Weights of variance weight_var / fan_in."""
+    """An initializer that draws normal weights of variance weight_var / fan_in."""
 
     weight_var: float
 

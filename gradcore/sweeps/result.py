@@ -28,7 +28,7 @@ _NUMBERS = {*_GEOMETRIC, *_MEAN, "gain_low", "gain_high"}
 
 
 def as_row(point: Row, result: Row) -> Row:
-    """One flat dict; null, which stands for NaN and infinity in a file, becomes NaN."""
+    """A point and its result as one flat dict; None, which stands for NaN or infinity in a file, becomes NaN."""
     return {**point, **{name: math.nan if value is None and name in _NUMBERS else value
                         for name, value in plain(result).items()}}  # fmt: skip
 
@@ -145,7 +145,7 @@ def _merged(rows: list[Row]) -> Row:
     merged |= {"seeds": len(rows), "healthy": float(np.mean([row["verdict"] == "healthy" for row in rows]))}
     merged["verdict"] = max((row["verdict"] for row in rows), key=VERDICTS.index)
     merged["cause"] = max(causes, key=causes.count) if causes else None
-    with np.errstate(divide="ignore"):  # a gain of 0 stays one
+    with np.errstate(divide="ignore"):  # a gain of 0 makes a mean of 0
         merged |= {name: float(np.exp(np.mean(np.log([row[name] for row in rows])))) for name in _GEOMETRIC}
     merged |= {name: float(np.mean([row[name] for row in rows])) for name in _MEAN}
     return merged | {"gain_low": float(gains.min()), "gain_high": float(gains.max())}

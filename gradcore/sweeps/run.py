@@ -121,7 +121,7 @@ def _threads(num_points: int) -> ThreadPoolExecutor:
 
 @dataclass
 class _Run:
-    """Measures points and writes each to the file as soon as it is finished."""
+    """Measures points and writes each to the file as soon as it is finished. done: finished points, by `grid.key`."""
 
     work: _Work
     file: SweepFile | None
@@ -130,7 +130,7 @@ class _Run:
     total: int
 
     def __call__(self, todo: list[Row], executor: Executor) -> bool:
-        """True if it was interrupted; `done` then has the finished points."""
+        """Measure the points in `todo`; returns whether Ctrl-C interrupted it."""
         futures: dict[Future[Row], Row] = {}
         try:
             self._progress()
@@ -152,6 +152,7 @@ class _Run:
             self.show(len(self.done), self.total, f"measuring {self.total} net{'s' if self.total > 1 else ''}")
 
     def _keep(self, point: Row, future: Future[Row]) -> None:
+        """Store the result of a finished point; raises the error of one that failed."""
         try:
             result = future.result()
         except Exception as error:
@@ -162,7 +163,7 @@ class _Run:
         self.done[key(point)] = as_row(point, result)
 
     def _cancel(self, futures: dict[Future[Row], Row]) -> None:
-        """Cancel points that have not begun, and keep those that are finished."""
+        """Cancel points that have not begun, and store those that are finished."""
         for future in futures:
             future.cancel()
         for future, point in futures.items():
@@ -175,7 +176,7 @@ class _Run:
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """The data and settings of every point; pickled with each point for process executors."""
+    """Measures one point; holds the data and settings that all points share. Process executors pickle it with each."""
 
     x: Array
     target: Array
@@ -214,7 +215,7 @@ class _Work:
 
 
 def _measured(net: MLP, report: Report) -> Row:
-    """The numbers of a report that go into the table."""
+    """The numbers of a report that go into the row of its point."""
     slope, prediction, hidden = report.slope, report.prediction, report.layers[:-1]
     judged = [finding.cause for finding in report.findings if finding.severity != "info"]
     ends = hidden[0].delta_norm / hidden[-1].delta_norm if hidden and hidden[-1].delta_norm else math.nan
