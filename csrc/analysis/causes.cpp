@@ -12,11 +12,14 @@ namespace {
 
 // Weight variance (times fan_in) beyond which pre-activations of unit inputs have a deviation of 2 and more.
 constexpr double kLargeWeightVar = 4.0;
-constexpr double kMainShare = 0.5;        // of the slope, that a factor explains when it is the cause
-constexpr double kSaturatedSlope = 0.25;  // of the mean squared derivative that inputs of unit variance give
-constexpr double kLargeExcess = 1.5;      // of a weight variance over the critical one: no matter of chance or scheme
-constexpr double kMildGrowth = 1.2;       // a layer of squared gradients, that good designs show too
-constexpr double kLargeInput = 0x1p40;    // whose square alone uses up a third of float32's exponents
+// A factor that explains at least this share of the slope is its cause.
+constexpr double kMainShare = 0.5;
+// Units are saturated if their mean squared derivative is below this share of what inputs of unit variance give.
+constexpr double kSaturatedSlope = 0.25;
+// A weight variance of more than this times the critical one comes neither from chance nor from a choice of scheme.
+constexpr double kLargeExcess = 1.5;
+constexpr double kMildGrowth = 1.2;     // of squared gradients per layer; good designs show as much
+constexpr double kLargeInput = 0x1p40;  // the square of such inputs alone uses up a third of float32's exponents
 constexpr double kTiny = 1e-300;
 constexpr char kByInputs[] = "In layer 0, the normalization divides the gradient by the scale of the inputs";
 
@@ -27,7 +30,8 @@ double mean_over(int first, int last, Term term) noexcept {
   return last > first ? sum / (last - first) : 0.0;
 }
 
-// E[act^2] / E[act'^2] less what makes up a variance of q beside the biases: falls through zero at the critical point.
+// Relative change of the pre-activation variance q in a layer whose weights are critical at q, with biases of bias_var.
+// As q grows, it falls through zero at the critical point.
 double missing_bias(const Evidence &evidence, int activation, double q, double bias_var) noexcept {
   const double slope = moments(evidence.derivative, activation, q).square;
   const double kept = bias_var + moments(evidence.activation, activation, q).square / slope;
@@ -76,8 +80,8 @@ struct Scales {
 Scales of_size(const LayerEvidence &layer) noexcept { return {layer.weight_var, layer.bias_var}; }
 
 // The slope over the hidden layers that wide layers of random weights and biases would have on these inputs: (M.1),
-// (M.2), (P.1) and (P.2) of gradcore/analysis/mean_field.py and predict.py. Batch norm keeps a gradient from vanishing,
-// (M.4), whatever the weights: 0 stands for all of that.
+// (M.2), (P.1) and (P.2) of gradcore/analysis/mean_field.py and predict.py. With batch norm the result is 0: it keeps a
+// gradient from vanishing, whatever the weights (M.4).
 template <class ScalesOf>
 double slope_of_random(const Evidence &evidence, ScalesOf scales_of) {
   const int hidden = evidence.depth() - 1, normalization = evidence.net->layers[0].normalization;
@@ -102,8 +106,9 @@ double slope_of_random(const Evidence &evidence, ScalesOf scales_of) {
   return (stream + (evidence.net->any_residual ? 0.0 : local.front() - local.back())) / (hidden - 1);
 }
 
-// What a layer takes from ln |delta|^2 on the typical draw because it is narrow: the drift of random directions, and of
-// n directions those that a normalization over units takes out of the gradient, its mean's and its scale's.
+// What finite width takes from ln |delta|^2 per layer on a typical draw, at most 0: the drift of random directions, and
+// the share of the n directions that a normalization over units takes out of the gradient (layer norm two, for the mean
+// and for the scale; rms norm one).
 double width_loss(const Evidence &evidence, const Slope &slope) noexcept {
   const int normalization = evidence.net->layers[0].normalization;
   const double taken = normalization == GRADCORE_NORM_LAYER ? 2.0 : normalization == GRADCORE_NORM_RMS ? 1.0 : 0.0;
@@ -112,8 +117,8 @@ double width_loss(const Evidence &evidence, const Slope &slope) noexcept {
          });
 }
 
-// Whether random weights of some scale that is not too large itself, without biases, take the fall away. The slope
-// grows with the scale, so it is level at some scale below one where it does not fall.
+// Whether random weights of some acceptable scale, without biases, would take the fall of the gradient away. The slope
+// grows with the scale of the weights: if it does not fall at the largest acceptable scale, it is level at some other.
 bool can_be_levelled(const Evidence &evidence, const Slope &slope) {
   const double left = slope_of_random(evidence, [](const LayerEvidence &layer) {
     return Scales{kLargeExcess * critical_gain_squared(layer.spec->activation), 0.0};
@@ -121,8 +126,9 @@ bool can_be_levelled(const Evidence &evidence, const Slope &slope) {
   return left > std::max(-slope.band, kMainShare * slope.typical());
 }
 
-// What the scale of the inputs makes of the slope: a normalization divides the gradient by what it divided z by, in
-// layer 0 by the inputs' root mean square. Where delta is not what travels it has no part in the slope.
+// The part of the slope that comes from the scale of the inputs. A normalization divides the gradient by what it
+// divided z by: about 1 in other layers, the root mean square of the inputs in layer 0. With skip connections, the
+// slope is that of dL/dh, in which the normalization of layer 0 has no part.
 double slope_of_inputs(const Evidence &evidence, const Slope &slope) noexcept {
   if (!evidence.net->layers[0].normalization || evidence.net->any_residual) return 0;
   return -std::log(evidence.input_square + kNormEps) / slope.steps;
@@ -142,7 +148,7 @@ int cause_of_vanishing(const Evidence &evidence, const Slope &slope) {
   if (narrow < kMainShare * whole) return GRADCORE_CAUSE_NARROW_LAYER;
   if (slope_shortfall(evidence) < std::log(kSaturatedSlope))
     return mostly_masked(evidence) ? GRADCORE_CAUSE_DEAD_UNITS : GRADCORE_CAUSE_SATURATING_ACTIVATION;
-  // Random weights of this size would do better: steps have turned them.
+  // If random weights of this size would do better, training steps have turned the weights.
   if (!slope.random && slope_of_random(evidence, of_size) + narrow > kMainShare * whole)
     return GRADCORE_CAUSE_LEARNING_RATE;
   return can_be_levelled(evidence, slope) ? GRADCORE_CAUSE_WEIGHT_SCALE : GRADCORE_CAUSE_ACTIVATION_SLOPE;

@@ -53,14 +53,16 @@ double rms(const Evidence &evidence, int layer, Field of) noexcept {
   return scale * std::sqrt(sum / evidence.passes());
 }
 
-// E act'^4 / (E act'^2)^2 at the variance that the layer's pre-activations have; at 1e6 where that is infinity times 0.
+// E act'^4 / (E act'^2)^2 at the variance of the layer's pre-activations, kept between 1e-6 and 1e6; a variance of NaN
+// (infinity times 0) counts as 1e6.
 double kurtosis(const Evidence &evidence, const LayerEvidence &layer) noexcept {
   const double q = layer.spec->normalization ? 1.0 : std::max(std::min(1e6, layer.preact_square), 1e-6);
   return std::min(moments(evidence.derivative, layer.spec->activation, q).kurtosis(), 50.0);
 }
 
-// What leads from the layer above to this one: its gain for random directions, |W|_F^2 / out_features, and (M.6) of
-// gradcore/analysis/mean_field.py, which a skip connection dilutes.
+// Sets what describes the step from the layer above to this one: the gain of the weights for random directions,
+// |W|_F^2 / out_features, and the noise of finite width, (M.6) of gradcore/analysis/mean_field.py. A skip connection
+// beside the branch dilutes the noise.
 void set_step(const Evidence &evidence, const LayerEvidence &above, LayerEvidence *layer) noexcept {
   const double width = double(layer->spec->out), entering = above.delta / above.grad_output;
   layer->weight_gain = above.weight * above.weight / double(above.spec->out);

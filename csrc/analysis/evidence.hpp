@@ -20,18 +20,20 @@ struct LayerEvidence {
   const LayerSpec *spec;
   double activation, delta, grad_output, grad_preact, weight, weight_grad;  // norms of the flow
   double squared_slope, saturated, subnormal, lost_in_fp16, lost_in_bf16, update_ratio;
-  double dead_units;              // the fewest of any pass
-  double weight_var, bias_var;    // fan_in * mean(W^2) and mean(b^2) of the current parameters
-  double mean_gradient;           // |mean of dL/dW over the passes|
-  double preact_square;           // mean square of z for random weights of the measured size
-  double weight_gain;             // |dL/dh_l|^2 per unit of |delta_{l+1}|^2 for random directions, without a skip
-  double branch_gain;             // the same per unit of |dL/dh_{l+1}|^2, without the 1 that a skip adds
-  double width_noise, alignment;  // variance of ln |delta_l|^2 - ln |delta_{l+1}|^2, and alignment's part of it
-  bool usable;                    // whether that difference is finite in every pass
-  bool finite;                    // its parameters are
-  bool alike;                     // its units are all equal
-  bool waking;                    // a zero gradient comes from how layers above start, and the next steps end it
-  bool moving;                    // any of its parameters has a gradient
+  double dead_units;            // the fewest of any pass
+  double weight_var, bias_var;  // fan_in * mean(W^2) and mean(b^2) of the current parameters
+  double mean_gradient;         // |mean of dL/dW over the passes|
+  double preact_square;         // mean square of z for random weights of the measured size
+  double weight_gain;           // |dL/dh_l|^2 per unit of |delta_{l+1}|^2 for random directions, without a skip
+  double branch_gain;           // the same per unit of |dL/dh_{l+1}|^2, without the 1 that a skip adds
+  // Variance of ln |delta_l|^2 - ln |delta_{l+1}|^2 from finite width, and the part of it that comes from how weights
+  // and gradient are aligned.
+  double width_noise, alignment;
+  bool usable;  // whether that difference is finite in every pass
+  bool finite;  // all its parameters are finite
+  bool alike;   // its units are equal, and so are their gradients
+  bool waking;  // a zero gradient comes from zero parameters above it, which the next steps change
+  bool moving;  // any of its parameters has a gradient
 };
 
 struct Evidence {

@@ -20,7 +20,7 @@ constexpr double kWeights[kHalf] = {0.15275338713072628,  0.14917298647260424, 0
                                     0.1181945319615186,   0.1019301198172407,  0.08327674157670471, 0.06267204833410879,
                                     0.040601429800386446, 0.017614007139150893};
 
-// In order, without doubles and without what lies in the tails.
+// The ends of the panels: in order, without duplicates and without those beyond kTail.
 class Edges {
  public:
   void add(double z) noexcept {
@@ -39,8 +39,9 @@ class Edges {
   int count_ = 0;
 };
 
-// Panels end at every kink and shrink geometrically towards it, down to 1/8 of the unit scale that activations
-// live on: Gauss-Hermite nodes would lose all accuracy where a large scale turns a smooth sigmoid into a step.
+// Panels end at every kink and shrink geometrically towards it, down to 1/8 of the unit scale on which activations
+// vary. Gauss-Hermite nodes would lose all accuracy at a kink, and where a large scale turns a smooth sigmoid into a
+// step.
 Edges panel_edges(int activation, double scale) noexcept {
   const int largest = std::max(1, int(std::ceil(std::log2(std::max(kTail * scale, 1.0)))) + 1);
   const double kink = activation == GRADCORE_HARD_TANH ? 1 / scale : 0;  // the others' is 0, or they have none

@@ -64,9 +64,9 @@ class Judge {
   double speed(const LayerEvidence &layer) const noexcept;
   bool has_signal() const noexcept;
 
-  // The layers below `end` that pass a test, put behind those of other findings; their number.
+  // Appends the layers below `end` that pass a test to Judgement::layers; returns their number.
   int collect(int end, Test test);
-  // A finding on the last `count` layers collected.
+  // Adds a finding on the last `count` layers collected, or on `count` layers from `first` on.
   __attribute__((format(printf, 6, 7))) void add(int kind, int severity, int cause, int count, const char *format, ...);
   __attribute__((format(printf, 7, 8))) void add_from(int first, int kind, int severity, int cause, int count,
                                                       const char *format, ...);
@@ -77,7 +77,7 @@ class Judge {
   const int depth_;
   const Slope &slope_;
   Judgement &to_;
-  bool absolute_ = false;  // a loss of learning in absolute terms, not against other layers
+  bool absolute_ = false;  // learning is lost in absolute terms, not only relative to other layers
 };
 
 void Judge::look() {
@@ -135,18 +135,20 @@ double Judge::update(const LayerEvidence &layer) const noexcept {
   return evidence_.lr * layer.weight_grad / layer.weight;
 }
 
-// Whether steps of that size are, once momentum is under way as it is in a net that has been trained.
+// Whether an update of this size is lost in rounding once momentum is at full speed, as in a trained net it already is.
 bool Judge::is_rounded_away(double update) const noexcept {
   return update * (evidence_.trained ? 1 : evidence_.memory) < evidence_.unit_roundoff();
 }
 
-// The same to compare layers by: at a rate of 0, which moves none, that of plain SGD at any other, scaled.
+// The update as a measure to compare layers by. At a learning rate of 0, which moves no layer, it is that of plain SGD
+// at a rate of 1.
 double Judge::speed(const LayerEvidence &layer) const noexcept {
   return evidence_.lr > 0 ? update(layer) : layer.weight_grad / layer.weight;
 }
 
-// Whether any layer's mean gradient stands above batch noise. Without a gradient the mean of K batches has 1 / K of
-// a single one's square on average; the estimate of the signal is then 0 with a deviation below noise / sqrt(K).
+// Whether any layer's mean gradient stands above batch noise. If there is nothing but noise, the mean gradient of K
+// batches has on average 1 / K of the square of a single one, and the estimate of the signal is 0 with a standard
+// deviation below noise / sqrt(K).
 bool Judge::has_signal() const noexcept {
   const double count = evidence_.passes();
   if (count < 2) return true;
@@ -160,7 +162,7 @@ bool Judge::has_signal() const noexcept {
 
 // ---- values that left the finite range, and losses that leave nothing to do ----
 
-// In the order in which a pass computes them.
+// Finds the first non-finite value, in the order in which a pass computes them.
 bool Judge::non_finite() {
   int layer = -1;
   const char *place = "the parameters";
@@ -221,7 +223,8 @@ bool Judge::zero_gradient() {
   if (const int count = collected(Silence::bypassed))
     add(GRADCORE_FINDING_DEAD_UNITS, GRADCORE_WARNING, GRADCORE_CAUSE_DEAD_UNITS, count,
         "%d branches receive no gradient; their skip connections pass it on.", count);
-  // One finding where one thing silences all others, else one for what is for want of a gradient and of an input each.
+  // If one closed layer silences all others, there is one finding; else one for the layers that no gradient reaches
+  // from above, and one for those that no signal reaches from below.
   const Closed closed = closed_layer(evidence_);
   const int stuck = collect(depth_, [&](const LayerEvidence &, int l) {
     const Silence silence = silence_of(evidence_, l);
@@ -238,7 +241,7 @@ bool Judge::zero_gradient() {
   return to_.layers.size() > found;
 }
 
-// The `count` layers last collected: a gradient arrives from above, but next to nothing from below.
+// Adds a finding on the last `count` layers collected: a gradient arrives from above, but almost no signal from below.
 void Judge::starvation(int severity, int count, const char *when) {
   const int cause = cause_of_starvation(evidence_, to_.layers[to_.layers.size() - std::size_t(count)]);
   add(GRADCORE_FINDING_ZERO_GRADIENT, severity, cause, count,
@@ -251,9 +254,10 @@ void Judge::starvation(int severity, int count, const char *when) {
 
 // ---- gradients that shrink or grow over depth ----
 
-// What was measured must lie beyond the band by more than the noise of batches, and so must the typical draw, or it was
-// luck. Where gradients vanish all rows come to point the same way, and narrow layers lose the drift besides; where
-// they grow rows go apart, and the mean over many directions has none.
+// The measured slope must lie outside the band by more than the noise of batches; otherwise nothing is decided. The
+// slope of a typical draw must lie outside, too; otherwise it was the luck of this draw. Only where gradients vanish
+// does a typical draw contain the drift of narrow layers: there, all rows come to point the same way. Where gradients
+// grow, rows move apart, and a mean over many directions has no drift (Schoenholz et al. 2017: chi < 1 and chi > 1).
 bool Judge::gradient_slope() {
   const double outside = std::fabs(slope_.value) - slope_.band;
   if (!(outside > 0)) return false;
@@ -297,14 +301,14 @@ void Judge::exploding() {
                 why_exploding(cause, evidence_.net->any_residual));
 }
 
-// Whether a shrinking gradient costs learning under the optimizer in use, and in which way.
+// Whether a shrinking gradient costs learning under the optimizer in use; sets absolute_.
 bool Judge::harms_when_vanishing() noexcept {
   double weakest = std::numeric_limits<double>::infinity(), strongest = 0, fall = 0;
   const double error = evidence_.rows() * layers_.back().delta * layers_.back().delta;
   for (const LayerEvidence &layer : layers_) {
     weakest = std::min(weakest, speed(layer)), strongest = std::max(strongest, speed(layer));
     if (!layer.spec->hidden) continue;
-    // An entry g takes a step of lr g / (g + eps): the limit is a share of 1 / kNormRatio.
+    // An adaptive optimizer moves a weight by lr g / (g + eps); less than lr / kNormRatio is too little.
     const double entry = layer.weight_grad / std::sqrt(double(layer.spec->in) * double(layer.spec->out));
     if (evidence_.adaptive()) absolute_ |= entry * (limits::kNormRatio - 1) < evidence_.eps;
     fall += evidence_.lr * evidence_.memory * layer.weight_grad * layer.weight_grad / error;
@@ -315,13 +319,13 @@ bool Judge::harms_when_vanishing() noexcept {
   return absolute_ || !(weakest >= strongest / limits::kNormRatio);
 }
 
-// The loss of the best constant output, or a bound near it; 0 where it takes the targets to know.
+// The loss of the best constant output, or a bound near it; 0 for losses for which it depends on the targets' values.
 double Judge::constant_guess() const noexcept {
   if (evidence_.loss == GRADCORE_CROSS_ENTROPY) return std::log(std::max(double(evidence_.net->out_features()), 2.0));
   return evidence_.loss == GRADCORE_BINARY_CROSS_ENTROPY ? std::log(2.0) : 0.0;
 }
 
-// The same for a growing gradient.
+// Whether a growing gradient costs learning under the optimizer in use; sets absolute_.
 bool Judge::harms_when_exploding() noexcept {
   double taken = 0, weakest = std::numeric_limits<double>::infinity(), strongest = 0;
   for (const LayerEvidence &layer : layers_) {
@@ -329,7 +333,8 @@ bool Judge::harms_when_exploding() noexcept {
     if (std::isfinite(step)) taken += layer.weight_grad * step;
     if (layer.spec->hidden) weakest = std::min(weakest, speed(layer)), strongest = std::max(strongest, speed(layer));
   }
-  // What a step would take away if nothing bent, and a loss that is the net's own scale, not the data's.
+  // A step overshoots if it would take far more than the whole loss away, were the loss linear. A loss far above that
+  // of a constant guess comes from the scale of the net, not from the data.
   const double loss = evidence_.mean_loss(), guess = constant_guess();
   const bool overshoots = loss > 0 && taken / loss > limits::kOvershoot;
   absolute_ = overshoots || (guess > 0 && loss > limits::kDiverged * guess);
@@ -337,7 +342,7 @@ bool Judge::harms_when_exploding() noexcept {
   return weakest <= 0 || strongest / weakest > limits::kNormRatio;
 }
 
-// A profile that leaves the band although the typical draw of the design does not.
+// Adds the finding for a profile that leaves the band although a typical draw of the design does not.
 void Judge::luck() {
   add(slope_.value < 0 ? GRADCORE_FINDING_VANISHING : GRADCORE_FINDING_EXPLODING, GRADCORE_INFO,
       GRADCORE_CAUSE_NARROW_LAYER,
@@ -349,7 +354,7 @@ void Judge::luck() {
       slope_.value, slope_.systematic, slope_.drift);
 }
 
-// A profile that leaves the band by less than the noise of batches.
+// Adds the finding for a profile that leaves the band by less than the noise of batches.
 void Judge::undecided() {
   const bool shrinks = slope_.value < 0;
   add(shrinks ? GRADCORE_FINDING_VANISHING : GRADCORE_FINDING_EXPLODING, GRADCORE_INFO,
@@ -362,7 +367,8 @@ void Judge::undecided() {
 
 // ---- units, step sizes, data, number formats ----
 
-// Updates that rounding swallows in every layer, although there is a gradient to follow; or a rate of zero.
+// A learning rate of zero, or updates that are rounded away in every layer although there is a gradient to follow.
+// explained: whether another finding accounts for small updates already.
 void Judge::small_steps(bool explained) {
   if (!evidence_.has_optimizer) return;
   const bool standing = evidence_.lr == 0;
@@ -392,11 +398,11 @@ void Judge::few_rows() {
       evidence_.rows());
 }
 
-// Largest number of dead units among `width` that random ReLU layers show, but for kFalseAlarm of the nets: when all
-// rows point the same way, as deep in a net, each unit is dead with probability 1/2.
+// The number of dead units among `width` that random ReLU layers exceed in at most kFalseAlarm of the nets. If all rows
+// point the same way, as deep in a net, each unit is dead with probability 1/2.
 index Judge::dead_by_chance(index width) const noexcept {
   const double n = double(width), level = limits::kFalseAlarm / std::max(depth_ - 1, 1);
-  double tail = 0, log_share = -n * std::log(2.0);  // of the nets in which `dead` units are dead: C(n, dead) / 2^n
+  double tail = 0, log_share = -n * std::log(2.0);  // log of C(n, dead) / 2^n, the probability of `dead` dead units
   for (index dead = width; dead > 0; dead--) {
     tail += std::exp(log_share);
     if (tail > level) return dead;
@@ -416,7 +422,7 @@ void Judge::dead_units() {
         count);
 }
 
-// Bounded activations whose entries are mostly saturated; one finding a cause.
+// Bounded activations whose entries are mostly saturated; one finding per cause.
 void Judge::saturation() {
   for (const int cause :
        {GRADCORE_CAUSE_INPUT_SCALE, GRADCORE_CAUSE_WEIGHT_SCALE, GRADCORE_CAUSE_SATURATING_ACTIVATION}) {
@@ -435,7 +441,8 @@ void Judge::saturation() {
 
 void Judge::unscaled_input() {
   const double rms = std::sqrt(evidence_.input_square);
-  // A normalization makes small inputs good, but where biases are left that these have to stand up to.
+  // A normalization makes up for small inputs, unless the first layer has biases that it leaves in: these outweigh
+  // them.
   const LayerSpec &first = *layers_[0].spec;
   const bool mended = first.batch_norm() || (first.row_norm() && first.bias < 0);
   const double seen = mended ? rms / std::sqrt(rms * rms + kNormEps) : rms;
@@ -447,9 +454,9 @@ void Judge::unscaled_input() {
         rms);
 }
 
-// Deltas that are subnormal in the net's own format, or would be zero in a smaller one that training uses. The former
-// do no harm where the typical delta, times the unit roundoff, is a normal number: the sums that they enter round off
-// more than they have lost.
+// Deltas that are subnormal in the net's own format, or would be zero in a smaller one that training uses. Subnormal
+// deltas do no harm if the typical delta times the unit roundoff is a normal number: the sums that they enter are
+// rounded by more than the digits that they have lost.
 void Judge::underflow() {
   const int own = collect(depth_, [&](const LayerEvidence &layer, int) {
     const double typical = layer.delta / std::sqrt(evidence_.rows() * double(layer.spec->out));

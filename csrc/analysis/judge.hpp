@@ -1,6 +1,6 @@
-// From recorded passes to findings and a verdict: those rules of gradcore/analysis/judge.py, causes.py and checks.py
-// that need only passes with fixed parameters. gc.analyze does the rest: trial steps on a copy (a learning rate that
-// diverges), the scales of targets and columns, singular values, remedies.
+// From recorded passes to findings and a verdict: those rules of gradcore/analysis/judge.py, causes.py, steps.py and
+// checks.py that need only passes with fixed parameters. gc.analyze does the rest: trial steps on a copy (a learning
+// rate that diverges), the scales of targets and columns, singular values, remedies.
 #ifndef GRADCORE_ANALYSIS_JUDGE_HPP
 #define GRADCORE_ANALYSIS_JUDGE_HPP
 
@@ -12,7 +12,7 @@ constexpr int kNoCause = -1;
 
 struct Finding {
   int kind, severity, cause;  // gradcore_finding_kind, _severity, _cause or kNoCause
-  int first, count;           // of the layers concerned, in Judgement::layers
+  int first, count;           // where the layers concerned are in Judgement::layers
   char text[400];
 };
 

@@ -67,9 +67,9 @@ double Recorder::gradient_square(int tensor) const noexcept {
   return sum;
 }
 
-// A layer whose gradient is zero wakes up with the first steps where what stops it is a tensor of zeros above it that
-// has a gradient of its own, as zero-initialized outputs and branches have, and every derivative in between lets
-// something through.
+// Fills in what depends on the parameters. A layer whose gradient is zero is `waking` if a tensor of zeros above it
+// stops the gradient but has one of its own, like a zero-initialized output or branch, and if every activation in
+// between passes a gradient: after the first steps the tensor is no longer zero.
 void Recorder::read_parameters(const void *parameters) noexcept {
   bool gate_above = false;
   for (std::size_t l = net_.layers.size(); l-- > 0;) {
@@ -90,7 +90,8 @@ void Recorder::read_parameters(const void *parameters) noexcept {
     layer.bias_var = squares[1] / double(spec.out);
     const double gradient = gradient_square(spec.weight);
     layer.mean_gradient = std::sqrt(gradient) / passes();
-    // Rows beside themselves, one further: sums run in one order for all units, so these agree to the bit or not.
+    // Each row of the weights and of their gradient is compared with the next. Sums run in the same order for all
+    // units, so that equal units agree to the bit.
     const TensorInfo &weight = net_.parameters[std::size_t(spec.weight)];
     const std::size_t rest = std::size_t(weight.size() - spec.in), size = std::size_t(net_.element_size());
     const char *first = static_cast<const char *>(parameters) + std::size_t(weight.offset) * size;

@@ -9,10 +9,10 @@ namespace gradcore {
 
 namespace {
 
-// A layer of n ReLU units is dead by chance with probability 2^-n: above 8 units (0.4 %) that is no chance.
+// A layer of n ReLU units is dead by chance with probability 2^-n; above 8 units (0.4 %), chance is not the reason.
 constexpr index kNarrow = 8;
 
-// Whether all that enters the net is zero.
+// Whether all inputs of the net are zero.
 bool no_input(const Evidence &evidence) noexcept {
   return evidence.input_square == 0 && evidence.layers[0].weight_grad == 0;
 }

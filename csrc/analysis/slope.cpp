@@ -16,7 +16,7 @@ constexpr double kRandomWithin = 3.0;
 constexpr double kStudent95[] = {12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306,
                                  2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131};
 
-// An increment without alignment: what the sizes of weights, derivatives and norms make.
+// The increment that the sizes of weights, derivatives and norms make, without their alignment with the gradient.
 double systematic_step(const Evidence &evidence, int l) noexcept {
   const LayerEvidence &layer = evidence.layers[std::size_t(l)];
   if (evidence.net->any_residual)
@@ -24,7 +24,7 @@ double systematic_step(const Evidence &evidence, int l) noexcept {
   return std::log(layer.weight_gain) + std::log(layer.squared_slope) + 2 * std::log(layer.delta / layer.grad_preact);
 }
 
-// Over the usable steps.
+// Sums over the usable steps.
 struct Sums {
   int steps = 0;
   double systematic = 0, noise = 0, alignment = 0;
@@ -49,7 +49,7 @@ double slope_of_pass(const Evidence &evidence, int pass, int steps) noexcept {
   return sum / steps;
 }
 
-// Mean over the passes and its standard error, NaN for a single one.
+// Sets the mean over the passes and its standard error, which is NaN for a single pass.
 void set_value(const Evidence &evidence, int steps, Slope *slope) noexcept {
   const int count = evidence.passes();
   double sum = 0, rest = 0;
@@ -63,19 +63,19 @@ void set_value(const Evidence &evidence, int steps, Slope *slope) noexcept {
   slope->batch_half = half_interval(slope->batch_error, count);
 }
 
-// Where alignment is what random directions give, the slope without it; all of the slope where it is not, where the net
-// has taken steps, so that it and no other draw goes on learning, and with batch norm.
+// If alignment is what random directions give, the systematic slope is the one without it. It is the whole slope if
+// alignment is not random, if the net has been trained, so that another draw does not matter, and with batch norm.
 void set_systematic(const Evidence &evidence, const Sums &sums, Slope *slope) noexcept {
   const double without = sums.systematic / sums.steps, luck = slope->value - without;
   const double spread = kRandomWithin * std::sqrt(sums.alignment) / sums.steps;
   const bool exact = evidence.trained || evidence.net->layers[0].normalization == GRADCORE_NORM_BATCH;
-  slope->drift = -0.5 * sums.alignment / sums.steps;  // typical logarithm of a mean-one factor
+  slope->drift = -0.5 * sums.alignment / sums.steps;  // typical logarithm of a random factor whose mean is 1
   slope->random = !exact && slope->drift - spread <= luck && luck <= spread;
   slope->systematic_low = slope->low, slope->systematic_high = slope->high;
   if (exact) {
     slope->systematic_low = slope->value - slope->batch_half, slope->systematic_high = slope->value + slope->batch_half;
   } else if (slope->random) {
-    // What is left of the noise: mask counts and weight sizes; the batch noise of a mean derivative is small.
+    // The rest of the noise comes from mask counts and weight sizes; the batch noise of a mean derivative is small.
     const double rest = kGauss95 * std::sqrt(std::max(sums.noise - sums.alignment, 0.0)) / sums.steps;
     slope->systematic_low = without - rest, slope->systematic_high = without + rest;
   }
@@ -92,7 +92,7 @@ double half_interval(double error, int count) noexcept {
 
 Slope estimate_slope(const Evidence &evidence) noexcept {
   const Sums sums = sums_over_steps(evidence);
-  // Where no gradient passes, the slope is one of fewer layers, over which norms may change by as much.
+  // If no gradient passes some steps, the slope is that of the others, over which norms may change by the same ratio.
   const int steps = sums.steps > 0 ? sums.steps + 1 : evidence.depth() - 1;
   const double band = 2 * std::log(limits::kNormRatio) / std::max(steps, 1);
   Slope slope{kNan, kNan, kNan, kNan, kNan, kNan, kNan, kNan, band, steps, kNan, false, kNan};
