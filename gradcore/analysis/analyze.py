@@ -57,7 +57,8 @@ def analyze(
             more follow, and as many at one or two lower rates (`analysis.outlook`). None means plain SGD at a rate that
             suits the net: updates are given for lr 0.01, but steps are called too large only if they are so at 1e-4.
         batch_size, batches: disjoint random batches to measure, fewer or smaller ones if there is less data. With batch
-            norm, gradients depend on the batch size and it is kept: use the batch size you train with.
+            norm, gradients depend on the batch size: use the one you train with. It is kept; with little data, batches
+            then share rows.
         seed: seed of the choice of batches.
         thresholds: limits of the judgement; see `Thresholds`.
         progress: True shows a line on a terminal while it runs, False nothing; a function is called with

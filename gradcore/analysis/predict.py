@@ -158,7 +158,7 @@ def expected_profile(
     stack.forward(min(input_square, 1e24))
     stack.backward()
     band = GAUSS_95 * np.sqrt(stack.spread)
-    low, high = stack.delta_log - band, stack.delta_log - stack.typical + band
+    low, high = stack.delta_log - band, stack.delta_log - stack.drift + band
     measured = np.full(stack.depth, np.nan) if measured_log is None else np.asarray(measured_log, dtype=np.float64)
     margin = 0.5 + 0.05 * np.abs(stack.delta_log)  # allows for the theory's own approximations: 5 % of the change
     finite = np.isfinite(weight_var).all() and np.isfinite(bias_var).all()
@@ -196,7 +196,7 @@ class _Stack:
         self.correlation = np.full(self.depth, np.nan)  # of the activations' arguments for two neighbouring inputs
         # typical value and variance, over draws of the weights, of ln |delta_l|^2 relative to the output layer
         self.delta_log, self.spread = np.zeros(self.depth), np.zeros(self.depth)
-        self.typical = np.zeros(self.depth)  # typical value minus logarithm of the mean, at most 0; in delta_log
+        self.drift = np.zeros(self.depth)  # typical value minus logarithm of the mean, at most 0; delta_log contains it
 
     def forward(self, square: float) -> None:
         """Apply (M.1) and (M.3) from the input on. square: mean square of the inputs.
@@ -226,8 +226,8 @@ class _Stack:
 
     def backward(self) -> None:
         """Apply (P.1) and (P.2) from the output down, and add up the noise of finite width."""
-        delta, stream = 0.0, 0.0  # ln of the mean of |delta|^2 and of G, in the layer above
-        spread, typical = 0.0, 0.0
+        delta, stream = 0.0, 0.0  # ln of the means of |delta|^2 and of |G|^2 in the layer above
+        spread, drift = 0.0, 0.0
         weight_log = np.log(np.maximum(self.weight_var, TINY))
         for layer in range(self.depth - 2, -1, -1):
             branch = weight_log[layer + 1] + delta
@@ -237,8 +237,8 @@ class _Stack:
             delta = stream + local
             self.chi[layer] = bounded_exp(weight_log[layer] + local)
             step = self._step_noise(layer, share)
-            spread, typical = spread + step, typical - 0.5 * step * self._common(layer)
-            self.delta_log[layer], self.spread[layer], self.typical[layer] = delta + typical, spread, typical
+            spread, drift = spread + step, drift - 0.5 * step * self._common(layer)
+            self.delta_log[layer], self.spread[layer], self.drift[layer] = delta + drift, spread, drift
 
     def _step_noise(self, layer: int, share: float) -> float:
         """Variance that finite width adds to ln |delta|^2 in one layer; share: of the branch in |G|^2.
@@ -286,8 +286,8 @@ def _deep_limit(stack: _Stack) -> dict[str, Any]:
         )
     name, weight_var = stack.activations[-1], float(stack.weight_var[hidden - 1])
     slope = float((stack.delta_log[0] - stack.delta_log[hidden - 1]) / (hidden - 1))
-    # what chance takes per layer on the typical draw, >= 0: the slope contains it, the depth carried does not
-    drift = float(stack.typical[hidden - 1] - stack.typical[0]) / (hidden - 1)
+    # What chance takes per layer on the typical draw, at least 0. The slope contains it; the depth carried does not.
+    chance = float(stack.drift[hidden - 1] - stack.drift[0]) / (hidden - 1)
     if stack.skips.any():
         q_star, chi_star = math.nan, bounded_exp(slope)
         scale = theory.depth_scale(chi_star)
@@ -307,7 +307,7 @@ def _deep_limit(stack: _Stack) -> dict[str, Any]:
         "depth_scale": theory.depth_scale(chi_star),
         "trainable_depth": theory.TRAINABLE_SCALES * scale,
         "critical_gain": _critical_gain(stack, name, float(stack.bias_var[hidden - 1])),
-        "carried_depth": theory.carried_depth(bounded_exp(slope + drift)),
+        "carried_depth": theory.carried_depth(bounded_exp(slope + chance)),
         "slope": slope,
     }
 

@@ -73,8 +73,8 @@ def find_remedies(
         budget = default_steps(case) if steps is None else steps
         deadline = math.inf if seconds is None else time.monotonic() + seconds
         with Crew(max(1, min(get_num_threads(), len(candidates)))) as crew:
-            trial = Verification(report, case, limits, budget, seeds, crew)
-            search = _Search(trial, candidates, pairs, deadline, show)
+            verification = Verification(report, case, limits, budget, seeds, crew)
+            search = _Search(verification, candidates, pairs, deadline, show)
             with suppress(KeyboardInterrupt):
                 search.run()
     return [each.remedy for each in _ranked(search.done)] + [remedy_of(each, case) for each in search.untried]
@@ -111,13 +111,13 @@ class _Search:
 
     def __init__(
         self,
-        trial: Verification,
+        verification: Verification,
         candidates: list[Candidate],
         pairs: int,
         deadline: float,
         progress: Progress | None,
     ) -> None:
-        self._trial, self._crew, self._pairs = trial, trial.crew, pairs
+        self._verification, self._crew, self._pairs = verification, verification.crew, pairs
         self._deadline, self._progress = deadline, progress
         self._total = 1 + len(candidates) + pairs
         self._order = list(candidates)
@@ -130,7 +130,7 @@ class _Search:
         Yardsticks (parts of a change that were tried alone) come last, unless they are candidates themselves.
         """
         listed = {repr(each.candidate.change()) for each in self._tried.values()}
-        for each in self._trial.yardsticks:
+        for each in self._verification.yardsticks:
             if repr(each.candidate.change()) not in listed:
                 self._order.append(each.candidate)
                 self._tried[len(self._order) - 1] = each
@@ -144,7 +144,7 @@ class _Search:
     def run(self) -> None:
         """Run all trials; what is finished at the deadline, or at an interrupt, is in `done`."""
         self._show(0, "the original net")
-        self._try(range(len(self._order)), self._crew.submit(self._trial.sick.first, self._trial.seeds))
+        self._try(range(len(self._order)), self._crew.submit(self._verification.sick.first, self._verification.seeds))
         for _ in range(self._pairs):
             pair = _best_pair(self.done)
             if pair is None or time.monotonic() > self._deadline:
@@ -171,7 +171,7 @@ class _Search:
 
     def _verified(self, candidate: Candidate) -> Tried | None:
         """The candidate as tried, or None after the deadline."""
-        return None if time.monotonic() > self._deadline else self._trial.verified(candidate)
+        return None if time.monotonic() > self._deadline else self._verification.verified(candidate)
 
     def _train_longer_meanwhile(self) -> None:
         """Begin the longer training of the best remedy so far while a pair is tried, if a second thread is there.

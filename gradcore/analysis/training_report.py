@@ -27,7 +27,7 @@ PROFILES = (
     "delta_nonfinite_share",
     "weight_grad_nonfinite_share",
 )
-# And one value for the whole net.
+# Kept of every check, one value for the whole net.
 SERIES = ("step", "loss", "total_norm", "lr")
 
 

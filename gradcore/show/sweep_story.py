@@ -37,9 +37,10 @@ FULL_COLOUR = math.log(2.0)
 class Panel:
     """One heat map: the designs that agree in all axes but two.
 
-    title: what they agree in, where the sweep varies it. xs, ys: values of the axes x_name and y_name, in the
-    order of the grid. cells[y][x]: the design's row of `SweepResult.summary`, None where it is not measured.
-    value: the column shown. line: where theory has chi = 1, pairs (weight_var, bias_var), or empty.
+    title: the values in which they agree, of axes that the sweep varies. xs, ys: values of the axes x_name and y_name,
+    numbers in rising order and names in that of the grid. cells[y][x]: the design's row of `SweepResult.summary`, None
+    if it was not measured. value: the column shown. line: pairs (weight_var, bias_var) where theory has chi = 1; may be
+    empty.
     """
 
     title: str
@@ -155,7 +156,7 @@ def label(name: str, value: Any) -> str:
 
 
 def tick(name: str, value: Any) -> str:
-    """An axis value together with its axis."""
+    """An axis value as the label of a tick, beside the name of the axis."""
     if isinstance(value, (int, float)) and name != "residual":
         return story.number(value, 3)
     return str(value) if name == "init" else label(name, value)
@@ -223,7 +224,7 @@ COLUMNS = (
 
 
 def terms(result: SweepResult) -> list[tuple[str, str]]:
-    """Explanations of the columns that are shown."""
+    """(name, explanation) of the columns that are shown."""
     shown = columns(result)
     return [(name, meaning) for name, meaning in _TERMS if name in shown]
 
@@ -240,7 +241,7 @@ def columns(result: SweepResult) -> list[str]:
 
 
 def cells(row: Row, names: Sequence[str]) -> list[str]:
-    """One line of the table."""
+    """One line of the table: the cells of a row under the headings `names`."""
     special = {
         "gradients": verdict(row),
         "gain/layer": story.number(row["gain"], 3),
@@ -257,7 +258,7 @@ def cells(row: Row, names: Sequence[str]) -> list[str]:
 
 
 def _range(low: float, high: float) -> str:
-    """The lowest and highest gain; a net too shallow for a gain has neither."""
+    """The lowest and the highest gain over seeds, in words; n/a for nets too shallow for a gain."""
     return story.number(low, 3) if math.isnan(low) else f"{story.number(low, 3)} to {story.number(high, 3)}"
 
 

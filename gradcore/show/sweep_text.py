@@ -60,7 +60,7 @@ def _table(result: SweepResult, terminal: Terminal) -> list[str]:
 
 
 def _fitting(table: list[list[str]], width: int) -> list[int]:
-    """Indices of the columns to show."""
+    """Indices of the columns to show: all, but for dispensable ones that do not fit into `width`."""
     keep = list(range(len(table[0])))
 
     def needed() -> int:
