@@ -360,10 +360,7 @@ def finite_batch_factor(batch_size: int) -> float:
 
 
 def layer_norm_growth(activation: str | Nonlinearity) -> float:
-    """(M.5): growth of |delta|^2 per layer towards the input with layer or rms norm before each activation.
-
-    It is the limit of large width.
-    """
+    """(M.5): growth of |delta|^2 per layer towards the input with layer or rms norm, in the limit of large width."""
     return derivative_moment(activation, 1.0) / activation_square(activation, 1.0)
 
 

@@ -49,7 +49,7 @@ CAUSES = (
 
 
 class Record:
-    """Gives a dataclass `to_dict`, nested plain Python values, and `to_json`."""
+    """Base of the results: gives a dataclass `to_dict`, which returns plain Python values, and `to_json`."""
 
     def to_dict(self) -> dict[str, Any]:
         """All public fields as dicts, lists, strings and numbers; a non-finite number becomes None."""
@@ -212,7 +212,7 @@ class Slope(Record):
 
     @property
     def total(self) -> float:
-        """Change of ln |delta|^2 from the output to the first layer."""
+        """Change of ln |delta|^2 from the output to the first layer, at this slope."""
         return self.value * self.steps
 
     @property
@@ -299,7 +299,7 @@ class Jacobian(Record):
     """Singular values of d output / d input, means over a few rows; largest first.
 
     largest, smallest: a few at either end of all `count` = min(in, out).
-    mean_square: over all of them; the factor on the square of a random gradient.
+    mean_square: over all of them; with out <= in, the factor on the squared norm of a random gradient.
     log_spread: standard deviation of their logarithm; 0 if all directions are scaled equally (dynamical isometry).
     exact: whether all were computed; else smallest holds upper bounds, and mean_square and log_spread are estimates.
     """
@@ -340,7 +340,7 @@ class Outcome(Record):
     """Results of measuring a net and training it for a short budget; means over the seeds.
 
     slope: change of ln |delta|^2 per layer at the start. start_loss, loss: on held-out rows, before and after training.
-    accuracy: on the same rows after training; NaN for regression.
+    accuracy: on the same rows after training; NaN for regression. If a training broke off, loss is inf, accuracy NaN.
     """
 
     verdict: str

@@ -70,6 +70,7 @@ def is_phase_diagram(result: SweepResult) -> bool:
 
 
 def _chosen_axes(result: SweepResult) -> tuple[str, str | None]:
+    """Names of the x and y axis of all panels; None for y if the sweep varies at most one axis."""
     varied = [name for name in result.varied if name != "seed"]
     if is_phase_diagram(result):
         return "weight_var", "bias_var"
@@ -79,12 +80,14 @@ def _chosen_axes(result: SweepResult) -> tuple[str, str | None]:
 
 
 def _place(point: Row) -> tuple[Any, ...]:
+    """A key that is unique to a design: its values on all axes but that of seeds."""
     return tuple(point[name] for name in AXES if name != "seed")
 
 
 def _panel(
     result: SweepResult, x_name: str, y_name: str | None, fixed: Row, found: dict[tuple[Any, ...], Row]
 ) -> Panel:
+    """The panel of the designs with the values `fixed`. found: all measured designs, by `_place`."""
     base = {name: values[0] for name, values in result.grid.items()} | fixed
     xs, ys = _ordered(result.grid[x_name]), _ordered(result.grid[y_name]) if y_name else (None,)
     cells = tuple(

@@ -49,7 +49,7 @@ class SweepResult:
             loss, saturated_share, dead_share (means over the hidden layers), num_parameters.
             Undefined and infinite values are NaN.
         grid: every axis with its values. settings: loss, batches, data and others.
-        interrupted: whether points are missing because of Ctrl-C.
+        interrupted: whether points are missing, because of Ctrl-C or in a file that is not complete.
     """
 
     rows: list[Row]
