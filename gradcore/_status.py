@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TextIO
 
 from . import _check
@@ -25,19 +25,30 @@ _SHORT_SECONDS = 0.5
 def shown(progress: bool | Progress | None) -> Iterator[Progress | None]:
     """What a `progress` argument asks for: a function to call with (done, total, what), or None.
 
-    True: a live line on stderr where that is a terminal, for work that is not short; elsewhere nothing, so that logs
-    and notebooks stay as they are. A function: itself. False or None: nothing.
+    True: a live line on stderr where that is a terminal, or in a notebook, for work that is not short; elsewhere
+    nothing, so that logs stay as they are. A function: itself. False or None: nothing.
 
     Raises:
         TypeError: anything else.
     """
     if callable(progress):
         yield progress
-    elif _check.progress(progress) and sys.stderr and sys.stderr.isatty():
-        with Status(sys.stderr, _SHORT_SECONDS) as status:
-            yield status
-    else:
-        yield None
+        return
+    status: Status | None = None
+    if _check.progress(progress):
+        if display := _notebook_display():
+            status = NotebookStatus(display, _SHORT_SECONDS)
+        elif sys.stderr and sys.stderr.isatty():
+            status = Status(sys.stderr, _SHORT_SECONDS)
+    with status or nullcontext() as shown_in:
+        yield shown_in
+
+
+def _notebook_display() -> Callable[..., Any] | None:
+    """IPython's `display` in a notebook (Jupyter, VS Code, Colab), else None."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return None if getattr(shell, "kernel", None) is None else sys.modules["IPython.display"].display
 
 
 class Status:
@@ -49,6 +60,7 @@ class Status:
 
     def __init__(self, stream: TextIO, delay: float = 0.0) -> None:
         self._stream, self._live = stream, stream.isatty()
+        self._columns = shutil.get_terminal_size().columns - 1  # a line that wraps could not be erased
         self._what, self._drawn = "", 0.0
         self._start = time.monotonic()
         self._first = self._start + delay
@@ -62,9 +74,7 @@ class Status:
         elif now >= self._first and (what != self._what or done >= total or now - self._drawn >= _REFRESH_SECONDS):
             filled = round(_BAR_WIDTH * min(done / total, 1.0)) if total else 0
             bar = "#" * filled + "." * (_BAR_WIDTH - filled)
-            text = f"  [{bar}] {now - self._start:5.1f} s  {what}"
-            text = text[: shutil.get_terminal_size().columns - 1]  # a line that wraps could not be erased
-            print(f"\r\033[K{text}", end="", file=self._stream, flush=True)
+            self._draw(f"  [{bar}] {now - self._start:5.1f} s  {what}"[: self._columns])
             self._drawn = now
         self._what = what
 
@@ -73,7 +83,25 @@ class Status:
 
     def __exit__(self, *exception: object) -> None:
         if self._drawn:
-            print("\r\033[K", end="", file=self._stream, flush=True)
+            self._draw("")
+
+    def _draw(self, text: str) -> None:
+        print(f"\r\033[K{text}", end="", file=self._stream, flush=True)
+
+
+class NotebookStatus(Status):
+    """The same as a line in the output of a notebook's cell, which is empty in the end."""
+
+    def __init__(self, display: Callable[..., Any], delay: float) -> None:
+        super().__init__(sys.stderr, delay)
+        self._live, self._display, self._line = True, display, None
+
+    def _draw(self, text: str) -> None:
+        content = {"text/plain": text}
+        if self._line is None:
+            self._line = self._display(content, raw=True, display_id=True)
+        else:
+            self._line.update(content, raw=True)
 
 
 class Interrupts:

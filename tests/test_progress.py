@@ -2,6 +2,7 @@
 
 import sys
 from io import StringIO
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -50,6 +51,31 @@ def test_repair_shows_one_line_for_all_its_parts(monkeypatch):
     gc.repair(sick_net(), X, LABELS, rounds=1, steps=2, seeds=2, limit=1, pairs=0)
     assert "measuring gradients" in terminal.getvalue() and "the original net" in terminal.getvalue()
     assert terminal.getvalue().endswith("\r\033[K") and terminal.getvalue().count("\r\033[K\r\033[K") == 0
+
+
+def test_a_notebook_shows_a_line_in_the_cell(monkeypatch, capsys):
+    """One output, which is updated and empty in the end; an IPython shell on a terminal has no kernel."""
+    shown = []
+
+    class Line:
+        def update(self, content, raw):
+            shown.append(content["text/plain"])
+
+    def display(content, raw, display_id):
+        assert raw and display_id and not shown
+        shown.append(content["text/plain"])
+        return Line()
+
+    shell = SimpleNamespace(kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    monkeypatch.setattr("gradcore._status._SHORT_SECONDS", 0.0)
+    gc.analyze(sick_net(), X, LABELS)
+    assert len(shown) > 1 and "measuring gradients" in shown[0] and shown[-1] == ""
+    assert capsys.readouterr() == ("", "")
+    del shown[:], shell.kernel
+    gc.analyze(sick_net(), X, LABELS)
+    assert shown == []
 
 
 def test_sweep_shows_a_line_too(monkeypatch):

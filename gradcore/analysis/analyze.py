@@ -61,7 +61,7 @@ def analyze(
             then share rows.
         seed: seed of the choice of batches.
         thresholds: limits of the judgement; see `Thresholds`.
-        progress: True shows a line on a terminal while it runs, False nothing; a function is called with
+        progress: True shows a line in a terminal or notebook, False nothing; a function is called with
             (done, total, what).
 
     Returns:

@@ -51,7 +51,7 @@ def find_remedies(
         seeds: trainings per candidate, >= 2; an undecided comparison gets as many again.
         limit: most candidates to try, the likeliest first. pairs: most pairs of the best candidates to try.
         seconds: start no further candidate after this time.
-        progress: True shows a line on a terminal while it runs, False nothing; a function is called with (done, total,
+        progress: True shows a line in a terminal or notebook, False nothing; a function is called with (done, total,
             name of a candidate being tried), by the calling thread.
 
     Raises:

@@ -96,7 +96,7 @@ def repair(
     Args:
         net, x, target, loss, optimizer, batch_size, batches, seed, thresholds: as for `analyze`.
         rounds: most rounds of treatment; another round follows while the net is not healthy.
-        progress: True shows a line on a terminal while it runs, False nothing; a function is called with
+        progress: True shows a line in a terminal or notebook, False nothing; a function is called with
             (done, total, what).
         trials: steps, seeds, limit, pairs, seconds, as for `Report.remedies`.
 

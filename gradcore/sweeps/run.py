@@ -58,7 +58,8 @@ def sweep(
             ProcessPoolExecutor(initializer=gc.set_num_threads, initargs=(1,)).
         path: file of finished points (JSON lines). If it exists, the sweep resumes from it; a file of another
             configuration or other data is refused.
-        progress: True shows a line on a terminal, False nothing; a function is called with (done, total, what).
+        progress: True shows a line in a terminal or notebook, False nothing; a function is called with
+            (done, total, what).
 
     Returns:
         SweepResult, with rows in the order of the grid for any executor. Ctrl-C ends the sweep early; the result then
