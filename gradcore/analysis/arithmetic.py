@@ -1,4 +1,4 @@
-"""Arithmetic at the ends of float64, where the analysis looks: without warnings, overflow or a logarithm of zero."""
+"""Arithmetic near the limits of float64, where the analysis often works: without warnings, overflow or ln 0."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 
-TINY = 1e-300  # stands for 0 under a logarithm
-GAUSS_95 = 1.96  # standard deviations of a Gaussian to either side that hold 95 % of it
+TINY = 1e-300  # replaces 0 under a logarithm
+GAUSS_95 = 1.96  # 95 % of a Gaussian lie within this many standard deviations of its mean
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def harmless(function: Callable[P, R]) -> Callable[P, R]:
-    """Zeros, infinities and NaN are what the analysis looks for: arithmetic on them warns of nothing.
+    """Decorator: let a function compute with zeros, infinities and NaN without NumPy's warnings.
 
-    A state for every call: before NumPy 2 one `np.errstate` used inside itself, or by two threads at once, does not
-    restore the caller's.
+    The analysis looks for such values, so they are no surprise. Each call enters a new `np.errstate`: before NumPy 2,
+    one instance does not restore the caller's state if it is nested in itself or used by two threads at once.
     """
 
     @functools.wraps(function)
@@ -31,5 +31,5 @@ def harmless(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def bounded_exp(value: float) -> float:
-    """e^value, at most e^700."""
+    """e^value, but at most e^700, so that it cannot overflow."""
     return math.exp(min(value, 700.0))

@@ -1,4 +1,4 @@
-"""Other weights for a net that is there: of critical size, of fewer layers, of residual branches scaled down."""
+"""Change the weights of a net that exists: give them critical size, keep fewer layers, scale residual branches down."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from ..mlp import skip_connections
 
 
 def rescale(net: Any) -> None:
-    """Give each hidden layer's weights their critical size and keep their directions; biases become zero."""
+    """Scale the weights of every layer to their critical size, in place, and set the biases to zero.
+
+    The directions of the weights are kept. Weights that are all zero, or not finite, stay as they are.
+    """
     gains = [CRITICAL_GAIN_SQUARED[name] for name in net.activations] + [1.0]
     for layer, gain_squared in enumerate(gains):
         weight = net.parameters[f"dense{layer}.weight"]
@@ -25,7 +28,7 @@ def rescale(net: Any) -> None:
 
 
 def shortened(net: Any, config: Mapping[str, Any]) -> Any:
-    """The first hidden layers of `net`, as many as `config` has, and its output layer, with their weights."""
+    """A net of the first hidden layers of `net`, as many as `config` has, and its output layer, with their weights."""
     short = type(net)._without_weights(config)
     ends = [f"dense{each.depth - 1}." for each in (short, net)]
     for target, source in ((short.parameters, net.parameters), (short.buffers, net.buffers)):
@@ -35,7 +38,11 @@ def shortened(net: Any, config: Mapping[str, Any]) -> Any:
 
 
 def scale_branches(net: Any) -> None:
-    """Divide every residual branch by the root of their number: the stream then grows by e at most."""
+    """Divide every residual branch by the square root of their number n, in place.
+
+    If a branch alone would keep the mean square of its input, that of the stream now grows by (1 + 1 / n)^n in total,
+    which is less than e.
+    """
     blocks = np.flatnonzero(skip_connections(net.config))
     for layer in blocks:
         name = f"dense{layer}.weight" if net.normalization is None else f"norm{layer}.weight"
