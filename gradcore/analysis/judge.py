@@ -1,8 +1,9 @@
-"""From numbers to findings and a verdict.
+"""From the numbers of a `Subject` to findings and a verdict.
 
-vanishing and exploding need three things at once: the slope over depth leaves its healthy band by more
-than its own error; it matters to the optimizer in use; and, where absolute sizes are judged, the gradient
-stands above batch noise. Limits and their derivations: `subject.Thresholds`.
+A slope over depth counts as vanishing or exploding if three conditions hold at once: it is outside its healthy band by
+more than its error; it impairs learning with the optimizer in use; and, where the absolute size of updates is judged,
+the gradient stands above batch noise. A slope that fails only the second is an `info`, which changes no verdict. The
+limits and their derivations are in `subject.Thresholds`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def judge(subject: Subject) -> tuple[str, tuple[Finding, ...]]:
 
 
 def verdict_of(findings: Iterable[Finding]) -> str:
-    """The worst that any finding but an `info` stands for."""
+    """The worst verdict that any of the findings stands for, apart from `info` findings."""
     verdicts = [_stands_for(finding) for finding in findings if finding.severity != "info"]
     return max(verdicts, key=VERDICTS.index, default="healthy")
 
@@ -50,7 +51,7 @@ def _stands_for(finding: Finding) -> str:
 
 
 def _where(flags: np.ndarray) -> tuple[int, ...]:
-    """The layers of which something is true."""
+    """Indices of the layers whose flag is true."""
     return tuple(np.flatnonzero(flags).tolist())
 
 
@@ -89,7 +90,7 @@ def _nothing_left(subject: Subject) -> Finding:
 
 
 def non_finite(subject: Subject) -> list[Finding]:
-    """The first layer and pass where a value left the range of finite numbers."""
+    """A finding that names the first layer and pass with a non-finite value; none if all values are finite."""
     found = _first_non_finite(subject)
     if found is None:
         return []
@@ -126,7 +127,7 @@ _OVERFLOW_CAUSES = {
 
 
 def _first_non_finite(subject: Subject) -> tuple[int, str, int] | None:
-    """(layer, pass, batch) in the order in which a pass computes them."""
+    """(layer, pass, batch) of the first non-finite value in the order of computation; None if there is none."""
     measurement = subject.measurement
     if bad := _where(~measurement.finite_parameters):
         return bad[0], "parameters", 0
@@ -145,7 +146,11 @@ def _first_non_finite(subject: Subject) -> tuple[int, str, int] | None:
 
 
 def zero_gradient(subject: Subject) -> list[Finding]:
-    """Layers whose weights receive exactly zero gradient from every batch."""
+    """Findings about layers whose gradient is exactly zero in every batch, or the same for all of their units.
+
+    A layer without a gradient gets the first explanation that fits: all inputs are zero, a skip connection leads past
+    the layer, some layer lets nothing through, next to nothing enters it (`starved`), nothing arrives from above.
+    """
     found = [*_asleep(subject), *_alike(subject)]
     silent = _where(subject.gradient_norms == 0.0)
     if not silent:
@@ -160,20 +165,21 @@ def zero_gradient(subject: Subject) -> list[Finding]:
     closed = _closed_layer(subject) if silent else None
     if closed is not None:
         return [*found, _silent(silent, *closed)]
-    hungry = tuple(layer for layer in silent if starving[layer])
-    rest = tuple(layer for layer in silent if layer not in hungry)
+    starved_layers = tuple(layer for layer in silent if starving[layer])
+    rest = tuple(layer for layer in silent if layer not in starved_layers)
     found += [_silent(rest, *_why_silent(subject))] if rest else []
-    found += [_silent(hungry, *_starvation(subject, hungry[0], _HUNGRY))] if hungry else []
+    found += [_silent(starved_layers, *_starvation(subject, starved_layers[0], _STARVED))] if starved_layers else []
     return found
 
 
 def _silent(layers: tuple[int, ...], cause: str, text: str, evidence: dict[str, Any]) -> Finding:
+    """A finding about layers without any gradient. text: the explanation."""
     opening = f"No gradient at all reaches the weights of {wording.layers(layers)}. "
     return Finding("zero_gradient", "critical", layers, cause, opening + text, evidence)
 
 
 def _alike(subject: Subject) -> list[Finding]:
-    """Layers whose units are one over and over, as where all weights start at the same number."""
+    """A finding about layers whose units are all identical, as when all weights start at the same number."""
     layers = _where(subject.measurement.alike)
     if not layers:
         return []
@@ -186,7 +192,7 @@ def _alike(subject: Subject) -> list[Finding]:
 
 
 def _asleep(subject: Subject) -> list[Finding]:
-    """Layers without a gradient at the start that the first steps wake."""
+    """Findings (`info`) about layers whose gradient is zero at the start (`Measurement.asleep`), but not later."""
     start = subject.measurement.asleep
     if start is None:
         return []
@@ -194,30 +200,30 @@ def _asleep(subject: Subject) -> list[Finding]:
     woken = (before.gradient_norms == 0.0) & (subject.gradient_norms > 0.0)
     opening = "The gradients of {} are exactly zero at the start, but not after two steps"
     dead = None if (start.weight_var == 0.0).any() else _dead_layer(before)
-    if dead is not None:  # their steps are zero but for those that an optimizer still makes of earlier gradients
+    if dead is not None:  # without a gradient, only the optimizer's memory of earlier ones can have moved them
         layers = _where(woken)
         text = f"{opening.format(wording.layers(layers))}: all units of layer {dead} output zero for every row, until "
         text += f"{subject.optimizer_name} moves them with what it has accumulated in earlier steps."
         return [Finding("zero_gradient", "info", layers, "dead_units", text, {"dead_layer": dead})]
-    found, hungry = [], starved(start)
-    above = _where(woken & ~hungry)
-    below = _where(woken & hungry)
+    found, starving = [], starved(start)
+    above = _where(woken & ~starving)
+    below = _where(woken & starving)
     if above:
         text = ": something above them starts at zero, such as a zero-initialized output layer or branch."
         text = opening.format(wording.layers(above)) + text
         found.append(Finding("zero_gradient", "info", above, "weight_scale", text))
     if below:
-        cause, text, evidence = _starvation(before, below[0], _HUNGRY)
+        cause, text, evidence = _starvation(before, below[0], _STARVED)
         text = f"{opening.format(wording.layers(below))}. {text}"
         found.append(Finding("zero_gradient", "info", below, cause, text, evidence))
     return found
 
 
-_HUNGRY = "A gradient arrives from above, but almost no signal from below, and their product is zero."
+_STARVED = "A gradient arrives from above, but almost no signal from below, and their product is zero."
 
 
 def _starvation(subject: Subject, layer: int, what: str) -> tuple[str, str, dict[str, Any]]:
-    """Why next to nothing enters a layer from below, after what comes of it."""
+    """(cause, explanation, evidence): why next to nothing enters a layer. what: the explanation's first sentence."""
     cause = causes.of_starvation(subject, layer)
     if cause == "weight_scale":
         return (
@@ -230,7 +236,7 @@ def _starvation(subject: Subject, layer: int, what: str) -> tuple[str, str, dict
 
 
 def _silent_branches(layers: tuple[int, ...]) -> Finding:
-    """Residual branches without a gradient: their skip connections pass it on to the layers below."""
+    """A finding about residual branches without a gradient; their skip connections still pass it on."""
     text = (
         f"The branches of {wording.layers(layers)} receive no gradient and will not learn, as when ReLU branches start "
         "at exactly zero. Their skip connections pass the gradient on, so the layers below are not affected."
@@ -239,7 +245,7 @@ def _silent_branches(layers: tuple[int, ...]) -> Finding:
 
 
 def _closed_layer(subject: Subject) -> tuple[str, str, dict[str, Any]] | None:
-    """A layer that neither a signal nor a gradient passes: it silences those below and above it."""
+    """(cause, explanation, evidence) of a layer that passes neither signal nor gradient; None if there is none."""
     measurement = subject.measurement
     if zero := _where(measurement.weight_var == 0.0):
         text = f"All weights of {wording.layers(zero)} are zero, and training cannot change that: draw them at random."
@@ -259,14 +265,14 @@ def _closed_layer(subject: Subject) -> tuple[str, str, dict[str, Any]] | None:
 
 
 def _dead_layer(subject: Subject) -> int | None:
-    """The lowest hidden layer whose units all output zero and pass no gradient, for every row: it silences the rest."""
+    """The lowest hidden layer whose units all output zero and pass no gradient, for every row; None without one."""
     measurement = subject.measurement
     dead = (measurement.stack("dead_share").min(axis=0) == 1.0) & (measurement.rms("delta_norm") == 0.0)
     return next(iter(_where(dead[:-1])), None)
 
 
 def _why_silent(subject: Subject) -> tuple[str, str, dict[str, Any]]:
-    """Why nothing arrives from above."""
+    """(cause, explanation, evidence): why no gradient arrives from above, although no layer is closed."""
     smallest = float(subject.profile_norms[subject.profile_norms > 0.0].min(initial=np.inf))
     if smallest < _NEAR_UNDERFLOW[subject.dtype]:
         text = f"The gradient shrinks to {smallest:.1g} and then underflows to zero in {subject.dtype}."
@@ -274,9 +280,9 @@ def _why_silent(subject: Subject) -> tuple[str, str, dict[str, Any]]:
     return "saturating_activation", "The derivative of the activation is exactly zero for every row.", {}
 
 
-# A layer of n ReLU units is dead by chance with probability 2^-n: above 8 units (0.4 %) that is no chance.
+# n ReLU units are all dead by chance with probability 2^-n: in layers of more than 8 units (0.4 %) it is not chance.
 _NARROW = 8
-# A norm this close to the smallest subnormal number: entries below it are lost.
+# Norms below this are so close to the smallest subnormal number (1.4e-45, 4.9e-324) that smaller values have been lost.
 _NEAR_UNDERFLOW = {"float32": 1e-30, "float64": 1e-290}
 
 
@@ -284,7 +290,7 @@ _NEAR_UNDERFLOW = {"float32": 1e-30, "float64": 1e-290}
 
 
 def gradient_slope(subject: Subject) -> list[Finding]:
-    """vanishing or exploding, or nothing."""
+    """The finding about the slope over depth; none if the slope lies in its healthy band."""
     slope = subject.slope
     side = beyond_band(slope)
     if side:
@@ -296,11 +302,12 @@ def gradient_slope(subject: Subject) -> list[Finding]:
 
 
 def beyond_band(slope: Slope) -> int:
-    """-1 where a slope lies below its healthy band, 1 where above, else 0.
+    """-1 if a slope is clearly below its healthy band, 1 if it is clearly above, otherwise 0.
 
-    What was measured must lie there beyond the noise of batches, and so must the typical draw, or it was luck. Where
-    gradients vanish all rows come to point the same way, and narrow layers lose the `drift` besides; where they grow
-    rows go apart (Schoenholz et al. 2017: chi < 1 and chi > 1), and the mean over many directions has none.
+    The measured slope must lie there by more than the noise of batches, and so must the slope of a typical draw of the
+    weights: otherwise it was luck. Where gradients vanish, all rows come to point the same way, and narrow layers
+    typically lose the `drift` besides. Where they grow, rows go apart (Schoenholz et al. 2017: chi < 1 and chi > 1),
+    and a mean over many directions has no drift.
     """
     if slope.value + slope.batch_half < slope.band_low and slope.typical < slope.band_low:
         return -1
@@ -308,7 +315,7 @@ def beyond_band(slope: Slope) -> int:
 
 
 def _vanishing(subject: Subject) -> Finding:
-    lost = losses_of_vanishing(subject)
+    harm = harm_of_vanishing(subject)
     cause = causes.of_vanishing(subject)
     norms = subject.profile_norms[:-1]
     affected = _where(norms * subject.limits.norm_ratio < norms.max()) or (0,)
@@ -316,26 +323,26 @@ def _vanishing(subject: Subject) -> Finding:
     parts += [wording.vanishing_cause(subject, cause), wording.update_sentence(subject)]
     if not subject.adaptive:
         parts.append(wording.plateau_sentence(subject, steps_to_escape(subject)))
-    parts.append(wording.adaptive_sentence(subject, lost) if lost else wording.no_harm(subject, cause))
-    return _slope_finding("vanishing", subject, lost, affected, cause, parts)
+    parts.append(wording.adaptive_sentence(subject, harm) if harm else wording.no_harm(subject, cause))
+    return _slope_finding("vanishing", subject, harm, affected, cause, parts)
 
 
 def _exploding(subject: Subject) -> Finding:
-    lost = losses_of_exploding(subject)
+    harm = harm_of_exploding(subject)
     cause = causes.of_exploding(subject)
     norms = subject.profile_norms[:-1]
     affected = _where(norms > subject.limits.norm_ratio * norms[-1]) or (0,)
     parts = [wording.slope_sentence(subject), wording.location_sentence(subject)]
     parts += [wording.exploding_cause(subject, cause), wording.update_sentence(subject)]
-    parts.append(_CLIPPING if lost else wording.no_harm(subject))
-    return _slope_finding("exploding", subject, lost, affected, cause, parts)
+    parts.append(_CLIPPING if harm else wording.no_harm(subject))
+    return _slope_finding("exploding", subject, harm, affected, cause, parts)
 
 
 _CLIPPING = "Clipping would bound the step but not change the slope: it scales all layers alike."
 
 
 def _slope_finding(
-    kind: str, subject: Subject, lost: dict[str, float], affected: tuple[int, ...], cause: str, parts: list[str]
+    kind: str, subject: Subject, harm: dict[str, float], affected: tuple[int, ...], cause: str, parts: list[str]
 ) -> Finding:
     slope = subject.slope
     evidence = {
@@ -345,29 +352,29 @@ def _slope_finding(
         "band": slope.band_high,
         **{f"factor_{name}": math.exp(value) for name, value in causes.hidden_factors(subject).items()},
         "weight_excess_log": causes.weight_excess(subject),
-        **lost,
+        **harm,
     }
-    severity = _severity(subject, lost) if lost else "info"
+    severity = _severity(subject, harm) if harm else "info"
     return Finding(kind, severity, affected, cause, " ".join(part for part in parts if part), evidence)
 
 
-# Losses of learning that are no matter of one layer beside another.
+# Kinds of harm that are absolute, and not a difference between layers.
 _ABSOLUTE = ("update_lost", "share_of_step", "fall_a_step", "steps_to_tell_inputs_apart", "overshoot",
              "loss_over_constant_guess")  # fmt: skip
 
 
-def _severity(subject: Subject, lost: dict[str, float]) -> str:
-    """critical once the weaker layers get norm_ratio^2 less than the others, or nothing at all."""
+def _severity(subject: Subject, harm: dict[str, float]) -> str:
+    """The severity of a harmful slope: critical above norm_ratio^2 between the two ends, or if a harm is absolute."""
     slope = subject.slope
     total = max(-slope.typical, slope.systematic) * slope.steps
     ends = bounded_exp(0.5 * total)
-    absolute = any(name in lost for name in _ABSOLUTE)
+    absolute = any(name in harm for name in _ABSOLUTE)
     return "critical" if absolute or ends > subject.limits.norm_ratio**2 else "warning"
 
 
-def losses_of_vanishing(subject: Subject) -> dict[str, float]:
-    """The ways in which a shrinking gradient costs learning under the optimizer in use, with their numbers."""
-    lost: dict[str, float] = {}
+def harm_of_vanishing(subject: Subject) -> dict[str, float]:
+    """The kinds of harm that a shrinking gradient does to learning with the optimizer in use, with their numbers."""
+    harm: dict[str, float] = {}
     if subject.adaptive and not rescaled(subject):
         return {"share_of_step": subject.smallest_adaptive_step}
     if subject.adaptive:
@@ -377,36 +384,38 @@ def losses_of_vanishing(subject: Subject) -> dict[str, float]:
     learns = outlook is not None and learned(subject, outlook.losses)
     relative = float(speeds.min() / speeds.max()) if speeds.max() > 0.0 else 0.0
     if relative < 1.0 / subject.limits.norm_ratio and not learns:
-        lost["weakest_update_over_strongest"] = relative
+        harm["weakest_update_over_strongest"] = relative
     if subject.lr == 0.0:
-        return lost
+        return harm
     fall = float(subject.relative_fall[:-1].sum())
     if fall < 1.0 / subject.limits.learning_steps and not learns:
-        lost["fall_a_step"] = fall
-    # At the noise floor, as in a net that has converged, updates are small because there is nothing to follow.
+        harm["fall_a_step"] = fall
+    # Where the gradient is all noise, as in a net that has converged, updates are small for want of anything to follow.
     lasting = float(subject.lasting_updates.min())
     if subject.has_signal and lasting < subject.unit_roundoff:
-        lost["update_lost"] = lasting
-    return lost
+        harm["update_lost"] = lasting
+    return harm
 
 
 def rescaled(subject: Subject) -> bool:
-    """Whether an adaptive optimizer brings the gradients of all hidden layers to one size.
+    """Whether an adaptive optimizer makes steps of comparable size in all hidden layers.
 
-    It moves a weight by lr g / (g + eps). That is a step like the others' down to 1 / norm_ratio of lr, from where on
-    SGD's count as far below the other layers', too: entries of eps / (norm_ratio - 1), a hundredth of eps, are enough.
+    It moves a weight by lr g / (g + eps), where g is the size of the gradient. Down to 1 / norm_ratio of lr, this is
+    comparable, as for SGD's updates. Entries of eps / (norm_ratio - 1), a hundredth of eps, suffice for that.
     """
     return subject.adaptive and subject.smallest_adaptive_step >= 1.0 / subject.limits.norm_ratio
 
 
 def steps_to_tell_apart(subject: Subject) -> float:
-    """Steps that an adaptive optimizer needs to make outputs differ between inputs, where the gradient still vanishes.
+    """Steps after which an adaptive optimizer makes outputs differ between inputs, if the gradient still vanishes.
 
-    All rows then arrive as one, m, but for a part d of relative size r. Errors of a batch of B rows sum to zero but for
-    1 / sqrt(B) of one row's, so that of the gradient's outer product with m + d noise is |m| / sqrt(B) and signal at
-    most |d|. A step moves each entry by lr (with momentum by 1 / (1 - momentum) of that), a share r sqrt(B) of it with
-    the signal: a matrix of rank one and size lr n r sqrt(B) for n inputs, which has to reach 1 for the differences to
-    pass. 0 where the steps have made the profile level, or nothing is known of them.
+    All rows then arrive as nearly the same vector m; only a part d of relative size r (`Outlook.difference`) differs.
+    Over a batch of B rows, the errors add up to zero, except for 1 / sqrt(B) of one row's error. In the gradient, their
+    outer product with m + d, the noise is therefore |m| / sqrt(B), and the signal at most |d|. A step moves each entry
+    by lr (with momentum by lr / (1 - momentum)), of which a share r sqrt(B) follows the signal: for n inputs, a matrix
+    of rank one and size lr n r sqrt(B), which has to reach 1 for the differences to pass.
+
+    0 if the trial steps (`outlook`) have made the profile level, or if there were none.
     """
     outlook = subject.measurement.outlook
     if outlook is None or outlook.slope is None or beyond_band(outlook.slope) >= 0:
@@ -418,15 +427,15 @@ def steps_to_tell_apart(subject: Subject) -> float:
 
 
 def steps_to_escape(subject: Subject) -> float:
-    """Steps after which SGD leaves the plateau of small weights at the earliest, to an order of magnitude.
+    """The earliest step at which SGD can leave the plateau of small weights, to an order of magnitude.
 
-    Not at the pace of its first steps: dL/dW is of low rank, and along the path of its signal the weights of a layer
-    grow by g = lr |dL/dW| / (1 - momentum) of their largest singular value a step, which grows with the weights of the
-    other layers. In balance s' = c s^(L-1) for L of them, where g = c s^(L-2), and s leaves all bounds after
-    1 / ((L - 2) g) steps (Saxe et al. 2014, arXiv:1312.6120); the layer that grows least decides. |dL/dW| is its mean
-    over batches, without their noise. What it holds of an error that all rows share is gone once the plateau is
-    reached: it takes longer by that. Nothing is known (infinite) with a normalization or skip connections, whose layers
-    grow otherwise.
+    SGD does not keep the pace of its first steps. dL/dW has low rank; along the path of its signal, a step increases
+    the largest singular value s of a layer by a share g = lr |dL/dW| / ((1 - momentum) s), which grows with the weights
+    of the other layers. For L layers in balance, s' = c s^(L-1) and g = c s^(L-2), so s leaves all bounds after
+    1 / ((L - 2) g) steps (Saxe et al. 2014, arXiv:1312.6120). The layer with the smallest g decides. |dL/dW| is that of
+    the mean gradient, without the noise of batches. Its part that comes from an error common to all rows is gone once
+    the plateau is reached, so it takes longer by that. The number is infinite (unknown) with a normalization or skip
+    connections, whose layers grow differently.
     """
     measurement = subject.measurement
     if measurement.config["normalization"] is not None or skip_connections(measurement.config).any():
@@ -439,31 +448,31 @@ def steps_to_escape(subject: Subject) -> float:
 
 
 def may_leave_plateau(subject: Subject) -> bool:
-    """Whether SGD's steps may grow soon enough for a vanishing gradient to cost nothing, which only they can tell."""
+    """Whether SGD may leave the plateau early enough for a vanishing gradient to do no harm; only steps can tell."""
     steep = not subject.adaptive and beyond_band(subject.slope) < 0
-    return steep and bool(losses_of_vanishing(subject)) and steps_to_escape(subject) <= subject.limits.plateau_steps
+    return steep and bool(harm_of_vanishing(subject)) and steps_to_escape(subject) <= subject.limits.plateau_steps
 
 
-def losses_of_exploding(subject: Subject) -> dict[str, float]:
-    """The same for a growing gradient."""
-    lost: dict[str, float] = {}
-    # The growth has reached the output as well: what is to be learned is buried under the net's own scale.
+def harm_of_exploding(subject: Subject) -> dict[str, float]:
+    """The kinds of harm that a growing gradient does to learning with the optimizer in use, with their numbers."""
+    harm: dict[str, float] = {}
+    # A loss this high shows that the growth has reached the output: the net's own scale hides what is to be learned.
     guess = subject.case.constant_loss
     if subject.measurement.loss > subject.limits.diverged * guess > 0.0:
-        lost["loss_over_constant_guess"] = subject.measurement.loss / guess
+        harm["loss_over_constant_guess"] = subject.measurement.loss / guess
     if subject.overshoot > subject.limits.overshoot:
-        lost["overshoot"] = subject.overshoot
+        harm["overshoot"] = subject.overshoot
     if subject.adaptive:
-        return lost
+        return harm
     speeds = subject.speeds[:-1]
     relative = float(speeds.max() / speeds.min()) if speeds.min() > 0.0 else math.inf
     if relative > subject.limits.norm_ratio:
-        lost["strongest_update_over_weakest"] = relative
-    return lost
+        harm["strongest_update_over_weakest"] = relative
+    return harm
 
 
 def _luck(subject: Subject) -> Finding:
-    """A profile that leaves the band although the typical draw of the design does not."""
+    """A finding (`info`): the profile leaves the band, but on a typical draw of the weights it would not."""
     slope = subject.slope
     text = (
         f"With this draw of the weights, the profile leaves the healthy band: its slope is {slope.value:+.2g} per "
@@ -475,7 +484,7 @@ def _luck(subject: Subject) -> Finding:
 
 
 def _undecided(subject: Subject) -> Finding:
-    """A profile that leaves the band by less than the noise of batches."""
+    """A finding (`info`): the profile leaves the band by less than the noise of batches."""
     slope = subject.slope
     low, high = slope.value - slope.batch_half, slope.value + slope.batch_half
     text = (
