@@ -1,7 +1,8 @@
 """Why: the cause of a finding, computed from the factors that were measured.
 
-The slope of ln |delta|^2 is the sum of the logarithms of its factors. Each is compared with what the same
-design could have at its best, and the factor that falls short (or overshoots) most is the cause.
+The slope of ln |delta|^2 is the sum of the logarithms of its factors (`report.GainFactors`). Each factor is compared
+with the best that the same design could have. The cause is the first of them, in a fixed order, that explains most of
+the slope.
 """
 
 from __future__ import annotations
@@ -21,34 +22,41 @@ from .measure import Measurement
 from .report import GainFactors, LayerRecord
 from .subject import Subject
 
-# Weight variance (times fan_in) beyond which pre-activations of unit inputs have a deviation of 2 and more,
-# where half the units of tanh have lost 90 % of their slope.
+# Weight variance (times fan_in) that is large for a bounded activation: above it, pre-activations of unit inputs have
+# a standard deviation above 2, and more than a third of the units of tanh have lost 90 % of their slope.
 _LARGE_WEIGHT_VAR = 4.0
-# A factor is the cause when it explains at least this share of the slope.
+# A factor is the cause if it explains more than this share of the slope.
 _MAIN_SHARE = 0.5
-# Derivatives below this share of what inputs of unit variance give are called saturated.
+# Units are saturated if their mean squared derivative is below this share of that for inputs of unit variance.
 _SATURATED_SLOPE = 0.25
-# Weights this much larger (in variance) than critical are no matter of chance or of a choice of scheme.
+# ln of a ratio of weight variance to the critical one. Neither chance nor the choice of a scheme explains a larger one.
 LARGE_EXCESS = math.log(1.5)
-# Growth a layer of squared gradients (20 %) that good designs show too: SELU 7 %, tanh at unit variance 18 %.
+# ln of a growth of the squared gradient per layer (20 %) that good designs show, too: SELU 7 %, tanh at unit variance
+# 18 %.
 _MILD_SLOPE = math.log(1.2)
 
 
 @harmless
 def factor_logs(layers: Sequence[LayerRecord]) -> dict[str, np.ndarray]:
-    """Logarithms of each gain factor, of all steps between hidden layers in which they are finite."""
+    """Natural logarithms of each gain factor, by its name: one for each step between hidden layers.
+
+    Values that are not finite are left out.
+    """
     rows = [layer.factors for layer in layers[:-2] if layer.factors is not None]
     logs = {entry.name: np.log([getattr(row, entry.name) for row in rows]) for entry in fields(GainFactors)}
     return {name: values[np.isfinite(values)] for name, values in logs.items()}
 
 
 def hidden_factors(subject: Subject) -> dict[str, float]:
-    """Mean natural logarithm of each gain factor over the hidden layers."""
+    """Mean natural logarithm of each gain factor over the hidden layers, by its name; 0 without finite values."""
     return {name: float(logs.mean()) if logs.size else 0.0 for name, logs in factor_logs(subject.records).items()}
 
 
 def steepest_layer(subject: Subject) -> tuple[int, float]:
-    """The layer below which the profile changes most, and that change's share of the whole change."""
+    """(layer, share): the profile changes most between layer + 1 and layer, by this share of its whole change.
+
+    The share is above 1 if other layers undo a part of that change; NaN if there is no finite change, or none in total.
+    """
     logs = np.log(subject.profile_norms[:-1])
     steps = logs[:-1] - logs[1:]
     if not np.isfinite(steps).any():
@@ -59,20 +67,23 @@ def steepest_layer(subject: Subject) -> tuple[int, float]:
 
 
 def critical_variance(activation: str, bias_var: float = 0.0) -> float:
-    """The weight variance (times fan_in) that keeps the gradient level beside biases of this variance.
+    """The weight variance (times fan_in) that keeps the gradient level if the biases have this variance.
 
-    tanh and hard_tanh have their critical point at small signals, and biases move it: every signal is then as
-    large as they are, the slope is smaller, and the weights must make up for that (Schoenholz et al. 2017).
+    tanh and hard_tanh have their critical point at small signals, and biases move it: every signal is then at least as
+    large as the biases, the slope is smaller, and the weights must make up for that (Schoenholz et al. 2017).
     """
     natural = CRITICAL_GAIN_SQUARED[activation]
     if bias_var <= 0.0 or activation not in ("tanh", "hard_tanh"):
         return natural
-    moved = theory.critical_point(activation, float(f"{bias_var:.2g}"))[1]  # two digits: each is a search
+    moved = theory.critical_point(activation, float(f"{bias_var:.2g}"))[1]  # two digits: each value costs a search
     return max(natural, moved) if math.isfinite(moved) else natural
 
 
 def weight_excess(subject: Subject) -> float:
-    """Mean of ln(weight_var / critical weight_var) over the hidden layers that the slope runs through."""
+    """Mean of ln(weight_var / critical weight_var) over the hidden layers whose weights the gradient passes.
+
+    These are all but layer 0. The mean is 0 if there are none.
+    """
     names, measurement = subject.measurement.config["activation"], subject.measurement
     excess = [
         math.log(
@@ -85,7 +96,7 @@ def weight_excess(subject: Subject) -> float:
 
 
 def slope_shortfall(subject: Subject) -> float:
-    """Mean of ln(mean squared derivative / what unit inputs give) over the hidden layers."""
+    """Mean of ln(mean squared derivative / that for inputs of unit variance) over the hidden layers; 0 without any."""
     names = subject.measurement.config["activation"]
     measured = subject.measurement.mean("mean_squared_derivative")
     logs = [
@@ -96,18 +107,19 @@ def slope_shortfall(subject: Subject) -> float:
 
 
 def can_be_level(activation: str) -> bool:
-    """Whether weights of the activation's own scale can keep the gradient level.
+    """Whether weights of the activation's critical size can keep the gradient level.
 
-    A sigmoid's cannot: even its largest slope, 1/4, squared and times its gain^2, is below 1.
+    Those of a sigmoid cannot: its gain^2 times the square of its largest slope, 1/4, is below 1.
     """
     return CRITICAL_GAIN_SQUARED[activation] * theory.largest_derivative(activation) ** 2 >= 1.0
 
 
 def slope_of_random(measurement: Measurement, weight_var: np.ndarray, bias_var: np.ndarray) -> float:
-    """The slope over the hidden layers that wide layers of random weights and biases would have on these inputs.
+    """The slope over the hidden layers that wide layers with random weights would have on the measured inputs.
 
-    (M.1) and (M.2) of mean_field layer by layer, (P.1) and (P.2) of predict with a normalization and skip connections.
-    Batch norm keeps a gradient from vanishing, (M.4), whatever the weights: 0 stands for all of that.
+    weight_var, bias_var: of the random weights and biases of each dense layer. The slope is computed layer by layer:
+    (M.1) and (M.2) of mean_field; with a normalization or skip connections, (P.1) and (P.2) of predict. With batch norm
+    it is 0: whatever the weights, a gradient does not vanish, (M.4). It is also 0 with fewer than two hidden layers.
     """
     names, normalization = measurement.config["activation"], measurement.config["normalization"]
     hidden, skips = measurement.depth - 1, skip_connections(measurement.config)
@@ -120,18 +132,20 @@ def slope_of_random(measurement: Measurement, weight_var: np.ndarray, bias_var: 
         local[layer] = theory.derivative_moment(name, q) / max(divisor, TINY)
         square = theory.activation_square(name, q) + (square if skips[layer] else 0.0)
     local, weights = np.log(np.maximum(local, TINY)), np.log(np.maximum(weight_var, TINY))
-    stream, total = 0.0, 0.0 if skips.any() else float(local[0] - local[-1])
+    # What travels is dL/dh with skip connections, otherwise delta, which is dL/dh times the layer's local factor.
+    stream, ends = 0.0, 0.0 if skips.any() else float(local[0] - local[-1])
     for layer in range(hidden - 2, -1, -1):
         branch = float(weights[layer + 1] + local[layer + 1]) + stream
         stream = float(np.logaddexp(branch, stream)) if skips[layer + 1] else branch
-    return (stream + total) / (hidden - 1)
+    return (stream + ends) / (hidden - 1)
 
 
 def width_loss(subject: Subject) -> float:
-    """What a layer takes from ln |delta|^2 on the typical draw because it is narrow, mean over the layers; at most 0.
+    """The change of ln |delta|^2 per layer that narrow layers make on a typical draw of the weights; at most 0.
 
-    The drift of random directions, and of n directions those that a normalization over units takes out of the gradient:
-    its mean's and its scale's.
+    It is the `drift` of random directions, and the share of the n directions that a normalization over units takes out
+    of the gradient: two with layer norm (its mean and its scale), one with rms norm. The mean is over the hidden
+    layers.
     """
     taken = {"layer": 2.0, "rms": 1.0}.get(subject.measurement.config["normalization"], 0.0)
     widths = np.array(subject.measurement.config["widths"][1:-1], dtype=np.float64)
@@ -139,10 +153,12 @@ def width_loss(subject: Subject) -> float:
 
 
 def can_be_levelled(subject: Subject, excess: float = LARGE_EXCESS) -> bool:
-    """Whether random weights of a scale up to exp(excess) times the critical one, without biases, take the fall away.
+    """Whether random weights of at most exp(excess) times the critical variance would remedy a shrinking gradient.
 
-    The slope grows with the scale, so it is level at some scale below one where it does not fall. That need not be the
-    critical one: nothing keeps GELU and its kin level for ever, and how much carries them depends on the depth.
+    Without biases, the slope that they leave must lie above the lower end of the healthy band and fall less than half
+    as steeply as the present one. The slope grows with the variance, so if it does not fall at this one, it is level at
+    some smaller one. That need not be the critical one: no variance keeps GELU and similar activations level for ever,
+    and which one carries them far enough depends on the depth.
     """
     gains = [CRITICAL_GAIN_SQUARED[name] for name in subject.measurement.config["activation"]]
     weight_var = math.exp(excess) * np.array([*gains, 1.0])
@@ -158,18 +174,19 @@ def of_vanishing(subject: Subject) -> str:
     if narrow < _MAIN_SHARE * slope:
         return "narrow_layer"
     if slope_shortfall(subject) < math.log(_SATURATED_SLOPE):
-        return "dead_units" if _mostly_masked(subject) else "saturating_activation"
+        return "dead_units" if _only_rectifiers(subject) else "saturating_activation"
     fresh = slope_of_random(measurement, measurement.weight_var, measurement.bias_var) + narrow
     if not subject.slope.random and fresh > _MAIN_SHARE * slope:
-        return "learning_rate"  # random weights of this size would do better: steps have turned them
+        return "learning_rate"  # random weights of this size would do better, so training has turned them
     return "weight_scale" if can_be_levelled(subject) else "activation_slope"
 
 
 def slope_of_inputs(subject: Subject) -> float:
-    """What the scale of the inputs makes of the slope: a normalization divides the gradient by what it divided z by.
+    """The part of the slope that the scale of the inputs makes; 0 without a normalization.
 
-    That is about one in hidden layers, and in layer 0 the inputs' root mean square. Where delta is not what travels, as
-    beside skip connections, it has no part in the slope.
+    A normalization divides the gradient by the size of the pre-activations. In layer 0 that is the root mean square of
+    the inputs, in the other hidden layers about 1. With skip connections the slope is that of dL/dh instead of delta,
+    in which the normalization of layer 0 has no part.
     """
     measurement = subject.measurement
     if measurement.config["normalization"] is None or skip_connections(measurement.config).any():
@@ -178,10 +195,10 @@ def slope_of_inputs(subject: Subject) -> float:
 
 
 def signal_dies(subject: Subject) -> bool:
-    """Whether pre-activations shrink over depth by as much as gradients may.
+    """Whether the pre-activations shrink over depth by more than norm_ratio; False with a normalization.
 
-    GELU and its kin have a slope of 1/2 at 0, less than anywhere beside it: weights a little too small let the signal
-    shrink, which makes the slope smaller and the signal shrink faster.
+    The mean squared slope of GELU and similar activations is smallest for small signals. If weights are a little too
+    small, the signal shrinks, which makes the slope smaller and the signal shrink faster.
     """
     if subject.measurement.config["normalization"] is not None or subject.depth < 3:
         return False
@@ -190,7 +207,10 @@ def signal_dies(subject: Subject) -> bool:
 
 
 def of_starvation(subject: Subject, layer: int) -> str:
-    """Why next to nothing enters a layer: the inputs, or the weights below it, whichever fall further short."""
+    """Why next to nothing enters a layer: because of the inputs or the weights below it, whichever fall further short.
+
+    Inputs fall short of a root mean square of 1, weights of their critical sizes.
+    """
     measurement = subject.measurement
     inputs = 0.5 * math.log(max(measurement.input_square, TINY))
     weights = sum(
@@ -200,12 +220,13 @@ def of_starvation(subject: Subject, layer: int) -> str:
     return "input_scale" if inputs < weights else "weight_scale"
 
 
-def _mostly_masked(subject: Subject) -> bool:
+def _only_rectifiers(subject: Subject) -> bool:
+    """Whether every activation is a rectifier, whose units are dead rather than saturated if they pass no gradient."""
     return all(name in ("relu", "leaky_relu") for name in subject.measurement.config["activation"])
 
 
 def of_exploding(subject: Subject) -> str:
-    """The cause of a positive slope."""
+    """The cause of a positive slope; "depth" if each layer grows as little as the design allows."""
     slope = subject.slope.systematic
     normalization = subject.measurement.config["normalization"]
     if slope_of_inputs(subject) > _MAIN_SHARE * slope:
@@ -226,7 +247,7 @@ def of_exploding(subject: Subject) -> str:
 
 
 def of_overflow(subject: Subject) -> tuple[str, dict[str, Any]]:
-    """The cause of values that left the finite range, and the numbers it rests on."""
+    """(cause, evidence): why values are not finite."""
     input_rms = math.sqrt(subject.measurement.input_square)
     evidence: dict[str, Any] = {"input_rms": input_rms}
     if not subject.measurement.finite_parameters.all():
@@ -238,17 +259,17 @@ def of_overflow(subject: Subject) -> tuple[str, dict[str, Any]]:
             return "weight_scale", evidence
     evidence["target_rms"] = subject.case.target_scale
     for cause, rms in (("input_scale", input_rms), ("target_scale", evidence["target_rms"])):
-        if rms > math.sqrt(LARGE_INPUT):
+        if rms > math.sqrt(_LARGE_SQUARE):
             return cause, evidence
     return "overflow", evidence
 
 
-# Data whose square alone uses up a third of float32's exponents.
-LARGE_INPUT = 2.0**80
+# Mean square of inputs or targets that by itself uses up a third of float32's exponents.
+_LARGE_SQUARE = 2.0**80
 
 
 def of_saturation(subject: Subject, layer: int) -> str:
-    """Why the units of a layer saturate: large inputs, large weights, or else the activation's own biases."""
+    """Why the units of a layer are saturated: large inputs (in layer 0), large weights, or else biases or training."""
     measurement = subject.measurement
     if layer == 0 and measurement.input_square > subject.limits.input_scale**2:
         return "input_scale"
@@ -258,11 +279,13 @@ def of_saturation(subject: Subject, layer: int) -> str:
 
 
 def of_large_step(subject: Subject, *, scaled_loss: bool) -> str:
-    """Why steps are too large where the profile is level: the scale of data or weights, or the learning rate.
+    """Why steps are too large although the profile is level: the scale of the data or weights, or the learning rate.
 
-    That scale is to blame without which the same steps are fine, as tried by `outlook`. Where nothing was tried, that
-    of the data by its size, or of the weights where the loss began far above that of a constant guess (scaled_loss): in
-    a level profile they enlarge the steps by no more than they enlarge the output.
+    If `outlook` has tried the steps, that scale is to blame without which they are fine. If not, it is the larger scale
+    of the data that is far above 1. If there is none, it is the scale of the weights, provided that they are too large
+    and scaled_loss is set: in a level profile, they enlarge the steps by no more than they enlarge the output.
+
+    scaled_loss: whether the first loss is far above that of a constant guess.
     """
     outlook = subject.measurement.outlook
     if outlook is not None:
@@ -274,11 +297,14 @@ def of_large_step(subject: Subject, *, scaled_loss: bool) -> str:
 
 
 def weights_too_large(subject: Subject) -> bool:
-    """Whether weights whose scale has an effect are larger than critical ones, beyond chance and choice of scheme."""
+    """Whether the weights are larger than critical ones, beyond chance and the choice of a scheme (`LARGE_EXCESS`).
+
+    False with a normalization, which undoes their scale.
+    """
     return subject.measurement.config["normalization"] is None and weight_excess(subject) > LARGE_EXCESS
 
 
 def scales_of_data(subject: Subject) -> dict[str, float]:
-    """Root mean squares of inputs and targets that are far above one, by the cause that they are."""
+    """Root mean squares of the inputs and targets, by the cause that each would be; only those far above 1."""
     scales = {"input_scale": math.sqrt(subject.measurement.input_square), "target_scale": subject.case.target_scale}
     return {name: scale for name, scale in scales.items() if scale > subject.limits.input_scale}
