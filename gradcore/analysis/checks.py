@@ -13,11 +13,11 @@ from .subject import SMALLEST_NORMAL, Subject
 
 _BOUNDED = ("sigmoid", "tanh", "hard_tanh")
 _MASKING = ("relu",)
-_TRAINING_FORMATS = ("fp16", "bf16")  # gradients in fp8 are always scaled, tensor by tensor
+_TRAINING_FORMATS = ("fp16", "bf16")  # not fp8, in which gradients are always scaled, tensor by tensor
 
 
 def loss_output(subject: Subject) -> list[Finding]:
-    """A softmax over one output is constantly 1: no loss, no gradient."""
+    """A finding if a cross entropy has a single output: the softmax is always 1, so every gradient is zero."""
     measurement = subject.measurement
     if subject.case.loss != "cross_entropy" or measurement.config["widths"][-1] != 1:
         return []
@@ -34,7 +34,7 @@ def loss_output(subject: Subject) -> list[Finding]:
 
 
 def dead_units(subject: Subject) -> list[Finding]:
-    """More units off for the whole data than chance explains."""
+    """A finding about ReLU layers in which more units are zero for every row than chance explains."""
     layers = []
     for record in subject.records[:-1]:
         if record.activation in _MASKING and record.dead_units > _dead_by_chance(subject, record.out_features):
@@ -52,9 +52,10 @@ def dead_units(subject: Subject) -> list[Finding]:
 
 
 def _dead_by_chance(subject: Subject, width: int) -> int:
-    """Largest number of dead units among `width` that random ReLU layers show, but for `false_alarm` of the nets.
+    """The number of dead units, of `width`, that chance exceeds only in a share `false_alarm` of random ReLU nets.
 
-    When all rows point the same way, as deep in a net, each unit is dead with probability 1/2.
+    Deep in a net, all rows can point the same way; each unit is then dead with probability 1/2. The share is divided
+    among the hidden layers.
     """
     tail, level = 0.0, subject.limits.false_alarm / max(subject.depth - 1, 1)
     for dead in range(width, 0, -1):
@@ -66,7 +67,7 @@ def _dead_by_chance(subject: Subject, width: int) -> int:
 
 
 def saturation(subject: Subject) -> list[Finding]:
-    """Bounded activations whose entries are mostly saturated; one finding a cause."""
+    """Findings about bounded activations of which most entries are saturated, one for each cause."""
     by_cause: dict[str, list[int]] = {}
     for record in subject.records[:-1]:
         if record.activation in _BOUNDED and record.saturated_share > subject.limits.saturated:
@@ -97,7 +98,10 @@ _SATURATION = {
 
 
 def unscaled_input(subject: Subject) -> list[Finding]:
-    """Inputs whose overall scale, or whose columns' scales, are far apart from one."""
+    """Findings about inputs and targets of an unsuitable scale.
+
+    Inputs are reported if their scale is far from 1 or one column varies far more than most; targets if they are large.
+    """
     case, limits, measurement = subject.case, subject.limits, subject.measurement
     rms = math.sqrt(measurement.input_square)
     deviations = np.asarray(case.x, dtype=np.float64).std(axis=0)
@@ -131,22 +135,23 @@ def unscaled_input(subject: Subject) -> list[Finding]:
 
 
 def _seen_scale(subject: Subject, rms: float) -> float:
-    """Root mean square of small inputs as the layers after the first one meet it.
+    """Root mean square of the inputs as the layers above the first one see it.
 
-    A normalization makes most good, but where biases are left that the inputs have to stand up to. Steps of layer 0 are
-    enlarged by 1 / rms: its weights need that, while biases of unit size would do without. Batch norm takes them out.
+    A normalization brings small inputs to unit size, up to its eps, unless it leaves biases in. It also enlarges the
+    steps of layer 0 by 1 / rms. The weights need that, but the biases do not, and soon outweigh the inputs. Batch norm
+    takes the biases out.
     """
     mended = _normalizes(subject) and not _biases_weigh(subject)
     return rms / math.sqrt(rms**2 + NORM_EPS) if mended else rms
 
 
 def _normalizes(subject: Subject) -> bool:
-    """Whether a normalization follows the first layer: none does the output layer."""
+    """Whether a normalization follows the first layer. None follows the output layer."""
     return subject.measurement.config["normalization"] is not None and subject.depth > 1
 
 
 def _biases_weigh(subject: Subject) -> bool:
-    """Whether the first layer has biases that its normalization leaves in: batch norm takes them out."""
+    """Whether the first layer has biases, and no batch norm takes them out."""
     config = subject.measurement.config
     return bool(config["bias"]) and config["normalization"] != "batch"
 
@@ -155,10 +160,10 @@ def _biases_weigh(subject: Subject) -> bool:
 
 
 def _loses_digits(subject: Subject, record: LayerRecord) -> bool:
-    """Whether many of a layer's deltas are subnormal, and matter.
+    """Whether many of a layer's deltas are subnormal, and the digits lost are worth mentioning.
 
-    They do not where the typical delta, times the unit roundoff, is a normal number, as in a net that is sure of
-    most rows: the sums that they enter round off more than they have lost.
+    They are not if the typical delta times the unit roundoff is a normal number, as in a net that is sure of most rows:
+    the sums that the deltas enter then round off more than that.
     """
     typical = record.delta_norm / math.sqrt(subject.measurement.mean_rows * record.out_features)
     negligible = typical * subject.unit_roundoff >= SMALLEST_NORMAL[subject.dtype]
@@ -166,7 +171,7 @@ def _loses_digits(subject: Subject, record: LayerRecord) -> bool:
 
 
 def underflow(subject: Subject) -> list[Finding]:
-    """Deltas too small for the net's own format (a warning), or for a smaller one (for information)."""
+    """Findings about deltas too small for the net's own format (a warning), or for fp16 or bf16 (an info)."""
     findings = []
     own = [record.index for record in subject.records if _loses_digits(subject, record)]
     if own:
