@@ -1,13 +1,14 @@
-"""What the optimizer's own steps make of a net, tried on a copy where the verdict depends on it.
+"""What the optimizer's own steps make of a net, tried on a copy if the verdict depends on it.
 
-Three things no pass can tell. A step that throws the loss up may be the start of a divergence, or one of the few with
-which a large rate finds flatter ground (Lewkowycz et al. 2020, arXiv:2003.02218); where it is thrown up a little, or
-stays although steps change much, those of a lower rate tell whether they are too large or the net slow. A
-profile that is not level, or outputs of a wrong scale, need not stop an optimizer that rescales each entry of the
-gradient: it moves every weight by about lr a step, so that |w| / lr steps are the time in which it can write the
-weights anew. By then it has made good what it can make good, or the net has lost what tells its inputs apart
-(`judge.steps_to_tell_apart`). And SGD's small steps on a plateau grow; where they may leave it soon
-(`judge.steps_to_escape`), they are taken.
+Passes alone cannot answer three questions:
+
+- Are the steps too large? One that makes the loss jump may be the start of a divergence, or one of the few with which a
+  large rate finds flatter ground (Lewkowycz et al. 2020, arXiv:2003.02218). If the loss rises only a little, or does
+  not fall although the steps change much, steps at a lower rate tell whether the rate is too large or the net is slow.
+- Does an optimizer that rescales each entry of the gradient make up for a profile that is not level, or for outputs of
+  a wrong scale? It moves every weight by about lr per step, so it can rewrite the weights in |w| / lr steps. By then it
+  has made up for what it can, or the net has lost what tells its inputs apart (`judge.steps_to_tell_apart`).
+- Does SGD leave a plateau? Its small steps grow there. If it may leave soon (`judge.steps_to_escape`), they are tried.
 """
 
 from __future__ import annotations
@@ -34,18 +35,23 @@ from .steps import error_of_scale
 from .subject import Subject
 from .weights import rescale
 
-# After this many times the rehearsed steps a rate that finds flatter ground has found it, or is on its way.
+# A large rate that finds flatter ground has found it, or is on its way, after this many times the rehearsed steps.
 RECOVERY = 8
-# The other rates that steps are tried at, as shares of theirs: the first that a lower one is looked for at, and those
-# that deep nets need where a tenth of a rate is still too large.
+# Lower rates at which steps are tried, as shares of the rate in use. The first is always tried; the others are for deep
+# nets, for which a tenth of a rate may still be too large.
 SLOWER = (0.1, 0.01, 0.001)
-# Steps at most: a smaller rate, which would need more to write the weights anew, is left undecided.
+# The most steps that are tried. A rate so small that rewriting the weights takes more is left undecided.
 MOST_STEPS = RECOVERY * MOST_REHEARSED
 
 
 @harmless
 def look_ahead(subject: Subject, progress: Progress | None = None) -> Outlook | None:
-    """The outlook of what was judged, or None where the verdict does not depend on it."""
+    """The outlook of a net; None without an optimizer, at a rate of 0, or if the verdict does not depend on it.
+
+    The verdict depends on more steps in four cases, here in the order of precedence: the rehearsed steps are in doubt;
+    SGD may leave a plateau; the optimizer may undo a wrong scale or, if it is adaptive, a vanishing gradient; a doubt
+    is `passing`. In the third case there is no outlook if the optimizer needs more than MOST_STEPS.
+    """
     case = subject.case
     if case.optimizer is None or case.step_size == 0.0:
         return None
@@ -55,26 +61,31 @@ def look_ahead(subject: Subject, progress: Progress | None = None) -> Outlook | 
         return _of_doubt(subject, doubt, several, progress)
     if may_leave_plateau(subject):
         return _outlook(subject, several, progress, until=round(min(subject.limits.plateau_steps, MOST_STEPS)))
-    grows = bool(error_of_scale(subject))
-    if grows or (rescaled(subject) and beyond_band(subject.slope) < 0):
+    wrong_scale = bool(error_of_scale(subject))
+    if wrong_scale or (rescaled(subject) and beyond_band(subject.slope) < 0):
         steps = _rewriting_steps(case)
         if not 0.0 < steps <= MOST_STEPS:
             return None
-        # Weights that have to grow, or to shrink, need longer than it takes to write them at the size they have.
-        return _outlook(subject, max(math.ceil(steps), several if grows else 0), progress, patient=grows)
+        # Weights that have to grow or to shrink need more steps than rewriting them at their present size takes.
+        return _outlook(subject, max(math.ceil(steps), several if wrong_scale else 0), progress, patient=wrong_scale)
     return None if doubt is None else _of_doubt(subject, doubt, several, progress)
 
 
 def _of_doubt(subject: Subject, doubt: Doubt, steps: int, progress: Progress | None) -> Outlook:
-    """What becomes of steps that look too large; where they may not be, also of as many at a lower rate."""
+    """The outlook of steps that look too large.
+
+    It includes as many steps at a lower rate if the doubt is `rising` or `falling`, so that only more steps can tell.
+    """
     found = _outlook(subject, steps, progress, patient=True, calmed_by=_calmed_by(subject))
     return _beside_lower_rate(subject, found, progress) if doubt.rising or doubt.falling else found
 
 
 def _beside_lower_rate(subject: Subject, found: Outlook, progress: Progress | None) -> Outlook:
-    """Found, with as many steps at a tenth of the rate; where neither learns, at the first whose steps change little.
+    """The outlook `found`, with the losses of as many steps at a lower rate.
 
-    A rate that is far too large for the depth is so at a tenth, too.
+    The lower rate is a tenth. If neither rate learns, it may be the first of SLOWER at which the first step changes
+    little (or else the last), provided that it outpaces the rate in use: a rate that is far too large for the depth is
+    so at a tenth, too.
     """
     case, steps = subject.case, len(found.losses)
     losses = _losses_at(SLOWER[0], case, steps, progress)
@@ -90,9 +101,10 @@ def _beside_lower_rate(subject: Subject, found: Outlook, progress: Progress | No
 
 
 def _calmed_by(subject: Subject) -> tuple[str, ...]:
-    """Whose scale makes the steps too large, the larger first: without it the same steps raise no doubt.
+    """The scales that make the steps too large: without them, the same steps raise no doubt. () if there are none.
 
-    One of the data's by itself, or else both together; or else that of weights larger than critical ones.
+    Tried in turn: the scale of the inputs, of the targets, or of both, then with the larger first; and the scale of
+    weights that are larger than critical ones ("weight_scale").
     """
     case, scales = subject.case, causes.scales_of_data(subject)
     by_size = tuple(sorted(scales, key=lambda name: -scales[name]))
@@ -108,6 +120,7 @@ def _calmed_by(subject: Subject) -> tuple[str, ...]:
 
 
 def _at_unit_scale(case: Case, scales: Mapping[str, float]) -> Case:
+    """The case with its inputs or targets divided by their root mean square. scales: by cause."""
     names = {"input_scale": "x", "target_scale": "target"}
     values = {names[cause]: getattr(case, names[cause]) for cause in scales}
     sizes = {names[cause]: scale for cause, scale in scales.items()}
@@ -115,7 +128,7 @@ def _at_unit_scale(case: Case, scales: Mapping[str, float]) -> Case:
 
 
 def _calm(subject: Subject, case: Case) -> bool:
-    """Whether rehearsed steps of a changed case raise no doubt but one that passes."""
+    """Whether the rehearsed steps of a changed case raise no doubt, or one that is `passing`."""
     net = case.net.copy()
     measurement = measuring.measure(case, net)
     if not np.isfinite(measurement.losses).all():
@@ -126,7 +139,11 @@ def _calm(subject: Subject, case: Case) -> bool:
 
 
 def _rewriting_steps(case: Case) -> float:
-    """Steps of the size lr, with momentum lr / (1 - momentum), that add up to a typical weight of the middle layer."""
+    """The number of steps of size lr (with momentum lr / (1 - momentum)) that add up to a typical weight.
+
+    The typical weight is the median over the layers of the root mean square of their weights. At a step size of 0, the
+    number is infinite.
+    """
     sizes = [
         math.sqrt(measuring.mean_square(case.net.parameters[f"dense{layer}.weight"])) for layer in range(case.net.depth)
     ]
@@ -143,9 +160,10 @@ def _outlook(
     until: int = 0,
     calmed_by: tuple[str, ...] = (),
 ) -> Outlook:
-    """As many steps again, time after time, while the net has not learned.
+    """Take `steps` steps on a copy of the net, then as many again, time after time, while it has not learned.
 
-    patient: and while the loss comes down. until: or up to so many, whatever it does, as on a plateau.
+    patient: go on while the loss falls, up to MOST_STEPS in all. until: go on up to this number in all, whatever the
+    loss does, as on a plateau. If neither is given, do not go on. calmed_by: a field of the outlook.
     """
     case, net = subject.case, subject.case.net.copy()
     optimizer = case.optimizer_for(net)
@@ -165,12 +183,12 @@ def _outlook(
 
 
 def _at_share(case: Case, share: float) -> Case:
-    """The same at a lower rate."""
+    """The case with a share of its learning rate."""
     return replace(case, training={**case.training, "lr": share * case.step_size})
 
 
 def _losses_at(share: float, case: Case, steps: int, progress: Progress | None) -> np.ndarray:
-    """Losses of the same steps on the same batches at a share of the rate."""
+    """Losses of the steps of `_outlook`, on the same batches, at a share of the learning rate."""
     case = _at_share(case, share)
     net = case.net.copy()
     optimizer = case.optimizer_for(net)
@@ -180,7 +198,7 @@ def _losses_at(share: float, case: Case, steps: int, progress: Progress | None) 
 def _train(
     case: Case, net: Any, optimizer: Any, rng: np.random.Generator, steps: int, progress: Progress | None
 ) -> np.ndarray:
-    """Losses of steps on random batches; ends with the first that is not finite."""
+    """Losses of training steps on random batches; the first that is not finite ends them."""
     losses: list[float] = []
     for done in range(steps):
         if progress is not None:

@@ -12,32 +12,33 @@ from .case import Case
 from .measure import Rehearsal
 from .propagation import NEIGHBOURS, last_hidden
 
-# Steps tried on a copy: enough for a diverging loss to show, few enough to cost less than the batches. Momentum mu
-# takes 1 / (1 - mu) of them to reach its full step (`Case.memory`); beyond mu = 0.992 that is more than a diagnosis may
-# cost.
+# REHEARSAL_STEPS are enough to show a diverging loss, and cost less than the measured batches. Momentum mu needs
+# 1 / (1 - mu) steps to reach its full step (`Case.memory`); beyond mu = 0.992, this is more than a diagnosis may cost.
 REHEARSAL_STEPS, MOST_REHEARSED = 8, 125
 
-# Below the learning rates in use for plain SGD (1e-3 to 1): what diverges here has none.
+# Below the learning rates in use for plain SGD (1e-3 to 1): a net that diverges at this one has no usable rate.
 SMALLEST_LR = 1e-4
 
 
 def rehearsal_steps(case: Case) -> int:
-    """Steps to rehearse: until momentum is under way."""
+    """The number of steps to rehearse: enough for momentum to reach its full step, within limits."""
     return round(min(max(REHEARSAL_STEPS, case.memory), MOST_REHEARSED))
 
 
 def rehearse(case: Case, net: Any) -> Rehearsal:
-    """Take a few steps on `net`, which is changed, with the optimizer in use; stops once the loss is not finite.
+    """Take a few steps on `net`, which is changed, with the optimizer in use, and record their losses.
 
-    Eight, each at the cost of a gradient and an update; with momentum 1 / (1 - momentum), 10 at 0.9 and 100 at 0.99,
-    those after the first eight on random batches: a few, over and over, would be learned by heart.
+    There are eight, or with momentum 1 / (1 - momentum) if that is more: 10 at 0.9, 100 at 0.99. Each costs a gradient
+    and an update. Those after the first eight are on random batches, because a few batches, over and over, would be
+    learned by heart. The steps end once the loss is not finite.
 
-    Where no optimizer is known, plain SGD takes them at a rate so small that a sound net cannot diverge.
+    Without an optimizer, plain SGD takes the steps at a rate so small that a sound net cannot diverge, and no shift is
+    measured.
     """
     optimizer = case.optimizer_for(net)
     if case.optimizer is None and "lr" not in case.training:
         optimizer.lr = SMALLEST_LR
-    in_use = case.optimizer is not None  # of whose steps alone the shift is judged
+    in_use = case.optimizer is not None  # the shift is judged for its steps only
     loss, shift = _first_step(case, net, optimizer) if in_use else (_recorded(case, net, optimizer), math.nan)
     losses = [loss]
     update_ratio = np.array(net.flow.update_ratio) if math.isfinite(loss) else np.full(net.depth, np.nan)
@@ -50,17 +51,18 @@ def rehearse(case: Case, net: Any) -> Rehearsal:
 
 
 def first_shift(case: Case) -> float:
-    """`Rehearsal.shift` of the case, without further steps."""
+    """`Rehearsal.shift` of a case, from a single step on a copy of its net."""
     net = case.net.copy()
     return _first_step(case, net, case.optimizer_for(net))[1]
 
 
 def _recorded(case: Case, net: Any, optimizer: Any) -> float:
+    """The loss of a recorded step on the first batch."""
     return case.step(net, optimizer, case.batch(0), record=True)
 
 
 def _first_step(case: Case, net: Any, optimizer: Any) -> tuple[float, float]:
-    """Its loss and its shift."""
+    """(loss, shift) of the first step; a shift of NaN if the loss is not finite."""
     rows = _some_rows(net, case.batch(0)[0])
     before = last_hidden(net, rows)
     loss = _recorded(case, net, optimizer)
@@ -68,10 +70,11 @@ def _first_step(case: Case, net: Any, optimizer: Any) -> tuple[float, float]:
 
 
 def _some_rows(net: Any, x: np.ndarray) -> np.ndarray:
-    """As many as neighbours are followed of, where rows are independent of each other."""
+    """The rows by which a shift is measured: all with batch norm, where they depend on each other, else NEIGHBOURS."""
     return x if net.normalization == "batch" else x[:NEIGHBOURS]
 
 
 @harmless
 def _shift(before: np.ndarray, after: np.ndarray) -> float:
+    """Root mean square of the change, relative to that of the values before; NaN if there are none."""
     return float(np.sqrt(np.mean((after - before) ** 2) / np.mean(before**2))) if before.size else math.nan
