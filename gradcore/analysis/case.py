@@ -1,4 +1,4 @@
-"""What is analysed: one net, its data, its loss and its optimizer, and which of the rows are measured."""
+"""What is analysed: one net, its data, its loss, its optimizer, and the rows that are measured."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from .. import _check
 # Learning rate of the plain SGD judged for when no optimizer is given: the usual default for SGD.
 SGD_LR = 0.01
 
-Floats = NDArray[Any]  # float64 but for the data, which has the net's dtype
+Floats = NDArray[Any]  # float64, except for the data, which has the net's dtype
 
 
 @dataclass(frozen=True)
 class Case:
     """What is analysed: a private copy of the net, the data, the loss, and how to measure.
 
+    x, target: all rows of the data.
     optimizer: an Optimizer of the user's net, or None to judge for plain SGD at SGD_LR.
-    batch_size: rows of a batch, their mean where they differ. rows: the index arrays of the batches.
-    training: "lr" or "clip_norm" to train with instead. trained: whether the optimizer has taken steps on this net.
+    batch_size: rows per batch; their mean where batches differ. rows: the row numbers of each measured batch.
+    training: settings to train with that differ from the optimizer's: "lr", or "clip_norm" to clip at.
+    trained: whether the optimizer has taken steps on this net.
     """
 
     net: Any
@@ -40,23 +42,29 @@ class Case:
     trained: bool = False
 
     def batch(self, index: int) -> tuple[Floats, Floats]:
-        """Inputs and targets of one batch, cycling through them."""
+        """Inputs and targets of measured batch number `index`; after the last batch, the first one follows."""
         rows = self.rows[index % len(self.rows)]
         return self.x[rows], self.trainable(self.net, self.target[rows])
 
     def random_batch(self, net: Any, rng: np.random.Generator) -> tuple[Floats, Floats]:
-        """Inputs, and targets that `net` can be given, of as many random rows as a step takes."""
+        """Inputs and `trainable` targets of as many random rows as a step takes."""
         rows = rng.choice(len(self.x), min(self.batch_size, len(self.x)), replace=False)
         return self.x[rows], self.trainable(net, self.target[rows])
 
     def trainable(self, net: Any, target: Floats) -> Floats:
-        """Targets that `net` can be given: a softmax over one output knows but one label, whatever the data says."""
+        """The targets in a form that `net` accepts.
+
+        A softmax over one output knows a single label, whatever the data says: labels then become 0.
+        """
         one_label = self.loss == "cross_entropy" and net.out_features == 1 and target.dtype.kind == "i"
         return np.zeros_like(target) if one_label else target
 
     @functools.cached_property
     def as_drawn(self) -> bool:
-        """Whether the weights are those that `init="auto"` draws; taken for granted of a net without a seed."""
+        """Whether the weights are those that `init="auto"` draws.
+
+        This is taken for granted if `init` is "auto" and the net has no seed to draw them from again.
+        """
         config = self.net.config
         if config["init"] != "auto" or config["seed"] is None:
             return bool(config["init"] == "auto")
@@ -64,7 +72,7 @@ class Case:
 
     @property
     def classes(self) -> int:
-        """Number of classes that labels of a cross entropy name; at least two."""
+        """Number of classes that the labels of a cross entropy name; at least two."""
         return max(int(self.target.max(initial=0)) + 1, 2)
 
     @property
@@ -74,17 +82,18 @@ class Case:
 
     @property
     def memory(self) -> float:
-        """Gradients that momentum has added up in a step once it is under way, 1 / (1 - momentum); 1 without it.
+        """How many gradients momentum adds up in a step at full speed: 1 / (1 - momentum), or 1 without momentum.
 
-        Where they agree a step is that many times lr, and it takes about as many steps to get there.
+        If the gradients agree, such a step is that many times lr. It takes about as many steps to get there.
         """
         momentum = 0.0 if self.optimizer is None else float(self.optimizer.hyperparameters.get("momentum", 0.0))
         return 1.0 / (1.0 - momentum) if momentum < 1.0 else math.inf
 
     def optimizer_for(self, net: Any, *, anew: bool = False) -> Any:
-        """The optimizer judged for, made for `net`: where that is what it has trained, in its present state.
+        """A new optimizer for `net`, of the kind and with the settings of the one judged for; plain SGD without one.
 
-        None fits a net of fewer layers that has kept its weights. anew: without it in any case.
+        It continues from that optimizer's state if the optimizer has trained the net, and the state fits: it does not
+        fit a net of fewer layers that has kept its weights. anew: start without a state in any case.
         """
         if self.optimizer is None:
             from ..optim import SGD
@@ -94,7 +103,11 @@ class Case:
         return self.optimizer._made_for(net, self.step_size, keep_state=self.trained and fits and not anew)
 
     def step(self, net: Any, optimizer: Any, batch: tuple[Floats, Floats], *, record: bool = False) -> float:
-        """Loss of one step, clipped if that is asked for; NaN where its gradients are not finite and cannot be."""
+        """Take one training step and return its loss.
+
+        The step is clipped if the case asks for it. The loss is NaN if gradients are not finite and so cannot be
+        clipped.
+        """
         clip = self.training.get("clip_norm")
         try:
             return float(net.train_step(*batch, optimizer, loss=self.loss, clip_norm=clip, record=record).loss)
@@ -103,7 +116,10 @@ class Case:
 
     @functools.cached_property
     def constant_loss(self) -> float:
-        """The loss of the best constant output; of Huber's loss that of the mean, which is close to it."""
+        """The loss of the best constant output, called a constant guess.
+
+        For Huber's loss, that of the mean target, which is close to the best.
+        """
         if self.loss in ("cross_entropy", "binary_cross_entropy"):
             return self._entropy()
         target = np.asarray(self.target, dtype=np.float64)
@@ -112,7 +128,11 @@ class Case:
         return float(losses[self.loss].mean())
 
     def _entropy(self) -> float:
-        """Entropy of the mean target: of the classes' shares, or of each output's probability, mean over outputs."""
+        """Entropy of the mean target.
+
+        For cross entropy, that of the shares of the classes; for binary cross entropy, that of the mean probability of
+        each output, averaged over the outputs.
+        """
         labels = self.target.dtype.kind == "i"
         shares = np.bincount(self.target) / len(self.target) if labels else self.target.mean(axis=0, dtype=np.float64)
         if self.loss == "binary_cross_entropy":
@@ -131,10 +151,11 @@ class Case:
 def batch_rows(
     num_rows: int, batch_size: int, batches: int, seed: int, *, keep_size: bool = False
 ) -> tuple[Floats, ...]:
-    """Random batches, disjoint where the data holds four; else smaller ones, or with keep_size ones that share rows.
+    """Row numbers of random batches, disjoint if the data holds at least four of this size (or as many as asked for).
 
-    Each is an independent sample of the data. Batch norm makes another net of smaller ones, so for it each batch is
-    drawn from all rows, as a training does; one batch where it takes all of them.
+    With less data, batches are smaller. With keep_size, they keep their size instead and share rows, or there is a
+    single batch of all rows. Batch norm needs keep_size, because it makes another net of smaller batches. Each batch is
+    then drawn from all rows, as in a training. In any case, each is an independent sample of the data.
     """
     rng, fewest = np.random.default_rng(seed), min(batches, 4)
     if keep_size and num_rows < batch_size * fewest:

@@ -1,4 +1,4 @@
-"""What is judged, and by which limits: one net's numbers together, and every threshold with its derivation."""
+"""What is judged, and by which limits: all numbers of one net, and every threshold with its derivation."""
 
 from __future__ import annotations
 
@@ -28,51 +28,54 @@ class Thresholds(Record):
     """The limits of the judgement. None is an absolute norm: those change with batch, loss and width.
 
     Raises:
-        ValueError, TypeError: naming the limit that is no finite number, or out of its range (`_RANGES`).
+        ValueError, TypeError: naming a limit that is not a finite number or is out of its range (`_RANGES`).
     """
 
-    # Gradient norms at the two ends of the net may differ by this factor. Plain SGD has one learning rate:
-    # at a factor r the weaker end contributes r^-2 of the stronger end's share to the fall of the loss, and
-    # r = 100 leaves it 1e-4, about one step in a training of 10,000. The healthy band of the slope follows,
-    # 2 ln(100) / steps; so does "far below the other layers" for update-to-weight ratios.
+    # Gradient norms at the two ends of the net may differ by this factor. Plain SGD has one learning rate: at a factor
+    # of r, the weaker end contributes r^-2 of the stronger end's share to the fall of the loss. r = 100 leaves it 1e-4,
+    # about one step in a training of 10,000. The healthy band of the slope follows from this, 2 ln(100) / steps, and so
+    # does the ratio at which the updates of one layer are far below those of another.
     norm_ratio: float = 100.0
 
-    # One SGD step can take lr |g|^2 of the loss away, to first order. A net whose hidden layers need more than
-    # this many steps to remove an error of its present size does not learn: a hundred epochs of a thousand batches.
+    # One SGD step can take lr |g|^2 of the loss away, to first order. A net does not learn if its hidden layers need
+    # more than this many steps to remove an error of its present size: a hundred epochs of a thousand batches.
     learning_steps: float = 1e5
 
-    # A training may begin on a plateau that small weights make, if it lasts no longer than one of those hundred epochs:
-    # SGD's steps grow on it, and are tried for so long.
+    # A training may begin on a plateau that small weights make, if SGD can leave it within one of those hundred epochs.
+    # SGD's steps grow on a plateau; up to this many of them are tried.
     plateau_steps: float = 1e3
 
-    # |g| |dW| / loss, which is lr |g|^2 / loss for SGD, beyond which a step overshoots: a quadratic loss has
+    # A step overshoots if |g| |dW| / loss is above this; for SGD, that is lr |g|^2 / loss. A quadratic loss has
     # |g|^2 = 2 curvature * loss along its steepest direction, and gradient descent diverges at lr * curvature > 2.
     overshoot: float = 4.0
 
-    # |dW| / |W| of one step beyond which the step replaces the weights instead of changing them.
+    # A step with a larger |dW| / |W| replaces the weights instead of changing them.
     largest_update: float = 1.0
 
-    # A rehearsed loss above this many times the first one, and the one of a constant guess, has diverged: a
-    # rate just beyond stability at least doubles the loss every second step, which makes 16 in eight steps.
+    # A rehearsed loss has diverged if it is above this many times the first loss and that of a constant guess. A rate
+    # just beyond stability at least doubles the loss every second step, which makes a factor of 16 in eight steps.
     diverged: float = 10.0
 
-    # Chance of calling one healthy net's layers dead: half the units of a random ReLU layer are dead when all
-    # rows of the batch point the same way, as they do deep in a net; the binomial tail beyond it is kept here.
+    # Chance that a healthy net is said to have too many dead units. If all rows of a batch point the same way, as they
+    # do deep in a net, half of the units of a random ReLU layer are dead on average; more are counted as too many where
+    # the binomial tail is below this chance.
     false_alarm: float = 1e-3
 
-    # Share of saturated entries (derivative below 1 % of its largest) of a bounded activation, in one layer,
-    # beyond which most of the gradient's paths are closed. A standard normal input saturates 0.3 % of tanh.
+    # Share of saturated entries (derivative below 1 % of the largest) in a layer with a bounded activation above which
+    # most paths of the gradient are closed. A standard normal input saturates 0.3 % of tanh.
     saturated: float = 0.5
 
-    # Root mean square of the inputs beyond which (or below whose inverse) the first layer's scale is the
-    # data's doing: it enters the layer's output and its gradient, so that 10 makes norm_ratio. Steps of an
-    # adaptive optimizer do not shrink with the gradient, so that small inputs slow it by the output alone: 1 / 100.
+    # Inputs (or targets) are too large if their root mean square is above this, and inputs too small if it is below the
+    # inverse. The scale of the inputs enters both the first layer's output and its gradient: 10 in each makes
+    # norm_ratio. Steps of an adaptive optimizer do not shrink with the gradient: small inputs slow it down by the
+    # output alone, and its limit is 1 / 100.
     input_scale: float = 10.0
 
-    # Ratio of column standard deviations beyond which the weak columns learn (1 / ratio)^2 as fast: norm_ratio.
+    # Ratio of the largest standard deviation of a column to the median one. Weak columns learn (1 / ratio)^2 as fast as
+    # the strongest; as in norm_ratio, 100 is the limit.
     column_ratio: float = 100.0
 
-    # Share of non-zero deltas that flush to zero in a number format worth mentioning.
+    # Share of a layer's non-zero deltas above which it is worth mentioning that they flush to zero in a number format.
     underflow: float = 0.05
 
     def __post_init__(self) -> None:
@@ -112,92 +115,105 @@ class Subject:
 
     @property
     def unit_roundoff(self) -> float:
-        """Largest relative error of rounding to it."""
+        """Largest relative error of rounding to that dtype."""
         return UNIT_ROUNDOFF[self.dtype]
 
     @property
     def optimizer_name(self) -> str:
-        """Class of the optimizer judged for."""
+        """Class name of the optimizer judged for; "SGD" if none is given."""
         return "SGD" if self.case.optimizer is None else type(self.case.optimizer).__name__
 
     @property
     def adaptive(self) -> bool:
-        """Whether the optimizer divides each gradient by its own size."""
+        """Whether the optimizer divides each entry of the gradient by its typical size."""
         return self.optimizer_name in _ADAPTIVE
 
     @property
     def eps(self) -> float:
-        """What an adaptive optimizer adds to the size of a gradient before it divides by it."""
+        """What an adaptive optimizer adds to a gradient's size before dividing by it; for others 1e-8, as in Adam."""
         return float(self.case.optimizer.hyperparameters["eps"]) if self.adaptive else 1e-8
 
     @property
     def lr(self) -> float:
-        """Learning rate of its next step."""
+        """Learning rate of the optimizer's next step."""
         return self.case.step_size
 
     @cached_property
     def profile_norms(self) -> np.ndarray:
-        """Norm of the gradient that travels, a dense layer: of delta, or of dL/dh with skip connections."""
+        """Norm of the gradient that travels, for each dense layer: |delta|, or |dL/dh| with skip connections."""
         return self.measurement.rms(travelling_norm(self.measurement.config))
 
     @cached_property
     def gradient_norms(self) -> np.ndarray:
-        """|dL/dW| a layer."""
+        """|dL/dW| of each layer."""
         return self.measurement.rms("weight_grad_norm")
 
     @cached_property
     def gradient_elements(self) -> np.ndarray:
-        """Root mean square of the entries of dL/dW, a layer."""
+        """Root mean square of the entries of dL/dW, for each layer."""
         widths = np.array(self.measurement.config["widths"], dtype=np.float64)
         return self.gradient_norms / np.sqrt(widths[1:] * widths[:-1])
 
     @cached_property
     def smallest_adaptive_step(self) -> float:
-        """Smallest share of lr by which an adaptive optimizer moves the weights of a hidden layer: g / (g + eps)."""
+        """Smallest share of lr by which an adaptive optimizer moves the weights of a hidden layer: g / (g + eps).
+
+        g is the size of the entries of the layer's gradient. The share is 1 if there is no hidden layer.
+        """
         smallest = float(self.gradient_elements[:-1].min(initial=math.inf))
         return smallest / (smallest + self.eps) if math.isfinite(smallest) else 1.0
 
     @cached_property
     def updates(self) -> np.ndarray:
-        """|dW| / |W| of one step, a layer."""
+        """|dW| / |W| of one step, for each layer."""
         return np.array([record.update_ratio for record in self.records])
 
     @cached_property
     def speeds(self) -> np.ndarray:
-        """`updates` to compare layers by: at a rate of 0, which moves none, those of plain SGD at any other, scaled."""
+        """`updates`, for comparing layers with each other.
+
+        At a rate of 0 no layer moves. Then these are |dL/dW| / |W|, to which the updates of plain SGD are proportional.
+        """
         return self.updates if self.lr > 0.0 else self.gradient_norms / self.measurement.rms("weight_norm")
 
     @cached_property
     def output_error(self) -> float:
-        """Mean over rows of |dloss/doutput|^2 of a single row: how wrong the outputs are, whatever the loss."""
+        """Mean over rows of |d(loss of the row)/d(output)|^2: how wrong the outputs are, whatever the loss."""
         return float(self.measurement.mean_rows * self.measurement.rms("delta_norm")[-1] ** 2)
 
     @cached_property
     def relative_fall(self) -> np.ndarray:
-        """lr |dL/dW|^2 / output_error a layer: the share of the error that one SGD step can take away.
+        """lr |dL/dW|^2 / output_error of each layer: the share of the error that one SGD step can take away.
 
-        Relative to the error that is there, so that it does not fall as a net learns. With momentum under way a step
-        is 1 / (1 - momentum) times as large.
+        It is relative to the present error, so that it does not fall as a net learns. With momentum, lr is multiplied
+        by 1 / (1 - momentum), as in a step of full momentum.
         """
         return self.lr * self.case.memory * self.gradient_norms**2 / self.output_error
 
     @cached_property
     def lasting_updates(self) -> np.ndarray:
-        """|dW| / |W| of a step once momentum is under way, as it is where the optimizer has taken steps: `updates`."""
+        """|dW| / |W| of a step of full momentum, for each layer.
+
+        An optimizer that has taken steps has full momentum already: then these are `updates`.
+        """
         return self.updates * (1.0 if self.case.trained else self.case.memory)
 
     @property
     def largest_singular_values(self) -> np.ndarray:
-        """Of random weights of the measured size: |W| (1 / sqrt(in) + 1 / sqrt(out)), a layer."""
+        """Largest singular value that random weights of the measured size have, for each layer.
+
+        That is |W| (1 / sqrt(in) + 1 / sqrt(out)).
+        """
         roots = 1.0 / np.sqrt(np.array(self.measurement.config["widths"], dtype=np.float64))
         return np.asarray(self.measurement.rms("weight_norm") * (roots[:-1] + roots[1:]))
 
     @cached_property
     def has_signal(self) -> bool:
-        """Whether any layer's mean gradient stands above batch noise; True where that could not be measured.
+        """Whether any layer's mean gradient stands above batch noise; True if that could not be measured.
 
-        Without a gradient the mean of K batches has 1 / K of a single one's square on average; the estimate
-        of the signal is then 0 with a standard deviation below the noise / sqrt(K) of one dominant direction.
+        If the true gradient is zero, the square of the mean of K batches is on average 1 / K of that of a single one,
+        and the estimate of the signal is 0. Its standard deviation is largest if the noise has one dominant direction:
+        then it is sqrt(2 / (K (K - 1))) of the noise, at most 1 / sqrt(K) for K >= 3.
         """
         count = len(self.measurement.flows)
         if count < 2:
@@ -208,9 +224,10 @@ class Subject:
 
     @cached_property
     def overshoot(self) -> float:
-        """Sum over layers of |dL/dW| |dW|, relative to the loss: what a step would take away if nothing bent.
+        """Sum over layers of |dL/dW| |dW|, relative to the loss: what one step would take away if the loss were linear.
 
-        lr |g|^2 / loss for SGD; an adaptive optimizer's dW points along the signs of the gradient.
+        For SGD, this is lr |g|^2 / loss. For an adaptive optimizer it is an upper bound: its dW points along the signs
+        of the gradient.
         """
         steps = self.updates * self.measurement.rms("weight_norm")
         whole = float(np.sum(self.gradient_norms * np.nan_to_num(steps, nan=0.0, posinf=0.0)))
@@ -219,5 +236,5 @@ class Subject:
 
     @property
     def loss_is_zero(self) -> bool:
-        """Whether nothing is left to learn, to the precision of the net's numbers."""
+        """Whether the loss is zero to the precision of the net's numbers, so that nothing is left to learn."""
         return bool(np.all(np.abs(self.measurement.losses) <= self.unit_roundoff))
