@@ -23,20 +23,24 @@ from .predict import layer_scales
 from .propagation import Propagation
 from .report import GainFactors, LayerRecord, Slope
 
-# Activations whose derivative is exactly 0 over half a line: their mask can be told from their slope.
+# Activations whose derivative is exactly 0 on a half line, with the field that holds the share of entries there: for
+# them, the share of units that pass a gradient can be separated from the slope of these units.
 _MASKED = {"relu": "activation_zero_share", "hard_tanh": "saturated_share"}
 
-# The square of a norm goes with the n rows of a batch as n^(1 - power): |h|^2 is a sum over them, and so is |delta|^2,
-# to which each gives 1 / n^2 of its own; all else is no sum over rows.
+# The squared norm of a batch of n rows is proportional to n^(1 - power). |h|^2 is a sum over rows (power 0). So is
+# |delta|^2, but the loss is a mean over rows, so each row contributes 1 / n^2 of its own square (power 2). Everything
+# else is no sum over rows (power 1).
 _ROW_POWERS = {"activation_norm": 0, "delta_norm": 2, "grad_output_norm": 2, "grad_preact_norm": 2}
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """A few steps on a copy.
+    """A few steps that were tried on a copy of the net, or that a monitored training has taken.
 
-    losses: [steps]. update_ratio: |dW| / |W| of the first step, [depth]. shift: by which it changed the
-    pre-activations of the last hidden layer for rows of its batch, relative to their size; NaN where not measured.
+    lr: of the steps. losses: [steps].
+    update_ratio: |dW| / |W| of the first step, [depth]; for a training, the mean over its recorded steps.
+    shift: how far the first step moved the pre-activations of the last hidden layer for rows of its batch, relative to
+        their size; NaN if not measured.
     """
 
     lr: float
@@ -47,13 +51,16 @@ class Rehearsal:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What many steps of the optimizer in use make of the net: see `outlook`.
+    """What many steps of the optimizer in use make of the net (see `outlook`).
 
-    losses: of the steps taken. slope: of the net after them; None where a number broke. difference: share of the last
-    hidden layer's pre-activations that differs between rows, then. calmed_by: "input_scale", "target_scale" or both,
-    larger first, where steps that are too large are fine on data of unit scale; or "weight_scale" where they are with
-    weights of critical size. slower: losses of the same steps at a lower rate, where they were tried, which is
-    slower_share of the rate in use.
+    losses: one per step.
+    slope: of the net after the steps; None if a loss is not finite.
+    difference: share of the last hidden layer's pre-activations that then differs between rows; NaN if a loss is not
+        finite.
+    calmed_by: what makes steps too large: "input_scale", "target_scale" or both, the larger first, if the same steps
+        are fine on data of unit scale; "weight_scale" if they are fine with weights of critical size. Empty otherwise.
+    slower: losses of the same steps at a lower rate; None if none was tried. slower_share: that rate as a share of the
+        one in use.
     """
 
     losses: Floats
@@ -68,16 +75,21 @@ class Outlook:
 class Measurement:
     """Recorded passes of one net over the batches of a case.
 
-    Where batches differ in size, every row counts alike: means are weighted by rows, and norms are those of a batch of
-    the mean size n. For sums over rows that is exact, and for |dL/dW|^2 it holds in expectation: |G|^2 + trace / n_i
-    averages to |G|^2 + trace / n with the weights n_i.
+    If batches differ in size, every row counts the same: means are weighted by rows, and norms are those of a batch of
+    the mean size n. This is exact for sums over rows. For |dL/dW|^2 it holds in expectation: a batch of n_i rows has
+    |G|^2 + trace / n_i, which averages to |G|^2 + trace / n with the weights n_i.
 
-    flows, losses: one a batch. mean_gradient_norm: |mean of dL/dW over batches| a layer. weight_var,
-    bias_var: scales of the weights (`predict.layer_scales`). input_square: mean square of the inputs.
+    flows, losses: one per batch.
+    mean_gradient_norm: |mean of dL/dW over batches| of each layer.
+    weight_var, bias_var: scales of the weights and biases (`predict.layer_scales`). input_square: mean square of the
+        inputs.
     has_gradient: whether any parameter at all, biases and normalization included, received a gradient.
-    finite_parameters: a flag a layer. alike: the same, whether its units are one over and over.
-    rehearsal, propagation: None where they were not tried. outlook: None where the verdict does not depend on it.
-    asleep: of the start, where layers without a gradient woke up after it. interrupted: not all was measured.
+    finite_parameters: for each layer, whether all parameters are finite. alike: for each layer, whether its units are
+        identical.
+    rehearsal, propagation: None if they were not tried. outlook: None if the verdict does not depend on it.
+    asleep: the measurement at the start, if layers without a gradient woke up afterwards: everything else is then of
+        the net after a few steps. None otherwise.
+    interrupted: whether an interrupt left a part unmeasured.
     """
 
     config: Mapping[str, Any]
@@ -103,17 +115,17 @@ class Measurement:
 
     @functools.cached_property
     def mean_rows(self) -> float:
-        """Rows of a batch, their mean."""
+        """Mean number of rows of a batch."""
         return float(np.mean([flow.batch_size for flow in self.flows]))
 
     @property
     def batch_size(self) -> int:
-        """The same as a whole number."""
+        """`mean_rows` as a whole number."""
         return round(self.mean_rows)
 
     @functools.cached_property
     def weights(self) -> Floats:
-        """Rows of each batch relative to their mean, [batches]."""
+        """Rows of each batch, relative to their mean, [batches]."""
         return np.array([flow.batch_size for flow in self.flows]) / self.mean_rows
 
     @property
@@ -122,29 +134,29 @@ class Measurement:
         return float(self.mean_of(self.losses))
 
     def preact_square(self) -> Floats:
-        """Mean square of z of each dense layer that random weights of the measured size make, [depth]."""
+        """Mean square of z that random weights of the measured size make in each dense layer, [depth]."""
         entries = self.mean_rows * np.array(self.config["widths"][1:], dtype=np.float64)
         squares = np.concatenate(([self.input_square], (self.rms("activation_norm") ** 2 / entries)[:-1]))
         return np.asarray(self.weight_var * squares + self.bias_var)
 
     def stack(self, name: str) -> Floats:
-        """A field of the flows, [batches, depth]."""
+        """A field of the flows of all batches, [batches, depth]."""
         return np.array([getattr(flow, name) for flow in self.flows], dtype=np.float64)
 
     def mean_of(self, values: Floats, power: int = 1) -> Floats:
-        """Mean of values [batches, ...], weighted by rows to a power (`_ROW_POWERS`)."""
+        """Mean of values [batches, ...], weighted by the rows of each batch to a power (`_ROW_POWERS`)."""
         weights = self.weights**power
         return np.asarray(np.mean(weights.reshape(-1, *[1] * (values.ndim - 1)) * values, axis=0))
 
     def mean(self, name: str) -> Floats:
-        """A field's mean over the rows, [depth]."""
+        """Mean of a field over the rows, [depth]."""
         return self.mean_of(self.stack(name))
 
     def rms(self, name: str) -> Floats:
-        """Its root mean square, [depth], free of overflow: of a batch of the mean size."""
+        """Root mean square of a field, [depth], free of overflow; norms are those of a batch of the mean size."""
         values = self.stack(name)
         scale = np.maximum(np.abs(values).max(axis=0), np.finfo(np.float64).tiny)
-        with np.errstate(invalid="ignore"):  # infinity by itself
+        with np.errstate(invalid="ignore"):  # infinity divided by itself
             return np.asarray(scale * np.sqrt(self.mean_of((values / scale) ** 2, _ROW_POWERS.get(name, 1))))
 
 
@@ -189,9 +201,9 @@ def summarize(
     *,
     interrupted: bool = False,
 ) -> Measurement:
-    """A Measurement of recorded passes of `net`, whose parameters are read as they are now.
+    """Make a Measurement of recorded passes of `net`, whose parameters are read as they are now.
 
-    mean_gradient: of all parameters over the rows, by name. input_square: mean square of their inputs.
+    mean_gradient: of all parameters over the rows, by name. input_square: mean square of the inputs of these rows.
     """
     weight_var, bias_var = layer_scales(net)
     names = [f"dense{layer}.weight" for layer in range(net.depth)]
@@ -217,12 +229,15 @@ def mean_square(values: Floats) -> float:
 
 
 def _units_alike(weight: Floats, gradient: Floats) -> bool:
-    """Whether a layer's units have the same weights and gradients, to the bit: sums run in one order for all."""
+    """Whether a layer's units all have the same weights and the same gradient, which is not zero, bit for bit.
+
+    Bits can be compared because sums run in the same order for all units.
+    """
     return bool(len(weight) > 1 and gradient.any() and (weight == weight[0]).all() and (gradient == gradient[0]).all())
 
 
 def _finite_layers(net: Any) -> Floats:
-    """Whether all parameters of a layer ("dense3.bias", "norm3.weight", ...) are finite."""
+    """For each layer, whether all its parameters ("dense3.bias", "norm3.weight", ...) are finite."""
     finite = np.ones(net.depth, dtype=bool)
     for name, values in net.parameters.items():
         layer = int(name.split(".")[0].removeprefix("dense").removeprefix("norm"))
@@ -231,7 +246,7 @@ def _finite_layers(net: Any) -> Floats:
 
 
 def update_ratio(case: Case, measurement: Measurement) -> Floats:
-    """|dW| / |W| of one step, [depth]: as rehearsed, or lr |dL/dW| / |W| for the plain SGD assumed."""
+    """|dW| / |W| of one step, [depth]: as rehearsed with the given optimizer, or lr |dL/dW| / |W| for plain SGD."""
     if measurement.rehearsal is not None and case.optimizer is not None:
         return measurement.rehearsal.update_ratio
     return case.step_size * measurement.rms("weight_grad_norm") / measurement.rms("weight_norm")
@@ -240,9 +255,9 @@ def update_ratio(case: Case, measurement: Measurement) -> Floats:
 def signal_and_noise(measurement: Measurement) -> tuple[Floats, Floats]:
     """Estimates of |E g|^2 and of the variance of g = dL/dW over batches of the mean size, [depth] each.
 
-    The two-batch-size identity E|g_B|^2 = |G|^2 + trace / B, with the single batches as the small size
-    and their mean as the large one (McCandlish et al. 2018, arXiv:1812.06162, appendix A). NaN with one
-    batch. The signal can come out negative: there is none above the noise.
+    They come from the identity E|g_B|^2 = |G|^2 + trace / B for two batch sizes (McCandlish et al. 2018,
+    arXiv:1812.06162, appendix A): the single batches are the small size, their mean is the large one. With one batch,
+    both are NaN. A negative signal means that there is none above the noise.
     """
     count = len(measurement.flows)
     if count < 2:
@@ -255,12 +270,12 @@ def signal_and_noise(measurement: Measurement) -> tuple[Floats, Floats]:
 # ---- gains ----
 
 
-def _ratio_squared(above: Floats, below: Floats) -> Floats:
-    return (above / below) ** 2
+def _ratio_squared(numerator: Floats, denominator: Floats) -> Floats:
+    return (numerator / denominator) ** 2
 
 
 def gain_factors(measurement: Measurement) -> tuple[Floats, list[GainFactors | None]]:
-    """|delta_l|^2 / |delta_{l+1}|^2 of each hidden layer and its split; NaN and None for the output layer."""
+    """The gain |delta_l|^2 / |delta_{l+1}|^2 of each hidden layer and its factors; NaN, None for the output layer."""
     delta, grad_output = measurement.rms("delta_norm"), measurement.rms("grad_output_norm")
     preact = measurement.rms("grad_preact_norm")
     gains = np.full(measurement.depth, np.nan)
@@ -284,9 +299,9 @@ def gain_factors(measurement: Measurement) -> tuple[Floats, list[GainFactors | N
 
 
 def starved(measurement: Measurement) -> Floats:
-    """Layers whose input is smaller than the delta that arrives at their output, entry by entry, [depth].
+    """For each layer, whether its input is smaller than its delta, comparing root mean squares of entries.
 
-    The product of both is dL/dW: where it is zero, this tells which of the two it is for want of.
+    dL/dW is the product of the two. If it is zero, this tells which of them is missing.
     """
     entries = measurement.mean_rows * np.array(measurement.config["widths"][1:], dtype=np.float64)
     outputs = measurement.rms("activation_norm") / np.sqrt(entries)
@@ -297,30 +312,30 @@ def starved(measurement: Measurement) -> Floats:
 def weight_gain(measurement: Measurement) -> Floats:
     """|dL/dh_l|^2 / |delta_{l+1}|^2 for weights of the measured size and random directions, [depth - 1].
 
-    That is |W|_F^2 / out_features; a skip connection adds to it.
+    That is |W_{l+1}|_F^2 / out_features. What a skip connection adds is not included.
     """
     out_features = np.array(measurement.config["widths"][2:], dtype=np.float64)
     return np.asarray(measurement.rms("weight_norm")[1:] ** 2 / out_features)
 
 
 def _expected_weight_gain(measurement: Measurement) -> Floats:
-    """The same with the skip connection's share where there is one."""
+    """`weight_gain`, plus what a skip connection passes on beside the weights, [depth - 1]."""
     skips = skip_connections(measurement.config)[1:]
     skip = _ratio_squared(measurement.rms("grad_output_norm")[1:], measurement.rms("delta_norm")[1:])
     return np.asarray(weight_gain(measurement) + np.where(skips, skip, 0.0))
 
 
 def travelling_norm(config: Mapping[str, Any]) -> str:
-    """The field with the norm of the gradient that travels from layer to layer: delta's, or dL/dh's.
+    """Name of the field with the norm of the gradient that travels from layer to layer: that of delta, or of dL/dh.
 
-    With skip connections delta is what enters one branch (zero for a branch that starts at zero), and the stream
-    beside it is what reaches the layers below.
+    With skip connections it is dL/dh: delta is only what enters one branch (zero for a branch that starts at zero),
+    while the stream beside it reaches the layers below.
     """
     return "grad_output_norm" if skip_connections(config).any() else "delta_norm"
 
 
 def mask_shares(measurement: Measurement) -> Floats:
-    """Share of entries that let a gradient through, [depth]; 1 for activations without a mask."""
+    """Share of the entries that let a gradient through, [depth]; 1 for activations without a mask."""
     shares = np.ones(measurement.depth)
     for layer, name in enumerate(measurement.config["activation"]):
         if name in _MASKED:
@@ -351,7 +366,8 @@ _RMS_FIELDS = (
     "weight_grad_norm",
     "bias_grad_norm",
 )
-# A flow's statistics run over finite entries: of a layer with others they would tell of zeros, or of a part.
+# Statistics of a flow are over finite entries. If a layer also has others, they describe only a part of it, or are 0;
+# its record then holds NaN in these fields. The keys name the shares of entries that are not finite.
 _OF_FINITE = {
     "activation_nonfinite_share": (
         "activation_mean",
@@ -372,7 +388,7 @@ _OF_FINITE = {
 
 
 def layer_records(case: Case, measurement: Measurement) -> tuple[LayerRecord, ...]:
-    """One record a dense layer."""
+    """The records of all dense layers."""
     columns = {name: measurement.mean(name) for name in _MEAN_FIELDS}
     columns |= {name: measurement.rms(name) for name in _RMS_FIELDS}
     columns |= {name: measurement.stack(name).max(axis=0) for name in ("activation_max_abs", "delta_max_abs")}
@@ -386,7 +402,7 @@ def layer_records(case: Case, measurement: Measurement) -> tuple[LayerRecord, ..
     for share, names in _OF_FINITE.items():
         columns |= {name: np.where(columns[share] > 0.0, np.nan, columns[name]) for name in names}
     broken = columns["delta_nonfinite_share"] > 0.0
-    broken[:-1] |= broken[1:]  # a gain leads from one layer to the next
+    broken[:-1] |= broken[1:]  # a gain also depends on the delta of the layer above
     columns["delta_gain"] = np.where(broken, np.nan, gains)
     dead = measurement.stack("dead_units").min(axis=0)
     flushed = {name: np.array([flow.underflow_share(name) for flow in measurement.flows]) for name in FORMATS}
