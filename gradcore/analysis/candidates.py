@@ -1,7 +1,7 @@
 """What could cure a net: candidates generated from the findings, and how each is built.
 
-A candidate changes the architecture or the weights (a fresh net comes out), the data, or the training;
-a pair does two of these. Nothing is recommended here: `remedies` tries them.
+A candidate changes the architecture or the weights (which makes a fresh net), the data, or the training; a pair does
+two of these. Nothing is recommended here: `remedies` tries the candidates.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .report import Report
 from .subject import Thresholds
 from .weights import rescale, scale_branches, shortened
 
-# Learning rates are lowered to the largest one that the measured gradient allows, with this much in hand.
+# A lower learning rate is at most this share of the largest one that the measured gradient allows.
 _LR_MARGIN = 0.5
 # A clipped step moves the weights by at most this share of their size, a usual healthy update-to-weight ratio.
 _CLIPPED_UPDATE = 1e-2
@@ -35,11 +35,12 @@ _CLIPPED_UPDATE = 1e-2
 class Candidate:
     """One change, ready to be made.
 
-    net: keyword arguments of gc.MLP that change. weights: "" for those of `init`, "kept" (of fewer layers, the
-    present ones), "rescaled" (the present directions, critical sizes), "lsuv", "scaled_branches" (residual branches
-    over the root of their number).
-    inputs, targets: standardize these. training: "lr" or "clip_norm". loss: another loss, "" for the present
-    one. note: what else to know.
+    net: keyword arguments of gc.MLP that change.
+    weights: "" for those that `init` draws; "kept" for the present ones, in a net of fewer layers; "rescaled" for the
+        present directions at critical sizes; "lsuv"; "scaled_branches" for residual branches divided by the root of
+        their number.
+    inputs, targets: whether to standardize these. training: "lr" or "clip_norm".
+    loss: another loss, or "" for the present one. note: what else to know.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Candidate:
         return not self.net and not self.weights
 
     def change(self) -> dict[str, Any]:
-        """The settings it changes, by name."""
+        """The settings that change, by name."""
         changed: dict[str, Any] = dict(self.net)
         if self.weights:
             changed["weights"] = self.weights
@@ -71,20 +72,20 @@ class Candidate:
         return changed
 
     def case(self, case: Case) -> Case:
-        """The case trained as this candidate is, with its loss and targets in the form that loss takes."""
+        """The case with the candidate's training and loss, and the targets in the form that this loss takes."""
         case = replace(case, training={**case.training, **self.training})
         if not self.loss:
             return case
         return replace(case, loss=self.loss, target=case.target[:, None].astype(case.x.dtype))
 
     def build(self, case: Case, seed: int | None = None) -> Any:
-        """A fresh net with the change; with the seed of the analysed one unless another is given."""
+        """A fresh net with the change, or a copy if the net stays as it is. seed: None for that of the analysed net."""
         from ..mlp import MLP
 
         config = case.net.config
         if self.keeps_net:
             return case.net.copy()
-        config["seed"] = (config["seed"] or 0) if seed is None else seed  # a net drawn at random has none to keep
+        config["seed"] = (config["seed"] or 0) if seed is None else seed  # None: drawn at random
         if self.weights == "rescaled":
             net = case.net.copy()
             rescale(net)
@@ -127,6 +128,7 @@ class Preparation:
 
 
 def _scaling(values: np.ndarray, wanted: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Shift and scale of each column: those that standardize it, or 0 and 1."""
     columns = values.shape[1] if values.ndim == 2 else 1
     return standard_scaling(values) if wanted else (np.zeros(columns), np.ones(columns))
 
@@ -140,6 +142,7 @@ def propose(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
 
 
 def _proposed(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
+    """`propose`, but there may be repetitions, and weights that cannot be drawn."""
     serious = [finding for finding in report.findings if finding.severity != "info"]
     kinds, causes = {finding.kind for finding in serious}, _serious_causes(report)
     data = _standardized("input_scale" in causes, "target_scale" in causes)
@@ -151,13 +154,13 @@ def _proposed(report: Report, case: Case, limits: Thresholds) -> list[Candidate]
         found += _for_steps(report, limits)
     found += [] if data is None else [data]
     structural = kinds & {"vanishing", "exploding", "zero_gradient", "non_finite", "saturation", "dead_units"}
-    # a single layer has nothing but its weights, whose scale cannot matter to it until numbers overflow
+    # a single layer has only its weights, whose scale does not matter until numbers overflow
     layered = bool(case.net.config["activation"]) or "non_finite" in kinds
     if layered and (structural or "batch_norm" in causes):
         found += _structural(report, case, limits, data)
     elif starts_small(report):
         found.append(_critical_initialization(sorted(set(case.net.config["activation"]))))
-    if "exploding" in kinds:  # after the first few: it is tried to show that it is no cure
+    if "exploding" in kinds:  # behind the first few: clipping is tried to show that it is no cure
         found.insert(min(3, len(found)), _clipping(report))
     return found
 
@@ -167,7 +170,7 @@ def _serious_causes(report: Report) -> set[str | None]:
 
 
 def _drawable(candidate: Candidate, case: Case) -> Candidate:
-    """The candidate with weights that can be drawn: what drew those of a net from a file or PyTorch is not known."""
+    """The candidate; with `init="auto"` if it needs new weights and how those of the net were drawn is not known."""
     kept = candidate.keeps_net or candidate.weights in ("kept", "rescaled") or "init" in candidate.net
     if kept or case.net.config["init"] != "custom":
         return candidate
@@ -176,14 +179,15 @@ def _drawable(candidate: Candidate, case: Case) -> Candidate:
 
 
 def starts_small(report: Report) -> bool:
-    """Whether weights too small for the activation let the gradient shrink without harm to the verdict.
+    """Whether any finding, be it an `info`, says that the scale of the weights lets the gradient shrink.
 
-    An optimizer may make that good in time, or not: one trial of the weights that suit tells what it costs.
+    The optimizer may make up for that in time, or not: a trial of the weights that suit shows what it costs.
     """
     return any(finding.kind == "vanishing" and finding.cause == "weight_scale" for finding in report.findings)
 
 
 def _distinct(candidates: list[Candidate]) -> list[Candidate]:
+    """The candidates without repetitions of the same change."""
     seen: dict[str, Candidate] = {}
     for candidate in candidates:
         seen.setdefault(repr(candidate.change()), candidate)
@@ -191,6 +195,7 @@ def _distinct(candidates: list[Candidate]) -> list[Candidate]:
 
 
 def _standardized(inputs: bool, targets: bool) -> Candidate | None:
+    """A candidate that standardizes inputs, targets or both; None for neither."""
     if not inputs and not targets:
         return None
     what = " and ".join(name for name, wanted in (("inputs", inputs), ("targets", targets)) if wanted)
@@ -204,7 +209,7 @@ def _standardized(inputs: bool, targets: bool) -> Candidate | None:
 
 
 def _other_outputs(case: Case) -> list[Candidate]:
-    """An output for each class; for two classes also the loss that one output is meant for."""
+    """Candidates with an output for each class; for two classes, also the loss that one output is meant for."""
     widths = [*case.net.config["widths"][:-1], case.classes]
     title = "two outputs" if case.classes == 2 else f"{case.classes} outputs"
     found = [Candidate(title, "a softmax needs one output per class", {"widths": widths})]
@@ -215,9 +220,10 @@ def _other_outputs(case: Case) -> list[Candidate]:
 
 
 def _for_steps(report: Report, limits: Thresholds) -> list[Candidate]:
+    """Candidates against steps that are too large: a lower learning rate, and clipping."""
     lr = float(report.conditions["lr"])
     gradient = math.hypot(*(layer.weight_grad_norm for layer in report.layers))
-    # lr gradient^2 / loss, the share of the loss that one step may take, divided where its square might overflow
+    # lr gradient^2 / loss: the share of the loss that one step may take away, in an order that does not overflow
     fall = lr * gradient / max(report.loss, 1e-30) * gradient
     update = max((layer.update_ratio for layer in report.layers if math.isfinite(layer.update_ratio)), default=0.0)
     shares = [0.1]
@@ -229,6 +235,7 @@ def _for_steps(report: Report, limits: Thresholds) -> list[Candidate]:
 
 
 def _clipping(report: Report) -> Candidate:
+    """A candidate that clips at half of the median norm, or so low that SGD's steps keep to _CLIPPED_UPDATE."""
     lr = float(report.conditions["lr"])
     weights = math.hypot(*(layer.weight_norm for layer in report.layers))
     bound = _CLIPPED_UPDATE * weights / lr if lr > 0.0 else 1.0
@@ -244,7 +251,7 @@ def _clipping(report: Report) -> Candidate:
 
 
 def _structural(report: Report, case: Case, limits: Thresholds, data: Candidate | None) -> list[Candidate]:
-    """Other weights, activations, normalizations, skip connections, depths; standardizing too where needed."""
+    """Candidates that change the net, each combined with standardization (`data`) if that is needed."""
     names = sorted(set(case.net.config["activation"]))
     groups = {"weights": _initializations(report, names)}
     if names:
@@ -253,7 +260,7 @@ def _structural(report: Report, case: Case, limits: Thresholds, data: Candidate 
         groups["depth"] = _shallower(report, case, limits)
         groups = {name: groups[name] for name in (_first_group(report, case), *groups)}
     found = _wider(report, case, limits)
-    # One of each kind in turn: another kind of change tells more than another of the same kind.
+    # One of each kind in turn, because another kind of change tells more than another of the same kind.
     for row in zip_longest(*groups.values()):
         found += [candidate for candidate in row if candidate is not None]
     if data is not None:
@@ -262,9 +269,9 @@ def _structural(report: Report, case: Case, limits: Thresholds, data: Candidate 
 
 
 def _expected_level(candidate: Candidate, case: Case, limits: Thresholds) -> bool:
-    """Whether mean-field theory keeps the changed net's gradient, from end to end, within a factor of norm_ratio.
+    """Whether, by mean-field theory, gradient norms at the two ends of the changed net stay within norm_ratio.
 
-    Inputs of unit size are taken: what another size does to the first layers is no slope.
+    Inputs are taken to be of unit size: what another size does to the first layers is no slope.
     """
     config, names = changed_settings(candidate, case)
     growth, q, skips = 0.0, 1.0, skip_connections(config)
@@ -277,7 +284,7 @@ def _expected_level(candidate: Candidate, case: Case, limits: Thresholds) -> boo
             square = theory.activation_square(name, q)
             weight_var = 1.0 / square if candidate.weights == "lsuv" else CRITICAL_GAIN_SQUARED[name]
             chi, q = theory.chi(name, q, weight_var), min(weight_var * square, 1e6)
-        if skips[layer]:  # the stream is divided by its own growth, or its branches by their number
+        if skips[layer]:  # level if a normalization undoes the stream's growth, or if its branches are scaled down
             level = config["normalization"] is not None or candidate.weights == "scaled_branches"
             chi = 1.0 if level else 1.0 + chi
         growth += math.log(max(chi, TINY))
@@ -292,7 +299,7 @@ def changed_settings(candidate: Candidate, case: Case) -> tuple[dict[str, Any], 
 
 
 def _first_group(report: Report, case: Case) -> str:
-    """The kind of change that acts on the cause."""
+    """The kind of change that acts on the cause, to be tried first."""
     causes = _serious_causes(report)
     if causes & {"activation_slope", "saturating_activation", "dead_units"}:
         return "activation"
@@ -302,9 +309,9 @@ def _first_group(report: Report, case: Case) -> str:
 
 
 def combined(first: Candidate, second: Candidate) -> Candidate | None:
-    """Both changes at once; None where they contradict each other or change the same thing.
+    """A candidate that makes both changes; None if they contradict each other or change the same thing.
 
-    Fewer layers keep their weights ("kept") where the other change makes no new ones.
+    A net of fewer layers keeps its weights ("kept") unless the other change makes new ones.
     """
     first, second = (
         replace(a, weights="") if a.weights == "kept" and (b.weights or "init" in b.net) else a
@@ -314,7 +321,7 @@ def combined(first: Candidate, second: Candidate) -> Candidate | None:
     overlap = any((nets[0].keys() & nets[1].keys(), first.weights and second.weights, first.loss and second.loss,
                    first.training.keys() & second.training.keys(), first.inputs and second.inputs,
                    first.targets and second.targets))  # fmt: skip
-    # "rescaled" keeps the present weights: nothing that makes new ones goes with it; a loss needs the outputs there are
+    # "rescaled" keeps the present weights: nothing that makes new ones goes with it. A loss needs the present outputs.
     clash = any(
         (a.weights == "rescaled" and b.net) or (a.loss and "widths" in b.net)
         for a, b in ((first, second), (second, first))
@@ -323,7 +330,7 @@ def combined(first: Candidate, second: Candidate) -> Candidate | None:
         return None
     inits = {each.net["init"] for each in (first, second) if "init" in each.net}
     if len(inits) > 1:
-        inits -= {"auto"}  # what comes with any new activation or normalization gives way to a chosen one
+        inits -= {"auto"}  # it comes with any new activation or normalization, and gives way to a chosen one
     return Candidate(
         name=f"{first.name}, {second.name}",
         reason=f"{first.reason}; {second.reason}",
@@ -338,6 +345,7 @@ def combined(first: Candidate, second: Candidate) -> Candidate | None:
 
 
 def _joined(*notes: str) -> str:
+    """Notes in one, without empty ones and repetitions."""
     return "; ".join(filter(None, dict.fromkeys(notes)))
 
 
@@ -353,7 +361,7 @@ def with_learning_rate(candidate: Candidate, lr: float) -> Candidate:
 
 
 def around_net(candidate: Candidate) -> Candidate | None:
-    """What it changes around the net, the scale of the data and the learning rate, by itself; None: nothing."""
+    """What a candidate changes around the net (scales of the data, learning rate), by itself; None if nothing."""
     data = _standardized(candidate.inputs, candidate.targets)
     lr = candidate.training.get("lr")
     rate = None if lr is None else lower_learning_rate(lr)
@@ -361,9 +369,9 @@ def around_net(candidate: Candidate) -> Candidate | None:
 
 
 def yardstick(candidate: Candidate) -> Candidate | None:
-    """The part of a change that all of it has to be better than, for the rest to have any merit.
+    """The part of a candidate that the whole has to outperform, or else the rest has no merit; None if there is none.
 
-    What it changes around the net; of that, the learning rate.
+    It is the part around the net. If there is nothing else, and both data and learning rate change, it is the latter.
     """
     part = around_net(candidate)
     if part is not None and part.change() != candidate.change():
@@ -373,10 +381,11 @@ def yardstick(candidate: Candidate) -> Candidate | None:
 
 
 def _wider(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
-    """Layers wide enough for the depth, where chance in narrow ones is the cause.
+    """A net with layers wide enough for the depth, if chance in narrow ones is the cause.
 
-    Wide enough: the typical fall of |delta|^2 by chance, depth (3 kurtosis - 1) / (2 n) in logarithm (M.6),
-    takes at most half of the healthy band; and a ReLU layer is dead (2^-n each) in at most `false_alarm` of nets.
+    Wide enough means two things. The typical fall of |delta|^2 by chance, depth (3 kurtosis - 1) / (2 n) in logarithm
+    (M.6), takes at most half of the healthy band. And a ReLU layer is dead (2^-n each) in at most `false_alarm` of
+    nets.
     """
     if "narrow_layer" not in _serious_causes(report):
         return []
@@ -393,6 +402,7 @@ def _wider(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
 
 
 def _initializations(report: Report, names: list[str]) -> list[Candidate]:
+    """Candidates that change the weights alone."""
     found = []
     residual = bool(skip_connections(report.config).any())
     if residual:
@@ -412,14 +422,15 @@ def _initializations(report: Report, names: list[str]) -> list[Candidate]:
 
 
 def _critical_initialization(names: list[str]) -> Candidate:
+    """A candidate with critical weights."""
     gains = ", ".join(f"{CRITICAL_GAIN_SQUARED[name]:.3g}" for name in names) or "1"
     reason = f"weights of variance {gains} / fan_in suit {' and '.join(names) or 'a single layer'} best"
     return Candidate("critical initialization", reason, {"init": "auto"})
 
 
-# Activations under which an orthogonal matrix keeps its promise: near-linear ones, and ReLU by its scale.
+# Activations with which orthogonal weights preserve norms: near-linear ones, and ReLU's kind, up to a constant factor.
 _ORTHOGONAL = {"tanh", "hard_tanh", "identity", "relu", "leaky_relu", "selu"}
-# Activations whose outputs are positive: residual sums of them grow in proportion to the depth.
+# Activations with positive outputs only, so that residual sums of them grow in proportion to the depth.
 _POSITIVE = {"sigmoid", "softplus"}
 
 _ACTIVATION_REASONS = {
@@ -432,6 +443,7 @@ _ACTIVATION_REASONS = {
 
 
 def _activations(report: Report, names: list[str]) -> list[Candidate]:
+    """Candidates with another activation in all layers."""
     wanted = ["selu", "tanh", "relu"]
     if any(finding.cause in ("dead_units", "narrow_layer") for finding in report.findings):
         wanted = ["leaky_relu", "elu", "selu"]
@@ -445,8 +457,9 @@ def _activations(report: Report, names: list[str]) -> list[Candidate]:
 
 
 def _normalizations(report: Report, config: Mapping[str, Any]) -> list[Candidate]:
+    """Candidates with a normalization or skip connections."""
     found = []
-    # What is too deep under a normalization, or at its best weights, needs a way past its layers.
+    # A net that is too deep although it has a normalization, or the best weights, needs a way past its layers.
     skip_first = config["normalization"] is not None or any(finding.cause == "depth" for finding in report.findings)
     if config["normalization"] != "layer":
         change = {"normalization": "layer", "init": "auto"}
@@ -461,7 +474,7 @@ def _normalizations(report: Report, config: Mapping[str, Any]) -> list[Candidate
 
 
 def _residual(config: Mapping[str, Any]) -> Candidate:
-    """Skip connections with layer norm and branches over the root of their number."""
+    """A candidate with skip connections, layer norm and scaled branches; ReLU replaces positive activations."""
     change: dict[str, Any] = {"residual": True, "normalization": "layer", "init": "auto"}
     title = "residual connections and layer norm"
     if set(config["activation"]) & _POSITIVE:
@@ -471,7 +484,7 @@ def _residual(config: Mapping[str, Any]) -> Candidate:
 
 
 def _shallower(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
-    """As many layers as the measured slope can carry, if that is fewer."""
+    """A net with as many layers as the measured slope can carry, if that is fewer and hidden widths are equal."""
     slope = report.slope.systematic
     widths = case.net.config["widths"]
     if not math.isfinite(slope) or slope == 0.0:
