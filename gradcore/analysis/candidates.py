@@ -142,7 +142,7 @@ def propose(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
 
 
 def _proposed(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
-    """`propose`, but there may be repetitions, and weights that cannot be drawn."""
+    """The candidates of `propose`, with repetitions, and before undrawable weights are replaced."""
     serious = [finding for finding in report.findings if finding.severity != "info"]
     kinds, causes = {finding.kind for finding in serious}, _serious_causes(report)
     data = _standardized("input_scale" in causes, "target_scale" in causes)
@@ -170,7 +170,7 @@ def _serious_causes(report: Report) -> set[str | None]:
 
 
 def _drawable(candidate: Candidate, case: Case) -> Candidate:
-    """The candidate; with `init="auto"` if it needs new weights and how those of the net were drawn is not known."""
+    """The candidate, with `init="auto"` if it needs new weights but how those of the net were drawn is unknown."""
     kept = candidate.keeps_net or candidate.weights in ("kept", "rescaled") or "init" in candidate.net
     if kept or case.net.config["init"] != "custom":
         return candidate
@@ -235,7 +235,7 @@ def _for_steps(report: Report, limits: Thresholds) -> list[Candidate]:
 
 
 def _clipping(report: Report) -> Candidate:
-    """A candidate that clips at half of the median norm, or so low that SGD's steps keep to _CLIPPED_UPDATE."""
+    """A candidate that clips at half of the median norm, or lower, as far as SGD needs to keep to _CLIPPED_UPDATE."""
     lr = float(report.conditions["lr"])
     weights = math.hypot(*(layer.weight_norm for layer in report.layers))
     bound = _CLIPPED_UPDATE * weights / lr if lr > 0.0 else 1.0
@@ -345,7 +345,7 @@ def combined(first: Candidate, second: Candidate) -> Candidate | None:
 
 
 def _joined(*notes: str) -> str:
-    """Notes in one, without empty ones and repetitions."""
+    """All notes in one, without empty ones and repetitions."""
     return "; ".join(filter(None, dict.fromkeys(notes)))
 
 
@@ -381,7 +381,7 @@ def yardstick(candidate: Candidate) -> Candidate | None:
 
 
 def _wider(report: Report, case: Case, limits: Thresholds) -> list[Candidate]:
-    """A net with layers wide enough for the depth, if chance in narrow ones is the cause.
+    """A candidate with layers wide enough for the depth, if chance in narrow ones is the cause.
 
     Wide enough means two things. The typical fall of |delta|^2 by chance, depth (3 kurtosis - 1) / (2 n) in logarithm
     (M.6), takes at most half of the healthy band. And a ReLU layer is dead (2^-n each) in at most `false_alarm` of

@@ -29,10 +29,10 @@ _LARGE_WEIGHT_VAR = 4.0
 _MAIN_SHARE = 0.5
 # Units are saturated if their mean squared derivative is below this share of that for inputs of unit variance.
 _SATURATED_SLOPE = 0.25
-# ln of a ratio of weight variance to the critical one. Neither chance nor the choice of a scheme explains a larger one.
+# ln of a weight variance over the critical one, above which neither chance nor the choice of a scheme explains it.
 LARGE_EXCESS = math.log(1.5)
-# ln of a growth of the squared gradient per layer (20 %) that good designs show, too: SELU 7 %, tanh at unit variance
-# 18 %.
+# ln of a growth of the squared gradient per layer. Good designs stay below these 20 %, but not at 0: SELU grows by 7 %,
+# tanh at unit variance by 18 %.
 _MILD_SLOPE = math.log(1.2)
 
 
@@ -143,9 +143,9 @@ def slope_of_random(measurement: Measurement, weight_var: np.ndarray, bias_var: 
 def width_loss(subject: Subject) -> float:
     """The change of ln |delta|^2 per layer that narrow layers make on a typical draw of the weights; at most 0.
 
-    It is the `drift` of random directions, and the share of the n directions that a normalization over units takes out
-    of the gradient: two with layer norm (its mean and its scale), one with rms norm. The mean is over the hidden
-    layers.
+    It has two parts: the `drift` of random directions, and what a normalization takes out of the gradient, on average
+    over the hidden layers. Of the n directions of a layer, layer norm takes out two (its mean and its scale), rms norm
+    one.
     """
     taken = {"layer": 2.0, "rms": 1.0}.get(subject.measurement.config["normalization"], 0.0)
     widths = np.array(subject.measurement.config["widths"][1:-1], dtype=np.float64)
@@ -207,7 +207,7 @@ def signal_dies(subject: Subject) -> bool:
 
 
 def of_starvation(subject: Subject, layer: int) -> str:
-    """Why next to nothing enters a layer: because of the inputs or the weights below it, whichever fall further short.
+    """Why next to nothing enters a layer: the inputs, or the weights below it, whichever fall further short.
 
     Inputs fall short of a root mean square of 1, weights of their critical sizes.
     """
@@ -283,7 +283,7 @@ def of_large_step(subject: Subject, *, scaled_loss: bool) -> str:
 
     If `outlook` has tried the steps, that scale is to blame without which they are fine. If not, it is the larger scale
     of the data that is far above 1. If there is none, it is the scale of the weights, provided that they are too large
-    and scaled_loss is set: in a level profile, they enlarge the steps by no more than they enlarge the output.
+    and scaled_loss is set: in a level profile, weights enlarge the steps by no more than they enlarge the output.
 
     scaled_loss: whether the first loss is far above that of a constant guess.
     """
@@ -305,6 +305,6 @@ def weights_too_large(subject: Subject) -> bool:
 
 
 def scales_of_data(subject: Subject) -> dict[str, float]:
-    """Root mean squares of the inputs and targets, by the cause that each would be; only those far above 1."""
+    """Root mean squares of inputs and targets that are far above 1, by the name of the cause that each would be."""
     scales = {"input_scale": math.sqrt(subject.measurement.input_square), "target_scale": subject.case.target_scale}
     return {name: scale for name, scale in scales.items() if scale > subject.limits.input_scale}

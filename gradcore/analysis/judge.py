@@ -290,7 +290,7 @@ _NEAR_UNDERFLOW = {"float32": 1e-30, "float64": 1e-290}
 
 
 def gradient_slope(subject: Subject) -> list[Finding]:
-    """The finding about the slope over depth; none if the slope lies in its healthy band."""
+    """The finding about a slope that leaves its healthy band; it may be an `info`. None if the slope stays inside."""
     slope = subject.slope
     side = beyond_band(slope)
     if side:
@@ -364,7 +364,7 @@ _ABSOLUTE = ("update_lost", "share_of_step", "fall_a_step", "steps_to_tell_input
 
 
 def _severity(subject: Subject, harm: dict[str, float]) -> str:
-    """The severity of a harmful slope: critical above norm_ratio^2 between the two ends, or if a harm is absolute."""
+    """The severity of a harmful slope: critical if norms differ by norm_ratio^2 or a harm is absolute, else warning."""
     slope = subject.slope
     total = max(-slope.typical, slope.systematic) * slope.steps
     ends = bounded_exp(0.5 * total)
@@ -390,7 +390,7 @@ def harm_of_vanishing(subject: Subject) -> dict[str, float]:
     fall = float(subject.relative_fall[:-1].sum())
     if fall < 1.0 / subject.limits.learning_steps and not learns:
         harm["fall_a_step"] = fall
-    # Where the gradient is all noise, as in a net that has converged, updates are small for want of anything to follow.
+    # If the gradient is all noise, as in a net that has converged, no harm is done: there is nothing to follow.
     lasting = float(subject.lasting_updates.min())
     if subject.has_signal and lasting < subject.unit_roundoff:
         harm["update_lost"] = lasting
@@ -407,13 +407,13 @@ def rescaled(subject: Subject) -> bool:
 
 
 def steps_to_tell_apart(subject: Subject) -> float:
-    """Steps after which an adaptive optimizer makes outputs differ between inputs, if the gradient still vanishes.
+    """The number of steps in which an adaptive optimizer makes outputs differ between inputs, if the gradient vanishes.
 
     All rows then arrive as nearly the same vector m; only a part d of relative size r (`Outlook.difference`) differs.
     Over a batch of B rows, the errors add up to zero, except for 1 / sqrt(B) of one row's error. In the gradient, their
     outer product with m + d, the noise is therefore |m| / sqrt(B), and the signal at most |d|. A step moves each entry
-    by lr (with momentum by lr / (1 - momentum)), of which a share r sqrt(B) follows the signal: for n inputs, a matrix
-    of rank one and size lr n r sqrt(B), which has to reach 1 for the differences to pass.
+    by lr (with momentum by lr / (1 - momentum)), of which a share r sqrt(B) follows the signal. For n inputs, this is a
+    matrix of rank one and size lr n r sqrt(B), which has to reach 1 for the differences to pass.
 
     0 if the trial steps (`outlook`) have made the profile level, or if there were none.
     """
@@ -434,8 +434,7 @@ def steps_to_escape(subject: Subject) -> float:
     of the other layers. For L layers in balance, s' = c s^(L-1) and g = c s^(L-2), so s leaves all bounds after
     1 / ((L - 2) g) steps (Saxe et al. 2014, arXiv:1312.6120). The layer with the smallest g decides. |dL/dW| is that of
     the mean gradient, without the noise of batches. Its part that comes from an error common to all rows is gone once
-    the plateau is reached, so it takes longer by that. The number is infinite (unknown) with a normalization or skip
-    connections, whose layers grow differently.
+    the plateau is reached, so it takes longer. Infinite (unknown) with a normalization or skip connections.
     """
     measurement = subject.measurement
     if measurement.config["normalization"] is not None or skip_connections(measurement.config).any():

@@ -275,7 +275,7 @@ def _ratio_squared(numerator: Floats, denominator: Floats) -> Floats:
 
 
 def gain_factors(measurement: Measurement) -> tuple[Floats, list[GainFactors | None]]:
-    """The gain |delta_l|^2 / |delta_{l+1}|^2 of each hidden layer and its factors; NaN, None for the output layer."""
+    """Gain |delta_l|^2 / |delta_{l+1}|^2 of each layer, and its factors; NaN and None for the output layer."""
     delta, grad_output = measurement.rms("delta_norm"), measurement.rms("grad_output_norm")
     preact = measurement.rms("grad_preact_norm")
     gains = np.full(measurement.depth, np.nan)

@@ -83,9 +83,9 @@ def _of_doubt(subject: Subject, doubt: Doubt, steps: int, progress: Progress | N
 def _beside_lower_rate(subject: Subject, found: Outlook, progress: Progress | None) -> Outlook:
     """The outlook `found`, with the losses of as many steps at a lower rate.
 
-    The lower rate is a tenth. If neither rate learns, it may be the first of SLOWER at which the first step changes
-    little (or else the last), provided that it outpaces the rate in use: a rate that is far too large for the depth is
-    so at a tenth, too.
+    This is a tenth of the rate in use. A rate that is far too large for the depth may be so at a tenth, too. If neither
+    learns, it is therefore the first rate of SLOWER at which the first step changes little (or else the last of them),
+    provided that it outpaces the rate in use.
     """
     case, steps = subject.case, len(found.losses)
     losses = _losses_at(SLOWER[0], case, steps, progress)
@@ -103,8 +103,8 @@ def _beside_lower_rate(subject: Subject, found: Outlook, progress: Progress | No
 def _calmed_by(subject: Subject) -> tuple[str, ...]:
     """The scales that make the steps too large: without them, the same steps raise no doubt. () if there are none.
 
-    Tried in turn: the scale of the inputs, of the targets, or of both, then with the larger first; and the scale of
-    weights that are larger than critical ones ("weight_scale").
+    Tried in turn: the scale of the inputs, of the targets, of both (listed with the larger first), and of weights that
+    are larger than critical ones ("weight_scale").
     """
     case, scales = subject.case, causes.scales_of_data(subject)
     by_size = tuple(sorted(scales, key=lambda name: -scales[name]))

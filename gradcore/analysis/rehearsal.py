@@ -21,7 +21,7 @@ SMALLEST_LR = 1e-4
 
 
 def rehearsal_steps(case: Case) -> int:
-    """The number of steps to rehearse: enough for momentum to reach its full step, within limits."""
+    """The number of steps to rehearse: enough for momentum to reach its full step, from 8 to 125."""
     return round(min(max(REHEARSAL_STEPS, case.memory), MOST_REHEARSED))
 
 
@@ -38,7 +38,7 @@ def rehearse(case: Case, net: Any) -> Rehearsal:
     optimizer = case.optimizer_for(net)
     if case.optimizer is None and "lr" not in case.training:
         optimizer.lr = SMALLEST_LR
-    in_use = case.optimizer is not None  # the shift is judged for its steps only
+    in_use = case.optimizer is not None  # only the shift that it makes is judged
     loss, shift = _first_step(case, net, optimizer) if in_use else (_recorded(case, net, optimizer), math.nan)
     losses = [loss]
     update_ratio = np.array(net.flow.update_ratio) if math.isfinite(loss) else np.full(net.depth, np.nan)

@@ -39,7 +39,7 @@ RANDOM_WITHIN = 3.0
 
 
 def student_95(degrees: float) -> float:
-    """Half width of the 95 % interval of a mean, in standard errors, by the degrees of freedom (a real number >= 1)."""
+    """The half width, in standard errors, of the 95 % interval of a mean. degrees: of freedom, a real number >= 1."""
     if degrees > len(_STUDENT_95):
         return GAUSS_95 + 2.5 / degrees
     return float(np.interp(degrees, np.arange(1, len(_STUDENT_95) + 1), _STUDENT_95))
@@ -100,12 +100,11 @@ def _systematic_steps(measurement: Measurement) -> np.ndarray:
 
 
 def estimate(measurement: Measurement, norm_ratio: float, *, trained: bool = False) -> Slope:
-    """Estimate the slope of a measured net; NaN if no gradient passes between any two hidden layers.
+    """Estimate the slope of a measured net; its numbers are NaN if no gradient passes between any two hidden layers.
 
     Args:
         measurement: of at least one batch.
-        norm_ratio: largest healthy ratio of gradient norms between the two ends (`subject.Thresholds`); it
-            sets the band.
+        norm_ratio: largest healthy ratio of gradient norms between the two ends (`subject.Thresholds`); sets the band.
         trained: whether the net is known to have taken steps, so that no part of its slope is luck.
     """
     lines = profile(measurement)

@@ -61,8 +61,8 @@ class Thresholds(Record):
     # the binomial tail is below this chance.
     false_alarm: float = 1e-3
 
-    # Share of saturated entries (derivative below 1 % of the largest) in a layer with a bounded activation above which
-    # most paths of the gradient are closed. A standard normal input saturates 0.3 % of tanh.
+    # A layer with a bounded activation is saturated if more than this share of its entries are (derivative below 1 % of
+    # the largest), so that most paths of the gradient are closed. A standard normal input saturates 0.3 % of tanh.
     saturated: float = 0.5
 
     # Inputs (or targets) are too large if their root mean square is above this, and inputs too small if it is below the
@@ -72,10 +72,10 @@ class Thresholds(Record):
     input_scale: float = 10.0
 
     # Ratio of the largest standard deviation of a column to the median one. Weak columns learn (1 / ratio)^2 as fast as
-    # the strongest; as in norm_ratio, 100 is the limit.
+    # the strongest, so the limit is that of norm_ratio.
     column_ratio: float = 100.0
 
-    # Share of a layer's non-zero deltas above which it is worth mentioning that they flush to zero in a number format.
+    # Share of a layer's deltas that is worth mentioning if they flush to zero in a number format, or are subnormal.
     underflow: float = 0.05
 
     def __post_init__(self) -> None:
