@@ -7,7 +7,7 @@ import pytest
 
 import gradcore as gc
 import reference
-from gradcore.analysis import Thresholds, judge, steps
+from gradcore.analysis import Thresholds, harm, steps
 from gradcore.analysis.analyze import examine, make_case, measure_and_rehearse
 from gradcore.analysis.measure import Outlook, Rehearsal
 from gradcore.analysis.propagation import difference
@@ -41,7 +41,7 @@ def test_entries_below_eps_still_make_a_step_of_adam():
     net.parameters.flat[:] *= 3**-0.5  # the variance of 1 / (3 fan_in) that PyTorch draws
     case = make_case(net, x, target, how["loss"], gc.optim.Adam(net, lr=1e-3), 128, 8, 0)
     subject = examine(case, measure_and_rehearse(case, Thresholds(), None), Thresholds())
-    assert subject.gradient_elements[0] < subject.eps and judge.rescaled(subject)
+    assert subject.gradient_elements[0] < subject.eps and harm.rescaled(subject)
     entries = subject.updates[0] * subject.records[0].weight_norm / np.sqrt(64 * 64)
     assert entries / 1e-3 == pytest.approx(subject.smallest_adaptive_step, rel=0.3)
     plain = gc.analyze(net, x, target, **how)
@@ -247,7 +247,7 @@ def test_a_rate_too_small_to_write_the_weights_anew_is_not_judged_by_it():
     net, x, target, how = net_on("digits", 7, 28, activation="sigmoid", init="he_uniform")
     case = make_case(net, x, target, how["loss"], gc.optim.Adam(net, lr=1e-6), 128, 8, 0)
     measurement = measure_and_rehearse(case, Thresholds(), None)
-    assert measurement.outlook is None and judge.steps_to_tell_apart(examine(case, measurement, Thresholds())) == 0.0
+    assert measurement.outlook is None and harm.steps_to_tell_apart(examine(case, measurement, Thresholds())) == 0.0
 
 
 @pytest.mark.parametrize(("loss", "target", "guess"), [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gradcore as gc
-from gradcore.analysis import Thresholds, judge
+from gradcore.analysis import Thresholds, harm
 from gradcore.analysis.analyze import examine, make_case, measure_and_rehearse
 
 pytest.importorskip("sklearn")
@@ -405,7 +405,7 @@ def test_sgd_leaves_a_plateau_by_the_growth_of_its_own_signal(net, rate, verdict
     optimizer = gc.optim.SGD(net, **rate)
     case = make_case(net, x, labels, "cross_entropy", optimizer, 64, 8, 0)
     measurement = measure_and_rehearse(case, Thresholds(), None)
-    expected = judge.steps_to_escape(examine(case, measurement, Thresholds()))
+    expected = harm.steps_to_escape(examine(case, measurement, Thresholds()))
     report = gc.analyze(net, x, labels, optimizer=optimizer, batch_size=64)
     assert report.verdict == verdict
     explanation = next(finding.explanation for finding in report.findings if finding.kind == "vanishing")

@@ -148,7 +148,7 @@ double Judge::speed(const LayerEvidence &layer) const noexcept {
 
 // Whether any layer's mean gradient stands above batch noise. If there is nothing but noise, the mean gradient of K
 // batches has on average 1 / K of the square of a single one, and the estimate of the signal is 0 with a standard
-// deviation below noise / sqrt(K).
+// deviation of at most sqrt(2 / (K (K - 1))) of the noise, which is at most 1 / sqrt(K) for K >= 3.
 bool Judge::has_signal() const noexcept {
   const double count = evidence_.passes();
   if (count < 2) return true;

@@ -1,6 +1,6 @@
-// From recorded passes to findings and a verdict: those rules of gradcore/analysis/judge.py, causes.py, steps.py and
-// checks.py that need only passes with fixed parameters. gc.analyze does the rest: trial steps on a copy (a learning
-// rate that diverges), the scales of targets and columns, singular values, remedies.
+// From recorded passes to findings and a verdict: those rules of judge.py, silence.py, harm.py, causes.py, steps.py and
+// checks.py in gradcore/analysis that need only passes with fixed parameters. gc.analyze does the rest: trial steps on a
+// copy (a learning rate that diverges), the scales of targets and columns, singular values, remedies.
 #ifndef GRADCORE_ANALYSIS_JUDGE_HPP
 #define GRADCORE_ANALYSIS_JUDGE_HPP
 

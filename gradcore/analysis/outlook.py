@@ -7,8 +7,8 @@ Passes alone cannot answer three questions:
   not fall although the steps change much, steps at a lower rate tell whether the rate is too large or the net is slow.
 - Does an optimizer that rescales each entry of the gradient make up for a profile that is not level, or for outputs of
   a wrong scale? It moves every weight by about lr per step, so it can rewrite the weights in |w| / lr steps. By then it
-  has made up for what it can, or the net has lost what tells its inputs apart (`judge.steps_to_tell_apart`).
-- Does SGD leave a plateau? Its small steps grow there. If it may leave soon (`judge.steps_to_escape`), they are tried.
+  has made up for what it can, or the net has lost what tells its inputs apart (`harm.steps_to_tell_apart`).
+- Does SGD leave a plateau? Its small steps grow there. If it may leave soon (`harm.steps_to_escape`), they are tried.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from . import measure as measuring
 from .arithmetic import harmless
 from .case import Case
 from .doubt import Doubt, is_large_shift, learned, no_lower, outpaced, steps_in_doubt
-from .judge import beyond_band, may_leave_plateau, rescaled
+from .harm import may_leave_plateau, rescaled
 from .measure import Outlook
 from .propagation import difference
 from .rehearsal import MOST_REHEARSED, first_shift, rehearsal_steps, rehearse
-from .slope import estimate
+from .slope import beyond_band, estimate
 from .steps import error_of_scale
 from .subject import Subject
 from .weights import rescale

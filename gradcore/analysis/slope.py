@@ -188,3 +188,16 @@ def half_interval(values: np.ndarray, weights: np.ndarray | None = None) -> floa
         return 0.0
     count = len(values) if weights is None else len(values) ** 2 / float(np.sum(weights**2))
     return error_of_mean(values, weights) * student_95(count - 1)
+
+
+def beyond_band(slope: Slope) -> int:
+    """-1 if a slope is clearly below its healthy band, 1 if it is clearly above, otherwise 0.
+
+    The measured slope must lie there by more than the noise of batches, and so must the slope of a typical draw of the
+    weights: otherwise it was luck. Where gradients vanish, all rows come to point the same way, and narrow layers
+    typically lose the `drift` besides. Where they grow, rows go apart (Schoenholz et al. 2017: chi < 1 and chi > 1),
+    and a mean over many directions has no drift.
+    """
+    if slope.value + slope.batch_half < slope.band_low and slope.typical < slope.band_low:
+        return -1
+    return int(slope.value - slope.batch_half > slope.band_high and slope.systematic > slope.band_high)

@@ -238,3 +238,8 @@ class Subject:
     def loss_is_zero(self) -> bool:
         """Whether the loss is zero to the precision of the net's numbers, so that nothing is left to learn."""
         return bool(np.all(np.abs(self.measurement.losses) <= self.unit_roundoff))
+
+
+def where(flags: np.ndarray) -> tuple[int, ...]:
+    """Indices of the layers whose flag is true."""
+    return tuple(np.flatnonzero(flags).tolist())

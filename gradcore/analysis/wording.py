@@ -244,7 +244,7 @@ def plateau_sentence(subject: Subject, steps: float) -> str:
 def adaptive_sentence(subject: Subject, lost: Mapping[str, float]) -> str:
     """What Adam would change, or why the adaptive optimizer in use does not help; "" if there is nothing to say.
 
-    lost: the ways in which the gradient costs learning (`judge.losses_of_vanishing`).
+    lost: the ways in which the gradient costs learning (`harm.harm_of_vanishing`).
     """
     outlook = subject.measurement.outlook
     if outlook is not None and "steps_to_tell_inputs_apart" in lost:

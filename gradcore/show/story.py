@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from ..analysis.causes import can_be_level, factor_logs
-from ..analysis.judge import beyond_band
 from ..analysis.measure import travelling_norm
 from ..analysis.report import Finding, LayerRecord, Prediction, Report
+from ..analysis.slope import beyond_band
 from ..analysis.subject import Thresholds
 from ..analysis.wording import layers as layer_names
 from ..analysis.wording import uneven_batches
