@@ -257,6 +257,7 @@ def test_a_rate_too_small_to_write_the_weights_anew_is_not_judged_by_it():
     ("mse", np.array([[1.0], [1.0], [3.0], [3.0]]), 1.0),
     ("mae", np.array([[1.0], [1.0], [1.0], [5.0]]), 1.0),
     ("huber", np.array([[0.0], [0.0], [4.0], [4.0]]), 1.5),
+    ("huber", np.array([[0.0], [0.0], [0.0], [100.0]]), 24.833333),  # at 1/3, not at the mean
 ])  # fmt: skip
 def test_the_loss_of_a_constant_guess(loss, target, guess, rng):
     outputs = 1 if target.ndim == 2 and target.shape[1] == 1 else 3
@@ -320,3 +321,49 @@ def test_a_constant_target_has_nothing_that_could_be_missed(rng):
     optimizer = gc.optim.Adam(net, lr=1e-3)
     net.fit(x, target, epochs=30, batch_size=64, optimizer=optimizer, loss="mse", progress=False)
     assert gc.analyze(net, x, target, loss="mse", optimizer=optimizer).verdict == "healthy"
+
+
+def with_outliers(where):
+    """A regression of which a few rows lie far out."""
+    from sklearn.datasets import make_regression
+
+    if where == "target":
+        x, y = make_regression(500, 10, random_state=0)
+        y[:5] *= 1000.0
+    else:
+        x = np.random.default_rng(0).standard_normal((3000, 20))
+        y = x[:, 0].copy()
+        x[:3] *= 1e4
+    return x.astype("f4"), y.astype("f4")
+
+
+@pytest.mark.parametrize(("where", "loss"), [("target", "huber"), ("target", "mae"), ("x", "mse")])
+def test_batches_with_outliers_are_no_steps_that_undo_what_was_learned(where, loss):
+    """The loss of a batch goes up and down with the outliers in it, whatever the steps do."""
+    x, y = with_outliers(where)
+    net = gc.MLP([x.shape[1], 64, 64, 64, 64, 1])
+    report = gc.analyze(net, x, y, loss=loss, optimizer=gc.optim.Adam(net, lr=1e-3))
+    assert not any("too large" in finding.explanation for finding in report.findings), report.findings
+
+
+@pytest.mark.parametrize("normalization", [None, "batch"])
+def test_steps_are_compared_with_their_own_batches(normalization):
+    """Ten steps at momentum 0.9: eight on the measured batches, two on others."""
+    x, y = with_outliers("target")
+    net = gc.MLP([10, 16, 1], normalization=normalization)
+    case = make_case(net, x, y, "huber", gc.optim.SGD(net, lr=1e-9, momentum=0.9), 64, 5, 0)
+    rehearsal = measure_and_rehearse(case, Thresholds(), None).rehearsal
+    assert rehearsal.before.shape == rehearsal.losses.shape == (10,)
+    assert rehearsal.before.max() > 10 * rehearsal.before.min()
+    np.testing.assert_allclose(rehearsal.before, rehearsal.losses, rtol=1e-4)
+    assert rehearsal.before[0] == rehearsal.losses[0]
+
+
+def test_a_loss_below_that_of_a_guess_is_not_called_no_better():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3000, 20)).astype("f4")
+    net = gc.MLP([20, 64, 64, 64, 64, 1])
+    report = gc.analyze(net, x, np.exp(3.0 * x[:, 0]), loss="mae", optimizer=gc.optim.Adam(net, lr=1e-3))
+    (finding,) = [found for found in report.findings if found.kind == "exploding"]
+    assert finding.evidence["later_loss"] < finding.evidence["constant_guess"]
+    assert "not clearly below that: little about the data is learned" in finding.explanation

@@ -149,7 +149,7 @@ def measure_and_rehearse(case: Case, limits: Thresholds, progress: Progress | No
         measurement = _woken(case, measurement)
         if np.isfinite(measurement.losses).all() and not measurement.interrupted:
             # The measured net can be used again: its gradients and running statistics differ, but a step reads neither.
-            measurement = replace(measurement, rehearsal=rehearse(case, net))
+            measurement = replace(measurement, rehearsal=rehearse(case, net, _at_start(measurement)))
             measurement = replace(measurement, propagation=propagate(case.net, case.x[case.rows[0]], case.seed))
             measurement = replace(measurement, outlook=look_ahead(examine(case, measurement, limits), progress))
     except KeyboardInterrupt:
@@ -174,6 +174,11 @@ def _woken(case: Case, measurement: Measurement) -> Measurement:
         if (later.rms("weight_grad_norm")[silent] > 0.0).any():
             return replace(later, asleep=measurement)
     return measurement
+
+
+def _at_start(measurement: Measurement) -> np.ndarray:
+    """Losses of the batches before any step, those that woke layers included."""
+    return (measurement.asleep or measurement).losses
 
 
 @harmless

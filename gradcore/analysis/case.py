@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _check
+from .. import _check, ops
 
 # Learning rate of the plain SGD judged for when no optimizer is given: the usual default for SGD.
 SGD_LR = 0.01
+
+# Steps towards the center of Huber's loss: what is left of it does not show in the loss.
+_HUBER_STEPS = 20
 
 Floats = NDArray[Any]  # float64, except for the data, which has the net's dtype
 
@@ -114,16 +117,27 @@ class Case:
         except FloatingPointError:
             return math.nan
 
+    def loss_in_training(self, batch: tuple[Floats, Floats]) -> float:
+        """Loss of a batch as a step from the case's own weights would give it."""
+        x, target = batch
+        return ops.loss(self._unchanged.forward(x, training=True), target, self.loss)
+
+    @functools.cached_property
+    def _unchanged(self) -> Any:
+        """A copy whose running statistics may change."""
+        return self.net.copy()
+
     @functools.cached_property
     def constant_loss(self) -> float:
-        """The loss of the best constant output, called a constant guess.
-
-        For Huber's loss, that of the mean target, which is close to the best.
-        """
+        """The loss of the best constant output, called a constant guess."""
         if self.loss in ("cross_entropy", "binary_cross_entropy"):
             return self._entropy()
         target = np.asarray(self.target, dtype=np.float64)
-        away = np.abs(target - (np.median(target, axis=0) if self.loss == "mae" else target.mean(axis=0)))
+        center = target.mean(axis=0) if self.loss == "mse" else np.median(target, axis=0)
+        if self.loss == "huber":  # within 1 of the median, where steps of the whole gradient go downhill
+            for _ in range(_HUBER_STEPS):
+                center = center + np.clip(target - center, -1.0, 1.0).mean(axis=0)
+        away = np.abs(target - center)
         losses = {"mse": away**2, "mae": away, "huber": np.where(away < 1.0, 0.5 * away**2, away - 0.5)}
         return float(losses[self.loss].mean())
 

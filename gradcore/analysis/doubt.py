@@ -53,11 +53,12 @@ def steps_in_doubt(subject: Subject) -> Doubt | None:
     rehearsal, limit = subject.measurement.rehearsal, subject.limits.diverged
     if rehearsal is None or rehearsal.lr == 0.0:
         return None
-    losses, guess = rehearsal.losses, subject.case.constant_loss
-    first, peak, later = float(losses[0]), float(np.max(losses)), late_loss(losses)
+    losses, before, guess = rehearsal.losses, rehearsal.before, subject.case.constant_loss
+    first, later = float(losses[0]), late_loss(losses)
     update = float(np.max(rehearsal.update_ratio, where=np.isfinite(rehearsal.update_ratio), initial=0.0))
-    if not peak <= limit * max(first, guess):
-        what = f"within {len(losses)} steps the loss goes from {first:.3g} to {peak:.3g}."
+    thrown = losses[~(losses <= limit * _own(before, max(first, guess)))]
+    if thrown.size:
+        what = f"within {len(losses)} steps the loss goes from {first:.3g} to {np.max(thrown):.3g}."
         return Doubt(what, update)
     if update > subject.limits.largest_update:
         what = f"the first step changes the weights of a layer by {wording.factor(update)} times their norm, which "
@@ -67,7 +68,7 @@ def steps_in_doubt(subject: Subject) -> Doubt | None:
     if subject.case.optimizer is not None and no_lower(losses) and first > limit * guess > 0.0:
         what = f"the loss is {wording.factor(first / guess)} times that of a constant guess and does not fall."
         return Doubt(what, update)
-    relapse = _relapse(losses, guess)
+    relapse = _relapse(losses, before, guess)
     if relapse is not None:
         what = f"within {len(losses)} steps the loss falls to {relapse[0]:.3g} and rises again to {relapse[1]:.3g}; "
         what += "further steps undo what was learned."
@@ -75,6 +76,7 @@ def steps_in_doubt(subject: Subject) -> Doubt | None:
     base = max(subject.measurement.loss, guess)
     noise = _noise_of_loss(subject, base, len(losses) - len(losses) // 2)
     stays = no_lower(losses) and later > base + noise
+    peak = float(np.max(losses, where=losses > _own(before, first), initial=first))
     if subject.case.optimizer is not None and (stays or peak > base + _noise_of_loss(subject, base, 1)):
         what = f"within {len(losses)} steps the loss rises from {first:.3g} to {peak:.3g}."
         return Doubt(what, update, rising=True, passing=not stays)
@@ -98,19 +100,38 @@ def is_large_shift(case: Case, shift: float) -> bool:
     return shift * case.memory > _LARGE_SHIFT
 
 
-def _relapse(losses: np.ndarray, guess: float) -> tuple[float, float] | None:
+def _own(before: np.ndarray | None, floor: float) -> np.ndarray | float:
+    """What the loss of each step is compared with: that of its own batch before the steps, but at least `floor`.
+
+    Of data with outliers, one batch has many times the loss of another: those that the steps meet later say nothing.
+    """
+    return floor if before is None else np.fmax(before, floor)
+
+
+def _relapse(losses: np.ndarray, before: np.ndarray | None, guess: float) -> tuple[float, float] | None:
     """(lowest, last) mean loss over a quarter of the steps, if the steps learn something and then unlearn it.
 
     The lowest must lie below the loss of a constant guess, and the last above the lowest, both beyond their 95 %
-    intervals. Fewer than eight steps are too few to tell: two losses a quarter have wide intervals.
+    intervals; the last also by what the steps have made of the same batches. Fewer than eight steps are too few to
+    tell: two losses a quarter have wide intervals.
     """
     if len(losses) < 8:
         return None
     quarters = np.array_split(losses, 4)
-    means, noises = [float(part.mean()) for part in quarters], [half_interval(part) for part in quarters]
-    lowest = int(np.argmin(means))
-    ceiling = means[lowest] + noises[lowest]
-    return (means[lowest], means[-1]) if ceiling < min(guess, means[-1] - noises[-1]) else None
+    lowest = int(np.argmin([part.mean() for part in quarters]))
+    low, last = quarters[lowest], quarters[-1]
+    if not float(low.mean()) + half_interval(low) < guess or not _clearly_lower(low, last):
+        return None
+    if before is not None:
+        changes = np.array_split(losses - before, 4)
+        if not _clearly_lower(changes[lowest], changes[-1]):
+            return None
+    return float(low.mean()), float(last.mean())
+
+
+def _clearly_lower(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether the mean of the one lies below that of the other, beyond the 95 % intervals of both."""
+    return float(one.mean()) + half_interval(one) < float(other.mean()) - half_interval(other)
 
 
 def late_loss(losses: np.ndarray) -> float:

@@ -41,12 +41,14 @@ class Rehearsal:
     update_ratio: |dW| / |W| of the first step, [depth]; for a training, the mean over its recorded steps.
     shift: how far the first step moved the pre-activations of the last hidden layer for rows of its batch, relative to
         their size; NaN if not measured.
+    before: losses of the same batches before the first step, [steps]; None for a training, where they are not known.
     """
 
     lr: float
     losses: Floats
     update_ratio: Floats
     shift: float = math.nan
+    before: Floats | None = None
 
 
 @dataclass(frozen=True)

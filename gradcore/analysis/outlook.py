@@ -133,7 +133,7 @@ def _calm(subject: Subject, case: Case) -> bool:
     measurement = measuring.measure(case, net)
     if not np.isfinite(measurement.losses).all():
         return False
-    measurement = replace(measurement, rehearsal=rehearse(case, net))
+    measurement = replace(measurement, rehearsal=rehearse(case, net, measurement.losses))
     doubt = steps_in_doubt(replace(subject, case=case, measurement=measurement))
     return doubt is None or doubt.passing
 

@@ -25,7 +25,7 @@ def rehearsal_steps(case: Case) -> int:
     return round(min(max(REHEARSAL_STEPS, case.memory), MOST_REHEARSED))
 
 
-def rehearse(case: Case, net: Any) -> Rehearsal:
+def rehearse(case: Case, net: Any, measured: np.ndarray) -> Rehearsal:
     """Take a few steps on `net`, which is changed, with the optimizer in use, and record their losses.
 
     There are eight, or with momentum 1 / (1 - momentum) if that is more: 10 at 0.9, 100 at 0.99. Each costs a gradient
@@ -34,20 +34,24 @@ def rehearse(case: Case, net: Any) -> Rehearsal:
 
     Without an optimizer, plain SGD takes the steps at a rate so small that a sound net cannot diverge, and no shift is
     measured.
+
+    measured: losses of the case's batches before the first step.
     """
     optimizer = case.optimizer_for(net)
     if case.optimizer is None and "lr" not in case.training:
         optimizer.lr = SMALLEST_LR
     in_use = case.optimizer is not None  # only the shift that it makes is judged
     loss, shift = _first_step(case, net, optimizer) if in_use else (_recorded(case, net, optimizer), math.nan)
-    losses = [loss]
+    losses, before = [loss], [float(measured[0])]
     update_ratio = np.array(net.flow.update_ratio) if math.isfinite(loss) else np.full(net.depth, np.nan)
     rng = np.random.default_rng((case.seed, 4))
     while math.isfinite(losses[-1]) and len(losses) < rehearsal_steps(case):
-        early = len(losses) < REHEARSAL_STEPS
-        batch = case.batch(len(losses)) if early else case.random_batch(net, rng)
+        index = len(losses)
+        early = index < REHEARSAL_STEPS
+        batch = case.batch(index) if early else case.random_batch(net, rng)
+        before.append(float(measured[index % len(measured)]) if early else case.loss_in_training(batch))
         losses.append(case.step(net, optimizer, batch))
-    return Rehearsal(float(optimizer.lr), np.array(losses), update_ratio, shift)
+    return Rehearsal(float(optimizer.lr), np.array(losses), update_ratio, shift, np.array(before))
 
 
 def first_shift(case: Case) -> float:

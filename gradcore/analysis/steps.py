@@ -77,7 +77,8 @@ def scale_to_unlearn(subject: Subject, *, explained: bool) -> list[Finding]:
         severity, text = "info", text + "which undoes most of that scale."
     else:
         severity = "critical" if loud else "warning"
-        text += "no better than a constant guess: nothing about the data is learned until that scale is undone."
+        text += "not clearly below that: little" if later < guess else "no better than a constant guess: nothing"
+        text += " about the data is learned until that scale is undone."
     evidence = {"first_loss": first, "constant_guess": guess, "steps": len(outlook.losses), "later_loss": later}
     return [Finding("exploding", severity, tuple(range(subject.depth)), cause, text, evidence)]
 

@@ -372,7 +372,7 @@ class Verification:
         )
         measurement = measuring.measure(case, case.net.copy())
         if np.isfinite(measurement.losses).all():
-            measurement = replace(measurement, rehearsal=rehearse(case, case.net.copy()))
+            measurement = replace(measurement, rehearsal=rehearse(case, case.net.copy(), measurement.losses))
             measurement = replace(measurement, outlook=look_ahead(examine(case, measurement, self.limits)))
         subject = examine(case, measurement, self.limits)
         verdict, findings = judge(subject)
