@@ -227,8 +227,9 @@ def remedies(report: Report, terminal: Terminal) -> list[str]:
     """The table of remedies: the original net, those that helped, those that did not."""
     helped, failed = remedy_story.split(report)
     untried = [remedy.name for remedy in report.tried if remedy.helps is None]
-    lines = [terminal.rule("Remedies, tried on this data")] if report.tried else []
-    if helped or failed:
+    tried = ", tried on this data" if helped or failed else ""
+    lines = [terminal.rule(f"Remedies{tried}")] if report.tried else []
+    if tried:
         lines += terminal.wrap(remedy_story.note(report))
         lines += _remedy_table(helped, failed, terminal)
     if failed and not helped:
@@ -280,7 +281,8 @@ def _repair_head(repair: Repair, terminal: Terminal) -> list[str]:
         return [terminal.style(f"{title}: no gradients to repair", "green")]
     if repair.cured:
         return [terminal.style(f"{title}: cured", "green")]
-    tried = "no remedy tried helped" if repair.before.tried else "no remedy was tried"
+    some = any(remedy.helps is not None for remedy in repair.before.tried)  # an interrupt leaves those not tried yet
+    tried = "no remedy tried helped" if some else "no remedy was tried"
     if repair.remedies:
         tried = f"still {repair.after.verdict.replace('_', '-')}"
     return [terminal.style(f"{title}: not cured, {tried}", "red")]
