@@ -11,6 +11,7 @@ import math
 import numbers
 import os
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -123,6 +124,11 @@ def path(value: Any) -> str | bytes:
         return os.fspath(value)  # type: ignore[no-any-return]
     except TypeError:
         raise TypeError(f"path: expected the name of a file, got {described(value)}") from None
+
+
+def file(value: Any) -> Path:
+    """As `path`, as a Path."""
+    return Path(os.fsdecode(path(value)))
 
 
 def optional(module: str, extra: str, what: str) -> Any:

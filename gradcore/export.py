@@ -10,11 +10,9 @@ everything under -ffast-math, where NaN must not occur.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 
@@ -47,7 +45,7 @@ def export_c(net: MLP, path: str | PathLike[str], *, name: str | None = None) ->
         OSError: if a file cannot be written.
     """
     _check.instance(net, "net", MLP, "a gradcore.MLP")
-    source = Path(os.fspath(path))
+    source = _check.file(path)
     if source.suffix != ".c":
         raise ValueError(f"path: expected a file name that ends in .c, got {str(source)!r}")
     name = _checked_name(source.stem if name is None else name)

@@ -264,6 +264,11 @@ WRONG_TYPES = {
     "nothing to load": ("path", lambda s: gc.load(None)),
     "an optimizer's number to save to": ("path", lambda s: s.optimizer.save(3)),
     "an optimizer's nothing to load": ("path", lambda s: s.optimizer.load(None)),
+    "a number to resume a sweep from": ("path", lambda s: gc.sweep({"depth": 2}, path=3, progress=False)),
+    "a sweep's nothing to load": ("path", lambda s: gc.sweeps.load(None)),
+    "a report's number to save to": ("path", lambda s: gc.analyze(s.net, s.x, s.labels).save_html(3)),
+    "a prediction's number to save to": ("path", lambda s: gc.predict([IN, 9, 9, OUT]).save_html(3)),
+    "a number to export to": ("path", lambda s: gc.export_c(s.net, 3)),
     "a state a number": ("state", lambda s: s.optimizer.load_state_dict(3)),
     "no states": (
         "state['states']",

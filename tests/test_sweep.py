@@ -260,6 +260,36 @@ def test_damaged_and_newer_files(path):
         sweeps.load(path)
 
 
+def changed_line(line, part, **entries):
+    """A line of a sweep's file with other entries in one of its parts; None removes one."""
+    record = json.loads(line)
+    record[part] = {name: value for name, value in (record[part] | entries).items() if value is not None}
+    return json.dumps(record).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "part", "entries", "advice"),
+    [
+        (2, "point", {"depth": None}, "remove it"),
+        (2, "point", {"colour": 1}, "remove it"),
+        (2, "result", {"gain": None}, "remove it"),
+        (2, "result", {"gain": "1.0"}, "remove it"),
+        (2, "result", {"verdict": "fine"}, "remove it"),
+        (1, "grid", {"depth": None}, "use another file"),
+    ],
+)
+def test_lines_of_other_axes_or_results_are_refused(path, number, part, entries, advice):
+    """They were taken, and the result failed where it was shown; or a KeyError named the axis."""
+    grid = {"depth": [2, 3], "width": 4}
+    gc.sweep(grid, path=path, **SMALL)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[number - 1] = changed_line(lines[number - 1], part, **entries)
+    path.write_bytes(b"".join(lines))
+    for function in (lambda: gc.sweep(grid, path=path, **SMALL), lambda: sweeps.load(path)):
+        with pytest.raises(ValueError, match=rf"line {number}: expected a line written by gc\.sweep.*{advice}"):
+            function()
+
+
 def test_a_file_in_use_is_refused(path):
     gc.sweep({"depth": 2, "width": 4}, path=path, **SMALL)
     with path.open("rb") as other:

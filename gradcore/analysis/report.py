@@ -274,11 +274,9 @@ class Prediction(Record):
 
     def save_html(self, path: Any) -> None:
         """Write the prediction as one self-contained HTML page."""
-        from pathlib import Path
-
         from ..show import prediction_html
 
-        Path(path).write_text(prediction_html.page(self), encoding="utf-8")
+        _check.file(path).write_text(prediction_html.page(self), encoding="utf-8")
 
     def __repr__(self) -> str:
         return f"<Prediction: {len(self.chi)} layers, {self.slope:+.3g} on ln |delta|^2 per layer>"
@@ -465,11 +463,9 @@ class Report(Record):
 
     def save_html(self, path: Any) -> None:
         """Write the report as one self-contained HTML page."""
-        from pathlib import Path
-
         from ..show import html
 
-        Path(path).write_text(html.page(self), encoding="utf-8")
+        _check.file(path).write_text(html.page(self), encoding="utf-8")
 
     def __repr__(self) -> str:
         return f"<Report: {self.verdict}, {len(self.layers)} layers, {len(self.findings)} findings>"

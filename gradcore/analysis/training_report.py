@@ -105,11 +105,9 @@ class TrainingReport(Record):
 
     def save_html(self, path: Any) -> None:
         """Write the report as one self-contained HTML page."""
-        from pathlib import Path
-
         from ..show import training
 
-        Path(path).write_text(training.page(self), encoding="utf-8")
+        _check.file(path).write_text(training.page(self), encoding="utf-8")
 
     def __repr__(self) -> str:
         return f"<TrainingReport: {self.verdict}, {self.cost['checks']} checks, {len(self.findings)} findings>"

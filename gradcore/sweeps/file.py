@@ -13,7 +13,10 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from .. import _check
 from ..analysis.report import plain
+from .grid import AXES
+from .row import is_measured
 
 FORMAT = 1
 _MARK = b'{"gradcore_sweep": '
@@ -34,7 +37,7 @@ class SweepFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], config: dict[str, Any] | None = None) -> None:
-        self.path = os.fspath(path)
+        self.path = os.fsdecode(_check.path(path))
         self._file = open(self.path, "rb" if config is None else "a+b")  # noqa: SIM115
         try:
             if config is not None:
@@ -99,6 +102,8 @@ class SweepFile:
             try:
                 record = json.loads(line)
                 records.append((dict(record[first]), dict(record[second])))
+                if not (is_measured(*records[-1]) if number > 1 else set(records[0][0]) == set(AXES)):
+                    raise ValueError("not all axes and results")
             except (ValueError, TypeError, KeyError):
                 advice = "use another file" if number == 1 else "remove it, and its net is measured again"
                 text = f"{self.path} line {number}: expected a line written by gc.sweep, got another one: {advice}"

@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,19 +16,10 @@ from ..analysis.report import VERDICTS, plain
 from ..mlp import MLP
 from .file import SweepFile
 from .grid import AXES, Row, build, key, points
+from .row import GEOMETRIC, MEAN, as_row
 
 if TYPE_CHECKING:
     import pandas
-
-_GEOMETRIC = ("gain", "deep_gain", "predicted_gain", "norm_ratio")
-_MEAN = ("q_star", "chi_star", "trainable_depth", "loss", "saturated_share", "dead_share")
-_NUMBERS = {*_GEOMETRIC, *_MEAN, "gain_low", "gain_high"}
-
-
-def as_row(point: Row, result: Row) -> Row:
-    """A point and its result as one flat dict; None, which stands for NaN or infinity in a file, becomes NaN."""
-    return {**point, **{name: math.nan if value is None and name in _NUMBERS else value
-                        for name, value in plain(result).items()}}  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -124,7 +113,7 @@ class SweepResult:
         """Write the sweep as one self-contained page: heat maps and table."""
         from ..show import sweep_html
 
-        Path(path).write_text(sweep_html.page(self), encoding="utf-8")
+        _check.file(path).write_text(sweep_html.page(self), encoding="utf-8")
 
     def __str__(self) -> str:
         from ..show import sweep_text
@@ -146,8 +135,8 @@ def _merged(rows: list[Row]) -> Row:
     merged["verdict"] = max((row["verdict"] for row in rows), key=VERDICTS.index)
     merged["cause"] = max(causes, key=causes.count) if causes else None
     with np.errstate(divide="ignore"):  # a gain of 0 makes a mean of 0
-        merged |= {name: float(np.exp(np.mean(np.log([row[name] for row in rows])))) for name in _GEOMETRIC}
-    merged |= {name: float(np.mean([row[name] for row in rows])) for name in _MEAN}
+        merged |= {name: float(np.exp(np.mean(np.log([row[name] for row in rows])))) for name in GEOMETRIC}
+    merged |= {name: float(np.mean([row[name] for row in rows])) for name in MEAN}
     return merged | {"gain_low": float(gains.min()), "gain_high": float(gains.max())}
 
 

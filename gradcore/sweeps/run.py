@@ -23,7 +23,8 @@ from ..analysis.report import Report
 from ..mlp import MLP
 from .file import SweepFile
 from .grid import Array, Row, build, checked_axes, key, points
-from .result import SweepResult, as_row
+from .result import SweepResult
+from .row import as_row
 
 # The default inputs: standard normal, as mean-field theory assumes, and wide enough to average.
 _FEATURES, _CLASSES = 100, 10
