@@ -10,7 +10,7 @@ A callback is any object with one or more of these methods; `Callback` defines a
                             False skips the step, None raises the error
     on_epoch(logs) -> stop  after each epoch: epoch, epochs, loss, total_norm, lr, seconds, and with
                             validation val_loss and, for the cross entropies, val_accuracy
-    on_fit_end(history)     after the last step, also if training was interrupted or failed
+    on_fit_end(history)     after the last step, also if training was interrupted or failed, or another on_fit_end did
 
 `logs` is a plain dict of numbers, new at each call. Training ends when a hook returns True (Python's or NumPy's). Other
 truthy values are ignored, so a hook may be a lambda that returns whatever it calls.
@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -416,8 +417,9 @@ def _run(run: Run, batches: _Batches, epochs: int, hooks: _Hooks, validate: Call
     except KeyboardInterrupt:
         history.stopped_by = "interrupt"
     finally:
-        for _, hook in hooks.of("on_fit_end"):
-            hook(history)
+        with ExitStack() as ends:  # runs every hook, whichever of them raises
+            for _, hook in reversed(hooks.of("on_fit_end")):
+                ends.callback(hook, history)
     return history
 
 

@@ -331,6 +331,29 @@ def test_an_error_in_a_callback_comes_through(data):
     assert broken.calls[-1].startswith("end")
 
 
+def test_every_callback_hears_of_the_end_although_one_fails(data):
+    """Those after it were left out: the best weights were not restored, and a progress bar stayed on the terminal."""
+
+    class Failing(gc.Callback):
+        def on_fit_end(self, history):
+            raise OSError("disk full")
+
+    class First(gc.Callback):
+        def on_epoch(self, logs):
+            if logs["epoch"] == 0:
+                self.weights = self.net.parameters.flat.copy()
+
+        def on_fit_start(self, net):
+            self.net = net
+
+    net, first, last = small_net(), First(), Recorder()
+    best = gc.EarlyStopping("loss", mode="max")  # the first epoch
+    with pytest.raises(OSError, match="disk full"):
+        fit(net, data, callbacks=[Failing(), first, best, last])
+    assert last.calls[-1] == "end epochs"
+    assert best.best_epoch == 0 and np.array_equal(net.parameters.flat, first.weights)
+
+
 def test_ctrl_c_ends_the_training_and_keeps_the_history(data):
     class Interrupt(gc.Callback):
         def on_epoch(self, logs):
