@@ -205,9 +205,12 @@ def array(value: object, name: str) -> Array:
             raise kind(f"{name}: expected an array of numbers, got {type(value).__name__} ({reason})") from None
         if values.dtype == object and hasattr(value, "dtypes") and hasattr(value, "isna"):
             values = _of_pandas(value, name)
+    if values.dtype.kind == "V" and values.dtype.names is None and np.can_cast(values.dtype, np.float32):
+        values = values.astype(np.float32)  # bfloat16 and smaller floats, as jax has them
     if values.dtype.kind not in "fiub":
         came = f"dtype {values.dtype}{_encoding(values)}" if values.ndim else described(value)
-        raise TypeError(f"{name}: expected real numbers, got {came}")
+        dense = f"; make it dense: {name}.toarray()" if hasattr(value, "toarray") else ""
+        raise TypeError(f"{name}: expected real numbers, got {came}{dense}")
     return values
 
 

@@ -81,7 +81,7 @@ def _initialize_with(net: MLP, function: Initializer, seed: int | None) -> None:
     weights = []
     for layer, stream in enumerate(np.random.SeedSequence(seed).spawn(net.depth)):
         shape = (net.widths[layer + 1], net.widths[layer])
-        weights.append(_checked_weights(function(shape, np.random.default_rng(stream)), shape, layer))
+        weights.append(_checked_weights(function(shape, np.random.default_rng(stream)), shape, net.dtype, layer))
     parameters = net.parameters
     for layer, values in enumerate(weights):
         parameters[f"dense{layer}.weight"] = values
@@ -89,13 +89,14 @@ def _initialize_with(net: MLP, function: Initializer, seed: int | None) -> None:
             parameters[f"dense{layer}.bias"] = 0.0
 
 
-def _checked_weights(values: ArrayLike, shape: tuple[int, int], layer: int) -> Array:
+def _checked_weights(values: ArrayLike, shape: tuple[int, int], dtype: np.dtype[Any], layer: int) -> Array:
     name = f"init: weights of layer {layer}"
     weights = _check.array(values, name)
     if weights.shape != shape:
         raise ValueError(f"{name}: expected shape {list(shape)}, got {weights.shape}")
+    weights = _check.converted(weights, dtype)
     if not np.isfinite(weights).all():
-        raise ValueError(f"{name}: expected finite values, got NaN or infinity")
+        raise ValueError(f"{name}: expected finite {dtype} values, got NaN or infinity")
     return weights
 
 
@@ -119,6 +120,7 @@ def lsuv(net: MLP, x: ArrayLike, *, seed: int = 0) -> None:
 
     _check.instance(net, "net", MLP, "a gradcore.MLP")
     h = _check.matrix(x, "x", net.dtype, net.in_features)
+    _check.finite(h, "x")
     draft = net.copy()
     initialize(draft, "orthogonal", _check.seed(seed))
     for layer in range(net.depth):

@@ -161,6 +161,12 @@ BAD_NET = {
     "no widths": ("widths", lambda s: gc.MLP([]), ""),
     "a zero width": ("widths", lambda s: gc.MLP([6, 0, 4]), r"\b0\b"),
     "a negative width": ("widths", lambda s: gc.MLP([6, -9, 4]), "-9"),
+    "weights beyond float32": (
+        "init: weights of layer 0",
+        lambda s: gc.MLP([6, 9, 4], init=lambda shape, rng: np.full(shape, 1e60)),
+        "finite float32 values",
+    ),
+    "lsuv of NaN": ("x", lambda s: gc.init.lsuv(s.net, spoiled(s.x, np.nan)), "nan at row 3, column 2"),
     "an enormous width": ("widths", lambda s: gc.MLP([1 << 40, 1 << 40]), ""),
     "unknown activation": ("activation", lambda s: gc.MLP([6, 9, 4], activation="sinus"), "sinus"),
     "too many activations": ("activation", lambda s: gc.MLP([6, 9, 4], activation=["tanh", "relu"]), "2"),
@@ -362,6 +368,25 @@ def test_labels_of_older_pandas_stay_whole_numbers():
 
     net, x, labels = gc.MLP([2, 3]), np.ones((3, 2)), [0, 2, 1]
     assert net.loss(x, Column(labels, dtype="Int64")) == net.loss(x, labels)
+
+
+def test_sparse_matrices_are_told_how_to_become_arrays():
+    sparse = pytest.importorskip("scipy.sparse")
+    setup = fresh()
+    for matrix in (sparse.csr_matrix(setup.x), sparse.csr_array(setup.x)):
+        with pytest.raises(TypeError, match=r"x: expected real numbers, got .*; make it dense: x\.toarray\(\)$"):
+            setup.net(matrix)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e5m2"])
+def test_small_floats_are_taken(name):
+    """Arrays of jax have these dtypes, which NumPy itself does not know."""
+    small = pytest.importorskip("ml_dtypes")
+    setup = fresh()
+    x = setup.x.astype(getattr(small, name))
+    np.testing.assert_array_equal(setup.net(x), setup.net(x.astype("f4")))
+    with pytest.raises(TypeError, match=r"x: expected real numbers, got dtype \|V4"):
+        setup.net(np.zeros((8, 6), "V4"))
 
 
 def test_columns_that_are_no_numbers_are_named():
