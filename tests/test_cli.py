@@ -198,6 +198,7 @@ def test_text_that_is_not_utf8(tmp_path):
         ("1,x\n2,y\n", 2, False),  # text in the target of every row is no header
         ("size\tkind\n1\tx\n2\ty\n", 2, True),
         ("\ufeffa;b\n\n1;0\n\n2;1\n", 2, True),
+        ('"high, cm";"heavy, kg"\n1;0\n2;1\n', 2, True),  # what is in quotes separates nothing
     ],
 )
 def test_headers_and_delimiters(csv, text, rows, header):
@@ -245,6 +246,7 @@ def test_unknown_target_column(csv, target, message):
     ("values", "options", "expected"),
     [
         (["x", "y", "z"], {}, ("cross_entropy", 3)),
+        (["x", "y", "z"], {"outputs": 1}, ("cross_entropy", 3)),  # --widths is then told to end in 3
         ([3, 1, 3], {}, ("cross_entropy", 2)),
         ([3, 1, 3], {"outputs": 1}, ("binary_cross_entropy", 1)),
         ([1, 2, 3], {"outputs": 1}, ("mse", 1)),
@@ -309,6 +311,8 @@ def test_npz(tmp_path):
         ({"x": np.array([[1.0], [np.nan]]), "y": np.ones(2)}, "x[1, 0] is nan"),
         ({"x": np.ones((2, 1)), "y": np.array([0.5, np.inf])}, "y[1] is inf"),
         ({"x": np.full((2, 1), 1e300), "y": np.array([0.5, 1])}, "x[0, 0] is 1e+300"),
+        ({"x": np.array([[1], [2]], object), "y": np.ones(2)}, "x holds Python objects; save numbers or text"),
+        ({"x": np.ones((2, 1)), "y": np.array(["a", "b"], object)}, "y holds Python objects"),
     ],
 )
 def test_bad_npz(tmp_path, arrays, message):
@@ -316,6 +320,16 @@ def test_bad_npz(tmp_path, arrays, message):
     np.savez(path, **arrays)
     with pytest.raises(ValueError, match=re.escape(message)):
         tables.load(path)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "longdouble", ">f4"])
+def test_npz_of_any_float(tmp_path, dtype):
+    """The limit of float32 overflowed in float16, with a warning."""
+    x = np.array([[0.5], [-2.0]], dtype)
+    np.savez(tmp_path / "t.npz", x=x, y=x[:, 0])
+    table = tables.load(str(tmp_path / "t.npz"))
+    np.testing.assert_array_equal(table.x, x)
+    assert table.x.dtype == table.target.dtype == np.float32
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 nothing", b"\x93NUMPY\x01\x00", b"\x80\x04 like a pickle"])

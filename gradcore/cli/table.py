@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .._check import VALUE_LOSSES, listed
+from .._check import VALUE_LOSSES, converted, listed
 from .._scaling import standard_scaling
 
 CLASS_LOSSES = ("cross_entropy", "binary_cross_entropy")
@@ -107,7 +109,7 @@ def read_npz(path: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
             file.seek(0)
             archive = np.load(file, allow_pickle=False)
             x_key, y_key = _pick(archive.files, ("x", "X")), _pick(archive.files, ("y", "target"))
-            x, y = archive[x_key], archive[y_key]
+            x, y = _plain(archive, x_key), _plain(archive, y_key)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except Exception as error:  # zipfile, zlib and NumPy raise different types for a damaged archive
@@ -129,10 +131,20 @@ def _pick(keys: list[str], wanted: tuple[str, str]) -> str:
     raise ValueError(f"expected an array named {wanted[0]!r} or {wanted[1]!r}, found {found}")
 
 
+def _plain(archive: Any, key: str) -> np.ndarray:
+    """An array of the archive; NumPy's own message for one of objects names an option that there is none of here."""
+    try:
+        return np.asarray(archive[key])
+    except ValueError as error:
+        if "Object arrays" not in str(error):
+            raise
+        raise ValueError(f"{key} holds Python objects; save numbers or text, such as {key}.astype(float)") from None
+
+
 def _require_finite(path: str, name: str, values: np.ndarray) -> None:
     if not np.issubdtype(values.dtype, np.floating):
         return
-    bad = np.argwhere(~(np.abs(values) <= _FLOAT32_MAX))
+    bad = np.argwhere(~np.isfinite(converted(values, np.float32)))
     if len(bad):
         place = ", ".join(map(str, bad[0]))
         value = values[tuple(bad[0])]
@@ -179,7 +191,7 @@ def _read_cells(path: str) -> tuple[list[int], list[list[str]], str]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             first = file.readline()
             file.seek(0)
-            delimiter = max(",;\t|", key=first.count)
+            delimiter = max(",;\t|", key=re.sub('"[^"]*"', "", first).count)
             reader = csv.reader(file, delimiter=delimiter, strict=True, skipinitialspace=True)
             for cells in reader:
                 if not any(cell.strip() for cell in cells):
@@ -304,7 +316,7 @@ def interpret_target(
         raise ValueError(f"{source}: expected at least 2 classes in the target, got only {_class_names(values)[0]}")
     if loss is None and outputs == 1 and len(values) > 2 and not text:
         return _as_numbers(raw, "mse")
-    default = "binary_cross_entropy" if outputs == 1 else "cross_entropy"
+    default = "binary_cross_entropy" if outputs == 1 and len(values) == 2 else "cross_entropy"
     return _as_classes(source, raw, values, loss or default)
 
 
