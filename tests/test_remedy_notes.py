@@ -3,6 +3,7 @@
 import math
 import re
 
+import numpy as np
 import pytest
 
 import gradcore as gc
@@ -153,3 +154,15 @@ def test_new_weights_are_told_for_every_activation():
     net.parameters["dense1.weight"] = 0.5 * net.parameters["dense1.weight"]
     note = remedy_of(Candidate("", "", {"init": "auto"}), gc.analyze(net, X, LABELS)._case).note
     assert note == "draws new weights of variance 2 / fan_in for relu and 1 / fan_in for tanh; biases are zero"
+
+
+def test_a_change_helps_where_only_a_part_of_it_is_in_doubt():
+    """Adam at 0.1 on raw inputs: over two seeds, standardizing alone is no sure help; with a layer norm it is."""
+    x, y = pytest.importorskip("sklearn.datasets").load_breast_cancer(return_X_y=True)
+    rows = np.random.default_rng(0).permutation(len(x))[len(x) // 4 :]
+    net = gc.MLP([30, 32, 1])
+    report = gc.analyze(net, x[rows], y[rows], loss="binary_cross_entropy", optimizer=gc.optim.Adam(net, lr=0.1))
+    tried = {remedy.name: remedy for remedy in report.remedies(steps=60, seeds=2, limit=6)}
+    part, whole = (tried[f"{name}standardized inputs"] for name in ("", "layer norm, "))
+    assert part.helps is False and part.confidence[0] < 0.0
+    assert whole.helps and whole.confidence[0] > 0.3 and "compared with standardized inputs alone" in whole.note

@@ -60,8 +60,9 @@ def find_remedies(
     Returns:
         Remedies that helped, by the lower end of the interval of their effect; then those that did not; then those not
         tried. Some changes also need a lower learning rate than that of the given optimizer, or standardized data. They
-        count as helping only if they do better than that rate or that data alone, which is then listed, too. The best
-        remedy has also been trained five times as long, and does not count as helping if that diverged.
+        count as helping only if they do better than that rate or that data alone, which is then listed, too (by more
+        than chance, if that alone helps). The best remedy has also been trained five times as long, and does not count
+        as helping if that diverged.
         An interrupt (KeyboardInterrupt) ends the trials and returns the results so far.
     """
     check_trials(verify=verify, steps=steps, seeds=seeds, limit=limit, pairs=pairs, seconds=seconds, progress=progress)

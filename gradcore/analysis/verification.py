@@ -176,6 +176,11 @@ def _overfits(before: list[Trial], after: list[Trial]) -> list[str]:
     return [f"overfits: its training loss is {losses[0]:.3g}, that of the original net {losses[1]:.3g}"]
 
 
+def _adds(effect: Effect, part: Remedy) -> bool:
+    """Whether a change does more than its yardstick: surely if that helps; if not, in the mean."""
+    return effect.sure if part.helps else effect.mean > 0.0
+
+
 class Runner:
     """The trainings of one contestant, one for each seed, which are kept for further comparisons.
 
@@ -281,17 +286,19 @@ class Verification:
     def _compared(self, candidate: Candidate) -> Tried:
         """The candidate compared with the sick net and, if it has one, with its yardstick.
 
-        It helps if the changed net is healthy and learns, and if the effect on both is sure.
+        It helps if the changed net is healthy and learns, and if its effects are sure (see `_adds` for the yardstick).
         """
         part, count = yardstick(candidate), self.seeds
-        others = [self.sick] if part is None else [self.sick, self._tried_part(part)]
+        beside = None if part is None else self._tried(part).remedy
+        others = [self.sick] if part is None else [self.sick, self._runner(part)]
         cured, (verdict, slope, _) = self._runner(candidate), self._measured_again(candidate)
         effects = [Effect.of(before.first(count), cured.first(count)) for before in others]
         if verdict == "healthy" and any(effect.undecided for effect in effects):
             count *= 2
             effects = [Effect.of(before.first(count), cured.first(count)) for before in others]
         after = Outcome(verdict, slope, **trials.summary(cured.first(count)))
-        helps = verdict == "healthy" and self._learns(candidate, after, count) and all(each.sure for each in effects)
+        gains = effects[0].sure and (beside is None or _adds(effects[1], beside))
+        helps = verdict == "healthy" and self._learns(candidate, after, count) and gains
         notes = [] if part is None else [effects[1].beyond(part.name)]
         if not effects[0].sure:
             notes += _overfits(self.sick.first(count), cured.first(count))
@@ -316,11 +323,6 @@ class Verification:
         sick_diverges = any(trial.diverged for trial in self.sick.first(count))
         limit = candidate.case(self.case).constant_loss if sick_diverges else math.inf
         return after.loss < min(after.start_loss, limit)
-
-    def _tried_part(self, part: Candidate) -> Runner:
-        """The trainings of a yardstick, which is tried first so that it is listed as a remedy, too."""
-        self._tried(part)
-        return self._runner(part)
 
     def _at_a_rate_that_suits(self, candidate: Candidate) -> Candidate:
         """The candidate, with a lower learning rate if the changed net's steps are too large at that of the optimizer.
