@@ -132,7 +132,7 @@ class EarlyStopping(Callback):
     ) -> None:
         _check.instance(monitor, "monitor", str, "the name of a quantity")
         inferred = "max" if monitor.endswith("accuracy") else "min"
-        self._sign = _check.choice(mode or inferred, "mode", {"min": 1.0, "max": -1.0})
+        self._sign = _check.choice(inferred if mode is None else mode, "mode", {"min": 1.0, "max": -1.0})
         self.monitor = monitor
         self.patience = _check.integer(patience, "patience", 1)
         self.min_delta = _check.non_negative(min_delta, "min_delta")

@@ -211,6 +211,7 @@ BAD_CLIP = {
 }
 
 BAD_FIT = {
+    "mode of no name": ("mode", lambda s: gc.EarlyStopping(mode=""), "''"),
     "epochs negative": ("epochs", fit(epochs=-1), "-1"),
     "batch_size zero": ("batch_size", fit(batch_size=0), "0"),
     "unknown loss in fit": ("loss", fit(loss="hinge"), "hinge"),
@@ -280,6 +281,7 @@ WRONG_TYPES = {
         "state['states']",
         lambda s: s.optimizer.load_state_dict(s.optimizer.state_dict() | {"states": None}),
     ),
+    "thresholds a dict": ("thresholds", lambda s: gc.analyze(s.net, s.x, s.labels, thresholds={})),
     "callbacks a function": ("callbacks", fit(callbacks=print)),
     "callbacks None": ("callbacks", fit(callbacks=None)),
     "progress a number": ("progress", fit(progress=1)),

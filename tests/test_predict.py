@@ -188,9 +188,15 @@ def test_batch_norm_over_a_few_rows_has_no_theory(rows, tmp_path):
     prediction = gc.predict(WIDTHS, normalization="batch", batch_size=rows)
     assert not prediction.valid and np.isnan(prediction.slope) and prediction.departs == ()
     assert f"No prediction: the variance of {rows} rows" in str(prediction)
+    assert max(map(len, str(prediction).splitlines())) <= 100
     prediction.save_html(tmp_path / "page.html")
     assert gc.predict(WIDTHS, normalization="batch", batch_size=4).valid
     assert gc.predict(WIDTHS, normalization="layer", batch_size=1).valid
+
+
+@pytest.mark.parametrize(("weight_var", "words"), [(1e300, "1 dense layer of"), (1.0, "dense layers of")])
+def test_one_layer_is_one(weight_var, words):
+    assert words in str(gc.predict([64] + [100] * 30 + [10], activation="tanh", weight_var=weight_var))
 
 
 def test_batch_norm_over_three_rows_is_said_to_have_no_limit():

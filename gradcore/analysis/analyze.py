@@ -72,7 +72,7 @@ def analyze(
     """
     start = time.perf_counter()
     case = make_case(net, x, target, loss, optimizer, batch_size, batches, seed)
-    limits = thresholds or Thresholds()
+    limits = Thresholds() if thresholds is None else thresholds
     _check.instance(limits, "thresholds", Thresholds, "a gradcore.analysis.Thresholds or None")
     with shown(progress) as show:
         measurement = measure_and_rehearse(case, limits, show)

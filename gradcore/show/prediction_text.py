@@ -17,7 +17,7 @@ def render(prediction: Prediction) -> str:
     terminal = Terminal.of(sys.stdout)
     lines = [f"Mean-field prediction of {story.net_words(prediction.config)}"]
     if not prediction.valid:
-        return "\n".join([*lines, f"No prediction: {prediction.note}."])
+        return "\n".join([*lines, *terminal.wrap(f"No prediction: {prediction.note}.")])
     return "\n".join([*lines, *terminal.wrap(*sentences(prediction)), *_profile(prediction, terminal)])
 
 
@@ -25,9 +25,10 @@ def sentences(prediction: Prediction) -> list[str]:
     """The sentences of a prediction, most important first."""
     lines = [_slope_sentence(prediction)]
     if math.isfinite(prediction.carried_depth):
+        depth = story.number(prediction.carried_depth, 2)
         lines.append(
-            f"Gradient norms at the two ends differ by a factor of 100 after "
-            f"{story.number(prediction.carried_depth, 2)} dense layers of this design; it has {len(prediction.chi)}."
+            f"Gradient norms at the two ends differ by a factor of 100 after {depth} dense layer"
+            f"{'' if depth == '1' else 's'} of this design; it has {len(prediction.chi)}."
         )
     limit = _limit_sentence(prediction)
     return [*lines, *filter(None, [limit, _gain_sentence(prediction), prediction.note])]
