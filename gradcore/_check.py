@@ -293,7 +293,10 @@ def _target_forms(loss: str, rows: int, columns: int) -> str:
 
 
 def _meant(values: Array, columns: int) -> str:
-    """Advice about a column of floats given as labels: convert them, or use another loss."""
+    """Advice about a column of floats given as labels: fill in what is missing, convert them, or use another loss."""
+    missing = np.isnan(values.reshape(-1)) if values.dtype.kind == "f" else np.zeros(1, bool)
+    if missing.any() and np.isin(values[~missing.reshape(values.shape)], np.arange(columns)).all():
+        return f" with NaN, the first in row {int(np.argmax(missing))}; leave such rows out"
     classes = bool(np.isin(values, np.arange(columns)).all())
     return "; as labels: y.astype(int)" if classes else "; real values: mse, mae or huber, and one output"
 

@@ -434,6 +434,14 @@ def test_floats_in_the_place_of_labels_are_told_from_real_values():
             gc.analyze(net, x, target)
 
 
+@pytest.mark.parametrize("as_given", [np.array, lambda y: np.array(y)[:, None]])
+def test_a_label_that_is_missing_is_told(as_given):
+    """pandas reads a column of labels with a gap as floats; they were taken for real values."""
+    s, labels = fresh(), as_given([0.0, 1.0, 3.0, np.nan, 2.0, 0.0, np.nan, 1.0])
+    with pytest.raises(ValueError, match=r"target: expected integer labels.* with NaN, the first in row 3; leave such"):
+        gc.analyze(s.net, s.x, labels)
+
+
 def test_inference_between_forward_and_backward_is_no_trap():
     """backward belongs to the last forward(training=True); an inference in between is refused or harmless."""
     setup = fresh()
