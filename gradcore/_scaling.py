@@ -18,3 +18,22 @@ def standard_scaling(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     constant = deviation <= 1e-12
     mean = np.ldexp(near_one.mean(axis=0), exponent)
     return np.where(constant, exact[0], mean), np.where(constant, 1.0, np.ldexp(deviation, exponent))
+
+
+def standardized(values: np.ndarray, shift: np.ndarray, scale: np.ndarray, name: str) -> np.ndarray:
+    """(values - shift) / scale in the dtype of `values`, of whole numbers in a float one; as they are for 0 and 1.
+
+    Args:
+        values: [rows, columns], or [rows] of one column.
+        shift, scale: [columns]. name: of the argument, for the error.
+
+    Raises:
+        ValueError: another number of columns.
+    """
+    if not shift.any() and (scale == 1.0).all():
+        return values
+    columns = values.shape[1] if values.ndim == 2 else 1
+    if columns != len(shift) or values.ndim not in (1, 2):
+        raise ValueError(f"{name}: expected {len(shift)} columns as in the data analysed, got shape {values.shape}")
+    dtype = values.dtype if values.dtype.kind == "f" else np.result_type(values.dtype, np.float32)
+    return np.asarray((values - shift) / scale, dtype)

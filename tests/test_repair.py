@@ -106,6 +106,23 @@ def test_targets_in_large_units_are_standardized_and_restored():
     np.testing.assert_allclose(cure.restore(targets), y, rtol=1e-3, atol=1)
 
 
+def test_whole_numbers_are_standardized_too():
+    """Pixels and counts: inputs came back cut to whole numbers, and targets as they were, which `restore` then scaled."""
+    x, y = np.round(300 * X + 1000).astype(int), np.round(1e4 * X[:, 0]).astype(int)
+    net = gc.MLP([20, 40, 40, 1])
+    cure = gc.repair(net, x, y, loss="mse", optimizer=gc.optim.SGD(net, lr=0.01), **QUICK)
+    assert any(remedy.change.get("standardize") == ["inputs", "targets"] for remedy in cure.remedies)
+    whole, floats = cure.prepare(x, y), cure.prepare(x.astype(float), y.astype(float))
+    for got, expected in zip(whole, floats, strict=True):
+        np.testing.assert_array_equal(got, expected)
+        assert abs(got.mean()) < 1e-6 and abs(got.std() - 1) < 1e-6
+    np.testing.assert_allclose(cure.restore(whole[1]), y, rtol=1e-6, atol=1e-6)
+    assert cure.prepare(x.astype("i2"), y)[0].dtype == np.float32
+    for columns, name, data in ((20, "x", (x[:, :3], y)), (1, "target", (x, np.stack([y, y], axis=1)))):
+        with pytest.raises(ValueError, match=f"{name}: expected {columns} columns as in the data analysed, got shape"):
+            cure.prepare(*data)
+
+
 def test_a_net_that_nothing_helps_is_said_not_to_be_cured():
     """Labels without any relation to the inputs: every remedy trains to the same loss."""
     labels = np.random.default_rng(1).integers(0, 5, len(X))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .._scaling import standard_scaling
+from .._scaling import standard_scaling, standardized
 from ..init import CRITICAL_GAIN_SQUARED, lsuv
 from ..mlp import skip_connections
 from . import mean_field as theory
@@ -116,11 +116,9 @@ class Preparation:
         return cls(*_scaling(case.x, candidate.inputs), *_scaling(case.target, candidate.targets))
 
     def apply(self, x: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Prepared inputs and targets; labels pass unchanged."""
-        prepared = ((x - self.input_shift) / self.input_scale).astype(x.dtype)
-        if target.dtype.kind != "f":
-            return prepared, target
-        return prepared, ((target - self.target_shift) / self.target_scale).astype(target.dtype)
+        """Prepared inputs and targets, checked to have the columns of the data; labels pass unchanged."""
+        x = standardized(x, self.input_shift, self.input_scale, "x")
+        return x, standardized(target, self.target_shift, self.target_scale, "target")
 
     def restore(self, output: np.ndarray) -> np.ndarray:
         """Outputs of a net trained on prepared targets, in the targets' own units."""
