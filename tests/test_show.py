@@ -155,6 +155,17 @@ def test_a_slope_outside_its_band_that_is_no_verdict_says_why(severity, half, en
     assert said[-1] == ending if ending else not any("moving" in sentence or "luck" in sentence for sentence in said)
 
 
+@pytest.mark.parametrize(("rate", "told"), [(20.0, False), (0.01, True)])
+def test_a_level_profile_has_no_factor_to_explain(rate, told):
+    """Steps that are too large: the gradient keeps its size, whatever its factors are; 20 sigmoid layers lose it."""
+    x = np.random.default_rng(0).standard_normal((400, 20)).astype("f4")
+    hidden, activation = ([32] * 20, "sigmoid") if told else ([32] * 4, "relu")
+    net = gc.MLP([20, *hidden, 3], activation=activation)
+    report = gc.analyze(net, x, np.arange(400) % 3, optimizer=gc.optim.SGD(net, lr=rate))
+    assert report.verdict != "healthy" and report.slope.inside_band != told
+    assert ("The largest part of that factor" in str(report)) == told
+
+
 @pytest.mark.parametrize(
     ("severity", "title"), [("info", "Healthy gradients"), ("warning", "Healthy gradients, with warnings")]
 )

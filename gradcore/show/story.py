@@ -247,7 +247,7 @@ def _nonfinite_sentences(report: Report) -> list[str]:
 
 def _factor_sentence(report: Report) -> list[str]:
     factors = mean_factors(report)
-    if not factors or report.verdict == "healthy":
+    if not factors or report.verdict == "healthy" or report.slope.inside_band:
         return []
     words = dict(FACTORS)
     if report.config.get("normalization"):  # it undoes the scale of the weights, so neither is a cause by itself
