@@ -51,7 +51,14 @@ class Case:
 
     def random_batch(self, net: Any, rng: np.random.Generator) -> tuple[Floats, Floats]:
         """Inputs and `trainable` targets of as many random rows as a step takes."""
-        rows = rng.choice(len(self.x), min(self.batch_size, len(self.x)), replace=False)
+        return self.batch_of(net, self.random_rows(rng))
+
+    def random_rows(self, rng: np.random.Generator) -> Floats:
+        """As many random rows as a step takes."""
+        return rng.choice(len(self.x), min(self.batch_size, len(self.x)), replace=False)
+
+    def batch_of(self, net: Any, rows: Floats) -> tuple[Floats, Floats]:
+        """Inputs and `trainable` targets of these rows."""
         return self.x[rows], self.trainable(net, self.target[rows])
 
     def trainable(self, net: Any, target: Floats) -> Floats:
@@ -130,8 +137,11 @@ class Case:
     @functools.cached_property
     def constant_loss(self) -> float:
         """The loss of the best constant output, called a constant guess."""
-        if self.loss in ("cross_entropy", "binary_cross_entropy"):
-            return self._entropy()
+        return float(self.constant_losses.mean()) if self.loss in _check.VALUE_LOSSES else self._entropy()
+
+    @functools.cached_property
+    def constant_losses(self) -> Floats:
+        """`constant_loss` of each row of a regression, [rows]."""
         target = np.asarray(self.target, dtype=np.float64)
         center = target.mean(axis=0) if self.loss == "mse" else np.median(target, axis=0)
         if self.loss == "huber":  # within 1 of the median, where steps of the whole gradient go downhill
@@ -139,7 +149,8 @@ class Case:
                 center = center + np.clip(target - center, -1.0, 1.0).mean(axis=0)
         away = np.abs(target - center)
         losses = {"mse": away**2, "mae": away, "huber": np.where(away < 1.0, 0.5 * away**2, away - 0.5)}
-        return float(losses[self.loss].mean())
+        each: Floats = losses[self.loss].reshape(len(target), -1).mean(axis=1)
+        return each
 
     def _entropy(self) -> float:
         """Entropy of the mean target.

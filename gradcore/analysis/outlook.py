@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from .._check import VALUE_LOSSES
 from .._status import Progress
 from . import causes
 from . import measure as measuring
@@ -168,14 +169,16 @@ def _outlook(
     case, net = subject.case, subject.case.net.copy()
     optimizer = case.optimizer_for(net)
     rng = np.random.default_rng((case.seed, 3))
-    losses = _train(case, net, optimizer, rng, steps, progress)
+    taken = _train(case, net, optimizer, rng, steps, progress)
+    losses = _levelled(case, taken)
     while np.isfinite(losses).all() and not learned(subject, losses):
         more = min(len(losses), until - len(losses))
         if patient and 2 * len(losses) <= MOST_STEPS and not no_lower(losses):
             more = len(losses)
         if more <= 0:
             break
-        losses = np.concatenate((losses, _train(case, net, optimizer, rng, more, progress)))
+        taken = np.concatenate((taken, _train(case, net, optimizer, rng, more, progress)), axis=1)
+        losses = _levelled(case, taken)
     if not np.isfinite(losses).all():
         return Outlook(losses, None, math.nan, calmed_by)
     slope = estimate(measuring.measure(case, net), subject.limits.norm_ratio, trained=True)
@@ -192,18 +195,44 @@ def _losses_at(share: float, case: Case, steps: int, progress: Progress | None) 
     case = _at_share(case, share)
     net = case.net.copy()
     optimizer = case.optimizer_for(net)
-    return _train(case, net, optimizer, np.random.default_rng((case.seed, 3)), steps, progress)
+    return _levelled(case, _train(case, net, optimizer, np.random.default_rng((case.seed, 3)), steps, progress))
 
 
 def _train(
     case: Case, net: Any, optimizer: Any, rng: np.random.Generator, steps: int, progress: Progress | None
 ) -> np.ndarray:
-    """Losses of training steps on random batches; the first that is not finite ends them."""
-    losses: list[float] = []
+    """Losses of steps on random batches, and of a constant guess on them, [2, steps]; ends where one is not finite."""
+    losses: list[tuple[float, float]] = []
     for done in range(steps):
         if progress is not None:
             progress(done, steps, "trying steps")
-        losses.append(case.step(net, optimizer, case.random_batch(net, rng)))
-        if not math.isfinite(losses[-1]):
+        rows = case.random_rows(rng)
+        guess = float(case.constant_losses[rows].mean()) if case.loss in VALUE_LOSSES else 0.0
+        losses.append((case.step(net, optimizer, case.batch_of(net, rows)), guess))
+        if not math.isfinite(losses[-1][0]):
             break
-    return np.array(losses)
+    return np.array(losses).T
+
+
+def _levelled(case: Case, taken: np.ndarray) -> np.ndarray:
+    """The losses without what the choice of rows adds to them, as far as the constant guess shows it, [steps].
+
+    Of targets with outliers, one batch has many times the loss of another for any net. What the two losses share is
+    taken away (a control variate), in each half of the steps for itself: a net that has learned the outliers shares
+    nothing.
+    """
+    losses: np.ndarray
+    losses, guesses = taken
+    away = guesses - case.constant_loss
+    if case.loss not in VALUE_LOSSES or not np.isfinite(losses).all() or not away.any():
+        return losses
+    halves = [slice(None, len(losses) // 2), slice(len(losses) // 2, None)]
+    return np.concatenate([losses[half] - _share(losses[half], away[half]) * away[half] for half in halves])
+
+
+def _share(losses: np.ndarray, away: np.ndarray) -> float:
+    """Slope of the losses over the difficulty of their batches, in [0, 1]."""
+    if len(losses) < 2 or not np.ptp(away):
+        return 0.0
+    spread = away - away.mean()
+    return float(np.clip(np.mean(spread * losses) / np.mean(spread**2), 0.0, 1.0))
