@@ -53,6 +53,8 @@ _SECOND_LOOK = 8
 _TAPE_BYTES = 64 << 20
 # Losses remembered since the last healthy check.
 _MOST_LOSSES = 10_000
+# What is said of the data: no step changes it, and batches with and without outliers would raise it time after time.
+_OF_DATA = "unscaled_input"
 # Batches kept for an analysis in the user's own loop: as many as it uses.
 _RECENT = 8
 
@@ -325,6 +327,8 @@ class Monitor(Callback):
         Units that die or saturate, and the like, do not count as long as the loss falls.
         """
         shown = {finding.kind: finding for finding in findings}
+        if any(finding.kind == _OF_DATA for finding in self.findings):
+            shown.pop(_OF_DATA, None)
         for kind, finding in shown.items():
             known = self._suspicions.get(kind)
             if known is None:
@@ -336,7 +340,7 @@ class Monitor(Callback):
         for kind in [kind for kind in self._suspicions if kind not in shown]:
             known = self._suspicions[kind]
             known.absent_since.append(first_step)
-            if known.raised is None:
+            if known.raised is None or kind == _OF_DATA:
                 del self._suspicions[kind]
             elif len(known.absent_since) >= self.confirm:
                 self.findings[known.raised] = replace(self.findings[known.raised], ended=known.absent_since[0])
@@ -350,7 +354,7 @@ class Monitor(Callback):
     def _end_treated(self, first_step: int) -> None:
         """End findings that an action has dealt with at the first healthy check after it."""
         for index, finding in enumerate(self.findings):
-            if finding.ended is None and finding.kind not in self._suspicions:
+            if finding.ended is None and finding.kind not in (_OF_DATA, *self._suspicions):
                 self.findings[index] = replace(finding, ended=first_step)
 
     def _confirmed(self, kinds: list[str], subject: Subject) -> None:
