@@ -1,5 +1,9 @@
 // Several nets trained at once, each in a thread of its own, on the library's threads and on a pool of the host's:
 // the bits of each net trained alone. Made to be run under ThreadSanitizer, too.
+#include <signal.h>
+#include <unistd.h>
+
+#include <cfenv>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
@@ -128,11 +132,10 @@ void check(int threads, Pool *pool, const std::vector<std::string> &alone) {
 }
 
 template <class T>
-void check_all() {
+void check_all(Pool &pool) {
   gc::set_num_threads(1);
   std::vector<std::string> alone;
   for (const Setting &setting : kSettings) alone.push_back(trained<T>(setting, nullptr));
-  Pool pool(2);
   check<T>(1, nullptr, alone);
   check<T>(3, nullptr, alone);  // one caller has the library's pool, the others run alone
   check<T>(1, &pool, alone);
@@ -141,8 +144,28 @@ void check_all() {
   std::exit(1);
 }
 
+// A signal for the process stays for whom it is meant, though the library has threads.
+void check_signals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  kill(getpid(), SIGTERM);
+  const timespec patience{10, 0};
+  if (sigtimedwait(&signals, nullptr, &patience) == SIGTERM) return;
+  std::fprintf(stderr, "the signal went elsewhere\n");
+  std::exit(1);
+}
+
 int main() {
-  check_all<float>();
-  check_all<double>();
+  {
+    Pool pool(2);
+    check_all<float>(pool);
+    check_all<double>(pool);
+    std::fesetround(FE_UPWARD);  // by callers; all other threads have begun, and round to nearest
+    check_all<float>(pool);
+    std::fesetround(FE_TONEAREST);
+  }
+  check_signals();
   std::puts("the same bits alone and together");
 }

@@ -24,6 +24,8 @@
  *     waiting for other threads as well, use gradcore_net_set_threads(net, NULL, NULL, 1).
  *   - A net may be used by one thread at a time; different nets may be used concurrently. A call that finds the thread
  *     pool taken runs on the calling thread alone, with bit-identical results.
+ *   - All threads of a call use the calling thread's rounding mode and treatment of subnormal numbers. The library's own
+ *     threads block signals, except those of faults and of SIGPROF.
  */
 #ifndef GRADCORE_GRADCORE_H
 #define GRADCORE_GRADCORE_H
