@@ -77,7 +77,7 @@ def _arrays(grads: Gradients) -> list[_check.Array]:
     from .mlp import MLP
 
     if isinstance(grads, MLP):
-        # Not `.flat`: a NaN norm would reach the padding between the tensors, and stay there.
+        # Not `.flat`: a NaN norm would reach the padding between the tensors, until the next pass.
         return list(grads.gradients.values())
     keys: Iterable[Any]
     if isinstance(grads, Mapping):

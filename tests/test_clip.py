@@ -94,6 +94,20 @@ def test_non_finite_norms_are_returned_and_scale_as_pytorch(dtype):
     assert np.isnan(arrays[0]).all()
 
 
+def test_a_norm_that_is_nan_does_not_outlive_its_gradients(dtype):
+    """It makes the padding of the flat gradients NaN, too; every pass writes that anew."""
+    case = Case(Net((6, 9, 4), ("tanh",)), dtype, batch_size=12)
+    for backward in (
+        lambda: case.mlp.loss_and_gradients(case.x, case.target, loss="mse"),
+        lambda: case.mlp.backward(case.mlp.forward(case.x, training=True)),
+    ):
+        case.mlp.gradients.flat[0] = math.nan
+        assert math.isnan(gc.clip_grad_norm_(case.mlp.gradients.flat, 1.0))
+        assert np.isnan(case.mlp.gradients.flat).all()
+        backward()
+        assert math.isfinite(gc.clip_grad_norm_(case.mlp.gradients.flat, 1.0))
+
+
 def test_clip_grad_norm_takes_nets_mappings_and_sequences(dtype):
     case = Case(Net((6, 9, 4), ("tanh",)), dtype, batch_size=12)
     norms, results = [], []

@@ -302,6 +302,7 @@ gradcore_status Network::backward(const gradcore_matrix *grad_output, const grad
     return schedule.run(request);
   });
   if (!result.input_finite) return report_non_finite("grad_output", *grad_output);
+  clear_padding();
   saved_rows_ = 0;
   return GRADCORE_OK;
 }
@@ -330,6 +331,7 @@ gradcore_status Network::gradient(const gradcore_matrix *input, const gradcore_t
     return schedule.run(request);
   });
   if (!result.input_finite) return report_non_finite("input", *input);
+  clear_padding();
   *step = {result.loss, result.total_norm};
   if (result.norm_finite) return GRADCORE_OK;
   if (may_be_refused) std::memcpy(buffers_.data(), spare_buffers_.data(), buffers_.bytes());
@@ -382,6 +384,17 @@ gradcore_status Network::clip_adaptive(double clipping, double eps) {
     }
   });
   return GRADCORE_OK;
+}
+
+// Of the gradients. Clipping their flat buffer by a norm that is NaN makes it NaN, too, and so every later norm.
+void Network::clear_padding() noexcept {
+  const index element = net_.element_size(), alignment = index(kCacheLine) / element;
+  for (const TensorInfo &tensor : net_.parameters) {
+    const index size = tensor.size(), padding = -size & (alignment - 1);
+    if (padding > 0)
+      std::memset(static_cast<char *>(gradients_.data()) + (tensor.offset + size) * element, 0,
+                  std::size_t(padding * element));
+  }
 }
 
 void Network::parameters_changed() noexcept {

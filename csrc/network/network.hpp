@@ -86,6 +86,7 @@ class Network {
   gradcore_status check_training_rows(index rows) const noexcept;
   gradcore_status report_non_finite(const char *name, const gradcore_matrix &matrix) const noexcept;
   gradcore_status report_norm(double total_norm) const noexcept;
+  void clear_padding() noexcept;
 
   const Architecture net_;
   const std::vector<int64_t> widths_;

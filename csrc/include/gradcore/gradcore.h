@@ -219,8 +219,8 @@ GRADCORE_API int32_t gradcore_net_num_buffers(const gradcore_net *net);
 GRADCORE_API gradcore_status gradcore_net_buffer(const gradcore_net *net, int32_t index, gradcore_tensor *tensor);
 
 /* The flat buffers, 64-byte aligned; they live as long as the net. The padding between tensors is zero and must stay
- * zero. After writing parameters, call gradcore_net_parameters_changed, because the net keeps packed copies of its
- * weights. */
+ * zero; a pass that writes the gradients also clears theirs. After writing parameters, call
+ * gradcore_net_parameters_changed, because the net keeps packed copies of its weights. */
 GRADCORE_API int64_t gradcore_net_flat_size(const gradcore_net *net);
 GRADCORE_API int64_t gradcore_net_flat_buffer_size(const gradcore_net *net);
 GRADCORE_API void *gradcore_net_parameters(gradcore_net *net);
