@@ -40,6 +40,17 @@ def test_headers_compile_without_a_warning(compilers, standard, headers, tmp_pat
     native.run(compilers[not in_c], f"-std={standard}", *PEDANTIC, *casts, *native.cflags(), source)
 
 
+@pytest.mark.parametrize(
+    "call", ["clip_grad_norm(values, 1.0)", "ops::array_stats(values)", "Net<int>(gradcore::NetConfig{{2, 1}})"]
+)
+def test_only_elements_of_float_and_double_compile(compilers, call, tmp_path):
+    """Others would be taken for double, and memory beyond them written."""
+    source = tmp_path / "elements.cpp"
+    source.write_text(f"#include <gradcore/ops.hpp>\nvoid f(gradcore::Span<int> values) {{ gradcore::{call}; }}\n")
+    with pytest.raises(AssertionError, match="expected elements of float or double"):
+        native.run(compilers[1], "-std=c++17", "-fsyntax-only", *native.cflags(), source)
+
+
 def test_cython_declarations_are_the_header():
     """After a change of the header: python tests/c_header.py > gradcore/gradcore.pxd."""
     installed = c_header.read(native.include_dir() / "gradcore" / "gradcore.h")

@@ -8,6 +8,18 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <string>
+
+// What the owners of gradcore.hpp destroy, in order.
+#include <gradcore/gradcore.h>
+static std::string destroyed;
+static void destroy_net(gradcore_net *net) { destroyed += 'n', gradcore_net_destroy(net); }
+static void destroy_optimizer(gradcore_optimizer *it) { destroyed += 'o', gradcore_optimizer_destroy(it); }
+static void destroy_diagnosis(gradcore_diagnosis *it) { destroyed += 'd', gradcore_diagnosis_destroy(it); }
+#define gradcore_net_destroy destroy_net
+#define gradcore_optimizer_destroy destroy_optimizer
+#define gradcore_diagnosis_destroy destroy_diagnosis
+
 #include <gradcore/diagnosis.hpp>
 #include <gradcore/gradcore.hpp>
 #include <gradcore/ops.hpp>
@@ -128,6 +140,32 @@ void tensors_and_ownership() {
   auto optimizer = std::make_unique<gc::Optimizer<double>>(moved, gc::rmsprop(0.1));
   moved = gc::Net<double>(config());
   CHECK(optimizer->step().total_norm == 0.0);
+}
+
+// A net outlives its optimizers and diagnoses, also those that another is moved over.
+void order_of_destruction() {
+  gc::Net<double> net(config()), other(config());
+  gc::Optimizer<double> optimizer(net, gc::sgd(0.1)), for_other(other, gc::sgd(0.1));
+  net = gc::Net<double>(config());
+  destroyed.clear();
+  optimizer = std::move(for_other);
+  CHECK(destroyed == "on");
+  gc::Diagnosis<double> diagnosis(net, gc::Loss::mse), of_other(other, gc::Loss::mse);
+  net = gc::Net<double>(config());
+  destroyed.clear();
+  diagnosis = std::move(of_other);
+  CHECK(destroyed == "dn");
+}
+
+// The padding of the flat gradients, too, is clipped by a norm that is NaN.
+void a_norm_that_is_nan() {
+  gc::Net<float> net(gc::NetConfig{{3, 5, 2}});
+  const std::array<float, 6> x = {1, 2, 3, 4, 5, 6};
+  net.initialize();
+  net.flat_gradients()[0] = NAN;
+  CHECK(std::isnan(net.clip_grad_norm(1.0)) && std::isnan(net.flat_gradients()[15]));
+  net.loss_and_gradients({x.data(), 2, 3}, gc::Matrix(x.data(), 2, 2), gc::Loss::mse);
+  CHECK(net.flat_gradients()[15] == 0 && std::isfinite(net.clip_grad_norm(1.0)));
 }
 
 void errors() {
@@ -310,6 +348,8 @@ int main(int argc, char **argv) {
   steps(argv[1]);
   strided_outputs();
   tensors_and_ownership();
+  order_of_destruction();
+  a_norm_that_is_nan();
   errors();
   files();
   bfloat16();

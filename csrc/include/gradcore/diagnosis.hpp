@@ -16,9 +16,9 @@ using Finding = gradcore_finding;
 template <class T>
 class Diagnosis {
  public:
-  Diagnosis(Net<T> &net, Loss loss) : net_(net.net_) {
+  Diagnosis(Net<T> &net, Loss loss) : diagnosis_(nullptr, {net.net_}) {
     gradcore_diagnosis *diagnosis = nullptr;
-    detail::check(gradcore_diagnosis_create(net_.get(), static_cast<std::int32_t>(loss), &diagnosis));
+    detail::check(gradcore_diagnosis_create(net.c(), static_cast<std::int32_t>(loss), &diagnosis));
     diagnosis_.reset(diagnosis);
   }
 
@@ -48,6 +48,7 @@ class Diagnosis {
 
  private:
   struct Destroy {
+    std::shared_ptr<gradcore_net> net;  // as in Optimizer
     void operator()(gradcore_diagnosis *diagnosis) const noexcept { gradcore_diagnosis_destroy(diagnosis); }
   };
   Judgement judge_for(const gradcore_optimizer *optimizer) {
@@ -56,7 +57,6 @@ class Diagnosis {
     detail::check(gradcore_diagnosis_judge(c(), optimizer, &judgement));
     return judgement;
   }
-  std::shared_ptr<gradcore_net> net_;
   std::unique_ptr<gradcore_diagnosis, Destroy> diagnosis_;
 };
 

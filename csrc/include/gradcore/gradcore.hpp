@@ -65,7 +65,11 @@ template <class T>
 using exactly = typename Exactly<T>::Type;
 
 template <class T>
-inline constexpr std::int32_t dtype = std::is_same_v<T, float> ? GRADCORE_FLOAT32 : GRADCORE_FLOAT64;
+inline constexpr std::int32_t dtype = [] {
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>,
+                "gradcore: expected elements of float or double");
+  return std::is_same_v<T, float> ? GRADCORE_FLOAT32 : GRADCORE_FLOAT64;
+}();
 
 }  // namespace detail
 
@@ -209,6 +213,40 @@ struct Clip {
 using Step = gradcore_step;
 using LayerFlow = gradcore_layer_flow;
 
+// ---- clipping of any gradients, in place ---------------------------------------------------------
+
+template <class T>
+double clip_grad_norm(Span<T> gradients, double max_norm, double norm_type = 2, bool error_if_nonfinite = false) {
+  void *const array = gradients.data();
+  const std::int64_t size = static_cast<std::int64_t>(gradients.size());
+  double total_norm = 0;
+  detail::check(gradcore_clip_grad_norm(detail::dtype<T>, &array, &size, 1, max_norm, norm_type, error_if_nonfinite,
+                                        &total_norm));
+  return total_norm;
+}
+// Clips several arrays together.
+template <class T>
+double clip_grad_norm(const std::vector<Span<T>> &gradients, double max_norm, double norm_type = 2,
+                      bool error_if_nonfinite = false) {
+  std::vector<void *> arrays;
+  std::vector<std::int64_t> sizes;
+  for (Span<T> gradient : gradients) {
+    arrays.push_back(gradient.data());
+    sizes.push_back(static_cast<std::int64_t>(gradient.size()));
+  }
+  double total_norm = 0;
+  detail::check(gradcore_clip_grad_norm(detail::dtype<T>, arrays.data(), sizes.data(),
+                                        static_cast<std::int32_t>(arrays.size()), max_norm, norm_type,
+                                        error_if_nonfinite, &total_norm));
+  return total_norm;
+}
+template <class T>
+void clip_grad_value(Span<T> gradients, double clip_value) {
+  void *const array = gradients.data();
+  const std::int64_t size = static_cast<std::int64_t>(gradients.size());
+  detail::check(gradcore_clip_grad_value(detail::dtype<T>, &array, &size, 1, clip_value));
+}
+
 // ---- net ---------------------------------------------------------------------------------------
 
 template <class T>
@@ -219,8 +257,6 @@ class Diagnosis;
 // Owns a gradcore_net; movable, not copyable. T is float or double.
 template <class T>
 class Net {
-  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>, "a net is of float or double");
-
  public:
   explicit Net(const NetConfig &config) {
     const std::size_t hidden = config.widths.size() < 2 ? 0 : config.widths.size() - 2;
@@ -339,8 +375,10 @@ class Net {
   }
 
   // Clips the current gradients in place; returns the total norm before clipping.
-  double clip_grad_norm(double max_norm, double norm_type = 2, bool error_if_nonfinite = false);
-  void clip_grad_value(double clip_value);
+  double clip_grad_norm(double max_norm, double norm_type = 2, bool error_if_nonfinite = false) {
+    return face::clip_grad_norm(flat_gradients(), max_norm, norm_type, error_if_nonfinite);
+  }
+  void clip_grad_value(double clip_value) { face::clip_grad_value(flat_gradients(), clip_value); }
   void clip_grad_adaptive(double clipping = 0.01, double eps = 1e-3) {
     detail::check(gradcore_clip_grad_adaptive(c(), clipping, eps));
   }
@@ -407,9 +445,9 @@ class Net {
 template <class T>
 class Optimizer {
  public:
-  Optimizer(Net<T> &net, const gradcore_optimizer_config &config) : net_(net.net_) {
+  Optimizer(Net<T> &net, const gradcore_optimizer_config &config) : optimizer_(nullptr, {net.net_}) {
     gradcore_optimizer *optimizer = nullptr;
-    detail::check(gradcore_optimizer_create(net_.get(), &config, &optimizer));
+    detail::check(gradcore_optimizer_create(net.c(), &config, &optimizer));
     optimizer_.reset(optimizer);
   }
 
@@ -428,61 +466,18 @@ class Optimizer {
   int num_states() const noexcept { return gradcore_optimizer_num_states(c()); }
   Span<T> state(int i) {
     T *data = static_cast<T *>(gradcore_optimizer_state(c(), i));
-    return {data, data ? static_cast<std::size_t>(gradcore_net_flat_size(net_.get())) : 0};
+    return {data, data ? static_cast<std::size_t>(gradcore_net_flat_size(optimizer_.get_deleter().net.get())) : 0};
   }
   // The handle, for functions of gradcore.h.
   gradcore_optimizer *c() const noexcept { return optimizer_.get(); }
 
  private:
   struct Destroy {
+    std::shared_ptr<gradcore_net> net;  // which lives until then, also where one optimizer is moved over another
     void operator()(gradcore_optimizer *optimizer) const noexcept { gradcore_optimizer_destroy(optimizer); }
   };
-  std::shared_ptr<gradcore_net> net_;
   std::unique_ptr<gradcore_optimizer, Destroy> optimizer_;
 };
-
-// ---- clipping of any gradients, in place ---------------------------------------------------------
-
-template <class T>
-double clip_grad_norm(Span<T> gradients, double max_norm, double norm_type = 2, bool error_if_nonfinite = false) {
-  void *const array = gradients.data();
-  const std::int64_t size = static_cast<std::int64_t>(gradients.size());
-  double total_norm = 0;
-  detail::check(gradcore_clip_grad_norm(detail::dtype<T>, &array, &size, 1, max_norm, norm_type, error_if_nonfinite,
-                                        &total_norm));
-  return total_norm;
-}
-// Clips several arrays together.
-template <class T>
-double clip_grad_norm(const std::vector<Span<T>> &gradients, double max_norm, double norm_type = 2,
-                      bool error_if_nonfinite = false) {
-  std::vector<void *> arrays;
-  std::vector<std::int64_t> sizes;
-  for (Span<T> gradient : gradients) {
-    arrays.push_back(gradient.data());
-    sizes.push_back(static_cast<std::int64_t>(gradient.size()));
-  }
-  double total_norm = 0;
-  detail::check(gradcore_clip_grad_norm(detail::dtype<T>, arrays.data(), sizes.data(),
-                                        static_cast<std::int32_t>(arrays.size()), max_norm, norm_type,
-                                        error_if_nonfinite, &total_norm));
-  return total_norm;
-}
-template <class T>
-void clip_grad_value(Span<T> gradients, double clip_value) {
-  void *const array = gradients.data();
-  const std::int64_t size = static_cast<std::int64_t>(gradients.size());
-  detail::check(gradcore_clip_grad_value(detail::dtype<T>, &array, &size, 1, clip_value));
-}
-
-template <class T>
-double Net<T>::clip_grad_norm(double max_norm, double norm_type, bool error_if_nonfinite) {
-  return face::clip_grad_norm(flat_gradients(), max_norm, norm_type, error_if_nonfinite);
-}
-template <class T>
-void Net<T>::clip_grad_value(double clip_value) {
-  face::clip_grad_value(flat_gradients(), clip_value);
-}
 
 // ---- library -----------------------------------------------------------------------------------
 
