@@ -66,8 +66,5 @@ endfunction()
 function(gradcore_export_only_c_interface target)
   set(map "${PROJECT_SOURCE_DIR}/cmake/exports.map")
   target_link_options(${target} PRIVATE -Wl,--version-script=${map} -Wl,-z,nodelete)
-  if(NOT GRADCORE_SANITIZE) # whose symbols come from the program
-    target_link_options(${target} PRIVATE -Wl,--no-undefined)
-  endif()
   set_target_properties(${target} PROPERTIES LINK_DEPENDS ${map})
 endfunction()

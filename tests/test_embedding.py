@@ -430,6 +430,27 @@ def test_examples_are_built_as_they_say(file, options, tmp_path):
     native.run("sh", "-c", command, cwd=native.ROOT, PATH=path, PKG_CONFIG=native.pkg_config())
 
 
+SANITIZED_HOST = """
+cmake_minimum_required(VERSION 3.18)
+project(host CXX)
+include(cmake/options.cmake)
+add_library(part SHARED part.cpp)
+gradcore_compile_options(part)
+gradcore_export_only_c_interface(part)
+"""
+
+
+def test_a_host_may_have_all_its_parts_sanitized(compilers, tmp_path):
+    """Clang leaves the sanitizer's symbols in a library undefined; the program brings them."""
+    shutil.copytree(native.ROOT / "cmake", tmp_path / "cmake")
+    (tmp_path / "CMakeLists.txt").write_text(SANITIZED_HOST)
+    (tmp_path / "part.cpp").write_text('extern "C" int gradcore_part(const int *x) { return x[1]; }\n')
+    cmake, build = native.needs("cmake"), tmp_path / "build"
+    flags = f"-DCMAKE_CXX_COMPILER={compilers[1]}", "-DCMAKE_CXX_FLAGS=-fsanitize=address"
+    native.run(cmake, "-S", tmp_path, "-B", build, "-DCMAKE_BUILD_TYPE=Debug", *flags)
+    native.run(cmake, "--build", build)
+
+
 @pytest.mark.parametrize(("options", "static"), [([], "OFF"), (["-DBUILD_SHARED_LIBS=OFF"], "ON")])
 def test_the_build_takes_cmakes_word_for_static(options, static, tmp_path):
     native.run(native.needs("cmake"), "-S", native.ROOT, "-B", tmp_path, *options)
