@@ -41,7 +41,8 @@ def export_c(net: MLP, path: str | PathLike[str], *, name: str | None = None) ->
         name: prefix of everything the source defines; by default the name of the file.
 
     Raises:
-        ValueError: another file extension, a name that is not a C identifier, or parameters that are not finite.
+        ValueError: another file extension, a name that is not a C identifier, or parameters that are not finite or
+            make a factor of batch norm that is not.
         OSError: if a file cannot be written.
     """
     _check.instance(net, "net", MLP, "a gradcore.MLP")
@@ -63,7 +64,7 @@ def _checked_name(name: str) -> str:
 
 
 def _check_finite(net: MLP) -> None:
-    for tensor, values in {**net.parameters, **net.buffers}.items():
+    for tensor, values in {**net.parameters, **net.buffers, **dict(_constants(net))}.items():
         if not np.isfinite(values).all():
             raise ValueError(f"net: expected finite parameters, got NaN or infinity in {tensor}")
 
@@ -167,9 +168,11 @@ def _norm_constants(net: MLP, layer: int) -> Iterator[tuple[str, np.ndarray]]:
     weight = net.parameters[f"norm{layer}.weight"]
     if net.normalization == "batch":
         variance = net.buffers[f"norm{layer}.running_var"].astype(np.float64)
-        yield f"norm{layer}_mean", net.buffers[f"norm{layer}.running_mean"]
         # In float64 and then rounded, as the library does before each pass.
-        yield f"norm{layer}_scale", (weight * (1.0 / np.sqrt(variance + NORM_EPS))).astype(net.dtype)
+        with np.errstate(all="ignore"):
+            scale = (weight * (1.0 / np.sqrt(variance + NORM_EPS))).astype(net.dtype)
+        yield f"norm{layer}_mean", net.buffers[f"norm{layer}.running_mean"]
+        yield f"norm{layer}_scale", scale
     else:
         yield f"norm{layer}_weight", weight
     if net.normalization != "rms":

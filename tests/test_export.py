@@ -218,6 +218,10 @@ def test_refusals(tmp_path):
     net.buffers["norm0.running_var"][1] = np.inf
     with pytest.raises(ValueError, match=r"NaN or infinity in norm0\.running_var"):
         gc.export_c(net, tmp_path / "model.c")
+    for variance, weight in ((-1, 1), (0, 3e38)):  # the root of a negative number; a factor beyond float32
+        net.buffers["norm0.running_var"][1], net.parameters["norm0.weight"][1] = variance, weight
+        with pytest.raises(ValueError, match="NaN or infinity in norm0_scale"):
+            gc.export_c(net, tmp_path / "model.c")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(OSError, match="No such file"):
         gc.export_c(gc.MLP([2, 1]), tmp_path / "nowhere" / "model.c")
