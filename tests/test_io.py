@@ -211,6 +211,15 @@ def test_permissions_are_kept(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_root_leaves_files_to_their_owners(tmp_path):
+    path = tmp_path / "net.safetensors"
+    gc.MLP([3, 2]).save(path)
+    os.chown(path, 1234, 5678)
+    gc.MLP([3, 2]).save(path)
+    assert (path.stat().st_uid, path.stat().st_gid) == (1234, 5678)
+
+
 def test_overwriting(tmp_path):
     path = tmp_path / "net.safetensors"
     gc.MLP([3, 2]).save(path)

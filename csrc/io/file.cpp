@@ -113,6 +113,11 @@ gradcore_status FileDraft::open(const char *path) {
   file_.number = ::open(draft.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (file_.number < 0) return fail_io("a file that can be written");
   draft_ = std::move(draft);
+  if (!exists) return GRADCORE_OK;
+  // Before anything is written, which not everyone may be allowed to read. A process of root must not take the file
+  // from its owner.
+  (void)!fchown(file_.number, there.st_uid, there.st_gid);
+  (void)!fchmod(file_.number, there.st_mode & 0777);
   return GRADCORE_OK;
 }
 
@@ -128,8 +133,6 @@ gradcore_status FileDraft::write(const void *data, std::size_t size) {
 }
 
 gradcore_status FileDraft::commit() {
-  struct stat replaced{};
-  if (stat(path_.c_str(), &replaced) == 0) (void)!fchmod(file_.number, replaced.st_mode & 0777);
   if (fsync(file_.number) != 0) return fail_io("a file that can be written");
   file_.close();
   if (rename(draft_.c_str(), path_.c_str()) != 0) return fail_io("a file that can be replaced");

@@ -2,6 +2,7 @@
 // any moment of a save.
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -18,6 +19,7 @@ Failing failing = Failing::nothing;
 int calls_before = 0;        // calls of the failing function that succeed first
 bool writes_little = false;  // and is interrupted in between
 int writes = 0;
+mode_t mode_written = 0;  // of the file that the last write went to
 
 bool fails(Failing what) {
   if (failing != what || calls_before-- > 0) return false;
@@ -30,6 +32,8 @@ extern "C" {
 ssize_t write(int file, const void *data, size_t size) {
   if (fails(Failing::write)) return -1;
   if (writes_little && writes++ % 2 == 0) return errno = EINTR, -1;
+  struct stat status{};
+  if (fstat(file, &status) == 0) mode_written = status.st_mode & 0777;
   return syscall(SYS_write, file, data, writes_little && size > 7 ? 7 : size);
 }
 int fsync(int file) { return fails(Failing::fsync) ? -1 : int(syscall(SYS_fsync, file)); }
@@ -150,6 +154,16 @@ void check_failing_system() {
   gradcore_net_destroy(other);
 }
 
+// What only the owner may read, nobody else can read while it is written either.
+void check_permissions() {
+  const std::string path = folder + "/net";
+  gradcore_net *net = make_net(2, GRADCORE_FLOAT32);
+  CHECK(gradcore_net_save(net, path.c_str()) == GRADCORE_OK);
+  CHECK(chmod(path.c_str(), 0600) == 0 && gradcore_net_save(net, path.c_str()) == GRADCORE_OK);
+  CHECK(mode_written == 0600);
+  gradcore_net_destroy(net);
+}
+
 void check_paths() {
   gradcore_net *net = make_net(2, GRADCORE_FLOAT32), *loaded = nullptr;
   const auto refused = [&](gradcore_status status, int reason) {
@@ -177,6 +191,7 @@ int main() {
   check_round_trip(GRADCORE_BFLOAT16);
   check_truncations();
   check_failing_system();
+  check_permissions();
   check_paths();
   unlink((folder + "/net").c_str());
   rmdir(folder.c_str());
