@@ -2,6 +2,7 @@
 #include <cstring>
 #include <memory>
 
+#include "cancellation.hpp"
 #include "handles.hpp"
 #include "io/file.hpp"
 #include "io/net_file.hpp"
@@ -11,9 +12,9 @@ using namespace gradcore;
 namespace {
 
 // write(sink) writes the whole content, read(size, source) reads it.
-template <class Write>
-gradcore_status save_to(const char *path, Write &&write) noexcept {
+gradcore_status save_to(const char *path, FunctionRef<gradcore_status(WriteBytes)> write) noexcept {
   if (!path) return null_argument("path");
+  const CancellationPutOff put_off;
   return guarded([&] {
     FileDraft draft;
     GRADCORE_TRY(draft.open(path));
@@ -22,9 +23,9 @@ gradcore_status save_to(const char *path, Write &&write) noexcept {
   });
 }
 
-template <class Read>
-gradcore_status load_from(const char *path, Read &&read) noexcept {
+gradcore_status load_from(const char *path, FunctionRef<gradcore_status(int64_t, ReadBytes)> read) noexcept {
   if (!path) return null_argument("path");
+  const CancellationPutOff put_off;
   return guarded([&] {
     FileReader file;
     int64_t size = 0;

@@ -14,6 +14,7 @@
 #include <new>
 #include <thread>
 
+#include "cancellation.hpp"
 #include "ops/cpus.hpp"
 
 namespace gradcore {
@@ -70,6 +71,7 @@ struct ThreadCount {
 ThreadCount default_num_threads() noexcept {
   for (const char *name : {"GRADCORE_NUM_THREADS", "OMP_NUM_THREADS"})
     if (int n = positive_from_environment(name)) return {n, name};
+  const CancellationPutOff put_off;
   cpu_set_t set;
   CPU_ZERO(&set);
   const bool known = sched_getaffinity(0, sizeof set, &set) == 0;

@@ -2,6 +2,7 @@
 // any moment of a save.
 #include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -164,6 +165,29 @@ void check_permissions() {
   gradcore_net_destroy(net);
 }
 
+// A thread that is cancelled in a call is so after it. Unwinding from within would end the process.
+void check_cancellation() {
+  static gradcore_status saved, loaded;
+  static gradcore_net *net;
+  saved = loaded = GRADCORE_INTERNAL;
+  net = make_net(2, GRADCORE_FLOAT32);
+  pthread_t thread;
+  void *result = nullptr;
+  const auto run = [](void *) -> void * {
+    gradcore_net *other = nullptr;
+    pthread_cancel(pthread_self());
+    gradcore_get_num_threads();  // the first call reads files
+    saved = gradcore_net_save(net, (folder + "/net").c_str());
+    loaded = gradcore_net_load((folder + "/net").c_str(), &other);
+    gradcore_net_destroy(other);
+    pthread_testcancel();
+    return nullptr;
+  };
+  CHECK(pthread_create(&thread, nullptr, run, nullptr) == 0 && pthread_join(thread, &result) == 0);
+  CHECK(result == PTHREAD_CANCELED && saved == GRADCORE_OK && loaded == GRADCORE_OK);
+  gradcore_net_destroy(net);
+}
+
 void check_paths() {
   gradcore_net *net = make_net(2, GRADCORE_FLOAT32), *loaded = nullptr;
   const auto refused = [&](gradcore_status status, int reason) {
@@ -186,6 +210,7 @@ int main() {
   char name[] = "/tmp/gradcore-test-XXXXXX";
   if (!mkdtemp(name)) return 1;
   folder = name;
+  check_cancellation();
   check_round_trip(GRADCORE_FLOAT32);
   check_round_trip(GRADCORE_FLOAT64);
   check_round_trip(GRADCORE_BFLOAT16);

@@ -17,15 +17,16 @@
  *   - A NULL handle is an error in functions that return a status; other functions do nothing, or return 0 or NULL.
  *   - Matrices are row-major. A `*_stride` is the distance between rows, in elements.
  *   - `dtype` fixes the element type of every `void *` array of a net: double with GRADCORE_FLOAT64, else float.
- *   - The library never prints, aborts, exits or throws. The shared library stays loaded once its threads have started;
- *     a plugin that links it statically and may be unloaded must itself be linked with -Wl,-z,nodelete.
+ *   - The library never prints, aborts, exits or throws. pthread_cancel takes effect after a call, not within it. The
+ *     shared library stays loaded once its threads have started; a plugin that links it statically and may be unloaded
+ *     must itself be linked with -Wl,-z,nodelete.
  *   - A pass or step allocates nothing and takes no lock if the net has run the same kind with the same number of rows
  *     before (a different, even smaller, number of rows may need another memory layout, and more memory). To avoid
  *     waiting for other threads as well, use gradcore_net_set_threads(net, NULL, NULL, 1).
  *   - A net may be used by one thread at a time; different nets may be used concurrently. A call that finds the thread
  *     pool taken runs on the calling thread alone, with bit-identical results.
- *   - All threads of a call use the calling thread's rounding mode and treatment of subnormal numbers. The library's own
- *     threads block signals, except those of faults and of SIGPROF.
+ *   - All threads of a call use the calling thread's rounding mode and treatment of subnormal numbers. The library's
+ *     own threads block signals, except those of faults and SIGPROF.
  */
 #ifndef GRADCORE_GRADCORE_H
 #define GRADCORE_GRADCORE_H
