@@ -35,7 +35,10 @@ def test_headers_compile_without_a_warning(compilers, standard, headers, tmp_pat
     in_c = not standard.startswith("c++")
     source = tmp_path / ("headers.c" if in_c else "headers.cpp")
     includes = "".join(f"#include <gradcore/{header}>\n" for header in headers)
-    source.write_text(f"{includes}int main(void) {{ return GRADCORE_OK; }}\n")
+    more = (
+        "" if in_c else "#include <span>\nstd::span<float> f(gradcore::Net<float> &n) { return n.flat_parameters(); }\n"
+    )
+    source.write_text(f"{includes}{more}int main(void) {{ return GRADCORE_OK; }}\n")
     casts = [] if in_c else ["-Wold-style-cast"]
     native.run(compilers[not in_c], f"-std={standard}", *PEDANTIC, *casts, *native.cflags(), source)
 

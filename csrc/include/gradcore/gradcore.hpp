@@ -492,4 +492,9 @@ inline void set_target(const std::string &name) { detail::check(gradcore_set_tar
 }  // namespace face
 }  // namespace gradcore
 
+#ifdef __cpp_lib_ranges  // std::span<float> parameters = net.flat_parameters();
+template <class T>
+inline constexpr bool std::ranges::enable_borrowed_range<gradcore::Span<T>> = true;
+#endif
+
 #endif
