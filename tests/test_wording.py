@@ -39,6 +39,9 @@ def test_classes_have_no_scale_to_tell():
         (finding,) = (each for each in report.findings if each.kind == "exploding")
         assert "Inputs have a root mean square of" in finding.explanation
         assert ("targets of" in finding.explanation) == (loss == "mse")
+    ordinary = gc.analyze(net := gc.MLP([20, 40, 40, 5]), X, LABELS, optimizer=gc.optim.SGD(net, lr=300.0))
+    (finding,) = (each for each in ordinary.findings if each.kind == "exploding")
+    assert "root mean square" not in finding.explanation and finding.cause == "learning_rate"
 
 
 @pytest.mark.parametrize(("others", "sentence"), [(1.0, "% of the change happens"), (0.8, "undo part of it")])

@@ -44,8 +44,9 @@ def large_steps(subject: Subject, *, vanishing: bool) -> list[Finding]:
     first, guess = float(rehearsal.losses[0]), subject.case.constant_loss
     cause = causes.of_large_step(subject, scaled_loss=first > limit * guess)
     text = f"Steps of {subject.optimizer_name} at lr {rehearsal.lr:g} are too large: {doubt.what} "
-    both = outlook is not None and len(outlook.calmed_by) > 1
-    text += f"{wording.input_sentence(subject)} {_BOTH_SCALES if both else _LARGE_STEP[cause]}"
+    if causes.scales_of_data(subject):
+        text += f"{wording.input_sentence(subject)} "
+    text += _BOTH_SCALES if outlook is not None and len(outlook.calmed_by) > 1 else _LARGE_STEP[cause]
     peak = float(np.max(rehearsal.losses))
     evidence = {"lr": rehearsal.lr, "first_loss": first, "highest_loss": peak, "largest_update": doubt.update}
     if outlook is not None and (recovered or outlook.slower is not None):
