@@ -165,9 +165,12 @@ void check_permissions() {
   gradcore_net_destroy(net);
 }
 
-// A thread that is cancelled in a call is so after it. Unwinding from within would end the process.
+// A thread that is cancelled in a call goes on to its end and can be cancelled after it. Unwinding from within would
+// end the process. (The thread ends without unwinding: AddressSanitizer of GCC 12 takes that for an error of the
+// program.)
 void check_cancellation() {
   static gradcore_status saved, loaded;
+  static int after;
   static gradcore_net *net;
   saved = loaded = GRADCORE_INTERNAL;
   net = make_net(2, GRADCORE_FLOAT32);
@@ -179,12 +182,12 @@ void check_cancellation() {
     gradcore_get_num_threads();  // the first call reads files
     saved = gradcore_net_save(net, (folder + "/net").c_str());
     loaded = gradcore_net_load((folder + "/net").c_str(), &other);
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &after);
     gradcore_net_destroy(other);
-    pthread_testcancel();
-    return nullptr;
+    return net;
   };
   CHECK(pthread_create(&thread, nullptr, run, nullptr) == 0 && pthread_join(thread, &result) == 0);
-  CHECK(result == PTHREAD_CANCELED && saved == GRADCORE_OK && loaded == GRADCORE_OK);
+  CHECK(result == net && saved == GRADCORE_OK && loaded == GRADCORE_OK && after == PTHREAD_CANCEL_ENABLE);
   gradcore_net_destroy(net);
 }
 
