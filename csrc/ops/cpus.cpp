@@ -10,11 +10,13 @@ namespace {
 
 constexpr int kMostPath = 4096;
 
+// Files are opened with "e" (O_CLOEXEC): a program that another thread starts meanwhile must not inherit them.
+
 // Reads up to two numbers at the beginning of folder/name; returns how many it found.
 int read_numbers(const char *folder, const char *name, long long *first, long long *second) noexcept {
   char path[2 * kMostPath];
   std::snprintf(path, sizeof path, "%s/%s", folder, name);
-  std::FILE *file = std::fopen(path, "r");
+  std::FILE *file = std::fopen(path, "re");
   if (!file) return 0;
   const int read = std::fscanf(file, "%lld %lld", first, second);
   std::fclose(file);
@@ -47,7 +49,7 @@ bool controls_cpu(const char *list, const char *end) noexcept {
 bool shares_core_with_lower(int cpu, const cpu_set_t &cpus, const char *root) noexcept {
   char path[kMostPath];
   std::snprintf(path, sizeof path, "%s/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", root, cpu);
-  std::FILE *file = std::fopen(path, "r");
+  std::FILE *file = std::fopen(path, "re");
   if (!file) return false;
   bool shares = false;
   for (int first, last; !shares && std::fscanf(file, "%d", &first) == 1; std::fgetc(file)) {
@@ -71,7 +73,7 @@ int count_cores(const cpu_set_t &cpus, const char *root) noexcept {
 int cpu_quota(const char *root) noexcept {
   char line[kMostPath], folder[kMostPath];
   std::snprintf(line, sizeof line, "%s/proc/self/cgroup", root);
-  std::FILE *file = std::fopen(line, "r");
+  std::FILE *file = std::fopen(line, "re");
   if (!file) return INT_MAX;
   int least = INT_MAX;
   while (std::fgets(line, sizeof line, file)) {  // number:controllers:path
