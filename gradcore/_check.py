@@ -112,8 +112,8 @@ def progress(value: object) -> bool:
     return value is not None and flag(value, "progress", "True, False or a function")
 
 
-def instance(value: object, name: str, kind: type, expected: str) -> None:
-    """An object of this type."""
+def instance(value: object, name: str, kind: type | tuple[type, ...], expected: str) -> None:
+    """An object of this type, or of one of these."""
     if not isinstance(value, kind):
         raise TypeError(f"{name}: expected {expected}, got {described(value)}")
 
@@ -293,7 +293,7 @@ def _target_forms(loss: str, rows: int, columns: int) -> str:
 
 
 def _meant(values: Array, columns: int) -> str:
-    """Advice about a column of floats given as labels: fill in what is missing, convert them, or use another loss."""
+    """Advice about a column of floats given as labels: leave rows out, convert them, or use another loss."""
     missing = np.isnan(values.reshape(-1)) if values.dtype.kind == "f" else np.zeros(1, bool)
     if missing.any() and np.isin(values[~missing.reshape(values.shape)], np.arange(columns)).all():
         return f" with NaN, the first in row {int(np.argmax(missing))}; leave such rows out"

@@ -49,7 +49,7 @@ def test_singular_values_are_those_of_the_net(options, widths):
 
 def test_batch_norm_holds_the_statistics_of_the_batch():
     """In inference mode with running statistics equal to the batch's, the net is the same map."""
-    net = gc.MLP([6, 8, 8, 5], normalization="batch", dtype="float64")
+    net = gc.MLP([6, 8, 8, 5], activation="tanh", normalization="batch", dtype="float64")  # no dead units, no kinks
     x = RNG.standard_normal((40, 6))
     for _ in range(400):
         net.forward(x, training=True)
@@ -59,7 +59,7 @@ def test_batch_norm_holds_the_statistics_of_the_batch():
     columns = [(net(x + step * e) - net(x - step * e)) / (2 * step) for e in np.eye(6)]
     jacobians = np.stack(columns, axis=2)[: propagation.JACOBIAN_ROWS]
     values = np.linalg.svd(jacobians, compute_uv=False).mean(axis=0)
-    np.testing.assert_allclose(propagate(net, x).jacobian.largest, values[:5], rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(propagate(net, x).jacobian.largest, values[:5], rtol=1e-5)
 
 
 def test_wide_nets_are_measured_by_products_alone():

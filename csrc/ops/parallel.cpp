@@ -47,7 +47,7 @@ int positive_from_environment(const char *name) noexcept {
 }
 
 // How a thread rounds, and whether it takes subnormal numbers for zero. The threads of a team take over the mode of the
-// caller, or the result would depend on who computes what. (<cfenv> does the same, but in 160 ns instead of 5.)
+// caller, or the result would depend on who computes what. (<cfenv> would save and restore more than that.)
 #if defined(__x86_64__)
 struct FloatMode {
   FloatMode() noexcept { asm volatile("stmxcsr %0; fnstcw %1" : "=m"(sse), "=m"(x87)); }

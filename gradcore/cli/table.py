@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .._check import VALUE_LOSSES, converted, listed
-from .._scaling import standard_scaling
+from .._scaling import standard_scaling, standardized
 
 CLASS_LOSSES = ("cross_entropy", "binary_cross_entropy")
 
@@ -47,9 +47,8 @@ class Table:
 
     def standardized(self) -> Table:
         """The table with each feature shifted to mean 0 and scaled to variance 1; constant features become 0."""
-        shift, scale = standard_scaling(self.x)
         note = "each feature standardized to mean 0 and variance 1"
-        return replace(self, x=((self.x - shift) / scale).astype(np.float32), notes=(*self.notes, note))
+        return replace(self, x=standardized(self.x, *standard_scaling(self.x), "x"), notes=(*self.notes, note))
 
 
 def load(source: str, *, target: str | None = None, loss: str | None = None, outputs: int | None = None) -> Table:

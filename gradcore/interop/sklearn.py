@@ -38,10 +38,8 @@ def from_sklearn(estimator: Any) -> MLP:
         ModuleNotFoundError: scikit-learn is not installed.
     """
     neural_network = _check.optional("sklearn.neural_network", "demo", "scikit-learn models")
-    if not isinstance(estimator, (neural_network.MLPClassifier, neural_network.MLPRegressor)):
-        raise TypeError(
-            f"estimator: expected an MLPClassifier or MLPRegressor of scikit-learn, got {_check.described(estimator)}"
-        )
+    kinds = (neural_network.MLPClassifier, neural_network.MLPRegressor)
+    _check.instance(estimator, "estimator", kinds, "an MLPClassifier or MLPRegressor of scikit-learn")
     if not hasattr(estimator, "coefs_"):
         raise ValueError("estimator: expected a fitted one, got one without weights; call fit or partial_fit first")
     if getattr(estimator, "loss", "squared_error") == "poisson":

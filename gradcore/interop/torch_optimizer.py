@@ -117,7 +117,7 @@ def _restore(optimizer: Optimizer, given: Any, tensors: Mapping[str, Any], notes
     state = optimizer.state_dict()
     steps: set[int] = set()
     for name, tensor in tensors.items():
-        values = given.state.get(tensor) or {}  # of before its first step, there is none
+        values = given.state.get(tensor) or {}  # empty before the first step
         if "step" in values:
             steps.add(int(values["step"]))
         for vector, key in zip(state["states"], _state_names(optimizer), strict=True):
