@@ -230,7 +230,7 @@ void reductions(Suite<T> &suite, Place place) {
   double result = 0;
   bool finite = false;
   StatsSums sums{};
-  std::vector<index> histogram(GRADCORE_NUM_BINS_F64);
+  Histogram<T> histogram{};
   const auto sumsq_error = [&](double sumsq) { return relative(sumsq, over(x, [](double v) { return v * v; })); };
   suite.add(
       "all_finite" + end, work, [&] { return finite ? 0.0 : 1.0; }, [&] { finite = k.all_finite(1, n, x.data(), n); });
@@ -251,12 +251,12 @@ void reductions(Suite<T> &suite, Place place) {
   suite.add(
       "block_stats, histogram" + end, work,
       [&] {
-        std::fill(histogram.begin(), histogram.end(), 0);
-        k.block_stats(1, n, x.data(), n, &sums, histogram.data());
+        histogram = {};
+        k.block_stats(1, n, x.data(), n, &sums, &histogram);
         const double ones = over(x, [](double v) { return std::abs(v) >= 1 && std::abs(v) < 2; });
-        return std::abs(double(histogram[sizeof(T) == 4 ? 149 : 1074]) - ones);
+        return std::abs(double(histogram.bins[sizeof(T) == 4 ? 149 : 1074]) - ones);
       },
-      [&] { k.block_stats(1, n, x.data(), n, &(sums = StatsSums{}), histogram.data()); });
+      [&] { k.block_stats(1, n, x.data(), n, &(sums = StatsSums{}), &histogram); });
 }
 
 template <class T>

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <vector>
 
 #include "analysis/judge.hpp"
 #include "analysis/recorder.hpp"
@@ -122,7 +123,9 @@ gradcore_status gradcore_diagnosis_add(gradcore_diagnosis *diagnosis, const grad
                 (long long)recorder.rows(), (long long)rows);
   if (input) GRADCORE_TRY(check_input(*input, rows, net.architecture().in_features()));
   return guarded([&] {
-    recorder.add(&net.flow(0), net.gradients(), input, loss_value);
+    std::vector<gradcore_layer_flow> flows;
+    for (int l = 0; l < net.num_flow_layers(); l++) flows.push_back(net.flow(l));
+    recorder.add(flows.data(), net.gradients(), input, loss_value);
     return GRADCORE_OK;
   });
 }

@@ -465,9 +465,9 @@ gradcore_status gradcore_op_array_stats(int32_t dtype, const void *array, int64_
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<decltype(kernels)>;
     StatsSums sums{};
-    if (histogram)
-      for (int i = 0; i < (sizeof(T) == 4 ? GRADCORE_NUM_BINS_F32 : GRADCORE_NUM_BINS_F64); i++) histogram[i] = 0;
-    kernels.block_stats(1, count, static_cast<const T *>(array), count, &sums, histogram);
+    Histogram<T> counts{};
+    kernels.block_stats(1, count, static_cast<const T *>(array), count, &sums, histogram ? &counts : nullptr);
+    if (histogram) std::copy(std::begin(counts.bins), std::end(counts.bins), histogram);
     *stats = finish_stats(sums);
     return GRADCORE_OK;
   });

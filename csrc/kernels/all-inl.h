@@ -9,6 +9,7 @@
 #include "kernels/loss-inl.h"
 #include "kernels/normalize-inl.h"
 #include "kernels/reduce-inl.h"
+#include "kernels/bitcount-inl.h"
 #include "kernels/stats-inl.h"
 // clang-format on
 

@@ -81,6 +81,15 @@ struct StatsSums {
   index flushed[4], overflowed[4];  // as gradcore_array_stats; derived counts are final
 };
 
+// How many elements have each exponent. Bins outside [begin, end) are zero, so that few need be cleared for the next
+// pass.
+template <class T>
+struct Histogram {
+  static constexpr int kBins = sizeof(T) == 4 ? GRADCORE_NUM_BINS_F32 : GRADCORE_NUM_BINS_F64;
+  index begin, end;
+  index bins[kBins];
+};
+
 // Whether a sum of squares of doubles neither overflowed nor lost digits to underflow.
 inline bool kept_digits(double sum_of_squares) noexcept { return sum_of_squares > 1e-280 && sum_of_squares < 1e300; }
 
@@ -179,9 +188,8 @@ struct KernelSet : ProductKernels<T> {
   // overflows or is tiny). For double data it may overflow or underflow; norm handles that.
   double (*sum_of_squares)(index rows, index cols, const T *x, index ldx);
   double (*max_abs)(index n, const T *x);  // NaN if any element is NaN
-  // Statistics of a recorded pass (stats-inl.h): sums += those of the block; histogram (may be null) has
-  // GRADCORE_NUM_BINS_* entries.
-  void (*block_stats)(index rows, index cols, const T *x, index ldx, StatsSums *sums, index *histogram);
+  // Statistics of a recorded pass (stats-inl.h): sums += those of the block; so does histogram, which may be null.
+  void (*block_stats)(index rows, index cols, const T *x, index ldx, StatsSums *sums, Histogram<T> *histogram);
   // nonzero[c] |= any x[r, c] != 0 (NaN counts as nonzero); *zeros += number of x == 0.
   void (*column_nonzero)(index rows, index cols, const T *x, index ldx, unsigned char *nonzero, index *zeros);
   // *sumsq += sum d^2; *below += count of |d| < threshold.

@@ -96,9 +96,7 @@ struct WideSquares {
 
 template <class T>
 GRADCORE_INLINE index add_lanes(IVec<T> counts) {
-  index total = 0;
-  for (int k = 0; k < kLanes<T>; k++) total += counts[k];
-  return total;
+  return fold<Sum, typename VecTraits<T>::Int, kLanes<T>>(counts);
 }
 
 // ---- sums of squares ----
@@ -251,7 +249,14 @@ struct ColumnNonzero {
     const index width = cols - c < V * W ? cols - c : V * W;
     *zeros += rows * width;
     for (int v = 0; v < V; v++) *zeros -= add_lanes<T>(count[v]);
-    for (index k = 0; k < width; k++) nonzero[c + k] |= count[k / W][k % W] > 0;
+    for (int v = 0; v < V; v++) {
+      const auto any = __builtin_convertvector(count[v] > 0, typename Part<uint8_t, W>::V) & 1;
+      unsigned char *to = nonzero + c + v * W;
+      if (width == V * W)  // compilers make this one instruction, and the other a loop
+        for (int k = 0; k < W; k++) to[k] |= any[k];
+      else
+        for (int k = 0; k < int(width); k++) to[k] |= any[k];
+    }
   }
 };
 

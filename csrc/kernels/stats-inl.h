@@ -2,9 +2,8 @@
 //
 // A chunk is scanned once for its sums, its largest magnitude and its zeros, and again (with AVX-512, in the same scan)
 // for the exponents of its elements. Each element becomes a lane with one bit set, that of its exponent, in a window of
-// as many exponents as a lane has bits (32 or 64), up to the largest exponent. Full adders on vectors then count the
-// bits of all lanes at once ("positional population count": Mula, Kurz, Lemire, Faster population counts using AVX2
-// instructions, 2018). Rare values (exponents below the window, numbers beyond a format's range, powers of two exactly
+// as many exponents as a lane has bits (32 or 64), up to the largest exponent, and these are counted
+// (bitcount-inl.h). Rare values (exponents below the window, numbers beyond a format's range, powers of two exactly
 // at its lower limit, subnormals) take further passes, which are made only if the first shows that there are any.
 // Limits are compared on the bits of |x|, which have the same order as the numbers, so that subnormals differ from
 // zeros whatever the thread's floating-point mode.
@@ -13,7 +12,7 @@
 //           error <= 270 u (530 u) of the sum of absolute terms (float32: typically 1e-7). If the mean outweighs the
 //           spread, a chunk's sums are taken about its mean, so that the variance keeps its digits. Chunks whose
 //           squares leave T's range are summed in a wider type or scaled.
-// Cost      float32 on a Zen 4 core: 0.10 ns per element, 0.13 with the histogram; AVX2 0.11 and 0.24
+// Cost      float32 on a Zen 4 core: 0.10 ns per element, 0.11 with the histogram; AVX2 0.11 and 0.21
 //           (bench/bench_kernels.cpp: block_stats).
 
 namespace gradcore::GRADCORE_TARGET {
@@ -28,8 +27,6 @@ inline constexpr double kOverflowTie[kFormats] = {65520.0, 0x1.ffp127, 464.0, 61
 inline constexpr bool kTieOverflows[kFormats] = {true, true, false, true};
 inline constexpr int kFlushedExponent[kFormats] = {-25, -134, -10, -17};  // exponents of kFlushed
 
-template <class T>
-using Bits = typename VecTraits<T>::Int;
 template <class T>
 inline constexpr Bits<T> kInfinityBits = Bits<T>(2 * VecTraits<T>::kExponentBias + 1) << VecTraits<T>::kMantissaBits;
 template <class T>
@@ -54,15 +51,7 @@ GRADCORE_INLINE Bits<T> magnitude_bits(T x) {
 
 // ---- exponents ----
 //
-// Bit k of a lane stands for the exponent field first + k. The counts of all bits of all lanes are binary numbers, with
-// one vector per digit.
-
-template <class T>
-inline constexpr int kWindow = 8 * int(sizeof(T));  // exponents counted at once
-template <class T>
-inline constexpr int kDigits = 8 + int(sizeof(T)) / 4;  // a chunk is at most 64 sizeof(T) vectors
-template <class T>
-using Digits = IVec<T>[kDigits<T>];
+// Bit k of a lane stands for the exponent field first + k.
 
 // The bit of the exponent of x, in each lane. Below `origin` the difference has its upper bits set, which gives no bit.
 template <class T>
@@ -70,76 +59,11 @@ GRADCORE_INLINE IVec<T> exponent_bit(Vec<T> x, IVec<T> origin) {
   return one_hot(shift_right_logical<T>(to_bits(abs<T>(x)) - origin, VecTraits<T>::kMantissaBits));
 }
 
-// Adds 4 (fours[0] + ... + fours[3]).
+// How many elements of the chunk have each exponent field from `first` on.
 template <class T>
-GRADCORE_INLINE void add_fours(Digits<T> &digits, const IVec<T> (&fours)[4]) {
-  const IVec<T> low = add_bits(digits[2], fours[0], fours[1]), high = add_bits(digits[2], fours[2], fours[3]);
-  IVec<T> carry = add_bits(digits[3], low, high);
-#pragma GCC unroll 8
-  for (int d = 4; d < kDigits<T>; d++) {
-    const IVec<T> next = digits[d] & carry;
-    digits[d] ^= carry;
-    carry = next;
-  }
-}
-
-// counts[k] = number of bits k over all lanes.
-template <class T>
-GRADCORE_INLINE void add_up(const Digits<T> &digits, int32_t (&counts)[kWindow<T>]) {
-  constexpr int W = kLanes<T>, kDigitsOfAll = kDigits<T> + __builtin_ctz(W);
-  Bits<T> sums[kDigitsOfAll];
-  add_lanes_of_digits<Bits<T>, W, kDigits<T>>(digits, sums);
-  for (int k = 0; k < kWindow<T>; k += W) {
-    IVec<T> count{};
-#pragma GCC unroll 16
-    for (int d = 0; d < kDigitsOfAll; d++) set_bits(count, Bits<T>(1) << d, sums[d] >> k);
-    for (int i = 0; i < W; i++) counts[k + i] = int32_t(count[i]);
-  }
-}
-
-// counts[k] = number of bits k of bit_of(vector, its number among four) over all lanes of a chunk. Lanes beyond the
-// ends of rows are zero.
-template <class T, class BitOf>
-GRADCORE_INLINE void count_bits(const Block<T> &chunk, BitOf &&bit_of, int32_t (&counts)[kWindow<T>]) {
-  constexpr int W = kLanes<T>;
-  Digits<T> digits = {};
-  IVec<T> fours[4];
-  int num_fours = 0;
-  // A single loop over all rows; with one loop per row, GCC loads and stores all digits in every row.
-  const T *row = chunk.x;
-  index c = 0;
-  for (index left = chunk.rows * ((chunk.cols + 4 * W - 1) / (4 * W)); left > 0; left--) {
-    IVec<T> bits[4];
-    const T *x = row + c;
-    const index cols = chunk.cols - c;
-    if (cols >= 4 * W) {
-#pragma GCC unroll 4
-      for (int v = 0; v < 4; v++) bits[v] = bit_of(load(x + v * W), v);
-    } else {
-#pragma GCC unroll 4
-      for (int v = 0; v < 4; v++) {
-        const index n = cols - v * W;
-        bits[v] = n <= 0 ? IVec<T>{} : bit_of(n < W ? load_partial(x + v * W, int(n)) : load(x + v * W), v);
-      }
-    }
-    const IVec<T> low = add_bits(digits[0], bits[0], bits[1]), high = add_bits(digits[0], bits[2], bits[3]);
-    fours[num_fours++] = add_bits(digits[1], low, high);
-    if (num_fours == 4 || left == 1) {
-      while (num_fours < 4) fours[num_fours++] = IVec<T>{};
-      add_fours<T>(digits, fours);
-      num_fours = 0;
-    }
-    c += 4 * W;
-    if (c >= chunk.cols) c = 0, row += chunk.ld;
-  }
-  add_up<T>(digits, counts);
-}
-
-// counts[k] = number of elements of the chunk with exponent field first + k.
-template <class T>
-void count_exponents(const Block<T> &chunk, int first, int32_t (&counts)[kWindow<T>]) {
+BinaryCounts<T> count_exponents(const Block<T> &chunk, int first) {
   const IVec<T> origin = splat_int<T>(Bits<T>(first) * (Bits<T>(1) << VecTraits<T>::kMantissaBits));
-  count_bits<T>(chunk, [&](Vec<T> x, int) { return exponent_bit<T>(x, origin); }, counts);
+  return count_bits<T>(chunk, [&](Vec<T> x, int) { return exponent_bit<T>(x, origin); });
 }
 
 // ---- the first pass ----
@@ -156,8 +80,11 @@ struct StatsScan {
     squares[k] = fma(value, value, squares[k]);
     largest = larger_magnitude(largest, value);  // ignores NaN, which shows in squares
     smallest = smaller_magnitude(smallest, value, lanes);
-    nonzero += __builtin_popcount(lanes);
     return lanes;
+  }
+  template <class Lanes>
+  GRADCORE_INLINE_MEMBER void count(Lanes lanes) {
+    nonzero += __builtin_popcount(lanes);
   }
   index num_nonzero() const { return nonzero; }
   T least() const { return -reduce_max<T>(-smallest); }
@@ -174,9 +101,9 @@ struct StatsScan {
     sum[k] += value;
     squares[k] = fma(value, value, squares[k]);
     largest = max(magnitude, largest);  // ignores NaN, which shows in squares
-    tally_less(nonzero, IVec<T>{}, bits);
     return bits;
   }
+  GRADCORE_INLINE_MEMBER void count(IVec<T> bits) { tally_less(nonzero, IVec<T>{}, bits); }
   index num_nonzero() const { return add_lanes<T>(nonzero); }
   T least() const { return 0; }  // not known
 };
@@ -190,7 +117,7 @@ struct ScanWithLimits : StatsScan<T> {
   template <class Lanes>
   GRADCORE_INLINE_MEMBER void operator()(const T *x, Lanes lanes, int k) {
     const Vec<T> value = lanes.get(x);
-    this->add(value, k);
+    this->count(this->add(value, k));
     const IVec<T> bits = to_bits(abs<T>(value));
     tally_less(above_e4m3, splat_int<T>(bits_of(T(kFlushed[kE4m3]))), bits);
     tally_less(above_e5m2, splat_int<T>(bits_of(T(kFlushed[kE5m2]))), bits);
@@ -219,6 +146,7 @@ struct ScanWithPowers : StatsScan<T> {
   template <class Lanes>
   GRADCORE_INLINE_MEMBER void operator()(const T *x, Lanes lanes, int k) {
     const IVec<T> bits = this->add(lanes.get(x), k);
+    this->count(bits);
     raise_where_positive(missing_mantissa, ~bits & splat_int<T>(kSmallestNormalBits<T> - 1), bits);
   }
 };
@@ -278,33 +206,34 @@ void add_flush_limits(const Block<T> &chunk, StatsSums *to) {
   }
 }
 
-// Adds counts of exponent fields from `first` on, except those of zeros and subnormals, to the histogram and to the
-// counts below the formats' limits. Returns their sum.
+// The `count` bins from `first` on, to be changed.
 template <class T>
-index add_window(const int32_t (&counts)[kWindow<T>], int first, StatsSums *to, index *histogram) {
-  constexpr int kBias = VecTraits<T>::kExponentBias;
-  const int skipped = first < 1 ? 1 - first : 0;
-  const int bin = VecTraits<T>::kMantissaBits - 1 + first;
-  index below[kWindow<T> + 1];
-  for (int k = 0; k <= skipped; k++) below[k] = 0;
-  for (int k = skipped; k < kWindow<T>; k++) {
-    histogram[bin + k] += counts[k];
-    below[k + 1] = below[k] + counts[k];
-  }
+GRADCORE_INLINE index *open_bins(Histogram<T> *histogram, index first, index count) {
+  const bool empty = histogram->end == 0;
+  if (empty || first < histogram->begin) histogram->begin = first;
+  if (first + count > histogram->end) histogram->end = first + count;
+  return histogram->bins + first;
+}
+
+// Adds counts of exponent fields from `first` on, first > 0, to the histogram and to the counts below the formats'
+// limits.
+template <class T>
+void add_window(const BitCounts<T> &counts, int first, StatsSums *to, Histogram<T> *histogram) {
+  counts.add_to(open_bins(histogram, VecTraits<T>::kMantissaBits - 1 + first, kWindow<T>));
   for (int f = 0; f < kFormats; f++) {
-    const int end = kFlushedExponent[f] + kBias - first;
-    to->flushed[f] += below[end < 0 ? 0 : end > kWindow<T> ? kWindow<T> : end];
+    const int end = kFlushedExponent[f] + VecTraits<T>::kExponentBias - first;
+    to->flushed[f] += counts.sum_below(end < 0 ? 0 : end > kWindow<T> ? kWindow<T> : end);
   }
-  return below[kWindow<T>];
 }
 
 template <class T>
-void add_subnormals(const Block<T> &chunk, StatsSums *to, index *histogram) {
+void add_subnormals(const Block<T> &chunk, StatsSums *to, Histogram<T> *histogram) {
+  index *bins = open_bins(histogram, 0, VecTraits<T>::kMantissaBits);
   for (index r = 0; r < chunk.rows; r++) {
     for (index c = 0; c < chunk.cols; c++) {
       const Bits<T> bits = magnitude_bits(chunk.x[r * chunk.ld + c]);
       if (bits == 0 || bits >= kSmallestNormalBits<T>) continue;
-      histogram[63 - __builtin_clzll(uint64_t(bits))]++;
+      bins[63 - __builtin_clzll(uint64_t(bits))]++;
       for (int f = 0; f < kFormats; f++) to->flushed[f] += bits <= bits_of(T(kFlushed[f]));
     }
   }
@@ -373,13 +302,15 @@ void add_sums(const Block<T> &chunk, T sum, T squares, StatsSums *to) {
 
 // Adds the exponents of a chunk with `nonzero` nonzero elements, the largest of which has this exponent field.
 template <class T>
-void add_exponents(const Block<T> &chunk, int field, index nonzero, StatsSums *to, index *histogram) {
+void add_exponents(const Block<T> &chunk, int field, index nonzero, StatsSums *to, Histogram<T> *histogram) {
   index left = nonzero;
   for (int first = field + 1; left > 0 && first > 1;) {
     first -= kWindow<T>;
-    int32_t counts[kWindow<T>];
-    count_exponents(chunk, first, counts);
-    left -= add_window<T>(counts, first, to, histogram);
+    const BinaryCounts<T> binary = count_exponents(chunk, first);
+    const int skipped = first < 1 ? 1 - first : 0;  // those of zeros and subnormals
+    const BitCounts<T> counts = binary.counts(skipped);
+    add_window(counts, first + skipped, to, histogram);
+    left -= counts.sum_below(kWindow<T>);
   }
   to->subnormals += left;
   if (left > 0) add_subnormals(chunk, to, histogram);
@@ -418,27 +349,25 @@ bool add_chunk(const Block<T> &chunk, index replaced, StatsSums *to) {
 }
 #if GRADCORE_VECTOR_BYTES == 64
 template <class T>
-bool add_chunk(const Block<T> &chunk, index replaced, StatsSums *to, index *histogram) {
+bool add_chunk(const Block<T> &chunk, index replaced, StatsSums *to, Histogram<T> *histogram) {
   constexpr int kMantissaBits = VecTraits<T>::kMantissaBits;
   ScanAtOnce<T> scan{};
-  int32_t counts[kWindow<T>], window[kWindow<T>];
-  count_bits<T>(chunk, [&](Vec<T> x, int v) { return scan.add(x, v & 1); }, counts);
+  BitCounts<T> counts = count_bits<T>(chunk, [&](Vec<T> x, int v) { return scan.add(x, v & 1); }).counts();
+  scan.nonzero = counts.sum_below(kWindow<T>);
   const index nonzero = add_scan(chunk, replaced, scan, to);
   if (nonzero <= 0) return nonzero == 0;
   if (scan.powers) add_flush_limits(chunk, to);
   const int field = int(bits_of(reduce_max<T>(scan.largest)) >> kMantissaBits);
-  const int lowest = int(bits_of(scan.least()) >> kMantissaBits), first = field + 1 - kWindow<T>;
-  if (lowest < 1 || lowest < first) {
+  const int first = field > kWindow<T> ? field + 1 - kWindow<T> : 1;
+  if (int(bits_of(scan.least()) >> kMantissaBits) < first)
     add_exponents(chunk, field, nonzero, to, histogram);
-    return true;
-  }
-  for (int k = 0; k < kWindow<T>; k++) window[k] = counts[(first + k) & (kWindow<T> - 1)];
-  add_window<T>(window, first, to, histogram);
+  else
+    add_window(counts.rotated(first), first, to, histogram);
   return true;
 }
 #else
 template <class T>
-bool add_chunk(const Block<T> &chunk, index replaced, StatsSums *to, index *histogram) {
+bool add_chunk(const Block<T> &chunk, index replaced, StatsSums *to, Histogram<T> *histogram) {
   ScanWithPowers<T> scan{};
   for_block_vectors(chunk, scan);
   const index nonzero = add_scan(chunk, replaced, scan, to);
@@ -469,7 +398,7 @@ __attribute__((noinline)) void add_non_finite_chunk(const Block<T> &chunk, Stats
 template <class T>
 struct BlockStats {
   StatsSums *sums;
-  index *histogram;
+  Histogram<T> *histogram;
   GRADCORE_INLINE_MEMBER void operator()(const Block<T> &chunk) const {
     if (histogram && !add_chunk<T>(chunk, 0, sums, histogram)) add_non_finite_chunk<T>(chunk, sums, histogram);
     if (!histogram && !add_chunk<T>(chunk, 0, sums)) add_non_finite_chunk<T>(chunk, sums);
@@ -477,7 +406,7 @@ struct BlockStats {
 };
 
 template <class T>
-void block_stats(index rows, index cols, const T *x, index ldx, StatsSums *sums, index *histogram) {
+void block_stats(index rows, index cols, const T *x, index ldx, StatsSums *sums, Histogram<T> *histogram) {
   const BlockStats<T> op{sums, histogram};
   for_chunks(Block<T>{x, rows, cols, ldx}, op);
 }

@@ -35,6 +35,7 @@ struct VecTraits<float> {
   using I = int32_t __attribute__((vector_size(GRADCORE_VECTOR_BYTES)));
   using Unsigned = uint32_t __attribute__((vector_size(GRADCORE_VECTOR_BYTES)));
   using Int = int32_t;
+  using UnsignedInt = uint32_t;
   static constexpr int kMantissaBits = 23;
   static constexpr int kExponentBias = 127;
 };
@@ -46,6 +47,7 @@ struct VecTraits<double> {
   using I = int64_t __attribute__((vector_size(GRADCORE_VECTOR_BYTES)));
   using Unsigned = uint64_t __attribute__((vector_size(GRADCORE_VECTOR_BYTES)));
   using Int = int64_t;
+  using UnsignedInt = uint64_t;
   static constexpr int kMantissaBits = 52;
   static constexpr int kExponentBias = 1023;
 };
@@ -87,6 +89,10 @@ GRADCORE_PART(int32_t, 16);
 GRADCORE_PART(int64_t, 2);
 GRADCORE_PART(int64_t, 4);
 GRADCORE_PART(int64_t, 8);
+GRADCORE_PART(uint8_t, 2);
+GRADCORE_PART(uint8_t, 4);
+GRADCORE_PART(uint8_t, 8);
+GRADCORE_PART(uint8_t, 16);
 #undef GRADCORE_PART
 template <class T>
 using HalfVec = typename Part<T, kLanes<T> / 2>::V;
@@ -282,14 +288,6 @@ GRADCORE_INLINE IVec<T> shift_right_logical(IVec<T> v, int bits) {
   return IVec<T>(typename VecTraits<T>::Unsigned(v) >> bits);
 }
 
-// A full adder for every bit: digit + a + b = digit + 2 carry. Returns the carry.
-template <class V>
-GRADCORE_INLINE V add_bits(V &digit, V a, V b) {
-  const V either = a ^ b, carry = (a & b) | (either & digit);
-  digit ^= either;
-  return carry;
-}
-
 // count += 1 in the lanes where a < b.
 template <class I>
 GRADCORE_INLINE void tally_less(I &count, I a, I b) {
@@ -300,31 +298,16 @@ template <class I>
 GRADCORE_INLINE void raise_where_positive(I &most, I a, I b) {
   most = max(a & (b > I{}), most);
 }
-// v |= bit in the lanes k for which bit k of `lanes` is set.
-template <class I, class Int>
-GRADCORE_INLINE void set_bits(I &v, Int bit, Int lanes) {
-  I own;
-  for (unsigned k = 0; k < sizeof(I) / sizeof(Int); k++) own[k] = Int(1) << k;
-  v |= (((I{} + lanes) & own) != I{}) & (I{} + bit);
-}
 #if GRADCORE_VECTOR_BYTES == 64
 // GCC 12 would compile these to two to five instructions instead of one.
-#define GRADCORE_BITS_512(T, suffix, Mask)                                                                     \
-  GRADCORE_INLINE IVec<T> add_bits(IVec<T> &digit, IVec<T> a, IVec<T> b) {                                     \
-    const __m512i d = __m512i(digit);                                                                          \
-    digit = IVec<T>(_mm512_ternarylogic_epi32(d, __m512i(a), __m512i(b), 0x96));                               \
-    return IVec<T>(_mm512_ternarylogic_epi32(d, __m512i(a), __m512i(b), 0xe8));                                \
-  }                                                                                                            \
+#define GRADCORE_TALLY_512(T, suffix, Mask)                                                                    \
   GRADCORE_INLINE void tally_less(IVec<T> &count, IVec<T> a, IVec<T> b) {                                      \
     const Mask less = _mm512_cmplt_##suffix##_mask(__m512i(a), __m512i(b));                                    \
     count = IVec<T>(_mm512_mask_sub_##suffix(__m512i(count), less, __m512i(count), _mm512_set1_##suffix(-1))); \
-  }                                                                                                            \
-  GRADCORE_INLINE void set_bits(IVec<T> &v, VecTraits<T>::Int bit, VecTraits<T>::Int lanes) {                  \
-    v = IVec<T>(_mm512_mask_or_##suffix(__m512i(v), Mask(lanes), __m512i(v), _mm512_set1_##suffix(bit)));      \
   }
-GRADCORE_BITS_512(float, epi32, __mmask16)
-GRADCORE_BITS_512(double, epi64, __mmask8)
-#undef GRADCORE_BITS_512
+GRADCORE_TALLY_512(float, epi32, __mmask16)
+GRADCORE_TALLY_512(double, epi64, __mmask8)
+#undef GRADCORE_TALLY_512
 
 // Steps of a scan of magnitudes, each one instruction: the nonzero lanes of a vector, as a mask; the largest and
 // smallest |v| of these so far; those without a mantissa; and a bit for the exponent field modulo the bits of a lane.
@@ -439,6 +422,9 @@ template <class F, class T, int kCount>
 GRADCORE_INLINE T fold(typename Part<T, kCount>::V v) {
   if constexpr (kCount == 2) {
     return F::of(T(v[0]), T(v[1]));
+  } else if constexpr (kCount == 4 && sizeof(T) == 4) {  // GCC moves a half of 8 bytes by way of memory
+    v = F::of(v, shuffle<2, 3, 0, 1>(v, v));
+    return F::of(T(v[0]), T(v[1]));
   } else {
     typename Part<T, kCount / 2>::V half[2];
     __builtin_memcpy(half, &v, sizeof v);
@@ -453,25 +439,6 @@ GRADCORE_INLINE T reduce_add(Vec<T> v) {
 template <class T>
 GRADCORE_INLINE T reduce_max(Vec<T> v) {
   return fold<Largest, T, kLanes<T>>(v);
-}
-// Numbers of kDigits binary digits, one number in each bit of a lane (digits[d] holds digit d of all): adds the numbers
-// of all lanes, which needs log2(kCount) more digits.
-template <class Int, int kCount, int kDigits>
-GRADCORE_INLINE void add_lanes_of_digits(const typename Part<Int, kCount>::V *digits, Int *sums) {
-  if constexpr (kCount == 1) {
-    for (int d = 0; d < kDigits; d++) sums[d] = digits[d];
-  } else {
-    using Half = typename Part<Int, kCount / 2>::V;
-    Half total[kDigits + 1], carry{};
-    for (int d = 0; d < kDigits; d++) {
-      Half half[2];
-      __builtin_memcpy(half, &digits[d], sizeof half);
-      total[d] = carry;
-      carry = add_bits(total[d], half[0], half[1]);
-    }
-    total[kDigits] = carry;
-    add_lanes_of_digits<Int, kCount / 2, kDigits + 1>(total, sums);
-  }
 }
 template <class T>
 GRADCORE_INLINE bool any_set(IVec<T> mask) {

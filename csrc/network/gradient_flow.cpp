@@ -39,44 +39,52 @@ GradientFlow<T>::GradientFlow(const Architecture &net, const KernelSet<T> &kerne
     first_unit_.push_back(units_);
     units_ += layer.out;
   }
+  first_block_.resize(net.layers.size() + 1, index(blocks.size()));
+  for (index i = index(blocks.size()); i-- > 0;) first_block_[blocks[i].layer] = i;
 }
 
 template <class T>
 void GradientFlow<T>::begin(const RowPlan &plan, int threads) {
-  num_sums_ = plan.num_sums();
-  const std::size_t depth = std::size_t(net_.depth());
-  tile_.assign(depth * std::size_t(num_sums_), TileSums{});
-  block_.resize(blocks_.size());
-  weight_sumsq_.resize(blocks_.size(), kUnknown);
-  const auto grow = [&](auto &per_thread, std::size_t size) {
-    if (per_thread.size() < std::size_t(threads) * size) per_thread.resize(std::size_t(threads) * size);
+  const auto grow = [](auto &list, std::size_t size) {
+    if (list.size() < size) list.resize(size);
   };
-  grow(thread_histogram_, depth * 2 * kBins);
-  grow(nonzero_, std::size_t(units_));
-  result_.resize(depth);
+  const std::size_t depth = std::size_t(net_.depth());
+  grow(tile_, std::size_t(plan.num_sums()) * depth);
+  grow(block_, blocks_.size());
+  grow(histogram_, std::size_t(threads) * depth * 2);
+  grow(nonzero_, std::size_t(threads) * std::size_t(units_));
 }
 
 template <class T>
-void GradientFlow<T>::begin_thread(const Team &team) noexcept {
-  std::fill_n(thread_histogram(0, 0, team.rank), net_.depth() * 2 * kBins, index(0));
-  std::fill_n(nonzero_units(0, team.rank), units_, static_cast<unsigned char>(0));
-  if (team.rank == 0) threads_ = team.size;
-}
-
-template <class T>
-void GradientFlow<T>::histogram(int l, int which, index *to) const noexcept {
-  std::fill_n(to, kBins, index(0));
-  for (int rank = 0; rank < threads_; rank++) {
-    const index *from = &thread_histogram_[histogram_at(l, which, rank)];
-    for (int bin = 0; bin < kBins; bin++) to[bin] += from[bin];
+void GradientFlow<T>::begin_thread(const RowPlan &plan, const Team &team) noexcept {
+  Histogram<T> *own = &histogram_[histogram_at(0, 0, team.rank)];
+  for (Histogram<T> *h = own; h < own + net_.depth() * 2; h++) {
+    std::fill(h->bins + h->begin, h->bins + h->end, index(0));
+    h->begin = h->end = 0;
   }
+  std::fill_n(&nonzero_[nonzero_at(0, team.rank)], units_, static_cast<unsigned char>(0));
+  if (team.rank != 0) return;
+  num_tiles_ = plan.num_sums();
+  threads_ = team.size;
+}
+
+template <class T>
+void GradientFlow<T>::begin_tiles(index first, index count) noexcept {
+  std::fill_n(&tile_[first * net_.depth()], count * net_.depth(), TileSums{});
+}
+
+template <class T>
+void GradientFlow<T>::finish(bool updated) noexcept {
+  ready_ = true;
+  updated_ = updated;
+  weights_known_ = !updated;
 }
 
 template <class T>
 void GradientFlow<T>::activation(int l, const LayerState<T> &layer, const Tile &tile) noexcept {
   TileSums &to = sums(l, tile);
   const LayerSpec &spec = *layer.spec;
-  unsigned char *nonzero = nonzero_units(l, tile.rank);
+  unsigned char *nonzero = &nonzero_[nonzero_at(l, tile.rank)];
   // Zeros are needed only with a residual connection; otherwise h is the layer's output, whose statistics count them.
   // Units are needed only until all are known to be alive, mostly after a tile or two.
   if (spec.residual || std::memchr(nonzero, 0, std::size_t(spec.out)))
@@ -116,7 +124,7 @@ void GradientFlow<T>::grad_preact(int l, const LayerState<T> &layer, const Tile 
 template <class T>
 void GradientFlow<T>::delta(int l, const LayerState<T> &layer, const Tile &tile) noexcept {
   kernels_.block_stats(tile.count, layer.spec->out, layer.delta.rows(tile), layer.delta.ld, &sums(l, tile).delta,
-                       thread_histogram(l, 0, tile.rank));
+                       &histogram_[histogram_at(l, 0, tile.rank)]);
 }
 
 template <class T>
@@ -124,7 +132,7 @@ void GradientFlow<T>::parameter(index block, int rank, const T *parameters, cons
   const ParamBlock &b = blocks_[block];
   StatsSums &to = block_[block].gradient = StatsSums{};
   if (b.kind == ParamBlock::weight)
-    kernels_.block_stats(1, b.size, gradients + b.offset, b.size, &to, thread_histogram(b.layer, 1, rank));
+    kernels_.block_stats(1, b.size, gradients + b.offset, b.size, &to, &histogram_[histogram_at(b.layer, 1, rank)]);
   else if (b.kind == ParamBlock::bias)
     to.sumsq = finite_squares(1, b.size, gradients + b.offset, b.size);
   before_update(block, parameters);
@@ -133,31 +141,35 @@ void GradientFlow<T>::parameter(index block, int rank, const T *parameters, cons
 template <class T>
 void GradientFlow<T>::before_update(index block, const T *parameters) noexcept {
   const ParamBlock &b = blocks_[block];
-  if (b.kind == ParamBlock::weight && weight_sumsq_[block] == kUnknown)
-    weight_sumsq_[block] = finite_squares(1, b.size, parameters + b.offset, b.size);
+  if (b.kind == ParamBlock::weight && !weights_known_)
+    block_[block].weight_sumsq = finite_squares(1, b.size, parameters + b.offset, b.size);
   block_[block].update_sumsq = 0;
 }
 
-template <class T>
-void GradientFlow<T>::parameters_changed() noexcept {
-  std::fill(weight_sumsq_.begin(), weight_sumsq_.end(), kUnknown);
-}
+// ---- reading ----
 
 template <class T>
-void GradientFlow<T>::finish(bool updated) noexcept {
-  std::fill(result_.begin(), result_.end(), gradcore_layer_flow{});
-  for (int l = 0; l < net_.depth(); l++) finish_layer(l);
-  finish_parameters(updated);
-  ready_ = true;
-}
-
-template <class T>
-void GradientFlow<T>::finish_layer(int l) noexcept {
-  gradcore_layer_flow &to = result_[l];
+gradcore_layer_flow GradientFlow<T>::layer(int l) const noexcept {
   const LayerSpec &spec = net_.layers[l];
+  const TileSums sums = total(l);
+  gradcore_layer_flow to{};
+  to.activation = finish_stats(sums.output);
+  to.delta = finish_stats(sums.delta);
+  // Without a normalization or activation between two points, their norms are equal.
+  to.grad_preact_norm = spec.normalization ? double(std::sqrt(sums.grad_preact_sumsq)) : to.delta.norm;
+  to.grad_output_norm = spec.hidden ? double(std::sqrt(sums.grad_output_sumsq)) : to.delta.norm;
+  to.act_zeros = spec.residual ? sums.act_zeros : to.activation.zeros;
+  to.dead_units = spec.hidden ? dead_units(l) : 0;
+  add_derivative(l, sums, to);
+  add_parameters(l, to);
+  return to;
+}
+
+template <class T>
+typename GradientFlow<T>::TileSums GradientFlow<T>::total(int l) const noexcept {
   TileSums total{};
-  for (index t = 0; t < num_sums_; t++) {
-    const TileSums &from = tile_[l * num_sums_ + t];
+  for (index t = 0; t < num_tiles_; t++) {
+    const TileSums &from = tile_[t * net_.depth() + l];
     merge_stats(total.output, from.output);
     merge_stats(total.delta, from.delta);
     total.grad_output_sumsq += from.grad_output_sumsq;
@@ -166,23 +178,22 @@ void GradientFlow<T>::finish_layer(int l) noexcept {
     total.saturated += from.saturated;
     total.act_zeros += from.act_zeros;
   }
-  to.activation = finish_stats(total.output);
-  to.delta = finish_stats(total.delta);
-  // Without a normalization or activation between two points, their norms are equal.
-  to.grad_preact_norm = spec.normalization ? double(std::sqrt(total.grad_preact_sumsq)) : to.delta.norm;
-  to.grad_output_norm = spec.hidden ? double(std::sqrt(total.grad_output_sumsq)) : to.delta.norm;
-  to.act_zeros = spec.residual ? total.act_zeros : to.activation.zeros;
-  finish_derivative(l, total);
-  if (!spec.hidden) return;
-  unsigned char *alive = nonzero_units(l, 0);
-  for (int rank = 1; rank < threads_; rank++)
-    for (index c = 0; c < spec.out; c++) alive[c] |= nonzero_units(l, rank)[c];
-  to.dead_units = std::count(alive, alive + spec.out, 0);
+  return total;
 }
 
 template <class T>
-void GradientFlow<T>::finish_derivative(int l, const TileSums &total) noexcept {
-  gradcore_layer_flow &to = result_[l];
+index GradientFlow<T>::dead_units(int l) const noexcept {
+  index dead = 0;
+  for (index c = 0; c < net_.layers[l].out; c++) {
+    bool alive = false;
+    for (int rank = 0; rank < threads_; rank++) alive |= nonzero_[nonzero_at(l, rank) + c] != 0;
+    dead += !alive;
+  }
+  return dead;
+}
+
+template <class T>
+void GradientFlow<T>::add_derivative(int l, const TileSums &total, gradcore_layer_flow &to) const noexcept {
   const int activation = net_.layers[l].hidden ? net_.layers[l].activation : GRADCORE_IDENTITY;
   const double count = double(to.activation.count);
   double sumsq = total.derivative_sumsq;
@@ -196,27 +207,31 @@ void GradientFlow<T>::finish_derivative(int l, const TileSums &total) noexcept {
 }
 
 template <class T>
-void GradientFlow<T>::finish_parameters(bool updated) noexcept {
-  std::size_t block = 0;
-  for (int l = 0; l < net_.depth(); l++) {
-    gradcore_layer_flow &to = result_[l];
-    StatsSums weight{};
-    long double parameter_sumsq = 0, bias_sumsq = 0;
-    double update_sumsq = 0;
-    for (; block < blocks_.size() && blocks_[block].layer == l; block++) {
-      const BlockSums &from = block_[block];
-      if (blocks_[block].kind == ParamBlock::bias) bias_sumsq += from.gradient.sumsq;
-      if (blocks_[block].kind != ParamBlock::weight) continue;
-      merge_stats(weight, from.gradient);
-      parameter_sumsq += weight_sumsq_[block];
-      update_sumsq += from.update_sumsq;
-    }
-    to.weight_grad = finish_stats(weight);
-    to.bias_grad_norm = double(std::sqrt(bias_sumsq));
-    to.weight_norm = double(std::sqrt(parameter_sumsq));
-    to.update_norm = updated ? std::sqrt(update_sumsq) : std::numeric_limits<double>::quiet_NaN();
+void GradientFlow<T>::add_parameters(int l, gradcore_layer_flow &to) const noexcept {
+  StatsSums weight{};
+  long double parameter_sumsq = 0, bias_sumsq = 0;
+  double update_sumsq = 0;
+  for (index i = first_block_[l]; i < first_block_[l + 1]; i++) {
+    const BlockSums &from = block_[i];
+    if (blocks_[i].kind == ParamBlock::bias) bias_sumsq += from.gradient.sumsq;
+    if (blocks_[i].kind != ParamBlock::weight) continue;
+    merge_stats(weight, from.gradient);
+    parameter_sumsq += from.weight_sumsq;
+    update_sumsq += from.update_sumsq;
   }
-  if (updated) parameters_changed();
+  to.weight_grad = finish_stats(weight);
+  to.bias_grad_norm = double(std::sqrt(bias_sumsq));
+  to.weight_norm = double(std::sqrt(parameter_sumsq));
+  to.update_norm = updated_ ? std::sqrt(update_sumsq) : std::numeric_limits<double>::quiet_NaN();
+}
+
+template <class T>
+void GradientFlow<T>::histogram(int l, int which, index *to) const noexcept {
+  std::fill_n(to, Histogram<T>::kBins, index(0));
+  for (int rank = 0; rank < threads_; rank++) {
+    const Histogram<T> &from = histogram_[histogram_at(l, which, rank)];
+    for (index bin = from.begin; bin < from.end; bin++) to[bin] += from.bins[bin];
+  }
 }
 
 template class GradientFlow<float>;

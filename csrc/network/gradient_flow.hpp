@@ -1,5 +1,6 @@
-// The measurements of a recorded pass, taken while each tile is in cache. Sums are kept per tile (or parameter block)
-// and merged in order, counts per thread; neither result depends on the threads.
+// The measurements of a recorded pass, taken while each tile is in cache. Sums are kept per tile (or parameter block),
+// counts per thread; both are merged when they are read, sums in the order of tiles, so that no result depends on the
+// threads.
 #ifndef GRADCORE_NETWORK_GRADIENT_FLOW_HPP
 #define GRADCORE_NETWORK_GRADIENT_FLOW_HPP
 
@@ -15,11 +16,14 @@ class GradientFlow {
  public:
   GradientFlow(const Architecture &net, const KernelSet<T> &kernels, const std::vector<ParamBlock> &blocks);
 
-  // Makes room for a pass of at most so many threads. Keeps the last result, because the pass may still be refused. May
+  // Makes room for a pass of at most so many threads. Keeps the last pass, because this one may still be refused. May
   // throw std::bad_alloc.
   void begin(const RowPlan &plan, int threads);
-  // Called by each thread of a pass that is not refused.
-  void begin_thread(const Team &team) noexcept;
+  // Called by each thread of a pass that is not refused; then, before it records any, for each tile.
+  void begin_thread(const RowPlan &plan, const Team &team) noexcept;
+  void begin_tiles(index first, index count) noexcept;
+  // Called after the pass, or after a separate optimizer step. updated: parameters have changed since `before_update`.
+  void finish(bool updated) noexcept;
 
   // Called by the steps of a pass, on the tile that they have just computed.
   void activation(int l, const LayerState<T> &layer, const Tile &tile) noexcept;   // act(y), act'(y)
@@ -29,18 +33,12 @@ class GradientFlow {
   void delta(int l, const LayerState<T> &layer, const Tile &tile) noexcept;        // dL/dz in delta
   void parameter(index block, int rank, const T *parameters, const T *gradients) noexcept;
   void before_update(index block, const T *parameters) noexcept;  // |W|^2; makes room for update_sumsq
-  void parameters_changed() noexcept;
+  void parameters_changed() noexcept { weights_known_ = false; }
   double *update_sumsq(index block) noexcept { return &block_[block].update_sumsq; }
 
-  // Merges the partial sums into the layers' results. updated: the pass included an optimizer step.
-  void finish(bool updated) noexcept;
-  // The same for the parameters only, after a separate optimizer step.
-  void finish_parameters(bool updated) noexcept;
-
   int num_layers() const noexcept { return ready_ ? net_.depth() : 0; }
-  const gradcore_layer_flow &layer(int l) const noexcept { return result_[l]; }
-  void histogram(int l, int which, index *to) const noexcept;  // [kBins]
-  static constexpr int kBins = sizeof(T) == 4 ? GRADCORE_NUM_BINS_F32 : GRADCORE_NUM_BINS_F64;
+  gradcore_layer_flow layer(int l) const noexcept;
+  void histogram(int l, int which, index *to) const noexcept;  // [Histogram<T>::kBins]
 
  private:
   struct TileSums {
@@ -51,34 +49,30 @@ class GradientFlow {
   };
   struct BlockSums {
     StatsSums gradient;
+    long double weight_sumsq;
     double update_sumsq;
   };
-  TileSums &sums(int l, const Tile &tile) noexcept { return tile_[l * num_sums_ + tile.id]; }
-  index *thread_histogram(int l, int which, int rank) noexcept {
-    return &thread_histogram_[histogram_at(l, which, rank)];
-  }
-  index histogram_at(int l, int which, int rank) const noexcept {
-    return ((index(rank) * net_.depth() + l) * 2 + which) * kBins;
-  }
-  unsigned char *nonzero_units(int l, int rank) noexcept { return &nonzero_[rank * units_ + first_unit_[l]]; }
-  static constexpr double kUnknown = -1;
+  TileSums &sums(int l, const Tile &tile) noexcept { return tile_[tile.id * net_.depth() + l]; }
+  index histogram_at(int l, int which, int rank) const noexcept { return (index(rank) * net_.depth() + l) * 2 + which; }
+  index nonzero_at(int l, int rank) const noexcept { return rank * units_ + first_unit_[l]; }
   long double finite_squares(index rows, index cols, const T *x, index ld) const noexcept;
-  void finish_layer(int l) noexcept;
-  void finish_derivative(int l, const TileSums &total) noexcept;
+  TileSums total(int l) const noexcept;
+  index dead_units(int l) const noexcept;
+  void add_derivative(int l, const TileSums &total, gradcore_layer_flow &to) const noexcept;
+  void add_parameters(int l, gradcore_layer_flow &to) const noexcept;
 
   const Architecture &net_;
   const KernelSet<T> &kernels_;
   const std::vector<ParamBlock> &blocks_;
-  index num_sums_ = 0, units_ = 0;
+  index num_tiles_ = 0, units_ = 0;
   int threads_ = 0;
-  bool ready_ = false;
-  std::vector<index> first_unit_;
-  std::vector<TileSums> tile_;
+  bool ready_ = false, updated_ = false;
+  bool weights_known_ = false;                   // weight_sumsq_ is that of the current parameters
+  std::vector<index> first_unit_, first_block_;  // of each layer
+  std::vector<TileSums> tile_;                   // [tiles, layers]
   std::vector<BlockSums> block_;
-  std::vector<long double> weight_sumsq_;  // of each block, or unknown; measured once until the parameters change
-  std::vector<index> thread_histogram_;    // added up on request
+  std::vector<Histogram<T>> histogram_;
   std::vector<unsigned char> nonzero_;
-  std::vector<gradcore_layer_flow> result_;
 };
 
 }  // namespace gradcore

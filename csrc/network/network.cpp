@@ -406,7 +406,7 @@ index Network::workspace_bytes() const noexcept {
 int Network::num_flow_layers() const noexcept {
   return with_schedule([](auto &schedule) { return schedule.flow().num_layers(); });
 }
-const gradcore_layer_flow &Network::flow(int layer) const noexcept {
+gradcore_layer_flow Network::flow(int layer) const noexcept {
   return f32_ ? f32_->flow().layer(layer) : f64_->flow().layer(layer);
 }
 void Network::flow_histogram(int layer, int which, index *histogram) const noexcept {

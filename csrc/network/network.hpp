@@ -61,7 +61,7 @@ class Network {
   index workspace_bytes() const noexcept;
 
   int num_flow_layers() const noexcept;
-  const gradcore_layer_flow &flow(int layer) const noexcept;
+  gradcore_layer_flow flow(int layer) const noexcept;
   void flow_histogram(int layer, int which, index *histogram) const noexcept;
 
   // The origin of the initial weights, as stored in files: an initializer's name, and a seed's digits (empty: none).

@@ -71,11 +71,8 @@ PassResult Schedule<T>::run(const PassRequest<T> &request) {
   const int slots = forward ? most_threads() : workspace_.shape().threads;
   const int threads = std::min(slots, threads_for_pass(request));
   workspace_.prepare({plan_, slots, forward ? threads : workspace_.shape().team, training, request.record});
-  recorder_ = nullptr;
-  if (request.record) {
-    flow_.begin(plan_, threads);
-    recorder_ = &flow_;
-  }
+  recorder_ = request.record ? &flow_ : nullptr;
+  if (recorder_) flow_.begin(plan_, threads);
   begin_run();
   if (has_backward(request.kind)) choose_panels(request, threads);
   if (!training)
@@ -113,7 +110,7 @@ PassResult Schedule<T>::update(const PassRequest<T> &request) {
     });
     update_parameters(request, phases);
   });
-  if (recorder_) flow_.finish_parameters(result_.norm_finite);
+  if (recorder_) flow_.finish(result_.norm_finite);
   return result_;
 }
 
@@ -122,7 +119,7 @@ void Schedule<T>::run_thread(const PassRequest<T> &request, const Team &team) no
   Phases phases(claims_, team);
   prologue(request, phases);
   if (!input_finite_.load(std::memory_order_relaxed)) return;
-  if (recorder_) recorder_->begin_thread(team);
+  if (recorder_) recorder_->begin_thread(plan_, team);
   plan_.shares_chunks() ? run_shared_chunks(request, phases) : run_groups(request, phases);
   if (request.optimizer) update_parameters(request, phases);
 }
@@ -158,6 +155,7 @@ void Schedule<T>::run_groups(const PassRequest<T> &request, Phases &phases) noex
 template <class T>
 void Schedule<T>::run_group(const PassRequest<T> &request, index group, int rank) noexcept {
   const index chunks = plan_.num_chunks(), first = chunks * group / plan_.groups;
+  if (recorder_) recorder_->begin_tiles(group * plan_.max_tiles(), plan_.max_tiles());
   for (index c = first; c < chunks * (group + 1) / plan_.groups; c++) {
     const Chunk chunk{chunk_tile(c, group * plan_.max_tiles(), rank * plan_.chunk_rows, rank, rank),
                       workspace_.group_gradients + group * net_.flat_size, c > first, false};
@@ -205,6 +203,7 @@ void Schedule<T>::pack(const ParamBlock &strip, bool forward) noexcept {
 template <class T>
 void Schedule<T>::run_chunk(const PassRequest<T> &request, const Chunk &chunk, Phases &phases) noexcept {
   const Share tiles = share_of(plan_.tiles_of(chunk.tile.count), phases.team);
+  if (recorder_ && !chunk.accumulate) recorder_->begin_tiles(tiles.begin, tiles.end - tiles.begin);
   for (const Stage &stage : programs_[int(request.kind)]) {
     run_spans(stage, request, chunk.tile, tiles);
     if (stage.merge != Stage::none) merge(stage, phases.team);

@@ -185,9 +185,13 @@ void check_stats(const KernelSet<T> &k, const Matrix<T> &x) {
   const Expected e = expected_stats(x);
   for (const bool with_histogram : {false, true}) {
     StatsSums s{};
-    std::vector<index> histogram(e.histogram.size() + 2, 0);
-    histogram.front() = histogram.back() = 99;
-    k.block_stats(x.rows(), x.cols(), x.data(), x.ld(), &s, with_histogram ? histogram.data() + 1 : nullptr);
+    struct {
+      index front = 99;
+      Histogram<T> histogram{};
+      index back = 99;
+    } guarded;
+    Histogram<T> &histogram = guarded.histogram;
+    k.block_stats(x.rows(), x.cols(), x.data(), x.ld(), &s, with_histogram ? &histogram : nullptr);
     CHECK(s.count == e.sums.count && s.zeros == e.sums.zeros && s.nonfinite == e.sums.nonfinite);
     CHECK(s.subnormals == e.sums.subnormals);
     CHECK(s.max_abs == e.sums.max_abs);
@@ -197,8 +201,12 @@ void check_stats(const KernelSet<T> &k, const Matrix<T> &x) {
       CHECK(s.flushed[f] == e.sums.flushed[f]);
       CHECK(s.overflowed[f] == e.sums.overflowed[f]);
     }
-    CHECK(!with_histogram || std::equal(e.histogram.begin(), e.histogram.end(), histogram.begin() + 1));
-    CHECK(histogram.front() == 99 && histogram.back() == 99);
+    CHECK(!with_histogram || std::equal(e.histogram.begin(), e.histogram.end(), histogram.bins));
+    CHECK(guarded.front == 99 && guarded.back == 99);
+    const auto used = [](index count) { return count != 0; };
+    CHECK(histogram.begin >= 0 && histogram.begin <= histogram.end && histogram.end <= histogram.kBins);
+    CHECK(std::none_of(histogram.bins, histogram.bins + histogram.begin, used));
+    CHECK(std::none_of(histogram.bins + histogram.end, std::end(histogram.bins), used));
     StatsSums twice = s;  // accumulates
     k.block_stats(x.rows(), x.cols(), x.data(), x.ld(), &twice, nullptr);
     CHECK(twice.count == 2 * s.count && twice.zeros == 2 * s.zeros && twice.flushed[0] == 2 * s.flushed[0]);
