@@ -1,6 +1,9 @@
-// Positional population count: for each k, how many lanes of a chunk's vectors have bit k set. Full adders on vectors
-// count the bits of all lanes at once (Mula, Kurz, Lemire, Faster population counts using AVX2 instructions, 2018): the
-// counts are binary numbers, one in each bit of a lane, with one vector per digit.
+// Positional population count: for each k, how many lanes of a chunk's vectors have bit k set.
+//
+// Full adders on vectors count the bits of all lanes at once (Mula, Kurz, Lemire, Faster population counts using AVX2
+// instructions, 2018). The counts are binary numbers, one in each bit of each lane: vector d of an array holds digit d
+// of all of them. count_bits adds them over the lanes (BinaryCounts); counts() writes them as plain numbers
+// (BitCounts).
 
 namespace gradcore::GRADCORE_TARGET {
 
@@ -34,40 +37,41 @@ GRADCORE_INLINE V add_bits(V &digit, V a, V b) {
 }
 #endif
 
-// Adds to each lane the numbers in another one, other(lanes), which needs one more digit.
-template <int kDigits, class V, class Other>
+// Adds to the numbers in each lane those in another one, other(vector). They need one more digit: digits[kOld].
+template <int kOld, class V, class Other>
 GRADCORE_INLINE void add_other_lanes(V *digits, const Other &other) {
   V carry{};
 #pragma GCC unroll 16
-  for (int d = 0; d < kDigits; d++) {
+  for (int d = 0; d < kOld; d++) {
     const V own = digits[d];
     digits[d] = carry;
     carry = add_bits(digits[d], own, other(own));
   }
-  digits[kDigits] = carry;
+  digits[kOld] = carry;
 }
 
-// Adds the numbers of all lanes, which needs log2(kCount) more digits. The sums are in lane 0.
-template <class Int, int kCount, int kDigits, class Sum>
-GRADCORE_INLINE void add_lanes_of_digits(const typename Part<Int, kCount>::V *digits, Sum *sums) {
+// Adds the numbers of all lanes, which needs log2(kCount) more digits. Writes all digits; the sums are in lane 0 of
+// vectors of 16 bytes.
+template <class Int, int kCount, int kOld, class Quarter>
+GRADCORE_INLINE void add_lanes_of_digits(const typename Part<Int, kCount>::V *digits, Quarter *sums) {
   using V = typename Part<Int, kCount>::V;
-  if constexpr (sizeof(V) > sizeof(Sum)) {
-    typename Part<Int, kCount / 2>::V total[kDigits + 1], half[2], carry{};
+  if constexpr (sizeof(V) > 16) {
+    typename Part<Int, kCount / 2>::V total[kOld + 1], half[2], carry{};
 #pragma GCC unroll 16
-    for (int d = 0; d < kDigits; d++) {
+    for (int d = 0; d < kOld; d++) {
       __builtin_memcpy(half, &digits[d], sizeof half);
       total[d] = carry;
       carry = add_bits(total[d], half[0], half[1]);
     }
-    total[kDigits] = carry;
-    add_lanes_of_digits<Int, kCount / 2, kDigits + 1>(total, sums);
+    total[kOld] = carry;
+    add_lanes_of_digits<Int, kCount / 2, kOld + 1>(total, sums);
   } else {
-    for (int d = 0; d < kDigits; d++) sums[d] = digits[d];
+    for (int d = 0; d < kOld; d++) sums[d] = digits[d];
     if constexpr (kCount == 4) {
-      add_other_lanes<kDigits>(sums, [](V v) { return shuffle<2, 3, 0, 1>(v, v); });
-      add_other_lanes<kDigits + 1>(sums, [](V v) { return shuffle<1, 0, 3, 2>(v, v); });
+      add_other_lanes<kOld>(sums, [](V v) { return shuffle<2, 3, 0, 1>(v, v); });
+      add_other_lanes<kOld + 1>(sums, [](V v) { return shuffle<1, 0, 3, 2>(v, v); });
     } else {
-      add_other_lanes<kDigits>(sums, [](V v) { return shuffle<1, 0>(v, v); });
+      add_other_lanes<kOld>(sums, [](V v) { return shuffle<1, 0>(v, v); });
     }
   }
 }
@@ -121,7 +125,7 @@ struct BitCounts {
     __builtin_memcpy(counts, parts, sizeof counts);
     for (int k = 0; k < kWindow<T>; k++) totals[k] += counts[k];
   }
-  // The sum for the bits 0 to end - 1, which is less than 2^16.
+  // The sum of the numbers before `end`; a chunk's is below 2^16.
   GRADCORE_INLINE_MEMBER index sum_below(int end) const {
     IVec<double> fours{};  // sums of four numbers each, side by side
     for (int k = 0; k < kWindow<T>; k += kShorts)
@@ -137,7 +141,7 @@ struct BinaryCounts {
   using Digit = typename VecTraits<T>::UnsignedInt;
   typename Part<Bits<T>, 16 / sizeof(T)>::V digits[kSumDigits];
 
-  // Without the first numbers, 0 <= first < kWindow<T>.
+  // Number k of the result is number first + k of these, 0 <= first < kWindow<T>; there is none beyond the last.
   GRADCORE_INLINE_MEMBER BitCounts<T> counts(int first = 0) const {
     BitCounts<T> counts{};
     for (int k = 0; k < kWindow<T>; k += kShorts) {
@@ -170,7 +174,7 @@ GRADCORE_INLINE BinaryCounts<T> count_bits(const Block<T> &chunk, BitOf &&bit_of
   Digits<T> digits;
   IVec<T> fours[4];
   int num_fours = 0;
-  // Not by "= {}", for which GCC calls or inlines a memset (10 ns each).
+  // Not by "= {}", for which GCC inlines a memset that takes 10 ns.
 #pragma GCC unroll 16
   for (IVec<T> &digit : digits) digit = IVec<T>{};
   // A single loop over all rows; with one loop per row, GCC loads and stores all digits in every row.

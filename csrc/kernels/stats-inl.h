@@ -67,6 +67,9 @@ BinaryCounts<T> count_exponents(const Block<T> &chunk, int first) {
 }
 
 // ---- the first pass ----
+//
+// StatsScan::add takes one vector and returns which of its lanes are not zero, in the form that `count` needs. Where
+// the exponents are counted anyway, their number is that of the nonzero elements.
 
 #if GRADCORE_VECTOR_BYTES == 64
 template <class T>
@@ -352,7 +355,7 @@ template <class T>
 bool add_chunk(const Block<T> &chunk, index replaced, StatsSums *to, Histogram<T> *histogram) {
   constexpr int kMantissaBits = VecTraits<T>::kMantissaBits;
   ScanAtOnce<T> scan{};
-  BitCounts<T> counts = count_bits<T>(chunk, [&](Vec<T> x, int v) { return scan.add(x, v & 1); }).counts();
+  const BitCounts<T> counts = count_bits<T>(chunk, [&](Vec<T> x, int v) { return scan.add(x, v & 1); }).counts();
   scan.nonzero = counts.sum_below(kWindow<T>);
   const index nonzero = add_scan(chunk, replaced, scan, to);
   if (nonzero <= 0) return nonzero == 0;
