@@ -312,15 +312,19 @@ def test_dataframe():
 # ---- what a refused pass leaves, and numbers whose squares no double holds ----------------------------------------
 
 
-def test_a_refused_batch_leaves_the_flow(rng):
+@pytest.mark.parametrize("rows", [1, 32, 3000], ids=["one", "as many", "in groups"])
+def test_a_refused_batch_leaves_the_flow(rows, rng):
     net = gc.MLP([8, 16, 16, 4], seed=0)
     optimizer = gc.optim.SGD(net, lr=0.01)
     x, labels = rng.standard_normal((32, 8)).astype("float32"), rng.integers(0, 4, 32)
     net.loss_and_gradients(x, labels, record=True)
     before = net.flow
-    x[3, 2] = np.nan
-    with pytest.raises(ValueError, match="row 3, column 2"):
-        net.loss_and_gradients(x, labels, record=True)
+    histogram = before.delta_histogram
+    bad, bad_labels = np.resize(x, (rows, 8)), np.resize(labels, rows)
+    bad[-1, 2] = np.nan
+    with pytest.raises(ValueError, match=f"row {rows - 1}, column 2"):
+        net.loss_and_gradients(bad, bad_labels, record=True)
+    np.testing.assert_array_equal(net.flow.delta_histogram, histogram)
     optimizer.step(record=True)
     for field in ("weight_grad_norm", "bias_grad_norm", "weight_grad_zero_share", "delta_norm"):
         np.testing.assert_array_equal(getattr(net.flow, field), getattr(before, field), err_msg=field)

@@ -9,17 +9,19 @@ namespace {
 
 using gradcore::testing::tally;
 
-constexpr int64_t kIn = 40, kHidden = 70, kOut = 5, kRows = 333;  // enough work for seven threads
+constexpr int64_t kIn = 40, kOut = 5;
 
 struct Setting {
   const char *name;
   int32_t activation, normalization, dtype;
+  int64_t hidden = 70, rows = 333;  // enough work for seven threads
 };
 
 constexpr Setting kSettings[] = {
     {"relu", GRADCORE_RELU, GRADCORE_NORM_NONE, GRADCORE_FLOAT32},
     {"tanh with batch norm", GRADCORE_TANH, GRADCORE_NORM_BATCH, GRADCORE_FLOAT32},
     {"gelu with layer norm", GRADCORE_GELU, GRADCORE_NORM_LAYER, GRADCORE_FLOAT64},
+    {"tanh, rows in groups", GRADCORE_TANH, GRADCORE_NORM_NONE, GRADCORE_FLOAT32, 40, 1500},
 };
 
 std::vector<double> numbers(int64_t count) {
@@ -40,9 +42,32 @@ std::vector<char> as_elements(int32_t dtype, const std::vector<double> &values) 
   return bytes;
 }
 
-// Trains a new net for a few steps, infers and clips; returns all bytes of the results.
+template <class T>
+void append(std::vector<char> &bytes, const T *values, std::size_t count) {
+  const char *first = reinterpret_cast<const char *>(values);
+  bytes.insert(bytes.end(), first, first + count * sizeof(T));
+}
+
+// All that the last recorded pass left.
+std::vector<char> recorded(const gradcore_net *net) {
+  std::vector<char> bytes;
+  for (int32_t l = 0; l < gradcore_net_num_flow_layers(net); l++) {
+    gradcore_layer_flow flow{};
+    gradcore_net_flow(net, l, &flow);
+    append(bytes, &flow, 1);
+    for (const int32_t which : {0, 1}) {
+      int64_t histogram[GRADCORE_NUM_BINS_F64] = {};
+      gradcore_net_flow_histogram(net, l, which, histogram);
+      append(bytes, histogram, GRADCORE_NUM_BINS_F64);
+    }
+  }
+  return bytes;
+}
+
+// Trains a new net for a few steps, every other of them recorded, infers and clips; returns all bytes of the results.
 std::vector<char> train(const Setting &setting) {
-  const int64_t widths[] = {kIn, kHidden, kHidden, kHidden, kOut};
+  const int64_t rows = setting.rows;
+  const int64_t widths[] = {kIn, setting.hidden, setting.hidden, setting.hidden, kOut};
   const int32_t activations[] = {setting.activation, setting.activation, setting.activation};
   const gradcore_net_config config{sizeof config, widths, 5, activations, setting.normalization, 1, 1, setting.dtype};
   gradcore_net *net = nullptr;
@@ -59,25 +84,27 @@ std::vector<char> train(const Setting &setting) {
   std::vector<char> result = as_elements(setting.dtype, numbers(size));
   std::memcpy(gradcore_net_parameters(net), result.data(), result.size());
   gradcore_net_parameters_changed(net);
-  const std::vector<char> x = as_elements(setting.dtype, numbers(kRows * kIn));
-  std::vector<char> y = as_elements(setting.dtype, numbers(kRows * kOut));
-  const std::vector<int64_t> labels(std::size_t(kRows), 3);
-  const gradcore_matrix input{x.data(), kRows, kIn, kIn};
+  const std::vector<char> x = as_elements(setting.dtype, numbers(rows * kIn));
+  std::vector<char> y = as_elements(setting.dtype, numbers(rows * kOut));
+  const std::vector<int64_t> labels(std::size_t(rows), 3);
+  const gradcore_matrix input{x.data(), rows, kIn, kIn};
   gradcore_target_data target{};
-  target.labels = labels.data(), target.num_labels = kRows;
+  target.labels = labels.data(), target.num_labels = rows;
   gradcore_step step{};
   for (int i = 0; i < 3; i++)
     ok = ok && gradcore_net_train_step(net, &input, &target, GRADCORE_CROSS_ENTROPY, adam, 1.0, 0, i % 2, &step) ==
                    GRADCORE_OK;
+  const std::vector<char> flows = recorded(net);
   ok = ok && gradcore_net_forward(net, &input, 0, y.data()) == GRADCORE_OK;
   void *const arrays[] = {y.data()};
-  const int64_t sizes[] = {kRows * kOut};
+  const int64_t sizes[] = {rows * kOut};
   double norm = 0;
   ok = ok && gradcore_clip_grad_norm(setting.dtype, arrays, sizes, 1, 1.0, 2.0, 1, &norm) == GRADCORE_OK;
   if (!ok) return {};  // the tally is not thread-safe, so the caller compares
 
   std::memcpy(result.data(), gradcore_net_parameters(net), result.size());
-  result.insert(result.end(), y.begin(), y.end());
+  append(result, y.data(), y.size());
+  append(result, flows.data(), flows.size());
   gradcore_optimizer_destroy(adam);
   gradcore_net_destroy(net);
   return result;
