@@ -65,7 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
-    """Options for other builds; several together print one line, as with pkg-config."""
+    """Options for building other programs; several of them print one line, as with pkg-config."""
     group = parser.add_argument_group("for compilers and build systems")
     for option, show, meaning in (
         ("--cflags", config.cflags, "compiler flags that find the headers"),

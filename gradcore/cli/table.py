@@ -131,7 +131,7 @@ def _pick(keys: list[str], wanted: tuple[str, str]) -> str:
 
 
 def _plain(archive: Any, key: str) -> np.ndarray:
-    """An array of the archive; NumPy's own message for one of objects names an option that there is none of here."""
+    """An array of the archive. NumPy's message about an array of objects names an option that is missing here."""
     try:
         return np.asarray(archive[key])
     except ValueError as error:

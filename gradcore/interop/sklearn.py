@@ -26,14 +26,15 @@ def from_sklearn(estimator: Any) -> MLP:
             estimator itself (pipeline[-1], search.best_estimator_), with the inputs that it gets there.
 
     Returns:
-        A net of the estimator's dtype that gives its outputs before the last function: for several classes the logits
-        of `loss="cross_entropy"`, with the place in `estimator.classes_` as label; for two classes or several labels a
-        row the logits of `loss="binary_cross_entropy"`; for regression the values, for `loss="mse"` ("poisson" has no
-        counterpart). scikit-learn's gradients are those of half the squared error, summed over the outputs, so its SGD
-        at rate lr takes the steps of lr * outputs / 2 here. Its penalty `alpha` and its optimizer's state are left out.
+        A net of the estimator's dtype. Its outputs are the estimator's before the output activation: for more than two
+        classes the logits of `loss="cross_entropy"`, where a label is a place in `estimator.classes_`; for two classes,
+        or several labels per row, the logits of `loss="binary_cross_entropy"`; for regression the values, for
+        `loss="mse"` ("poisson" has no counterpart). scikit-learn's gradients are those of half the squared error,
+        summed over the outputs, so its SGD at rate lr takes the steps of lr * outputs / 2 here. Its penalty `alpha` and
+        its optimizer's state are left out.
 
     Raises:
-        TypeError: `estimator` is neither.
+        TypeError: `estimator` is neither of the two.
         ValueError: it is not fitted, or its loss has no counterpart.
         ModuleNotFoundError: scikit-learn is not installed.
     """

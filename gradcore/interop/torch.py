@@ -37,12 +37,13 @@ def from_torch(model: Any, optimizer: Any = None) -> MLP | tuple[MLP, Optimizer]
             during the call.
         optimizer: SGD, RMSprop, Adam or AdamW of torch.optim for the model's parameters, and possibly others. Its
             settings must be the same for all of the model's parameters, except weight_decay, for which that of the
-            dense weights counts. The learning rate is the present one: pass a schedule of gc.optim for more.
+            dense weights counts. The learning rate is the present one; schedulers are not read (assign a schedule of
+            gc.optim to the `lr` of the result).
 
     Returns:
         A net with copies of the weights, float64 if any of them is float64, else float32. `gc.to_torch` converts back.
         With `optimizer`, (net, optimizer): one of gc.optim with the same settings, moments and step count. PyTorch's
-        SGD does not count its steps; one with momentum under way counts as one step.
+        SGD does not count its steps; with a momentum buffer, it counts as having taken one step.
 
     Warns:
         UserWarning: naming what differs from the model. Left out are Dropout, hooks, and a final Softmax, LogSoftmax or
@@ -104,7 +105,7 @@ def _torch(function: str) -> Any:
         import torch
         import torch.fx
     except ModuleNotFoundError as error:
-        if error.name != "torch":  # it is there, and does not load
+        if error.name != "torch":  # the module is there, but it does not load
             raise
         raise ModuleNotFoundError(
             f"{function} needs PyTorch, which is not installed: https://pytorch.org/get-started", name="torch"

@@ -63,7 +63,7 @@ _FORM = (
 
 
 class Notes:
-    """What differs between a model and its net: texts, and the names for their {}."""
+    """Differences between a model and its net: texts, each with the names that are put in place of its {}."""
 
     def __init__(self) -> None:
         self._names: dict[str, list[str]] = {}
@@ -137,14 +137,14 @@ class _Operation:
     module: Any = None
 
     def option(self, name: str, place: int, default: Any) -> Any:
-        """The argument of this name; functions may also have it at this place, counted after their input."""
+        """An option: an attribute of the module; of a function, the argument of this name, or at this place after x."""
         if self.module is not None:
             return getattr(self.module, name, default)
         return self.node.kwargs.get(name, (*self.node.args[1:], *[default] * (place + 1))[place])
 
 
 def _plain(name: str) -> str:
-    """One word for batch_norm and BatchNorm1d, relu, relu_ and ReLU."""
+    """The same word for batch_norm and BatchNorm1d, and for relu, relu_ and ReLU."""
     return name.lower().replace("_", "").removesuffix("1d")
 
 

@@ -22,7 +22,7 @@ _OFF = ("dampening", "centered", "amsgrad", "maximize")
 
 
 def convert(torch: Any, given: Any, net: MLP, tensors: Mapping[str, Any], notes: Notes) -> Optimizer:
-    """An optimizer for `net` that goes on where `given` has come to.
+    """An optimizer for `net` that continues where `given` stands.
 
     Args:
         torch: the module.
@@ -67,7 +67,7 @@ def _groups(given: Any, tensors: Mapping[str, Any]) -> Iterator[tuple[str, dict[
 
 
 def _settings(kind: type[Optimizer], groups: Mapping[str, dict[str, Any]], notes: Notes) -> dict[str, Any]:
-    """The settings of all parameters, which must be the same; only weight decay may be that of the dense weights."""
+    """The settings, which must be the same for all parameters; of weight decay, only that of dense weights counts."""
     for option in _OFF:
         if any(group.get(option) for group in groups.values()):
             got = f"{option}={_plain(groups, option)}"
@@ -94,7 +94,7 @@ def _is_weight(name: str) -> bool:
 
 
 def _number(value: Any) -> Any:
-    """A setting without tensors, which learning rates and betas may be."""
+    """A setting as plain numbers; learning rates and betas may be tensors in PyTorch."""
     if isinstance(value, (tuple, list)):
         return tuple(float(each) for each in value)
     return value if isinstance(value, bool) else float(value)
@@ -123,7 +123,7 @@ def _restore(optimizer: Optimizer, given: Any, tensors: Mapping[str, Any], notes
         for vector, key in zip(state["states"], _state_names(optimizer), strict=True):
             if values.get(key) is None:
                 continue
-            steps = steps or {1}  # SGD does not count; from the second step on, the velocity counts
+            steps = steps or {1}  # SGD counts no steps; if there is a velocity, it took at least one
             optimizer.net.parameters.like(vector)[name] = values[key].detach().to("cpu").double().numpy()
     if len(steps) > 1:
         notes.add(f"the model's parameters have had {min(steps)} to {max(steps)} steps, the net's {max(steps)}")
