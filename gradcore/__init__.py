@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 try:
     from . import _core
 except ImportError as error:
-    if error.name != __name__:  # it is there, and does not load
+    if error.name != __name__:  # the module is there, but it does not load
         raise
     raise ImportError(
         f"{__path__[0]} is gradcore's source, without the native module that `pip install .` builds: "

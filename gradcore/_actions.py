@@ -1,4 +1,4 @@
-"""The actions of a monitor on a running training; each function returns in words what it did."""
+"""The actions of a monitor on a running training. Functions that change something say in words what they did."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from .training import Run
 CHANGES = ("restore", "clip", "lower_lr")  # always made in this order
 NAMES = (*CHANGES, "stop", "warn")
 
-# Kinds that too large steps can cause, at any time; and only later in training.
+# Kinds of findings that too large steps can cause: the first two at any time; the others only if an earlier check did
+# not show them, because initial weights can cause them, too.
 _BY_STEPS, _LATER_BY_STEPS = ("non_finite", "exploding"), ("dead_units", "saturation")
 
 
 def names(action: Any, argument: str) -> tuple[str, ...]:
-    """One or several of NAMES, checked."""
+    """The names that a user gives: one or several of NAMES. Errors call them `argument`."""
     if isinstance(action, str):
         action = (action,)
     if not isinstance(action, Iterable):
@@ -35,7 +36,10 @@ def names(action: Any, argument: str) -> tuple[str, ...]:
 
 
 def changes_for(finding: Finding, healthy_before: bool, wanted: Sequence[str]) -> list[str]:
-    """The changes wanted, in order, if the finding is of a kind that steps can cause; else none."""
+    """The wanted ones among CHANGES, in their order; none if steps cannot have caused the finding.
+
+    healthy_before: whether an earlier check did not show it.
+    """
     by_steps = finding.kind in _BY_STEPS or (finding.kind in _LATER_BY_STEPS and healthy_before)
     return [name for name in CHANGES if name in wanted and by_steps]
 
@@ -47,7 +51,7 @@ def restore(run: Run, healthy: Snapshot) -> str:
 
 
 def clip(run: Run, healthy_norm: float, norms: Sequence[float]) -> str:
-    """Clip at the largest norm of healthy steps; without any, at half the median of the steps taken."""
+    """Clip at `healthy_norm` or, if there is none (0), at half the median of `norms`; a smaller bound in use stays."""
     bound = healthy_norm
     if bound <= 0.0:
         finite = [norm for norm in norms if math.isfinite(norm)]

@@ -1,4 +1,4 @@
-"""All argument checks and their messages: the argument, what was expected, what came.
+"""Checks of arguments. Their messages name the argument, what was expected and what came.
 
 Wrong types are TypeErrors; wrong values and shapes are ValueErrors. Arrays are converted here, but only if the bindings
 could not use them as they were.
@@ -41,7 +41,7 @@ def described(value: object) -> str:
 
 
 def listed(names: Sequence[str], most: int) -> str:
-    """Names in one line, at most so many: of more, the first ones and the last."""
+    """Names joined by commas. Of more than `most`, only the first ones, "..." and the last are listed."""
     return ", ".join(names if len(names) <= most else [*names[: most - 2], "...", names[-1]])
 
 
@@ -89,7 +89,7 @@ def integer(value: object, name: str, least: int) -> int:
 
 
 def flag(value: object, name: str, expected: str = "True or False") -> bool:
-    """A bool; other true or false values are refused."""
+    """A bool of Python or NumPy; other values that count as true or false are refused."""
     if value is True or value is False:  # the usual case, fast because every step checks it
         return value
     if not isinstance(value, np.bool_):
@@ -108,12 +108,12 @@ def choice(value: object, name: str, choices: dict[Any, Choice]) -> Choice:
 
 
 def progress(value: object) -> bool:
-    """What `progress` asks for, if it is no function: a bool; None counts as False."""
+    """A `progress` argument that is not a function, as a bool; None counts as False."""
     return value is not None and flag(value, "progress", "True, False or a function")
 
 
 def instance(value: object, name: str, kind: type | tuple[type, ...], expected: str) -> None:
-    """An object of this type, or of one of these."""
+    """Check that `value` is an instance of `kind`."""
     if not isinstance(value, kind):
         raise TypeError(f"{name}: expected {expected}, got {described(value)}")
 
@@ -215,7 +215,7 @@ def array(value: object, name: str) -> Array:
 
 
 def _of_pandas(table: Any, name: str) -> Array:
-    """The numbers of a pandas table or column that NumPy takes as objects, as int64 or float64."""
+    """The numbers of a pandas table or column that NumPy would read as objects, as int64 or float64."""
     dtypes = list(table.dtypes) if table.ndim == 2 else [table.dtypes]
     for column, dtype in zip(table.columns if table.ndim == 2 else [table.name], dtypes, strict=True):
         if dtype.kind not in "fiub":
@@ -234,7 +234,7 @@ def _encoding(values: Array) -> str:
 
 
 def _unmasked(value: object, name: str) -> None:
-    """Refuse masked entries: the values under the mask would be used."""
+    """Refuse masked entries, because NumPy would use the values under the mask."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         masked = int(np.ma.getmaskarray(value).sum())
         raise ValueError(f"{name}: expected an array without masked entries, got {masked} of {value.size}")
@@ -311,7 +311,7 @@ def data(
 ) -> tuple[Array, Array]:
     """A whole data set, in the form that `net` takes; errors name the row in the caller's own arrays.
 
-    classes: labels must be below it; None: the number of outputs.
+    classes: labels must be below this; by default the number of outputs.
     """
     rows = matrix(x, names[0], net.dtype, net.in_features)
     values = target(targets, net.dtype, loss, len(rows), net.out_features, names[1])

@@ -21,14 +21,17 @@ def standard_scaling(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def standardized(values: np.ndarray, shift: np.ndarray, scale: np.ndarray, name: str) -> np.ndarray:
-    """(values - shift) / scale in the dtype of `values`, of whole numbers in a float one; as they are for 0 and 1.
+    """(values - shift) / scale in the dtype of `values`; whole numbers become floats.
+
+    If every shift is 0 and every scale 1, `values` itself is returned.
 
     Args:
         values: [rows, columns], or [rows] of one column.
-        shift, scale: [columns]. name: of the argument, for the error.
+        shift, scale: [columns].
+        name: what errors call `values`.
 
     Raises:
-        ValueError: another number of columns.
+        ValueError: `values` has another number of columns.
     """
     if not shift.any() and (scale == 1.0).all():
         return values

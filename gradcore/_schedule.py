@@ -18,30 +18,30 @@ class Every:
         return step >= self._next
 
     def started(self, step: int) -> None:
-        """A check has begun."""
+        """Called when a check begins."""
         self._next = step + self._steps
 
     def urgent(self, step: int) -> None:
-        """The training may be about to break: check at once."""
+        """Called when the training may be about to break: check at once."""
         self._next = min(self._next, step)
 
     def suspect(self, step: int) -> None:
-        """A finding needs another check."""
+        """Called when a finding needs another check, at this step."""
 
     def entered(self) -> None:
-        """The monitor's work before a step begins."""
+        """Called when the monitor's work before a step begins."""
 
     def before(self) -> None:
-        """The step itself begins."""
+        """Called when that work ends and the step itself begins."""
 
     def after(self, recorded: bool, rows: int) -> None:
-        """The step, of `rows` rows, has ended, and the monitor's work after it begins."""
+        """Called when the step, of `rows` rows, has ended and the monitor's work after it begins."""
 
     def done(self, worked: bool) -> None:
-        """The monitor's work after the step has ended."""
+        """Called when that work has ended. worked: it did more than note the step."""
 
     def finished(self, routine: bool) -> None:
-        """The check is over; routine: without a confirming analysis."""
+        """Called when a check is over, before `done`. routine: no analysis had to confirm a finding."""
 
 
 class _Steps:
@@ -98,7 +98,7 @@ class Budget(Every):
         return self.spent + self._price <= self._share * self.trained
 
     def started(self, step: int) -> None:
-        """A check has begun."""
+        """Called when a check begins."""
         self._forced, self._spent_before = None, self.spent
 
     def urgent(self, step: int) -> None:
@@ -108,17 +108,17 @@ class Budget(Every):
     suspect = urgent
 
     def entered(self) -> None:
-        """The monitor's work before a step begins."""
+        """Start the clock for the monitor's work before a step."""
         self._mark = self._clock()
 
     def before(self) -> None:
-        """The step itself begins."""
+        """Add the time of that work, and start the clock for the step."""
         now = self._clock()
         self.noted += now - self._mark
         self._mark = now
 
     def after(self, recorded: bool, rows: int) -> None:
-        """A step has ended."""
+        """Add the time of the step; what recording added to it counts as a check's."""
         now = self._clock()
         seconds, plain = now - self._mark, self._plain.expected(rows)
         if not recorded or math.isnan(plain):
@@ -130,7 +130,7 @@ class Budget(Every):
         self._mark = now
 
     def done(self, worked: bool) -> None:
-        """The monitor's work after a step has ended; worked: it did more than note the step."""
+        """Add the time of the monitor's work after the step."""
         seconds = self._clock() - self._mark
         if worked:
             self.spent += seconds
@@ -138,14 +138,15 @@ class Budget(Every):
             self.noted += seconds
 
     def finished(self, routine: bool) -> None:
-        """The check is over; its cost is the price of the next. Called before `done`."""
+        """The cost of a routine check is the expected price of the next one."""
         if routine:
             self._price = self.spent - self._spent_before + self._clock() - self._mark
 
     def cost(self) -> dict[str, float]:
-        """The cost in seconds and as shares of the time of the steps.
+        """The cost so far.
 
-        owed_steps: how many more steps of mean time would pay for the checks on credit.
+        seconds, share: the time of the checks, and the same as a share of the time of the steps. noting_share: the
+        share of noting the steps. owed_steps: how many more steps of mean time would pay for the checks on credit.
         """
         owed = self.spent - self._share * self.trained
         step = self._plain.mean

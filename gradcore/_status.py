@@ -90,7 +90,7 @@ class Status:
 
 
 class NotebookStatus(Status):
-    """The same as a line in the output of a notebook's cell, which is empty in the end."""
+    """The same as a line in the output of a notebook's cell; the line is empty in the end."""
 
     def __init__(self, display: Callable[..., Any], delay: float) -> None:
         super().__init__(sys.stderr, delay)
@@ -105,7 +105,7 @@ class NotebookStatus(Status):
 
 
 class Interrupts:
-    """Records whether Ctrl-C was pressed: a training, an analysis or a sweep then ends early without an error."""
+    """Records whether Ctrl-C was pressed; a training, an analysis or a sweep only ends early then, without an error."""
 
     def __init__(self) -> None:
         self.seen = False

@@ -49,7 +49,7 @@ class Snapshot:
 
 
 class Taken(NamedTuple):
-    """One step: its rows, settings and results; loss is None if it raised."""
+    """One step: its rows, settings and results; loss is None if the step raised."""
 
     rows: Rows
     lr: float

@@ -1,14 +1,14 @@
 """Training without backpropagation: direct feedback alignment (Nøkland 2016, arXiv:1609.01596).
 
 Backpropagation carries the error e = dL/d(output) down through the transposed weights of every layer above. Direct
-feedback alignment sends it to each hidden layer at once, through a fixed random matrix:
+feedback alignment sends it to each hidden layer directly, through a fixed random matrix:
 
     dL/dh_l  ~  B_l e,     B_l [width_l, out_features], never trained                      (F.1)
 
 From there on each layer works as in backpropagation: multiply by act'(y_l), pass through its own normalization,
 multiply by its input. The output layer gets its true gradient. No product of Jacobians is formed, so nothing can vanish
-or explode on the way down. It learns because the weights above come to agree with the feedback ("alignment");
-`DirectFeedbackMLP.alignment` measures this.
+or explode on the way down. It learns because, during training, the weights of the layers above come to agree with the
+feedback ("alignment"); `DirectFeedbackMLP.alignment` measures this.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class DirectFeedbackMLP(MLP):
         _check.choice(loss, "loss", _check.LOSSES)
         rows, values = _check.data(self, x, target, loss)
         if self.normalization == "batch":
-            self.forward(rows, training=True)  # for the running statistics alone
+            self.forward(rows, training=True)  # only for the running statistics
         return self._feedback_pass(rows, values, loss)
 
     def train_step(
@@ -106,7 +106,7 @@ class DirectFeedbackMLP(MLP):
             value = self.feedback_gradients(x, target, loss)
         try:
             return Step(value, optimizer.step(clip_norm, clip_value, record=record))
-        except FloatingPointError:  # forward has moved them for a step that is not taken
+        except FloatingPointError:  # forward has updated them for a step that is not taken
             self.buffers.flat[:] = statistics
             raise
 
@@ -137,7 +137,7 @@ class DirectFeedbackMLP(MLP):
         return f"DirectFeedback{super().__repr__()}"
 
     def _feedback_pass(self, x: Array, target: Array, loss: str) -> float:
-        """Forward, keeping what each layer needs; then every layer's gradients, none from another's."""
+        """A forward pass, then the gradients of each layer, none of which depends on another's. Returns the loss."""
         inputs, hidden = [x], []
         for layer, name in enumerate(self.activations):
             z = ops.dense(inputs[-1], self.parameters[f"dense{layer}.weight"], self._bias(layer))
@@ -150,7 +150,7 @@ class DirectFeedbackMLP(MLP):
         last = self.depth - 1
         output = ops.dense(inputs[-1], self.parameters[f"dense{last}.weight"], self._bias(last))
         error = ops.loss_backward(output, target, loss)
-        with np.errstate(over="ignore", invalid="ignore"):  # loss and norm tell, as those of MLP
+        with np.errstate(over="ignore", invalid="ignore"):  # shows in loss and norm, as in MLP
             self._store(last, error, inputs[-1])
             for layer, (z, y, saved) in enumerate(hidden):
                 grad = ops.activation_backward(error @ self.feedback[layer].T, y, self.activations[layer])  # (F.1)

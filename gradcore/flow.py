@@ -64,7 +64,7 @@ class GradientFlow:
     saturated_share: Floats  # |act'(y)| below 1 % of its maximum
     dead_units: Ints  # units whose act(y) is zero on every row; none in the last layer
     dead_share: Floats
-    mean_squared_derivative: Floats  # of act'(y); 1 for the last layer
+    mean_squared_derivative: Floats  # mean of act'(y)^2; 1 for the last layer
 
     delta_mean: Floats
     delta_var: Floats
@@ -169,7 +169,8 @@ def recorded(net: _core.Net, widths: Sequence[int], dtype: str) -> GradientFlow:
     )
 
 
-# Fields of a GradientFlow and their places in the library's LayerFlow: a value, or a part and the whole.
+# Fields of a GradientFlow and their places in the library's LayerFlow: that of a value, or for shares those of the part
+# and of the whole.
 _VALUES = {
     "activation_mean": "activation.mean",
     "activation_var": "activation.variance",
@@ -207,6 +208,6 @@ def _fields(layers: Sequence[_core.LayerFlow], units: Ints) -> dict[str, Any]:
 
     dead = np.array([layer.dead_units for layer in layers], dtype=np.int64)
     values = {name: column(place) for name, place in _VALUES.items()}
-    with np.errstate(invalid="ignore", divide="ignore"):  # an update of weights that are zero
+    with np.errstate(invalid="ignore", divide="ignore"):  # for update_ratio, if all weights are zero
         shares = {name: column(part) / column(whole) for name, (part, whole) in _SHARES.items()}
     return {**values, **shares, "dead_units": dead, "dead_share": dead / units}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .mlp import MLP
 
 Array = _check.Array
-# A string, because naming np.random imports it, which a fifth of `import gradcore` would be spent on.
+# A string, because naming np.random would import it, and that would take a fifth of the time of `import gradcore`.
 Initializer: TypeAlias = "Callable[[tuple[int, int], np.random.Generator], ArrayLike]"
 
 # gain^2 for the weights in front of each activation; csrc/init/initialize.cpp says where each comes from.
@@ -58,7 +58,8 @@ def initialize(net: MLP, init: str | Initializer, seed: int | None) -> None:
 
     Each layer draws from its own stream, so its weights do not depend on the shapes of other layers; float32 weights
     are the rounded float64 ones. The streams are those of `np.random.SeedSequence(seed).spawn(depth)`. Functions get
-    them as NumPy generators; for named schemes the native library draws the same numbers, so C and Python start alike.
+    them as NumPy generators; for named schemes the native library draws from the same streams, so C and Python start
+    alike.
 
     Args:
         net: the net; unchanged if the weights of any layer are invalid.
@@ -103,14 +104,14 @@ def _checked_weights(values: ArrayLike, shape: tuple[int, int], dtype: np.dtype[
 def lsuv(net: MLP, x: ArrayLike, *, seed: int = 0) -> None:
     """Layer-sequential unit-variance initialization on data (Mishkin & Matas 2016, arXiv:1511.06422).
 
-    Starts from orthonormal weights and zero biases. Then, from the input on, divides each weight matrix by the standard
+    Starts from orthogonal weights and zero biases. Then, from the input on, divides each weight matrix by the standard
     deviation of its layer's pre-activations. Without biases these are linear in the weights, so one division per layer
     is exact.
 
     Args:
-        net: the net; its weights and biases are replaced.
+        net: the net; the weights and biases of its dense layers are replaced.
         x: [batch, in_features], a representative batch; with batch norm at least two rows.
-        seed: seed of the orthonormal weights.
+        seed: seed of the orthogonal weights.
 
     Raises:
         ValueError: a bad `x`, or one whose pre-activations in some layer are constant or vary by less than the smallest
@@ -127,7 +128,7 @@ def lsuv(net: MLP, x: ArrayLike, *, seed: int = 0) -> None:
         weight = draft.parameters[f"dense{layer}.weight"]
         z = ops.dense(h, weight)
         deviation = _deviation(z)
-        # below the normal numbers digits are lost, and what is divided by so little overflows
+        # Below the normal numbers, the deviation has lost digits, and a division by it may overflow.
         if not float(np.finfo(h.dtype.type).tiny) <= deviation < math.inf:
             raise ValueError(
                 f"x: expected pre-activations that vary, got standard deviation {deviation:g} in layer {layer}"
@@ -142,7 +143,7 @@ def lsuv(net: MLP, x: ArrayLike, *, seed: int = 0) -> None:
 def _deviation(values: Array) -> float:
     """Standard deviation, without overflow or underflow of the squares."""
     exponent = math.frexp(float(np.abs(values).max()))[1]
-    with np.errstate(invalid="ignore"):  # where infinity is among them
+    with np.errstate(invalid="ignore"):  # infinity - infinity, if there are infinite values
         return float(np.ldexp(float(np.ldexp(values.astype(np.float64), -exponent).std()), exponent))
 
 

@@ -218,10 +218,10 @@ class MLP:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that rebuild the net with its initial weights: `gc.MLP(**net.config)`.
+        """The arguments of `MLP`: `gc.MLP(**net.config)` has the initial weights of this net, unless "seed" is None.
 
-        "init" may be "custom" in a net from a file, a pickle, C or PyTorch, where the function that drew the weights is
-        not known. MLP does not take that name; give it another "init".
+        "init" may be "custom" in a net from a file, a pickle, C, PyTorch or scikit-learn, where the function that drew
+        the weights is not known. MLP does not take that name; give it another "init".
         """
         return {
             "widths": list(self.widths),
@@ -274,7 +274,8 @@ class MLP:
             [batch, out_features]; logits for the cross entropies.
 
         Raises:
-            ValueError: wrong shape, no rows, or NaN or infinity in `x`.
+            ValueError: wrong shape, no rows (in training with batch norm, fewer than two), or NaN or infinity in `x`.
+            TypeError: `x` does not hold real numbers.
         """
         training = _check.flag(training, "training")
         try:
@@ -294,6 +295,9 @@ class MLP:
 
         Returns:
             grad_input, [batch, in_features].
+
+        Raises:
+            ValueError: no such forward pass, wrong shape, or NaN or infinity in `grad_output`.
         """
         try:
             return self._core.backward(grad_output)
@@ -318,6 +322,8 @@ class MLP:
     ) -> float:
         """Forward, loss and backward in one native call; overwrites `gradients`.
 
+        Batch norm uses the statistics of the batch and updates the running statistics.
+
         Args:
             x: [batch, in_features].
             target: for "cross_entropy", labels [batch] of any integer type or probabilities [batch, out_features];
@@ -330,7 +336,8 @@ class MLP:
             The mean loss. A loss that overflows is returned as is.
 
         Raises:
-            ValueError: wrong shapes, labels out of range, or NaN or infinity in the data.
+            ValueError: wrong shapes, labels or probabilities out of range, or NaN or infinity in the data.
+            TypeError: the data does not hold real numbers.
         """
         code, record = _check.choice(loss, "loss", _check.LOSSES), _check.flag(record, "record")
         try:
@@ -363,8 +370,8 @@ class MLP:
 
         Raises:
             ValueError: as in `loss_and_gradients`, or for a bad bound.
-            FloatingPointError: with `clip_norm`, if the total norm is not finite. Parameters and optimizer state are
-                then unchanged.
+            FloatingPointError: with `clip_norm`, if the total norm is not finite. Parameters, running statistics and
+                optimizer state are then unchanged.
         """
         _check.instance(optimizer, "optimizer", Optimizer, "one of gc.optim")
         code, record = _check.choice(loss, "loss", _check.LOSSES), _check.flag(record, "record")
@@ -431,7 +438,11 @@ class MLP:
         )
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Atomically write architecture, parameters and buffers to a safetensors file; see `gc.load`."""
+        """Atomically write architecture, parameters and buffers to a safetensors file, for `gc.load`.
+
+        Raises:
+            OSError: if the file cannot be written; nothing is left behind.
+        """
         from .io import save
 
         save(self, path)
@@ -457,7 +468,7 @@ class MLP:
 
 
 def skip_connections(config: Mapping[str, Any]) -> Array:
-    """Which dense layers of `MLP.config` have a skip connection around their block, [depth].
+    """Whether each dense layer of an `MLP.config` has a skip connection around its block, bool [depth].
 
     With `residual`, these are the hidden layers whose two widths are equal; there may be none.
     """

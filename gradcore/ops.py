@@ -2,7 +2,8 @@
 
 The first argument decides the dtype, float32 or float64; any other dtype becomes float64. Outputs are new arrays;
 nothing is changed in place. Each backward function takes the gradient of the output first, then the arguments of its
-forward function.
+forward function that it needs, and then what that function saved; only `loss_backward` takes the arguments of `loss`.
+A ValueError or TypeError names a wrong argument.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def batch_norm(input: ArrayLike, weight: ArrayLike, bias: ArrayLike, eps: float 
 def batch_norm_backward(
     grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, save_mean: ArrayLike, save_invstd: ArrayLike
 ) -> tuple[Array, Array, Array]:
-    """Gradients of `batch_norm`: grad_input, grad_weight, grad_bias."""
+    """Gradients of `batch_norm`: grad_input [batch, features], grad_weight and grad_bias [features]."""
     dy = _matrix(grad_output, "grad_output")
     x, gamma, mean, invstd = _norm_arguments(dy, input, weight, save_mean, save_invstd, dy.shape[1:])
     return _core.op_batch_norm_backward(dy, x, gamma, mean, invstd)
@@ -133,7 +134,7 @@ def layer_norm(input: ArrayLike, weight: ArrayLike, bias: ArrayLike, eps: float 
         eps: added to the biased variance; > 0, and not subnormal in the dtype.
 
     Returns:
-        output [batch, features], save_mean [batch] and save_invstd [batch].
+        output [batch, features], save_mean [batch] and save_invstd [batch], 1 / sqrt(var + eps).
     """
     x = _matrix(input, "input")
     features = x.shape[1:]
@@ -144,7 +145,7 @@ def layer_norm(input: ArrayLike, weight: ArrayLike, bias: ArrayLike, eps: float 
 def layer_norm_backward(
     grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, save_mean: ArrayLike, save_invstd: ArrayLike
 ) -> tuple[Array, Array, Array]:
-    """Gradients of `layer_norm`: grad_input, grad_weight, grad_bias."""
+    """Gradients of `layer_norm`: grad_input [batch, features], grad_weight and grad_bias [features]."""
     dy = _matrix(grad_output, "grad_output")
     x, gamma, mean, invstd = _norm_arguments(dy, input, weight, save_mean, save_invstd, dy.shape[:1])
     return _core.op_layer_norm_backward(dy, x, gamma, mean, invstd, False)
@@ -154,6 +155,8 @@ def rms_norm(input: ArrayLike, weight: ArrayLike, eps: float = 1e-5) -> tuple[Ar
     """Root-mean-square normalization of each row (Zhang & Sennrich 2019, arXiv:1910.07467).
 
     Args:
+        input: [batch, features].
+        weight: [features].
         eps: added to the mean square; > 0, and not subnormal in the dtype.
 
     Returns:
@@ -168,7 +171,7 @@ def rms_norm(input: ArrayLike, weight: ArrayLike, eps: float = 1e-5) -> tuple[Ar
 def rms_norm_backward(
     grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, save_invstd: ArrayLike
 ) -> tuple[Array, Array]:
-    """Gradients of `rms_norm`: grad_input, grad_weight."""
+    """Gradients of `rms_norm`: grad_input [batch, features] and grad_weight [features]."""
     dy = _matrix(grad_output, "grad_output")
     zeros = np.zeros(dy.shape[0])
     x, gamma, mean, invstd = _norm_arguments(dy, input, weight, zeros, save_invstd, dy.shape[:1])
@@ -229,7 +232,7 @@ class ArrayStats:
     norm: float  # L2, without overflow
     max_abs: float
     underflow: Mapping[str, int]  # finite nonzero elements that become 0 in "fp16", "bf16", "e4m3", "e5m2"
-    overflow: Mapping[str, int]  # ... that exceed the largest finite value
+    overflow: Mapping[str, int]  # finite elements that exceed the largest finite value of each format
     histogram: NDArray[np.int64]  # elements with floor(log2 |x|) == exponents[bin]
     exponents: NDArray[np.int64]
 

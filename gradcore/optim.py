@@ -184,7 +184,10 @@ class Optimizer:
         self._core.step_count = step_count
 
     def _made_for(self, net: MLP, lr: float | Schedule | None = None, *, keep_state: bool = False) -> Any:
-        """One of this kind and with these settings for another net; lr None: with the same rate or schedule."""
+        """An optimizer of the same kind and settings for another net; lr None: with the same rate or schedule.
+
+        keep_state: it continues from this one's step count and state vectors.
+        """
         made = type(self)(net, lr=self._given_lr if lr is None else lr, **self.hyperparameters)
         if keep_state:
             made.load_state_dict({**self.state_dict(), "lr": made._given_lr})
@@ -200,7 +203,7 @@ class Optimizer:
 
 
 def check_step(net: MLP, optimizer: Optimizer, clip_norm: float | None, clip_value: float | None) -> None:
-    """Looks at what the next step of `net` needs beside its data, the schedule's rate included.
+    """Check everything that the next step of `net` needs besides its data, including the rate from a schedule.
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -260,7 +263,10 @@ class RMSprop(Optimizer):
         alpha: decay rate of the mean square s, in [0, 1).
         eps: > 0, and not subnormal in the net's dtype (in float32: at least 1.18e-38).
         weight_decay: weight_decay * parameter is added to the gradient.
-        momentum: momentum of the steps.
+        momentum: factor in the velocity v = momentum * v + g / (sqrt(s) + eps), which then is the step.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
     """
 
     _kind = "rmsprop"
@@ -305,6 +311,9 @@ class Adam(Optimizer):
         eps: added to the square root of the second moment; > 0, and not subnormal in the net's dtype (in float32: at
             least 1.18e-38).
         weight_decay: weight_decay * parameter is added to the gradient.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
     """
 
     _kind = "adam"
@@ -321,7 +330,11 @@ class Adam(Optimizer):
 
 
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101); arguments as for Adam."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101).
+
+    Arguments and errors are those of Adam, except that weight_decay, by default 0.01, multiplies the parameters by
+    1 - lr * weight_decay instead of changing the gradient.
+    """
 
     _kind = "adamw"
 

@@ -5,15 +5,16 @@ A callback is any object with one or more of these methods; `Callback` defines a
     on_run(run)             first, with the `Run`, whose settings may be changed during training
     on_fit_start(net)       before the first step
     before_step(rows)       before each step, with its rows; True records the pass in `net.flow`
-    on_step(logs) -> stop   after each step: epoch, step, num_steps, loss, total_norm, lr
+    on_step(logs) -> stop   after each step: epoch, step, num_steps, loss, total_norm, lr; True ends the training
     on_error(error)         after a step that raised FloatingPointError and changed nothing: True ends the training,
                             False skips the step, None raises the error
     on_epoch(logs) -> stop  after each epoch: epoch, epochs, loss, total_norm, lr, seconds, and with
-                            validation val_loss and, for the cross entropies, val_accuracy
-    on_fit_end(history)     after the last step, also if training was interrupted or failed, or another on_fit_end did
+                            validation val_loss and, for the cross entropies, val_accuracy; True ends the training
+    on_fit_end(history)     after the last step, also if training was interrupted or failed, or if another on_fit_end
+                            failed
 
-`logs` is a plain dict of numbers, new at each call. Training ends when a hook returns True (Python's or NumPy's). Other
-truthy values are ignored, so a hook may be a lambda that returns whatever it calls.
+`logs` is a plain dict of numbers, new at each call. Where a hook may return True or False, only the bools of Python and
+NumPy count. Other values are ignored, so a hook may be a lambda that returns whatever it calls.
 """
 
 from __future__ import annotations
@@ -119,7 +120,11 @@ class EarlyStopping(Callback):
         restore_best: restore the parameters and buffers of the best epoch at the end.
 
     Attributes:
-        best, best_epoch: the best value and its epoch.
+        best, best_epoch: the best value and its epoch; before the first one has ended, infinity (for "max": -infinity)
+            and -1.
+
+    Raises:
+        ValueError, TypeError: naming the argument; at the end of the first epoch, if its logs have no such quantity.
     """
 
     def __init__(
@@ -298,7 +303,7 @@ class _Hooks:
 
     def of(self, name: str) -> list[tuple[str, Callable[[Any], Any]]]:
         """(name of the callback's class, bound hook) of every callback that has this hook."""
-        # the empty hooks of Callback cost a call a step, so they are left out
+        # The empty hooks of Callback are left out: each would cost a call per step.
         return [
             (type(callback).__name__, getattr(callback, name))
             for callback in self._callbacks
@@ -365,7 +370,8 @@ def fit(
         clip_norm, clip_value: as for `MLP.train_step`.
         validation: (X, target) to evaluate after each epoch, or a share of the rows to set aside.
         callbacks: see `gradcore.training`.
-        progress: True shows a progress line on stderr, False nothing; a function is called with the logs of each epoch.
+        progress: True shows the progress on stderr: a bar on a terminal if rich is installed, else at most 20 lines.
+            False shows nothing. A function is called with the logs of each epoch.
         shuffle: shuffle the rows in each epoch.
         seed: seed of the order and of the validation share; None for fresh randomness.
         drop_last: skip a last batch that is smaller than the others; with `shuffle`, other rows in each epoch.
@@ -375,8 +381,9 @@ def fit(
         finite does not end the training; the first one issues a TrainingWarning, unless a Monitor does.
 
     Raises:
-        ValueError, TypeError: naming the argument, before training starts.
-        FloatingPointError: with `clip_norm`, if gradients are no longer finite.
+        ValueError, TypeError: naming the argument, before training starts; a schedule that gives no learning rate at
+            some step raises there.
+        FloatingPointError: with `clip_norm`, if gradients are no longer finite and no callback deals with it.
     """
     check_step(net, optimizer, clip_norm, clip_value)
     epochs = _check.integer(epochs, "epochs", 1)
