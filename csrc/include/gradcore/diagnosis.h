@@ -70,8 +70,8 @@ typedef enum gradcore_cause {
 
 /* The slope is the growth of ln |delta|^2 (with skip connections: of ln |dL/dh|^2) per layer towards the input, with
  * 95 % intervals; NaN with fewer than two hidden layers. `systematic` excludes the luck of this draw of random weights;
- * after steps of the given optimizer it excludes nothing. A net vanishes or explodes if the slope is outside +-band by
- * more than batch noise, the slope of a typical draw is outside too, and learning suffers from it. */
+ * after steps of the given optimizer it excludes nothing. Gradients vanish or explode if the slope is outside
+ * +-band by more than batch noise, the slope of a typical draw is outside too, and learning suffers from it. */
 typedef struct gradcore_judgement {
   size_t size;     /* sizeof(gradcore_judgement) of the caller */
   int32_t verdict; /* gradcore_verdict */

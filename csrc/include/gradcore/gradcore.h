@@ -85,7 +85,7 @@ typedef enum gradcore_normalization {
   GRADCORE_NORM_NONE = 0,
   GRADCORE_NORM_BATCH = 1,
   GRADCORE_NORM_LAYER = 2,
-  GRADCORE_NORM_RMS = 3 /* weight only */
+  GRADCORE_NORM_RMS = 3 /* has a weight, but no bias */
 } gradcore_normalization;
 
 typedef enum gradcore_loss {
@@ -287,7 +287,7 @@ typedef struct gradcore_optimizer gradcore_optimizer;
 typedef struct gradcore_optimizer_config {
   size_t size;         /* sizeof(gradcore_optimizer_config) of the caller */
   int32_t kind;        /* gradcore_optimizer_kind */
-  int32_t nesterov;    /* sgd: 0 or 1 */
+  int32_t nesterov;    /* sgd: 0, or 1 with momentum > 0 */
   double lr;           /* >= 0 */
   double momentum;     /* sgd, rmsprop; >= 0 */
   double weight_decay; /* >= 0: added to the gradient; adamw: decoupled */
@@ -322,7 +322,7 @@ typedef struct gradcore_step {
 GRADCORE_API gradcore_status gradcore_optimizer_step(gradcore_optimizer *optimizer, double clip_norm, double clip_value,
                                                      int32_t record, gradcore_step *step);
 
-/* loss_and_gradients and optimizer_step in one call. */
+/* loss_and_gradients and optimizer_step in one call. A refused step leaves running statistics unchanged, too. */
 GRADCORE_API gradcore_status gradcore_net_train_step(gradcore_net *net, const gradcore_matrix *input,
                                                      const gradcore_target_data *target, int32_t loss,
                                                      gradcore_optimizer *optimizer, double clip_norm, double clip_value,
@@ -339,7 +339,8 @@ GRADCORE_API gradcore_status gradcore_net_train_step(gradcore_net *net, const gr
  * a message that says what is wrong, before any memory for a net is allocated. *net is then NULL. */
 GRADCORE_API gradcore_status gradcore_net_save(const gradcore_net *net, const char *path);
 GRADCORE_API gradcore_status gradcore_net_load(const char *path, gradcore_net **net);
-/* The same bytes in memory. *size receives their number; with data NULL, only the size is computed. */
+/* The same bytes in memory. *size receives their number. With data NULL nothing else is done; otherwise `capacity`, the
+ * number of bytes available at data, must be at least *size. */
 GRADCORE_API gradcore_status gradcore_net_save_to_memory(const gradcore_net *net, void *data, int64_t capacity,
                                                          int64_t *size);
 GRADCORE_API gradcore_status gradcore_net_load_from_memory(const void *data, int64_t size, gradcore_net **net);
@@ -380,11 +381,11 @@ typedef struct gradcore_layer_flow {
   double grad_output_norm;          /* |dL/dh| */
   double grad_preact_norm;          /* |dL/dy|; equals delta.norm without normalization */
   double weight_norm, bias_grad_norm;
-  double mean_squared_derivative; /* of act'(y) over units and rows; 1 for the last layer */
+  double mean_squared_derivative; /* mean of act'(y)^2 over units and rows; 1 for the last layer */
   int64_t act_zeros;              /* entries of act(y) that are exactly zero */
   int64_t saturated;              /* entries with |act'(y)| < 1 % of its maximum */
   int64_t dead_units;             /* units with act(y) == 0 on every row; 0 for the last layer */
-  double update_norm;             /* |dW| of the recorded step; NaN if no step was recorded */
+  double update_norm;             /* norm of the change of W in the recorded step; NaN if no step was recorded */
 } gradcore_layer_flow;
 
 /* 0 before the first recorded pass. */

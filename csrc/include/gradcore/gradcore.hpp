@@ -309,7 +309,7 @@ class Net {
   Span<T> flat_buffers() noexcept { return flat(gradcore_net_buffers(c()), gradcore_net_flat_buffer_size(c())); }
   void parameters_changed() noexcept { gradcore_net_parameters_changed(c()); }
 
-  // Their parts by number and by name ("dense0.weight"): a name that is not there throws.
+  // Tensors in the flat buffers, by number or by name ("dense0.weight"). An unknown number or name throws.
   int num_parameters() const noexcept { return gradcore_net_num_parameters(c()); }
   int num_buffers() const noexcept { return gradcore_net_num_buffers(c()); }
   Tensor<T> parameter(int i) { return tensor(gradcore_net_parameter, i, flat_parameters()); }
@@ -323,8 +323,8 @@ class Net {
   void initialize(gradcore_initializer initializer = GRADCORE_INIT_AUTO, std::uint64_t seed = 0) {
     detail::check(gradcore_net_initialize(c(), initializer, seed));
   }
-  // The threads that its calls run on: at most num_threads (0: as for all nets), from the library or from the caller's
-  // parallel_for, which must not throw.
+  // Sets the threads that calls of this net run on: at most num_threads (0: gradcore_get_num_threads()), from the
+  // library or from the caller's parallel_for, which must not throw.
   void set_threads(int num_threads, gradcore_parallel_for parallel_for = nullptr, void *context = nullptr) {
     detail::check(gradcore_net_set_threads(c(), parallel_for, context, num_threads));
   }
@@ -473,7 +473,7 @@ class Optimizer {
 
  private:
   struct Destroy {
-    std::shared_ptr<gradcore_net> net;  // which lives until then, also where one optimizer is moved over another
+    std::shared_ptr<gradcore_net> net;  // outlives the optimizer, also if another one is moved over it
     void operator()(gradcore_optimizer *optimizer) const noexcept { gradcore_optimizer_destroy(optimizer); }
   };
   std::unique_ptr<gradcore_optimizer, Destroy> optimizer_;
