@@ -161,7 +161,7 @@ struct KernelSet : ProductKernels<T> {
   // dx = a[c] * (dy - s1[c] - (x - mean[c]) * inv_std[c] * s2[c]); dx may be dy. (s1, s2 are divided by N.)
   void (*batch_norm_backward)(index rows, index cols, const T *dy, index lddy, const T *x, index ldx, const T *mean,
                               const T *inv_std, const T *a, const T *s1, const T *s2, T *dx, index lddx);
-  // y = (x - mean) * inv_std * gamma + beta per row, biased variance; mean[r], inv_std[r] are written.
+  // y = (x - mean) * inv_std * gamma + beta per row, with the biased variance; writes mean[r] and inv_std[r].
   // rms: mean is taken as 0 (and written so) and beta may be null. y may be x.
   void (*layer_norm_forward)(index rows, index cols, const T *x, index ldx, const T *gamma, const T *beta, bool rms,
                              T eps, T *y, index ldy, T *mean, T *inv_std);
@@ -185,7 +185,7 @@ struct KernelSet : ProductKernels<T> {
   bool (*all_finite)(index rows, index cols, const T *x, index ldx);
   void (*column_sum)(index rows, index cols, const T *x, index ldx, bool accumulate, T *sum);
   // Sum of squares in double, correct for all finite floats (a partial sum is redone in double if its float32 value
-  // overflows or is tiny). For double data it may overflow or underflow; norm handles that.
+  // overflows or is tiny). For double data it may overflow or underflow; norm2 (ops/reduce.hpp) handles that.
   double (*sum_of_squares)(index rows, index cols, const T *x, index ldx);
   double (*max_abs)(index n, const T *x);  // NaN if any element is NaN
   // Statistics of a recorded pass (stats-inl.h): sums += those of the block; so does histogram, which may be null.

@@ -11,7 +11,7 @@ namespace gradcore {
 
 namespace {
 
-constexpr double kSaturatedShare = 0.01;  // share of the largest |act'|, below which an entry is saturated
+constexpr double kSaturatedShare = 0.01;  // an entry is saturated if |act'| is below this share of its maximum
 
 // The largest |act'| of each gradcore_activation. selu: lambda * alpha, at 0-; gelu at sqrt 2, gelu_tanh at 1.4185,
 // silu at 2.3994, mish at 1.4906 (tests/test_flow.py checks them all).
@@ -85,8 +85,8 @@ void GradientFlow<T>::activation(int l, const LayerState<T> &layer, const Tile &
   TileSums &to = sums(l, tile);
   const LayerSpec &spec = *layer.spec;
   unsigned char *nonzero = &nonzero_[nonzero_at(l, tile.rank)];
-  // Zeros are needed only with a residual connection; otherwise h is the layer's output, whose statistics count them.
-  // Units are needed only until all are known to be alive, mostly after a tile or two.
+  // Zeros are counted here only with a residual connection; otherwise h is the layer's output, whose statistics count
+  // them. Units are checked only until all are known to be alive, which mostly takes a tile or two.
   if (spec.residual || std::memchr(nonzero, 0, std::size_t(spec.out)))
     kernels_.column_nonzero(tile.count, spec.out, layer.h.rows(tile), layer.h.ld, nonzero, &to.act_zeros);
   if (layer.saves_derivative)

@@ -19,7 +19,8 @@ class GradientFlow {
   // Makes room for a pass of at most so many threads. Keeps the last pass, because this one may still be refused. May
   // throw std::bad_alloc.
   void begin(const RowPlan &plan, int threads);
-  // Called by each thread of a pass that is not refused; then, before it records any, for each tile.
+  // begin_thread is called by each thread of a pass that is not refused, begin_tiles by the thread that records these
+  // tiles, before it does.
   void begin_thread(const RowPlan &plan, const Team &team) noexcept;
   void begin_tiles(index first, index count) noexcept;
   // Called after the pass, or after a separate optimizer step. updated: parameters have changed since `before_update`.
@@ -32,7 +33,7 @@ class GradientFlow {
   void grad_preact(int l, const LayerState<T> &layer, const Tile &tile) noexcept;  // dL/dy in delta
   void delta(int l, const LayerState<T> &layer, const Tile &tile) noexcept;        // dL/dz in delta
   void parameter(index block, int rank, const T *parameters, const T *gradients) noexcept;
-  void before_update(index block, const T *parameters) noexcept;  // |W|^2; makes room for update_sumsq
+  void before_update(index block, const T *parameters) noexcept;  // |W|^2; sets update_sumsq to 0
   void parameters_changed() noexcept { weights_known_ = false; }
   double *update_sumsq(index block) noexcept { return &block_[block].update_sumsq; }
 
@@ -67,7 +68,7 @@ class GradientFlow {
   index num_tiles_ = 0, units_ = 0;
   int threads_ = 0;
   bool ready_ = false, updated_ = false;
-  bool weights_known_ = false;                   // weight_sumsq_ is that of the current parameters
+  bool weights_known_ = false;                   // every BlockSums::weight_sumsq is that of the current parameters
   std::vector<index> first_unit_, first_block_;  // of each layer
   std::vector<TileSums> tile_;                   // [tiles, layers]
   std::vector<BlockSums> block_;

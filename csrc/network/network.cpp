@@ -386,7 +386,8 @@ gradcore_status Network::clip_adaptive(double clipping, double eps) {
   return GRADCORE_OK;
 }
 
-// Of the gradients. Clipping their flat buffer by a norm that is NaN makes it NaN, too, and so every later norm.
+// Sets the padding of the gradients to zero. Clipping their flat buffer by a NaN norm makes the padding NaN, and then
+// every later norm would be NaN.
 void Network::clear_padding() noexcept {
   const index element = net_.element_size(), alignment = index(kCacheLine) / element;
   for (const TensorInfo &tensor : net_.parameters) {

@@ -36,7 +36,7 @@ struct StepOptions {
 
 class Network {
  public:
-  // Plain values; handles.hpp has read the structs.
+  // Check the values of a struct that read_config (handles.hpp) has copied.
   static gradcore_status check_config(const gradcore_net_config *config) noexcept;
   gradcore_status check_optimizer(const gradcore_optimizer_config *config) const noexcept;
   explicit Network(const gradcore_net_config &config);  // checked; may throw std::bad_alloc

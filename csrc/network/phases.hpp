@@ -36,8 +36,8 @@ class Claims {
   std::vector<index> order_;      // from the last layer to the first, the order in which deltas become final
   std::vector<index> layer_end_;  // of each layer, in order_
   index size_ = 0;                // of all blocks
-  std::vector<std::atomic<std::uint32_t>> last_claim_;  // of each block: the phase
-  std::uint32_t next_phase_ = 1;                        // not used yet
+  std::vector<std::atomic<std::uint32_t>> last_claim_;  // the last phase in which each block was claimed
+  std::uint32_t next_phase_ = 1;                        // the first number that no phase has used
   std::atomic<index> next_task_{0};
 };
 
@@ -47,7 +47,7 @@ class Phases {
   Phases(Claims &claims, const Team &team) noexcept : team(team), claims_(claims), phase_(claims.next_phase_) {}
   Phases(const Phases &) = delete;
   Phases &operator=(const Phases &) = delete;
-  // All threads have met since they read it.
+  // By now every thread has read next_phase_: all have met since.
   ~Phases() {
     if (team.rank == 0) claims_.next_phase_ = phase_;
   }

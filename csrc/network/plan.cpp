@@ -29,7 +29,7 @@ constexpr double kGroupBytes = 1e6;     // bytes of a group's chunk: one core's 
 // groups if a message between cores takes 0.35 us, and equal if it takes 0.1 us; with 2.6 MB and more, it is 0.93 times
 // at 0.1 us (bench/experiments.md).
 constexpr double kGroupParameters = 2e6;
-constexpr index kStripRows = 64;       // rows of a weight in one ParamBlock: few, so that threads finish together
+constexpr index kStripRows = 64;       // rows of a weight in a ParamBlock; few, so that threads finish together
 constexpr double kFillBytes = 1100e3;  // inputs and deltas that await their weight gradients, so that they stay in L2
 
 index round_up(index value, index unit) noexcept { return (value + unit - 1) / unit * unit; }

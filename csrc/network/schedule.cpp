@@ -17,7 +17,8 @@ bool is_training(PassKind kind) noexcept { return kind != PassKind::inference &&
 bool has_forward(PassKind kind) noexcept { return kind != PassKind::backward && kind != PassKind::backward_to_input; }
 bool has_backward(PassKind kind) noexcept { return kind == PassKind::gradient || !has_forward(kind); }
 
-constexpr double kCachedParameters = 4e6;  // bytes; six times as much with gradients, moments and panels
+// Bytes of parameters that stay in a cache; gradients, moments and panels make it six times as much.
+constexpr double kCachedParameters = 4e6;
 
 }  // namespace
 

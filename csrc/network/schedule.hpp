@@ -128,7 +128,7 @@ class Schedule {
   std::atomic<bool> input_finite_{true};
   bool forward_packed_ = false, backward_packed_ = false;
   bool backward_from_panels_ = true;  // in this pass
-  bool packing_pays_ = true;          // for passes like the last one
+  bool packing_pays_ = true;          // whether packing W for the backward product pays in such passes
   bool read_in_place_ = false;        // a backward pass has read the current weights in place
 };
 

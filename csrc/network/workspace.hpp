@@ -11,7 +11,7 @@
 
 namespace gradcore {
 
-// 64-byte aligned memory; large blocks are offered to the kernel as huge pages.
+// 64-byte aligned memory; for large blocks, the operating system is asked for huge pages.
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;
@@ -66,8 +66,8 @@ struct LayerState {
   T *running_mean, *running_var;
 
   Matrix<T> x;         // input of the dense part
-  Matrix<T> z;         // its output, where a normalization or nothing follows
-  Matrix<T> h;         // the layer's output: x of the next layer
+  Matrix<T> z;         // output of the dense part; the memory of h, unless a normalization follows in training
+  Matrix<T> h;         // the layer's output: x of the next layer; in training, that of the last layer is delta
   Matrix<T> delta;     // forward: act'(y) if saved; backward: dL/dy, then dL/dz
   Matrix<T> grad_out;  // dL/dh, where it cannot be computed in delta
   bool saves_derivative;
