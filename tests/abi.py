@@ -1,9 +1,9 @@
-"""The binary interface of libgradcore as lines of text, one a fact: what a program compiled earlier relies on.
+"""The binary interface of libgradcore as text, one fact per line: what a program compiled earlier relies on.
 
-    python tests/abi.py             what a program of the last release would miss; nothing, as a rule
+    python tests/abi.py             what a program of the last release would miss; normally nothing
     python tests/abi.py --record    at a release: writes tests/embed/abi.txt, if nothing is missed
 
-Both look at the installed package. What was recorded may neither change nor go, unless GRADCORE_ABI_VERSION, and with
+Both look at the installed package. What was recorded may neither change nor disappear, unless GRADCORE_ABI_VERSION, and with
 it the library's SONAME, has changed. Anything may be added: functions, values before a count, members at the end of
 a structure that begins with its size.
 """

@@ -1,4 +1,4 @@
-"""A thin ctypes face of libgradcore, to call the C interface as a C program would: raw pointers, any
+"""A thin ctypes layer over libgradcore, to call the C interface as a C program would: raw pointers, any
 alignment, row strides, and guard bytes around everything."""
 
 import ctypes

@@ -2,27 +2,28 @@
 
 Three independent pieces of evidence:
 
-profile   ln of the ratio of gradient norms, first to last hidden layer, from the NumPy reference in float64. With skip
-          connections it is dL/dh that travels, else dL/dz. Of a fresh design: mean and standard error over DRAWS
-          draws. Of one net that has been trained: mean over as many batches, with the deviation of single fresh
-          draws as its error, since what one narrow net does may be the luck of its draw.
+profile   ln of the ratio of gradient norms, first to last hidden layer, from the NumPy reference in float64. The
+          gradient is dL/dz; with skip connections it is dL/dh, which is what they pass on. For an untrained design:
+          mean and standard error over DRAWS draws of the weights. For a net that has been trained: mean over as many
+          batches; its error is the standard deviation over fresh draws, because one narrow net may be an unlucky draw.
 training  progress of STEPS steps relative to a control of two hidden ReLU layers under Adam on standardized data:
-          (no-skill loss - loss reached) / (no-skill loss - control's loss). With the design's own optimizer, or, where
-          it has none, the best of RATES for plain SGD.
+          (no-skill loss - loss reached) / (no-skill loss - control's loss), where the no-skill loss is that of the
+          best constant output. With the design's own optimizer or, without one, the best of RATES for plain SGD.
 range     whether a number of the float64 pass lies beyond what the design's dtype holds.
 
 The truth:
 
-non_finite   a number lies ten times beyond the dtype's range, or a parameter is no number.
-vanishing    the norm falls by more than SICK over depth (mean and two standard errors), and training fails.
-exploding    it grows by more than SICK so, and training fails; or the loss rises DIVERGED-fold within SHORT steps of its
-             own optimizer, or such a step is larger than the weights of some layer, and training fails.
-healthy      its norm changes by less than SOUND, and training learns.
-Anything else is nobody's truth: between SOUND and SICK, a level profile that does not train, a steep one or a loss
-thrown up that does, a profile that rises and falls by more than SICK, or falls while steps are too large; a control that
-does not learn.
+non_finite   a number exceeds ten times the dtype's range, or a parameter is not finite.
+vanishing    the norm falls by more than SICK over depth, by two standard errors, and training fails.
+exploding    the norm grows by more than SICK in the same sense, and training fails; or the loss rises DIVERGED-fold
+             within SHORT steps of its own optimizer, or such a step is larger than the weights of some layer, and
+             training fails.
+healthy      the norm changes by less than SOUND, and training learns.
+All other designs have no verdict and are left out: a change between SOUND and SICK; a level profile that does not
+train; a steep profile, or a loss that jumps, that does; a profile that both rises and falls by more than SICK, or falls
+while steps are too large; a control that does not learn.
 
-Causes are found by intervention: what alone brings the profile (or the training) back is a right cause.
+Causes are found by intervention: a cause is right if undoing it alone makes the profile level, or the training learn.
 """
 
 import math

@@ -2,8 +2,8 @@
 
 Errors are counted in units in the last place (ULP) of the exact result; where that is subnormal, in
 units of the smallest subnormal number. The derivatives of gelu, gelu_tanh, silu and mish cross zero
-at a point that is no floating-point number: within 1 of it the unit is that of 1/4, a quarter of what
-the derivative grows to, instead of that of a result as small as one likes.
+between two floating-point numbers: within 1 of the crossing the unit is that of 1/4, a quarter of
+what the derivative grows to, because near the crossing the result itself is arbitrarily small.
 """
 
 from functools import lru_cache

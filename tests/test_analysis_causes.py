@@ -1,4 +1,4 @@
-"""Causes and losses of learning that designs drawn at random have shown to need a derivation of their own."""
+"""Rules for causes and for failed learning that were derived after designs drawn at random had shown errors."""
 
 from dataclasses import replace
 

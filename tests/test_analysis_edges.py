@@ -1,4 +1,4 @@
-"""Nets, optimizers and data at the edge of what can be analysed: one layer, a rate of 0, numbers near the format's end."""
+"""Nets, optimizers and data at the edge of what can be analysed: one layer, a rate of 0, numbers near overflow."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What the optimizer's own steps decide: gradients that vanish under Adam, spikes of the loss, errors of mere scale."""
+"""Verdicts that depend on trial steps of the optimizer: vanishing under Adam, losses that jump, wrong scales."""
 
 from dataclasses import replace
 

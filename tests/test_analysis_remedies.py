@@ -1,4 +1,4 @@
-"""Remedies: proposed from the cause, tried on the data, applied; what does not help says so."""
+"""Remedies: proposed from the cause, tried on the data, applied; those that do not help are listed as such."""
 
 import dataclasses
 import math

@@ -1,8 +1,8 @@
 """Bad input: each error names the argument, what was expected and what came, and changes nothing.
 
 Every row of the tables is one mistake. Afterwards the net and its optimizer must be exactly as they
-were: the same parameters, gradients and buffers, and the same next training step as a net to which
-the mistake did not happen.
+were: the same parameters, gradients and buffers, and the same next training step as a net without
+the mistake.
 """
 
 import contextlib

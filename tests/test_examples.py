@@ -1,4 +1,4 @@
-"""The programs of examples/ and of the README run, and show what they say."""
+"""The programs of examples/ and of the README run, and show what they promise."""
 
 import re
 import runpy

@@ -1,4 +1,4 @@
-"""save and load: exact, readable by others, atomic, and nothing but a whole gradcore file is taken."""
+"""save and load: exact, readable by others, atomic; anything but a complete gradcore file is refused."""
 
 import copy
 import errno

@@ -1,4 +1,4 @@
-"""What a Monitor does about what it finds, the replay of what broke, loops of one's own, and what it says."""
+"""A Monitor's actions, the replay of the steps that broke a training, the user's own loops, and its texts."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""gc.Monitor where batches differ in size: what they show together, that it is judged as ever, and what it costs."""
+"""gc.Monitor where batches differ in size: they are measured together and judged as equal ones are; and the cost."""
 
 import itertools
 import math

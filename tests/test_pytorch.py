@@ -1,4 +1,4 @@
-"""Nets from PyTorch modules and back: the same numbers, and a clear word on whatever does not fit."""
+"""Nets from PyTorch modules and back: the same numbers, and a clear message about whatever does not fit."""
 
 import io
 import pickle

@@ -1,4 +1,4 @@
-"""What remedies say: notes that are true of the change that was tried, and of no other; gains where nothing is lost."""
+"""Notes of remedies: true of the change that was tried, not of another; what is reported where nothing was lost."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""gc.repair: sick nets come back cured, with evidence that an independent analysis and training confirm."""
+"""gc.repair returns cured nets, with evidence that an independent analysis and training confirm."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The faces of a report, on synthetic reports: what they say, at every depth, gain and damage."""
+"""Renderings of synthetic reports as text, page and figure, at every depth, gain and degree of damage."""
 
 import ast
 import html as html_module

@@ -1,4 +1,4 @@
-"""Estimators of scikit-learn as nets: the same outputs, and a clear word on what does not fit."""
+"""Estimators of scikit-learn as nets: the same outputs, and a clear message about what does not fit."""
 
 import sys
 import warnings

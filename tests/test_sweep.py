@@ -1,4 +1,4 @@
-"""gc.sweep: the same numbers as gc.analyze on any executor, files that go on, and the plane of theory."""
+"""gc.sweep: the same numbers as gc.analyze on any executor, files that resume a sweep, and the phase diagram."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""PyTorch's optimizers as gradcore's: the next steps are the same, and a clear word on what does not fit."""
+"""PyTorch's optimizers as gradcore's: the next steps are the same, and a clear message about what does not fit."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Sentences of findings that a reader would stumble over if they were said without looking."""
+"""Sentences of findings that would be wrong or confusing if they did not depend on the net and its data."""
 
 from dataclasses import replace
 

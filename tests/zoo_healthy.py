@@ -1,4 +1,4 @@
-"""The zoo's healthy nets: inside the band by theory, or harmless by an argument that each comment gives."""
+"""The zoo's healthy nets: inside the healthy band by theory, or harmless for a reason that its comment gives."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The zoo's problem nets: trouble by construction.
+"""The zoo's problem nets, sick by construction.
 
 Nothing here was used to choose a threshold: those are derived in gradcore/analysis/subject.py. Theory puts
 each net well beyond the healthy band (a factor of 100 in gradient norm), or it overflows, has a dead

@@ -1,5 +1,5 @@
 // Threads through the C interface: the same bits for any number of threads, and for callers that train their nets at
-// the same time. Small enough for ThreadSanitizer, which checks every access.
+// the same time. The work is small enough for ThreadSanitizer, which checks every memory access.
 #include <thread>
 
 #include "check.hpp"

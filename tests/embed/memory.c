@@ -1,5 +1,6 @@
-/* Takes memory away: every allocation of every call fails once. The call is then refused, with nothing changed, and
- * succeeds when it is made again; or it has done without. For glibc, whose malloc this program stands in front of. */
+/* Out of memory: every allocation of every call fails once. The call is then refused, changes nothing, and succeeds
+ * when it is repeated; or it succeeds without that memory. Needs glibc, whose malloc this program replaces by its own.
+ */
 #include <errno.h>
 #include <gradcore/gradcore.h>
 #include <math.h>

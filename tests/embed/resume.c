@@ -1,4 +1,4 @@
-/* Trains a net for some steps from where its files and its optimizer's say that it is, and writes them anew.
+/* Continues the training of a net from its file and that of its optimizer for some steps, and writes both files again.
  *   resume KIND STEPS [net.safetensors, optimizer.safetensors, x.bin, labels.bin in the working directory]
  * KIND: gradcore_optimizer_kind. Without an optimizer file the training begins. Step i is on batch i. */
 #include <gradcore/gradcore.h>

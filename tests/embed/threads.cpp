@@ -1,5 +1,5 @@
-// Several nets trained at once, each in a thread of its own, on the library's threads and on a pool of the host's:
-// the bits of each net trained alone. Made to be run under ThreadSanitizer, too.
+// Several nets trained at once, each in a thread of its own, on the library's threads and on a pool of the host: each
+// net must have the bits that it has when it is trained alone. Also meant to be run under ThreadSanitizer.
 #include <signal.h>
 #include <unistd.h>
 
