@@ -2,8 +2,8 @@
 
     OPENBLAS_NUM_THREADS=1 python bench/analysis_cost.py     # b256 w256 d20 relu, 8 batches; the bound is 20
 
-CPU time of this process, on one thread (NumPy's products would take more of them): on a machine that others use it
-moves less than the wall clock's.
+Measured is the CPU time of this process on one thread, which varies less than wall-clock time on a shared machine.
+OPENBLAS_NUM_THREADS keeps NumPy's products on that thread, too.
 """
 
 from __future__ import annotations

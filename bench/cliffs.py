@@ -4,12 +4,12 @@
     python bench/cliffs.py --threads 1 --dtype float64
     python bench/cliffs.py --plot cliffs.png --json cliffs.json
 
-Timed is the gradient of a relu net, every size once a round. A pair of neighbours n, n + 1 is a cliff when, in the
+The gradient of a relu net is timed, every size once per round. Neighbouring sizes n and n + 1 are a cliff if, in the
 median over the rounds,
-    the larger one takes longer by more than the padding explains (rise): products are padded to full vectors (to half
-        vectors with AVX-512, but for those of bfloat16), so that n columns cost as much as their next multiple, and rows by nothing at all; or
-    the larger one is faster than the smaller one (fall): whoever has n would gain by adding a row or column of zeros.
-"More" is beyond TOLERANCE, and beyond what the pair itself varies by from round to round.
+    the larger one takes longer by more than padding explains (rise). Columns of a product are padded to a multiple of a
+        vector's lanes (with AVX-512, except for products of bfloat16, of half a vector's); rows are not padded; or
+    the larger one is faster (fall): a user of size n would gain by adding a row or column of zeros.
+The difference must exceed TOLERANCE and the variation of the pair from round to round.
 """
 
 from __future__ import annotations

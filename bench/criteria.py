@@ -3,22 +3,22 @@
     python bench/criteria.py                 # the whole zoo of tests/
     python bench/criteria.py --every 4       # a sample
 
-Every criterion is the one its tool publishes, with its default thresholds, computed here from the same net, data and
-optimizer; only the parts that speak of gradients and of what kills them are taken. Those that watch a training see
-STEPS steps of it: of the net's own optimizer, or of SGD at its usual rate. A tool detects a problem net when any of its rules
-fires, whatever it calls the trouble: gradcore has to name the right verdict. It cries wolf when any fires on a healthy
-one.
+Every criterion is the one that its tool publishes, with its default thresholds, computed here from the same net, data
+and optimizer. Only rules about gradients and about what makes them vanish or explode are included. Rules that watch a
+training see STEPS steps of it, with the net's own optimizer or with SGD at 0.01. A tool detects a problem net if any of
+its rules fires, whatever the rule reports; gradcore must give the right verdict. A rule that fires on a healthy net is
+a false alarm.
 
-AutoTrainer (Zhang et al., ICSE 2021, utils/monitor.py and utils.py), its rules for vanishing and exploding gradients and
-    dying ReLU. It lets them count only in a training that does not converge; that is judged here by the loss,
-    which must fall by SLOW in the steps.
-DeepDiagnosis (Wardat et al., ICSE 2022, callback/callbacks.py), vanishing, numerical error, dead node, saturation.
+AutoTrainer (Zhang et al., ICSE 2021, utils/monitor.py and utils.py): vanishing and exploding gradients, dying ReLU. Its
+    rules count only in a training that does not converge. Here, a training converges if its loss falls by SLOW within
+    the steps.
+DeepDiagnosis (Wardat et al., ICSE 2022, callback/callbacks.py): vanishing, numerical error, dead node, saturation.
     Its rule for data outside [-1, 1] is left out: it fires on all standardized data.
-TheDeepChecker (Ben Braiek & Khomh, TOSEM 2023, config/settings.yaml), gradients, dead and saturated units, activation
+TheDeepChecker (Ben Braiek & Khomh, TOSEM 2023, config/settings.yaml): gradients, dead and saturated units, activation
     deviation, update size. The F test on activations and the comparison over periods are left out.
-SageMaker Debugger (built-in rules), VanishingGradient, ExplodingTensor, DeadRelu, SaturatedActivation,
+SageMaker Debugger (built-in rules): VanishingGradient, ExplodingTensor, DeadRelu, SaturatedActivation,
     WeightUpdateRatio.
-torchmortem (2026), vanishing over depth, exploding, stall, saturated and dead units, update ratio.
+torchmortem (2026): vanishing over depth, exploding, stall, saturated and dead units, update ratio.
 """
 
 from __future__ import annotations

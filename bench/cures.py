@@ -6,9 +6,9 @@
     python bench/cures.py --file cures.jsonl --share 0/2 &      # two processes, which may be stopped
     python bench/cures.py --file cures.jsonl --share 1/2        # and started again
 
-A net is cured when a remedy makes the re-analysed net healthy and its training, of the same budget on the same
-data, ends at a clearly lower loss on held-out rows: by 5 % at least, with the 95 % interval over seeds above
-zero, and without diverging when trained on five times as long. Nothing else counts; a silenced alarm does not.
+A net is cured if a remedy makes the re-analysed net healthy and if a training with the same budget on the same data
+ends at a clearly lower loss on held-out rows: lower by at least 5 %, with the 95 % interval over seeds above zero, and
+without divergence when the training is continued to five times its length. To silence the alarm is not enough.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Record = dict[str, Any]
 def cure(model: Model) -> Record:
     """The finding, and the best remedy that helped ("" if none did) with its numbers.
 
-    To save time the likeliest three are tried alone first, and all of them only where none of those helps.
+    To save time, the three most likely remedies are tried first, and all of them only if none of these helps.
     """
     start = time.monotonic()
     report = model.report()

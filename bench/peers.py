@@ -6,17 +6,17 @@
     python bench/peers.py --dtype float64     # everything in float64
     python bench/peers.py --dtype bfloat16    # products of bfloat16: gradcore's dtype, PyTorch's autocast, JAX likewise
 
-Each library lives in a process of its own (bench/workers.py). Before anything is timed, its loss and gradient
-norm are checked against float64. Then all take turns, round after round; in the same round gradcore also
-records, runs on one thread, in float64, and whatever else the case asks for. The FMA peak is measured before and
-after its turn, and once a round what a message to another core and back takes ("handoff"): a host that moves one
-virtual core away from the other makes every meeting of threads three times as dear.
+Each library runs in a process of its own (bench/workers.py). Before anything is timed, its loss and gradient norm are
+checked against float64. Then the libraries take turns, round after round. In each round, gradcore is also timed while
+recording, on one thread, in float64, and in further settings that the case asks for. The FMA peak is measured before
+and after gradcore's turn; the round trip of a message to another core ("handoff") is measured once per round. On a
+virtual machine, the host may move the virtual cores apart, and every barrier then takes three times as long.
 
-Quoted are medians over the rounds: of milliseconds, of ratios within a round, and of shares of the higher of the two
-peaks around the turn, so that they hold when the host's speed moves. Goals stand beside the values; those that are
-missed are bold. A round in which other programs took more than 3 % of the cores is repeated (--patience); a case that
-could not be had undisturbed is marked "~". Times of gradcore hold one call from Python, 1 to 2 us. Peers that are not
-installed are left out with a word.
+The table shows medians over the rounds: of milliseconds, of ratios within a round, and of shares of the higher of the
+two peaks around the turn, so that changes in the host's speed cancel. Values come with their goals; a missed goal makes
+the value bold. A round in which other programs took more than 3 % of the cores is repeated (--patience); a case without
+enough undisturbed rounds is marked "~". Times of gradcore include one call from Python, 1 to 2 us. Peers that are not
+installed are skipped with a message.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-// Loops that reach the limits of one core, with which kernels and networks are compared. No include guard: included
-// once per target, inside its region, after the macros that kernels/vec.hpp needs.
+// Loops that reach the limits of one core, with which kernels and networks are compared. No include guard: each file
+// includes it once per target, inside the target's region, after defining the macros that kernels/vec.hpp needs.
 #include "kernels/vec.hpp"
 
 namespace gradcore::GRADCORE_TARGET {

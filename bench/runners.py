@@ -254,8 +254,8 @@ def verify(
 ) -> None:
     """Check loss and gradient norm of each library against gradcore's in float64.
 
-    To 1e-3 (deep float32 batch norm is rough), with products of bfloat16 to 5e-2. gradcore's float64 is held to the
-    oracles by tests/, and its bfloat16 to references that round as it does.
+    The tolerance is 1e-3 (deep batch norm in float32 has large rounding errors), with products of bfloat16 5e-2. The
+    tests compare gradcore's float64 with the oracles, and its bfloat16 with references that round in the same way.
     """
     tolerance = 5e-2 if dtype == "bfloat16" else 1e-3
     for name, answer in answers.items():

@@ -1,7 +1,7 @@
 """The single ops on plain arrays, beside PyTorch's.
 
-Before it is timed, gradcore's result is checked against its own in float64 (tests/ hold that one to
-the oracles), and PyTorch's against gradcore's: both must do the same work.
+Before it is timed, gradcore's result is checked against its own in float64 (which the tests compare with the oracles),
+and PyTorch's against gradcore's, because both must do the same work.
 """
 
 from __future__ import annotations

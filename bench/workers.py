@@ -100,7 +100,7 @@ def processes() -> dict[int, tuple[int, int]]:
 def ticks_of_others() -> int:
     """CPU time of all processes except this one, its ancestors and its descendants, and the time taken by the host.
 
-    Not what /proc/stat leaves over: that is sampled, and errs by a tenth where many short programs run.
+    The totals of /proc/stat would not do: they are sampled, with an error of a tenth if many short programs run.
     """
     all_processes = processes()
     own = {os.getpid()}

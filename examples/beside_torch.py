@@ -1,7 +1,7 @@
 """gradcore beside PyTorch and NumPy in one process, on the same memory.
 
 A PyTorch model trains with its own autograd; gradcore clips its gradients in place, and a gradcore net of the same
-weights computes the same gradients. No thread pool is in the other's way: each keeps its own count of threads.
+weights computes the same gradients. The thread pools do not interfere: each keeps its own number of threads.
 """
 
 import numpy as np

@@ -2,11 +2,11 @@
 
 For each depth and activation the same net is trained on the handwritten digits by backpropagation, by
 backpropagation through batch norm (a cure, for comparison), and by direct feedback alignment. Each method
-gets its own learning rate, the best of five on rows set aside from the training rows; what is printed is
-the accuracy on other rows, never used before, over three seeds. The last columns say how far the feedback
-points from the true gradient, as a mean over the epochs: 90 degrees is chance, 0 is backpropagation.
+gets its own learning rate, the best of five on validation rows; the accuracy that is printed is that on
+other held-out rows, the mean of three seeds. The last columns give the angle between the feedback's gradient
+and the true one, as a mean over the epochs: 90 degrees is chance, 0 is backpropagation.
 
-With its defaults (a quarter of an hour on one core) it makes the table of docs/without-backpropagation.md.
+With its defaults (a quarter of an hour on one core) it prints the table of docs/without-backpropagation.md.
 """
 
 import numpy as np

@@ -3,7 +3,7 @@
     python bench/embedded/embedded.py [--genann CHECKOUT] [--rtneural CHECKOUT]
 
 Eigen and FANN come from the system (Debian's libeigen3-dev and libfann-dev); the others from a checkout of their
-source. What is not there is left out. Every program's outputs are compared with float64 before it is timed.
+source. Missing ones are skipped. Every program's outputs are compared with float64 before it is timed.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def solution(weights, biases, x, target, *, online):
 
 
 def programs(folder, options, problem):
-    """Name, source, compiler arguments and files that ship with the program, of each that can be had."""
+    """Name, source, compiler arguments and files that ship with the program, for each library that is found."""
     library = Path(gc.get_library_dir())
     link = [f"-I{gc.get_include()}", f"-L{library}", f"-Wl,-rpath,{library}", "-lgradcore"]
     yield "gradcore", "with_gradcore.cpp", link, [library / "libgradcore.so"]
