@@ -1,6 +1,6 @@
 """How many of the zoo's problem nets the remedies cure, and which remedies do.
 
-    python bench/cures.py                    # every problem net, an hour or two on one CPU
+    python bench/cures.py                    # every problem net, about five minutes on two CPUs
     python bench/cures.py --every 8          # a sample
     python bench/cures.py --only "batch norm"
     python bench/cures.py --file cures.jsonl --share 0/2 &      # two processes, which may be stopped

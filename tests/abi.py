@@ -3,8 +3,8 @@
     python tests/abi.py             what a program of the last release would miss; normally nothing
     python tests/abi.py --record    at a release: writes tests/embed/abi.txt, if nothing is missed
 
-Both look at the installed package. What was recorded may neither change nor disappear, unless GRADCORE_ABI_VERSION, and with
-it the library's SONAME, has changed. Anything may be added: functions, values before a count, members at the end of
+Both look at the installed package. What was recorded may neither change nor disappear, unless GRADCORE_ABI_VERSION, and
+with it the library's SONAME, has changed. Anything may be added: functions, values before a count, members at the end of
 a structure that begins with its size.
 """
 
