@@ -236,9 +236,9 @@ def _calls(net: MLP, name: str, layer: int, x: str, h: str) -> Iterator[str]:
 
 # ---- the helpers ---------------------------------------------------------------------------------------
 #
-# `real` stands for the type; functions of <math.h> and constants get its ending. Names are the source's own:
-# static, so that several nets fit into one program, and with the net's name before them, so that they also fit into
-# one translation unit, as a unity build makes it.
+# `real` stands for the net's type; functions of <math.h> and constants get its suffix. Helpers are static, so that
+# several nets fit into one program, and their names begin with the net's, so that they also fit into one translation
+# unit, as in a unity build.
 
 # C++ has no restrict, but its compilers have this.
 _RESTRICT = """
