@@ -49,11 +49,11 @@ from .training import Callback, Logs, Rows, Run, TrainingWarning
 _FIRST_CHECK = WAKING_STEPS
 # Steps from a suspicious check to the next, doubled each time: transients of the first steps pass.
 _SECOND_LOOK = 8
-# Most bytes of the steps on a tape before it starts anew: a replay needs their data.
+# A tape starts anew when the data of its steps, which a replay needs, exceeds this many bytes.
 _TAPE_BYTES = 64 << 20
 # Losses remembered since the last healthy check.
 _MOST_LOSSES = 10_000
-# What is said of the data: no step changes it, and batches with and without outliers would raise it time after time.
+# A finding about the data is raised once: batches with and without outliers would otherwise raise it repeatedly.
 _OF_DATA = "unscaled_input"
 # Batches kept for an analysis in the user's own loop: as many as it uses.
 _RECENT = 8
@@ -86,8 +86,8 @@ class Monitor(Callback):
     Unless an action changes something, the training is bit for bit the same as without the monitor.
 
     Args:
-        every: steps from the start of one check to the start of the next. The first check is at step 2, when layers
-            that start at zero have woken up. None: as often as `budget` allows, by measured times.
+        every: steps from the start of one check to the start of the next, >= `batches`. The first check is at step 2,
+            when layers that start at zero have woken up. None: as often as `budget` allows, by measured times.
         budget: share of the training time, in (0, 1), that checks may take if `every` is None. The first check and
             those that confirm a suspicion run on credit, and later checks wait until it is paid. A short training may
             end before that; the report says so. The report also gives the cost of noting each step, about 10
@@ -102,11 +102,11 @@ class Monitor(Callback):
             apply to what steps cause: non-finite numbers, exploding gradients, and units that die or saturate during
             training; other findings only warn. () only collects.
         batches: recorded steps per check, >= 1. Batches may differ in size, and every row counts equally. With batch
-            norm, batches of too few rows are skipped, and up to as many further steps recorded.
+            norm, batches of too few rows are skipped, and up to `batches` further steps are recorded.
         confirm: consecutive checks that must show a finding before it is analysed and raised, >= 1.
         thresholds: limits of the judgement; see `gc.analysis.Thresholds`.
-        lr_factor: in (0, 1).
-        max_actions: after this many changes of settings, the next such finding ends the training.
+        lr_factor: in (0, 1); see "lower_lr".
+        max_actions: after this many findings that changed something, the next such finding ends the training.
 
     Attributes:
         findings: list of TrainingFinding, in the order in which they were raised.
@@ -173,7 +173,7 @@ class Monitor(Callback):
         self._rows = self._kept(*rows) if isinstance(rows, tuple) else rows
         self._lr = run.optimizer.lr
         self._highest_lr = max(self._highest_lr, self._lr)
-        # A schedule that has reached its end no longer changes anything, by intention.
+        # At its end, a schedule may make steps so small that nothing changes, by intention; checks would misjudge that.
         asleep = self._lr * self.thresholds.norm_ratio < self._highest_lr
         if self._group is None and not self._broken and not asleep and self._schedule.due(self.step):
             self._schedule.started(self.step)
@@ -219,7 +219,7 @@ class Monitor(Callback):
         """Discard an unfinished check."""
         self._group = None
 
-    # ---- in a loop of one's own ------------------------------------------------------------------------------
+    # ---- in your own loop --------------------------------------------------------------------------------------
 
     def watch(
         self,
