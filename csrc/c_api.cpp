@@ -1,5 +1,6 @@
 // The C interface of nets, optimizers and the library: handles -> Network. No exception passes.
 // The single ops and clipping are in c_api_ops.cpp.
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstring>
@@ -90,8 +91,8 @@ int32_t gradcore_has_bfloat16_products(void) { return has_bfloat16_products(); }
 gradcore_status gradcore_set_target(const char *name) {
   if (!name) return null_argument("name");
   if (!set_target(name))
-    return fail(GRADCORE_INVALID_ARGUMENT, "target: expected one that this library has and this CPU runs, got '%.64s'",
-                name);
+    return fail(GRADCORE_INVALID_ARGUMENT,
+                "name: expected a target that this library has and this CPU runs, got '%.64s'", name);
   return GRADCORE_OK;
 }
 
@@ -267,8 +268,7 @@ void *gradcore_optimizer_state(gradcore_optimizer *optimizer, int32_t index) {
 }
 int64_t gradcore_optimizer_get_step(const gradcore_optimizer *optimizer) { return optimizer ? optimizer->step() : 0; }
 void gradcore_optimizer_set_step(gradcore_optimizer *optimizer, int64_t step) {
-  constexpr int64_t kMost = int64_t(1) << 53;  // the bias corrections are double, which counts no further
-  if (optimizer) optimizer->step() = step < 0 ? 0 : step > kMost ? kMost : step;
+  if (optimizer) optimizer->step() = std::clamp<int64_t>(step, 0, gradcore_optimizer::kMostSteps);
 }
 
 gradcore_status gradcore_optimizer_step(gradcore_optimizer *optimizer, double clip_norm, double clip_value,

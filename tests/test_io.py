@@ -441,6 +441,26 @@ def test_the_state_of_another_optimizer_is_refused_and_changes_nothing(tmp_path)
         optimizer.load(tmp_path / "none")
 
 
+@pytest.mark.parametrize(("step", "loads"), [(0, True), (2**53, True), (2**53 + 1, False), (-1, False)])
+def test_a_file_counts_as_many_steps_as_an_optimizer_does(step, loads, tmp_path):
+    """So that what was loaded can be given to load_state_dict again."""
+    optimizer, path = gc.optim.Adam(gc.MLP([5, 4]), lr=0.01), tmp_path / "optimizer.safetensors"
+    optimizer.save(path)
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + size].replace(b'step\\": 0', b'step\\": %d' % step)
+    assert str(step).encode() in header
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size :])
+    if not loads:
+        with pytest.raises(ValueError, match="metadata: expected"):
+            optimizer.load(path)
+        assert optimizer.step_count == 0
+        return
+    optimizer.load(path)
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer.step_count == step
+
+
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda tensors: pickle.loads(pickle.dumps(tensors))])
 @pytest.mark.parametrize("name", ["parameters", "gradients", "buffers"])
 def test_copies_of_tensors_hold_the_values_of_their_moment(name, duplicate):

@@ -441,9 +441,11 @@ gradcore_status read_progress(const std::string &text, const char *kind, int64_t
                 json::Excerpt(key).text());
   }));
   GRADCORE_TRY(reader.end());
-  if (version != kFormatVersion || *step < 0)
-    return fail(GRADCORE_INVALID_ARGUMENT, "metadata: expected format version %lld and a step, got version %lld",
+  if (version != kFormatVersion)
+    return fail(GRADCORE_INVALID_ARGUMENT, "metadata: expected format version %lld, got %lld",
                 (long long)kFormatVersion, (long long)version);
+  if (*step < 0 || *step > NetOptimizer::kMostSteps)
+    return fail(GRADCORE_INVALID_ARGUMENT, "metadata: expected a step from 0 to 2^53, got %lld", (long long)*step);
   if (got == kind) return GRADCORE_OK;
   return fail(GRADCORE_INVALID_ARGUMENT, "expected the state of an optimizer of kind %s, got '%s'", kind,
               json::Excerpt(got).text());

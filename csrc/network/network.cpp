@@ -84,7 +84,7 @@ gradcore_status Network::check_config(const gradcore_net_config *config) noexcep
       return fail(GRADCORE_INVALID_ARGUMENT, "widths: expected at most 2^40 weights, got more at layer %d", i - 1);
   }
   if (config->num_widths > 2 && !config->activations)
-    return fail(GRADCORE_INVALID_ARGUMENT, "activations: expected one a hidden layer, got NULL");
+    return fail(GRADCORE_INVALID_ARGUMENT, "activations: expected one per hidden layer, got NULL");
   for (int i = 0; i < config->num_widths - 2; i++)
     if (config->activations[i] < 0 || config->activations[i] >= GRADCORE_NUM_ACTIVATIONS)
       return fail(GRADCORE_INVALID_ARGUMENT, "activations[%d]: expected 0 to %d, got %d", i,

@@ -16,6 +16,8 @@ class Network;
 // Optimizer state for one net, of the net's element type.
 class NetOptimizer {
  public:
+  static constexpr index kMostSteps = index(1) << 53;  // the bias corrections are double, which counts no further
+
   NetOptimizer(Network &net, const gradcore_optimizer_config &config);
 
   gradcore_optimizer_config &config() const noexcept;
