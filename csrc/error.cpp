@@ -1,9 +1,10 @@
 #include "error.hpp"
 
+#include <locale.h>
+
 #include <cctype>
 #include <cfloat>
 #include <cmath>
-#include <cstdarg>
 #include <cstdio>
 #include <cstring>
 
@@ -13,10 +14,18 @@ namespace {
 thread_local char text[512] = "";
 }
 
+// The C library formats with the locale of the calling thread. This one exists without an allocation.
+void format_text(char *to, std::size_t size, const char *format, std::va_list arguments) noexcept {
+  const locale_t plain = newlocale(LC_ALL_MASK, "C", nullptr), before = uselocale(plain);
+  std::vsnprintf(to, size, format, arguments);
+  uselocale(before);
+  if (plain) freelocale(plain);
+}
+
 gradcore_status fail(gradcore_status status, const char *format, ...) noexcept {
   std::va_list arguments;
   va_start(arguments, format);
-  std::vsnprintf(text, sizeof text, format, arguments);
+  format_text(text, sizeof text, format, arguments);
   va_end(arguments);
   // The C library prints the sign that arithmetic left on a NaN; it means nothing to a reader.
   for (char *nan = text; (nan = std::strstr(nan, " -nan")); nan++)

@@ -2,11 +2,16 @@
 #ifndef GRADCORE_ERROR_HPP
 #define GRADCORE_ERROR_HPP
 
+#include <cstdarg>
+#include <cstddef>
 #include <new>
 
 #include "gradcore/gradcore.h"
 
 namespace gradcore {
+
+// As std::vsnprintf, but with a decimal point, whatever the locale that the host has set.
+void format_text(char *to, std::size_t size, const char *format, std::va_list arguments) noexcept;
 
 // Stores the text (printf style: which argument, what was expected, what came) and returns `status`.
 __attribute__((format(printf, 2, 3))) gradcore_status fail(gradcore_status status, const char *format, ...) noexcept;

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdarg>
-#include <cstdio>
 #include <limits>
 
 #include "analysis/causes.hpp"
 #include "analysis/silence.hpp"
+#include "error.hpp"
 #include "ops/parallel.hpp"
 
 namespace gradcore {
@@ -103,7 +103,7 @@ int Judge::collect(int end, Test test) {
 
 void Judge::store(int first, int kind, int severity, int cause, int count, const char *format, std::va_list arguments) {
   Finding finding{kind, severity, cause, first, count, {}};
-  std::vsnprintf(finding.text, sizeof finding.text, format, arguments);
+  format_text(finding.text, sizeof finding.text, format, arguments);
   const auto worse = [](const Finding &a, const Finding &b) {
     return a.severity != b.severity ? a.severity > b.severity : verdict_of(a) > verdict_of(b);
   };

@@ -1,0 +1,28 @@
+"""libgradcore in hosts of all kinds: their locale, their files, their limits."""
+
+import pytest
+
+import native
+
+EMBED = native.ROOT / "tests" / "embed"
+
+
+@pytest.fixture(scope="session")
+def german(tmp_path_factory):
+    """A folder for LOCPATH with a locale whose decimal point is a comma."""
+    folder = tmp_path_factory.mktemp("locales")
+    try:
+        native.run(native.needs("localedef"), "-i", "de_DE", "-f", "UTF-8", folder / "de_DE.UTF-8")
+    except AssertionError:
+        pytest.skip("localedef has no sources of locales")
+    return folder
+
+
+def test_numbers_are_written_alike_in_every_locale(compile_program, german, tmp_path):
+    program = compile_program(EMBED / "locale.c")
+    files = tmp_path / "c.safetensors", tmp_path / "german.safetensors"
+    plain = native.run(program, "C", ".", files[0])
+    assert native.run(program, "de_DE.UTF-8", ",", files[1], LOCPATH=str(german)) == plain
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert "got -0.5" in plain
+    assert "is multiplied by 0." in plain
