@@ -30,7 +30,7 @@ gradcore_status load_from(const char *path, FunctionRef<gradcore_status(int64_t,
     FileReader file;
     int64_t size = 0;
     GRADCORE_TRY(file.open(path, &size));
-    return read(size, [&](void *data, std::size_t bytes) { return file.read(data, bytes); });
+    return in_argument("path", read(size, [&](void *data, std::size_t bytes) { return file.read(data, bytes); }));
   });
 }
 
@@ -94,13 +94,11 @@ gradcore_status gradcore_net_load_from_memory(const void *data, int64_t size, gr
     return fail(GRADCORE_INVALID_ARGUMENT, "size: expected a number of bytes >= 0, got %lld", (long long)size);
   return guarded([&] {
     const char *from = static_cast<const char *>(data);
-    return load(
-        size,
-        [&](void *to, std::size_t bytes) {  // read_net never reads more than `size` in total
-          std::memcpy(to, from, bytes);
-          from += bytes;
-          return GRADCORE_OK;
-        },
-        net);
+    const auto copy = [&](void *to, std::size_t bytes) {  // read_net never reads more than `size` in total
+      std::memcpy(to, from, bytes);
+      from += bytes;
+      return GRADCORE_OK;
+    };
+    return in_argument("data", load(size, copy, net));
   });
 }

@@ -33,6 +33,13 @@ gradcore_status fail(gradcore_status status, const char *format, ...) noexcept {
   return status;
 }
 
+gradcore_status in_argument(const char *name, gradcore_status status) noexcept {
+  if (status != GRADCORE_INVALID_ARGUMENT) return status;
+  char part[sizeof text];
+  std::memcpy(part, text, sizeof text);
+  return fail(status, "%s: %s", name, part);
+}
+
 gradcore_status check_eps(int32_t dtype, double eps) noexcept {
   const double least = dtype == GRADCORE_FLOAT64 ? DBL_MIN : double(FLT_MIN);
   if (std::isfinite(eps) && eps >= least) return GRADCORE_OK;

@@ -22,6 +22,9 @@ inline gradcore_status null_argument(const char *name) noexcept {
   return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected a pointer, got NULL", name);
 }
 
+// The text of a wrong argument begins with this argument, of which the failed call knew only a part.
+gradcore_status in_argument(const char *name, gradcore_status status) noexcept;
+
 // Checks the eps of a normalization or an optimizer. An eps that rounds to zero gives 0 / 0 for constant inputs or zero
 // gradients.
 gradcore_status check_eps(int32_t dtype, double eps) noexcept;

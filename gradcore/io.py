@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from os import PathLike
 
-from . import _check, _core
+from . import _check, _core, _files
 from .mlp import MLP
 
 
@@ -32,10 +32,8 @@ def load(path: str | PathLike[str]) -> MLP:
         OSError: if the file cannot be read.
     """
     name = _check.path(path)
-    try:
+    with _files.named(name):
         return MLP._around(_core.Net.load(os.fsencode(name)))
-    except ValueError as error:
-        raise ValueError(f"{os.fsdecode(name)}: {error}") from None
 
 
 def to_bytes(net: MLP) -> bytes:

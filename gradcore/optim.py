@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _check, _core
+from . import _check, _core, _files
 
 if TYPE_CHECKING:
     from .mlp import MLP
@@ -144,10 +144,8 @@ class Optimizer:
             OSError: if the file cannot be read.
         """
         name = _check.path(path)
-        try:
+        with _files.named(name):
             self._core.load(os.fsencode(name))
-        except ValueError as error:
-            raise ValueError(f"{os.fsdecode(name)}: {error}") from None
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of learning rate, step count and state vectors, for `load_state_dict`."""

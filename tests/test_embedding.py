@@ -197,17 +197,24 @@ def test_every_function_refuses_every_wrong_argument(compile_program):
         for call, text in re.findall(r"^(.*)\t(.*)$", listed, re.MULTILINE)
     }
     header = c_header.read(native.include_dir() / "gradcore" / "gradcore.h")
+    configs = {
+        f"gradcore_{kind}_create": {
+            re.search(r"\w+$", member)[0] for member in header.structs[f"gradcore_{kind}_config"]
+        }
+        for kind in ("net", "optimizer")
+    }
     for name, (result, parameters) in header.functions.items():
         names = {re.search(r"\w+$", parameter)[0] for parameter in parameters}
         if result == "gradcore_status":
             seen = {argument for function, argument in refused if function == name}
             assert names - seen == ANYTHING_GOES.get(name, set()), name
+            known = names | configs.get(name, set()) | {"flow", "backward"}  # the latter: what has to come before
+            assert seen <= known, f"{name}: a text that begins with no argument"
         elif names:  # NULL, or a number out of range: an answer all the same
             assert re.search(rf"\b{name}\((NULL|-1)\b", source.read_text()), name
-    for function, struct in ("net", "gradcore_net_config"), ("optimizer", "gradcore_optimizer_config"):
-        members = {re.search(r"\w+$", member)[0] for member in header.structs[struct]}
-        seen = {argument for name, argument in refused if name == f"gradcore_{function}_create"}
-        assert members - seen - {"size", "num_widths"} == set(), struct  # named config.size, and widths
+    for function, members in configs.items():
+        seen = {argument for name, argument in refused if name == function}
+        assert members - seen - {"size", "num_widths"} == set(), function  # named config.size, and widths
 
 
 # ---- finding it ----------------------------------------------------------------------------------------------

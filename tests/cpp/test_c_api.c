@@ -210,6 +210,8 @@ static void check_without_handles(void) {
   REFUSED(gradcore_net_load_from_memory("", 0, NULL));
   REFUSED(gradcore_net_load_from_memory("", 0, &net));
   REFUSED(gradcore_net_load_from_memory("", -1, &net));
+  REFUSED(gradcore_net_load_from_memory("\2\0\0\0\0\0\0\0[]", 10, &net));
+  REFUSED_AS(GRADCORE_IO_ERROR, gradcore_net_load("/nowhere/at/all", &net));
   CHECK(!gradcore_net_init(NULL) && !gradcore_net_seed(NULL));
   CHECK(gradcore_net_num_parameters(NULL) == 0 && gradcore_net_num_buffers(NULL) == 0);
   CHECK(gradcore_net_flat_size(NULL) == 0 && gradcore_net_flat_buffer_size(NULL) == 0);
