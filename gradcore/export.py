@@ -16,7 +16,7 @@ from os import PathLike
 
 import numpy as np
 
-from . import _check, _core
+from . import _check, _core, _files
 from .mlp import MLP, NORM_EPS, skip_connections
 
 _MAX_NAME = 64
@@ -37,13 +37,13 @@ def export_c(net: MLP, path: str | PathLike[str], *, name: str | None = None) ->
     Args:
         net: any net, with its current parameters and running statistics.
         path: path of the source, ending in ".c"; the header has the same name, ending in ".h". Existing files are
-            overwritten.
+            replaced, both or neither.
         name: prefix of everything the source defines; by default the name of the file.
 
     Raises:
         ValueError: another file extension, a name that is not a C identifier, or parameters that are not finite or
             make a factor of batch norm that is not.
-        OSError: if a file cannot be written.
+        OSError: if a file cannot be written; the existing files are then unchanged.
     """
     _check.instance(net, "net", MLP, "a gradcore.MLP")
     source = _check.file(path)
@@ -52,8 +52,7 @@ def export_c(net: MLP, path: str | PathLike[str], *, name: str | None = None) ->
     name = _checked_name(source.stem if name is None else name)
     _check_finite(net)
     header = source.with_suffix(".h")
-    header.write_text(_header(net, name), encoding="utf-8")
-    source.write_text("".join(_source(net, name, header.name)), encoding="utf-8")
+    _files.write({header: _header(net, name), source: "".join(_source(net, name, header.name))})
 
 
 def _checked_name(name: str) -> str:

@@ -227,6 +227,43 @@ def test_refusals(tmp_path):
         gc.export_c(gc.MLP([2, 1]), tmp_path / "nowhere" / "model.c")
 
 
+BEYOND_A_LIMIT = """
+import os, resource, gradcore as gc
+def files():
+    return {name: open(name).read() for name in os.listdir()}
+gc.export_c(gc.MLP([2, 3, 1]), "net.c")
+before = files()
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, -1))
+try:
+    gc.export_c(gc.MLP([20, 30, 10]), "net.c")
+except OSError as error:
+    print(error)
+assert files() == before
+"""
+
+
+def test_files_that_cannot_be_completed_leave_the_old_ones(run_python, tmp_path):
+    """Header and source alike: here the source does not fit, the header would."""
+    assert "File too large: 'net.c'" in run_python(BEYOND_A_LIMIT)
+
+
+def test_files_are_replaced_where_they_are(tmp_path):
+    """Behind links, and with the permissions that they have."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "net.c").symlink_to("there/net.c")
+    gc.export_c(gc.MLP([2, 1]), tmp_path / "net.c")
+    (tmp_path / "there" / "net.c").chmod(0o640)
+    gc.export_c(gc.MLP([2, 3, 1]), tmp_path / "net.c")
+    assert (tmp_path / "net.c").is_symlink()
+    assert (tmp_path / "there" / "net.c").stat().st_mode & 0o777 == 0o640
+    assert "dense1" in (tmp_path / "net.c").read_text()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["net.c", "net.c", "net.h", "there"]
+    (tmp_path / "folder.c").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"folder\.c"):
+        gc.export_c(gc.MLP([2, 1]), tmp_path / "folder.c")
+    assert not (tmp_path / "folder.h").exists()
+
+
 def test_zoo_of_reference_nets(rng, tmp_path):
     """The nets the rest of the suite uses, by the same door."""
     case = nets.Case(reference.Net((6, 9, 9, 4), ("silu", "mish"), "layer", True), "float64", 8)
