@@ -78,6 +78,28 @@ def test_inputs_in_units_that_make_them_small(rng, scale, options, optimizer, fo
     assert kept(findings) == kept(report.findings)
 
 
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+@pytest.mark.parametrize("normalization", [None, "layer"])
+def test_inputs_whose_squares_leave_float64_have_a_scale(rng, scale, normalization):
+    x, labels = rng.standard_normal((512, 8)), rng.integers(0, 3, 512)
+    net = gc.MLP([8, 32, 32, 32, 3], dtype="float64", normalization=normalization)
+    report = gc.analyze(net, scale * x, labels)
+    for findings in report.findings, diagnose(report._case)[2]:
+        text = next(finding.explanation for finding in findings if finding.kind == "unscaled_input")
+        assert float(re.search(r"square of (?:only )?([\d.e+-]+)", text)[1]) == pytest.approx(scale, rel=0.1)
+    evidence = next(finding.evidence for finding in report.findings if finding.kind == "unscaled_input")
+    assert evidence["column_ratio"] == pytest.approx(1.0, rel=0.2)
+    assert evidence["input_rms"] == pytest.approx(scale, rel=0.1)
+
+
+def test_inputs_too_small_for_a_gradient_are_not_called_zero(rng):
+    net = gc.MLP([8, 32, 3], dtype="float64", bias=False)
+    net.parameters["dense1.weight"] *= 1e-150
+    report = gc.analyze(net, 1e-200 * rng.standard_normal((512, 8)), rng.integers(0, 3, 512))
+    for findings in report.findings, diagnose(report._case)[2]:
+        assert "All inputs are zero" not in str(findings)
+
+
 @pytest.mark.parametrize(("norm", "scale", "kind"), [
     ("batch", 300.0, "vanishing"), ("batch", 0.01, "exploding"), ("layer", 300.0, "vanishing"),
     ("layer", 1e-3, "exploding"), ("rms", 1e4, "vanishing"),

@@ -87,7 +87,7 @@ double slope_of_random(const Evidence &evidence, ScalesOf scales_of) {
   const int hidden = evidence.depth() - 1, normalization = evidence.net->layers[0].normalization;
   if (normalization == GRADCORE_NORM_BATCH || hidden < 2) return 0;
   std::vector<double> local(static_cast<std::size_t>(hidden));
-  double square = evidence.input_square;
+  double square = evidence.input_rms * evidence.input_rms;
   for (std::size_t l = 0; l < local.size(); l++) {
     const LayerSpec &spec = *evidence.layers[l].spec;
     const Scales scales = scales_of(evidence.layers[l]);
@@ -131,7 +131,7 @@ bool can_be_levelled(const Evidence &evidence, const Slope &slope) {
 // slope is that of dL/dh, in which the normalization of layer 0 has no part.
 double slope_of_inputs(const Evidence &evidence, const Slope &slope) noexcept {
   if (!evidence.net->layers[0].normalization || evidence.net->any_residual) return 0;
-  return -std::log(evidence.input_square + kNormEps) / slope.steps;
+  return -2 * std::log(std::hypot(evidence.input_rms, std::sqrt(kNormEps))) / slope.steps;
 }
 
 bool mostly_masked(const Evidence &evidence) noexcept {
@@ -208,18 +208,17 @@ int cause_of_overflow(const Evidence &evidence) noexcept {
     if (!layer.finite) return GRADCORE_CAUSE_LEARNING_RATE;
   if (!evidence.net->layers[0].normalization && weight_excess(evidence) > std::log(kLargeExcess))
     return GRADCORE_CAUSE_WEIGHT_SCALE;
-  return std::sqrt(evidence.input_square) > kLargeInput ? GRADCORE_CAUSE_INPUT_SCALE : GRADCORE_CAUSE_OVERFLOW;
+  return evidence.input_rms > kLargeInput ? GRADCORE_CAUSE_INPUT_SCALE : GRADCORE_CAUSE_OVERFLOW;
 }
 
 int cause_of_saturation(const Evidence &evidence, int layer) noexcept {
-  if (layer == 0 && evidence.input_square > limits::kInputScale * limits::kInputScale)
-    return GRADCORE_CAUSE_INPUT_SCALE;
+  if (layer == 0 && evidence.input_rms > limits::kInputScale) return GRADCORE_CAUSE_INPUT_SCALE;
   const bool large = evidence.layers[std::size_t(layer)].weight_var > kLargeWeightVar;
   return large ? GRADCORE_CAUSE_WEIGHT_SCALE : GRADCORE_CAUSE_SATURATING_ACTIVATION;
 }
 
 int cause_of_starvation(const Evidence &evidence, int layer) noexcept {
-  const double inputs = 0.5 * std::log(std::max(evidence.input_square, kTiny));
+  const double inputs = std::log(std::max(evidence.input_rms, kTiny));
   double weights = 0;
   for (int l = 0; l < layer; l++) {
     const LayerEvidence &below = evidence.layers[std::size_t(l)];

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 namespace gradcore {
 
@@ -41,16 +40,9 @@ double mean(const Evidence &evidence, int layer, Field of) noexcept {
   return sum / evidence.passes();
 }
 
-// Root mean square, free of overflow.
 double rms(const Evidence &evidence, int layer, Field of) noexcept {
-  double scale = std::numeric_limits<double>::min(), sum = 0;
-  for (int pass = 0; pass < evidence.passes(); pass++)
-    scale = std::max(scale, std::fabs(of(evidence.flow(pass, layer))));
-  for (int pass = 0; pass < evidence.passes(); pass++) {
-    const double value = of(evidence.flow(pass, layer)) / scale;
-    sum += value * value;
-  }
-  return scale * std::sqrt(sum / evidence.passes());
+  const auto norm = [&](index pass) { return of(evidence.flow(int(pass), layer)); };
+  return root_of_squares(evidence.passes(), norm) / std::sqrt(evidence.passes());
 }
 
 // E act'^4 / (E act'^2)^2 at the variance of the layer's pre-activations, kept between 1e-6 and 1e6; a variance of NaN
@@ -84,7 +76,7 @@ double Evidence::mean_loss() const noexcept {
 bool Evidence::starved(int layer) const noexcept {
   const LayerEvidence &own = layers[std::size_t(layer)];
   const double arriving = own.delta / std::sqrt(rows() * double(own.spec->out));
-  if (layer == 0) return std::sqrt(input_square) < arriving;
+  if (layer == 0) return input_rms < arriving;
   return layers[std::size_t(layer - 1)].activation / std::sqrt(rows() * double(own.spec->in)) < arriving;
 }
 
@@ -95,7 +87,7 @@ double Evidence::increment(int pass, int layer) const noexcept {
 }
 
 void Evidence::summarize() noexcept {
-  double square = input_square;
+  double square = input_rms * input_rms;
   for (int l = 0; l < depth(); l++) {
     LayerEvidence &layer = layers[std::size_t(l)];
     for (const Number &norm : kNorms) layer.*norm.to = rms(*this, l, norm.of);

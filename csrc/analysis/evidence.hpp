@@ -2,6 +2,9 @@
 #ifndef GRADCORE_ANALYSIS_EVIDENCE_HPP
 #define GRADCORE_ANALYSIS_EVIDENCE_HPP
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "analysis/gaussian.hpp"
@@ -14,6 +17,18 @@ namespace limits {
 inline constexpr double kNormRatio = 100.0, kLearningSteps = 1e5, kOvershoot = 4.0, kDiverged = 10.0;
 inline constexpr double kFalseAlarm = 1e-3, kSaturated = 0.5, kInputScale = 10.0, kUnderflow = 0.05;
 }  // namespace limits
+
+// The root of the sum of value(i)^2 over n values, whose squares may leave the range of double.
+template <class Value>
+double root_of_squares(index n, Value &&value) noexcept {
+  double squares = 0, largest = 0, scaled = 0;
+  for (index i = 0; i < n; i++) squares += value(i) * value(i);
+  if (squares > 1e-290 && squares <= std::numeric_limits<double>::max()) return std::sqrt(squares);
+  for (index i = 0; i < n; i++) largest = std::max(largest, std::fabs(value(i)));
+  if (largest == 0 || std::isinf(largest)) return std::sqrt(squares);
+  for (index i = 0; i < n; i++) scaled += (value(i) / largest) * (value(i) / largest);
+  return largest * std::sqrt(scaled);
+}
 
 // One dense layer l over all passes: norms are root mean squares, shares are means.
 struct LayerEvidence {
@@ -42,7 +57,7 @@ struct Evidence {
   int loss;                                // gradcore_loss
   std::vector<gradcore_layer_flow> flows;  // [passes, depth]
   std::vector<double> losses;              // [passes]
-  double input_square = 1;                 // mean square of the inputs
+  double input_rms = 1;                    // root mean square of the inputs
   std::vector<LayerEvidence> layers;
 
   // The optimizer judged; without one, plain SGD at the usual rate.

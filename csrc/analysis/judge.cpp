@@ -440,12 +440,12 @@ void Judge::saturation() {
 }
 
 void Judge::unscaled_input() {
-  const double rms = std::sqrt(evidence_.input_square);
+  const double rms = evidence_.input_rms;
   // A normalization makes up for small inputs, unless the first layer has biases that it leaves in: these outweigh
   // them.
   const LayerSpec &first = *layers_[0].spec;
   const bool mended = first.batch_norm() || (first.row_norm() && first.bias < 0);
-  const double seen = mended ? rms / std::sqrt(rms * rms + kNormEps) : rms;
+  const double seen = mended ? rms / std::hypot(rms, std::sqrt(kNormEps)) : rms;
   if (rms > limits::kInputScale || (seen > 0 && seen < std::pow(limits::kInputScale, evidence_.adaptive() ? -2 : -1)))
     add(GRADCORE_FINDING_UNSCALED_INPUT, GRADCORE_WARNING, GRADCORE_CAUSE_INPUT_SCALE,
         collect(1, [](const LayerEvidence &, int) { return true; }),

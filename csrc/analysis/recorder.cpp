@@ -19,7 +19,7 @@ void Recorder::reset() noexcept {
   evidence_.flows.clear();
   evidence_.losses.clear();
   std::memset(gradient_sum_.data(), 0, gradient_sum_.size() * sizeof(double));
-  input_squares_ = input_count_ = 0;
+  input_norm_ = input_count_ = 0;
   rows_ = 0;
 }
 
@@ -33,7 +33,8 @@ void Recorder::add(const gradcore_layer_flow *flows, const void *gradients, cons
   rows_ = flows[0].activation.count / net_.layers[0].out;
   for (index i = 0; i < net_.flat_size; i++) gradient_sum_[std::size_t(i)] += element(gradients, i);
   if (!input) return;
-  for (index r = 0; r < input->rows; r++) input_squares_ += scan(input->data, r * input->stride, input->cols).squares;
+  for (index r = 0; r < input->rows; r++)
+    input_norm_ = std::hypot(input_norm_, norm(input->data, r * input->stride, input->cols));
   input_count_ += double(input->rows) * double(input->cols);
 }
 
@@ -42,29 +43,20 @@ double Recorder::element(const void *values, index i) const noexcept {
                                         : static_cast<const double *>(values)[i];
 }
 
-Recorder::Scan Recorder::scan(const void *values, index first, index count) const noexcept {
-  Scan found{0, true};
-  for (index i = first; i < first + count; i++) {
-    const double value = element(values, i);
-    found.squares += value * value;
-    found.finite &= std::isfinite(value);
-  }
-  return found;
+double Recorder::norm(const void *values, index first, index count) const noexcept {
+  return root_of_squares(count, [&](index i) { return element(values, first + i); });
 }
 
 Evidence &Recorder::evidence(const void *parameters) noexcept {
-  evidence_.input_square = input_count_ > 0 ? input_squares_ / input_count_ : 1.0;
+  evidence_.input_rms = input_count_ > 0 ? input_norm_ / std::sqrt(input_count_) : 1.0;
   read_parameters(parameters);
   evidence_.summarize();
   return evidence_;
 }
 
-double Recorder::gradient_square(int tensor) const noexcept {
+double Recorder::gradient_norm(int tensor) const noexcept {
   const TensorInfo &info = net_.parameters[std::size_t(tensor)];
-  double sum = 0;
-  for (index i = info.offset; i < info.offset + info.size(); i++)
-    sum += gradient_sum_[std::size_t(i)] * gradient_sum_[std::size_t(i)];
-  return sum;
+  return root_of_squares(info.size(), [&](index i) { return gradient_sum_[std::size_t(info.offset + i)]; });
 }
 
 // Fills in what depends on the parameters. A layer whose gradient is zero is `waking` if a tensor of zeros above it
@@ -76,20 +68,19 @@ void Recorder::read_parameters(const void *parameters) noexcept {
     const LayerSpec &spec = net_.layers[l];
     LayerEvidence &layer = evidence_.layers[l];
     layer.finite = true, layer.moving = false;
-    double squares[4] = {};
+    double norms[4] = {};
     const int tensors[4] = {spec.weight, spec.bias, spec.norm_weight, spec.norm_bias};
     for (int i = 0; i < 4; i++) {
       if (tensors[i] < 0) continue;
       const TensorInfo &info = net_.parameters[std::size_t(tensors[i])];
-      const Scan found = scan(parameters, info.offset, info.size());
-      squares[i] = found.squares;
-      layer.finite &= found.finite;
-      layer.moving |= gradient_square(tensors[i]) > 0;
+      norms[i] = norm(parameters, info.offset, info.size());
+      layer.finite &= std::isfinite(norms[i]);
+      layer.moving |= gradient_norm(tensors[i]) > 0;
     }
-    layer.weight_var = squares[0] / double(spec.out);
-    layer.bias_var = squares[1] / double(spec.out);
-    const double gradient = gradient_square(spec.weight);
-    layer.mean_gradient = std::sqrt(gradient) / passes();
+    layer.weight_var = norms[0] * norms[0] / double(spec.out);
+    layer.bias_var = norms[1] * norms[1] / double(spec.out);
+    const double gradient = gradient_norm(spec.weight);
+    layer.mean_gradient = gradient / passes();
     // Each row of the weights and of their gradient is compared with the next. Sums run in the same order for all
     // units, so that equal units agree to the bit.
     const TensorInfo &weight = net_.parameters[std::size_t(spec.weight)];
@@ -101,10 +92,10 @@ void Recorder::read_parameters(const void *parameters) noexcept {
                   !std::memcmp(sums, sums + spec.in, rest * sizeof *sums);
     bool passes_on = false;
     for (int pass = 0; pass < passes(); pass++) passes_on |= evidence_.flow(pass, int(l)).mean_squared_derivative > 0;
-    if (spec.norm_weight >= 0 && squares[2] == 0) gate_above |= gradient_square(spec.norm_weight) > 0;
+    if (spec.norm_weight >= 0 && norms[2] == 0) gate_above |= gradient_norm(spec.norm_weight) > 0;
     gate_above &= passes_on;
     layer.waking = gate_above;
-    gate_above |= squares[0] == 0 && gradient > 0;
+    gate_above |= norms[0] == 0 && gradient > 0;
   }
 }
 

@@ -21,19 +21,15 @@ class Recorder {
   Evidence &evidence(const void *parameters) noexcept;
 
  private:
-  struct Scan {
-    double squares;
-    bool finite;
-  };
   double element(const void *values, index i) const noexcept;
-  Scan scan(const void *values, index first, index count) const noexcept;
+  double norm(const void *values, index first, index count) const noexcept;
   void read_parameters(const void *parameters) noexcept;
-  double gradient_square(int tensor) const noexcept;
+  double gradient_norm(int tensor) const noexcept;
 
   const Architecture &net_;
   Evidence evidence_;
   std::vector<double> gradient_sum_;  // [flat_size]
-  double input_squares_ = 0, input_count_ = 0;
+  double input_norm_ = 0, input_count_ = 0;
   index rows_ = 0;
 };
 

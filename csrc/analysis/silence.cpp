@@ -14,7 +14,7 @@ constexpr index kNarrow = 8;
 
 // Whether all inputs of the net are zero.
 bool no_input(const Evidence &evidence) noexcept {
-  return evidence.input_square == 0 && evidence.layers[0].weight_grad == 0;
+  return evidence.input_rms == 0 && evidence.layers[0].weight_grad == 0;
 }
 
 // Whether a layer below has a gradient, so that the next step changes what enters this one.

@@ -30,6 +30,18 @@ def harmless(function: Callable[P, R]) -> Callable[P, R]:
     return quiet
 
 
+@harmless
+def root_mean_square(values: np.ndarray) -> float:
+    """sqrt(mean(values^2)) in float64; squares may leave its range."""
+    square = float(np.mean(np.square(values, dtype=np.float64)))
+    if TINY < square < math.inf:
+        return math.sqrt(square)
+    largest = float(np.abs(values).max(initial=0.0))
+    if not 0.0 < largest < math.inf:  # or NaN
+        return largest
+    return largest * math.sqrt(float(np.mean(np.square(values / largest, dtype=np.float64))))
+
+
 def bounded_exp(value: float) -> float:
     """e^value, but at most e^700, so that it cannot overflow."""
     return math.exp(min(value, 700.0))

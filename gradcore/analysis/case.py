@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _check, ops
+from .arithmetic import root_mean_square
 
 # Learning rate of the plain SGD judged for when no optimizer is given: the usual default for SGD.
 SGD_LR = 0.01
@@ -170,7 +171,7 @@ class Case:
         """Root mean square of regression targets; 1 for classes and probabilities."""
         if self.loss not in _check.VALUE_LOSSES:
             return 1.0
-        return float(np.sqrt(np.mean(np.asarray(self.target, dtype=np.float64) ** 2)))
+        return root_mean_square(self.target)
 
 
 def batch_rows(

@@ -191,7 +191,7 @@ def slope_of_inputs(subject: Subject) -> float:
     measurement = subject.measurement
     if measurement.config["normalization"] is None or skip_connections(measurement.config).any():
         return 0.0
-    return -math.log(measurement.input_square + NORM_EPS) / subject.slope.steps
+    return -2.0 * math.log(math.hypot(measurement.input_rms, math.sqrt(NORM_EPS))) / subject.slope.steps
 
 
 def signal_dies(subject: Subject) -> bool:
@@ -212,7 +212,7 @@ def of_starvation(subject: Subject, layer: int) -> str:
     Inputs fall short of a root mean square of 1, weights of their critical sizes.
     """
     measurement = subject.measurement
-    inputs = 0.5 * math.log(max(measurement.input_square, TINY))
+    inputs = math.log(max(measurement.input_rms, TINY))
     weights = sum(
         0.5 * math.log(max(float(weight_var), TINY) / CRITICAL_GAIN_SQUARED[name])
         for weight_var, name in zip(measurement.weight_var[:layer], measurement.config["activation"], strict=False)
@@ -248,7 +248,7 @@ def of_exploding(subject: Subject) -> str:
 
 def of_overflow(subject: Subject) -> tuple[str, dict[str, Any]]:
     """(cause, evidence): why values are not finite."""
-    input_rms = math.sqrt(subject.measurement.input_square)
+    input_rms = subject.measurement.input_rms
     evidence: dict[str, Any] = {"input_rms": input_rms}
     if not subject.measurement.finite_parameters.all():
         return "learning_rate", evidence
@@ -271,7 +271,7 @@ _LARGE_SQUARE = 2.0**80
 def of_saturation(subject: Subject, layer: int) -> str:
     """Why the units of a layer are saturated: large inputs (in layer 0), large weights, or else biases or training."""
     measurement = subject.measurement
-    if layer == 0 and measurement.input_square > subject.limits.input_scale**2:
+    if layer == 0 and measurement.input_rms > subject.limits.input_scale:
         return "input_scale"
     if float(measurement.weight_var[layer]) > _LARGE_WEIGHT_VAR:
         return "weight_scale"
@@ -306,5 +306,5 @@ def weights_too_large(subject: Subject) -> bool:
 
 def scales_of_data(subject: Subject) -> dict[str, float]:
     """Root mean squares of inputs and targets that are far above 1, by the name of the cause that each would be."""
-    scales = {"input_scale": math.sqrt(subject.measurement.input_square), "target_scale": subject.case.target_scale}
+    scales = {"input_scale": subject.measurement.input_rms, "target_scale": subject.case.target_scale}
     return {name: scale for name, scale in scales.items() if scale > subject.limits.input_scale}

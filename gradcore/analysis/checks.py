@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from .._scaling import column_deviations
 from ..mlp import NORM_EPS
 from . import causes, wording
 from .report import Finding, LayerRecord
@@ -103,8 +104,8 @@ def unscaled_input(subject: Subject) -> list[Finding]:
     Inputs are reported if their scale is far from 1 or one column varies far more than most; targets if they are large.
     """
     case, limits, measurement = subject.case, subject.limits, subject.measurement
-    rms = math.sqrt(measurement.input_square)
-    deviations = np.asarray(case.x, dtype=np.float64).std(axis=0)
+    rms = measurement.input_rms
+    deviations = column_deviations(case.x)
     varying = deviations[deviations > 0.0]
     ratio = float(varying.max() / np.median(varying)) if varying.size else 1.0
     problems, effect = [], "the first layer's outputs and gradients inherit that scale"
@@ -142,7 +143,7 @@ def _seen_scale(subject: Subject, rms: float) -> float:
     takes the biases out.
     """
     mended = _normalizes(subject) and not _biases_weigh(subject)
-    return rms / math.sqrt(rms**2 + NORM_EPS) if mended else rms
+    return rms / math.hypot(rms, math.sqrt(NORM_EPS)) if mended else rms
 
 
 def _normalizes(subject: Subject) -> bool:

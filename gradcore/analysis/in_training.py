@@ -19,10 +19,10 @@ from ..training import Rows, Run, extra_growth
 from . import causes, wording
 from . import measure as measuring
 from .analyze import examine, make_case, report_of
-from .arithmetic import harmless
+from .arithmetic import harmless, root_mean_square
 from .case import Case
 from .judge import judge
-from .measure import Rehearsal, mean_square, summarize
+from .measure import Rehearsal, summarize
 from .report import Finding, Report
 from .subject import Subject, Thresholds
 
@@ -90,7 +90,7 @@ class Group:
         """
         case, first = _case(run, run.net, self.rows), self._flows[0].batch_size
         mean = run.net.gradients.like(self._gradient / (len(case.x) / first))
-        measurement = summarize(run.net, self._flows, self.losses, mean, mean_square(case.x))
+        measurement = summarize(run.net, self._flows, self.losses, mean, root_mean_square(case.x))
         updates = measurement.mean("update_ratio")
         rehearsal = Rehearsal(case.step_size, np.asarray(losses), updates)
         return examine(case, replace(measurement, rehearsal=rehearsal), limits)
@@ -156,7 +156,7 @@ def explain(tape: Tape, healthy: Snapshot, limits: Thresholds) -> tuple[Replayed
     replayed = None
     scale, scaled_step = 0.0, tape.base.step
     for replayed in tape.replay():
-        inputs = math.sqrt(mean_square(tape.run.batch(replayed._rows)[0]))
+        inputs = root_mean_square(tape.run.batch(replayed._rows)[0])
         if inputs > scale:
             scale, scaled_step = inputs, replayed.step
         passed = _finite_pass(replayed)
@@ -167,7 +167,7 @@ def explain(tape: Tape, healthy: Snapshot, limits: Thresholds) -> tuple[Replayed
             net.parameters.flat[:] = replayed._before  # the pass broke with these; the update is only a consequence
         case = _case(tape.run, net, [replayed._rows])
         gradients = net.gradients
-        measurement = summarize(net, [replayed.flow], [replayed.loss], gradients, mean_square(case.x))
+        measurement = summarize(net, [replayed.flow], [replayed.loss], gradients, root_mean_square(case.x))
         subject = examine(case, measurement, limits)
         finding = next((entry for entry in judge(subject)[1] if entry.kind == "non_finite"), None)
         if finding is None:

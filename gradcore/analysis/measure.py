@@ -17,7 +17,7 @@ import numpy as np
 from .._status import Progress
 from ..flow import FORMATS
 from ..mlp import skip_connections
-from .arithmetic import harmless
+from .arithmetic import harmless, root_mean_square
 from .case import Case, Floats
 from .predict import layer_scales
 from .propagation import Propagation
@@ -83,8 +83,8 @@ class Measurement:
 
     flows, losses: one per batch.
     mean_gradient_norm: |mean of dL/dW over batches| of each layer.
-    weight_var, bias_var: scales of the weights and biases (`predict.layer_scales`). input_square: mean square of the
-        inputs.
+    weight_var, bias_var: scales of the weights and biases (`predict.layer_scales`). input_rms: root mean square of
+        the inputs.
     has_gradient: whether any parameter at all, biases and normalization included, received a gradient.
     finite_parameters: for each layer, whether all parameters are finite. alike: for each layer, whether its units are
         identical.
@@ -100,7 +100,7 @@ class Measurement:
     mean_gradient_norm: Floats
     weight_var: Floats
     bias_var: Floats
-    input_square: float
+    input_rms: float
     has_gradient: bool
     finite_parameters: Floats
     alike: Floats
@@ -114,6 +114,11 @@ class Measurement:
     def depth(self) -> int:
         """Number of dense layers."""
         return len(self.weight_var)
+
+    @property
+    def input_square(self) -> float:
+        """Mean square of the inputs, for the theory; infinite or zero if it leaves float64."""
+        return self.input_rms * self.input_rms
 
     @functools.cached_property
     def mean_rows(self) -> float:
@@ -188,7 +193,7 @@ def measure(case: Case, net: Any, *, progress: Progress | None = None) -> Measur
         flows,
         losses[: len(flows)],
         net.gradients.like(total / len(flows)),
-        mean_square(case.x[np.concatenate(case.rows)]),
+        root_mean_square(case.x[np.concatenate(case.rows)]),
         interrupted=interrupted,
     )
 
@@ -199,13 +204,13 @@ def summarize(
     flows: Sequence[Any],
     losses: Sequence[float],
     mean_gradient: Mapping[str, Floats],
-    input_square: float,
+    input_rms: float,
     *,
     interrupted: bool = False,
 ) -> Measurement:
     """Make a Measurement of recorded passes of `net`, whose parameters are read as they are now.
 
-    mean_gradient: of all parameters over the rows, by name. input_square: mean square of the inputs of these rows.
+    mean_gradient: of all parameters over the rows, by name. input_rms: root mean square of the inputs of these rows.
     """
     weight_var, bias_var = layer_scales(net)
     names = [f"dense{layer}.weight" for layer in range(net.depth)]
@@ -214,20 +219,15 @@ def summarize(
         config=net.config,
         flows=tuple(flows),
         losses=np.array(losses),
-        mean_gradient_norm=np.array([math.sqrt(mean_square(values) * values.size) for values in weights]),
+        mean_gradient_norm=np.array([root_mean_square(values) * math.sqrt(values.size) for values in weights]),
         weight_var=weight_var,
         bias_var=bias_var,
-        input_square=input_square,
+        input_rms=input_rms,
         has_gradient=any(values.any() for values in mean_gradient.values()),
         finite_parameters=_finite_layers(net),
         alike=np.array([*(_units_alike(net.parameters[name], mean_gradient[name]) for name in names[:-1]), False]),
         interrupted=interrupted,
     )
-
-
-def mean_square(values: Floats) -> float:
-    """Mean of the squares, in float64."""
-    return float(np.mean(np.square(values, dtype=np.float64)))
 
 
 def _units_alike(weight: Floats, gradient: Floats) -> bool:
@@ -307,7 +307,7 @@ def starved(measurement: Measurement) -> Floats:
     """
     entries = measurement.mean_rows * np.array(measurement.config["widths"][1:], dtype=np.float64)
     outputs = measurement.rms("activation_norm") / np.sqrt(entries)
-    entering = np.concatenate(([math.sqrt(measurement.input_square)], outputs[:-1]))
+    entering = np.concatenate(([measurement.input_rms], outputs[:-1]))
     return np.asarray(entering < measurement.rms("delta_norm") / np.sqrt(entries))
 
 

@@ -24,7 +24,7 @@ from .._check import VALUE_LOSSES
 from .._status import Progress
 from . import causes
 from . import measure as measuring
-from .arithmetic import harmless
+from .arithmetic import harmless, root_mean_square
 from .case import Case
 from .doubt import Doubt, is_large_shift, learned, no_lower, outpaced, steps_in_doubt
 from .harm import may_leave_plateau, rescaled
@@ -145,9 +145,7 @@ def _rewriting_steps(case: Case) -> float:
     The typical weight is the median over the layers of the root mean square of their weights. At a step size of 0, the
     number is infinite.
     """
-    sizes = [
-        math.sqrt(measuring.mean_square(case.net.parameters[f"dense{layer}.weight"])) for layer in range(case.net.depth)
-    ]
+    sizes = [root_mean_square(case.net.parameters[f"dense{layer}.weight"]) for layer in range(case.net.depth)]
     step = case.step_size * case.memory
     return float(np.median(sizes)) / step if step > 0.0 else math.inf
 

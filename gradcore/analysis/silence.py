@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +29,7 @@ def zero_gradient(subject: Subject) -> list[Finding]:
     silent = where(subject.gradient_norms == 0.0)
     if not silent:
         return found
-    if 0 in silent and subject.measurement.input_square == 0.0:
+    if 0 in silent and subject.measurement.input_rms == 0.0:
         return [*found, _silent(silent, "input_scale", "All inputs are zero.", {})]
     starving, skips = starved(subject.measurement), skip_connections(subject.measurement.config)
     bypassed = tuple(layer for layer in silent if skips[layer] and not starving[layer])
@@ -106,7 +105,7 @@ def _starvation(subject: Subject, layer: int, what: str) -> tuple[str, str, dict
             f"{what} The weights of the layers below are too small, or zero: the signal dies out on its way up.",
             {},
         )
-    evidence = {"input_rms": math.sqrt(subject.measurement.input_square)}
+    evidence = {"input_rms": subject.measurement.input_rms}
     return cause, f"{what} The inputs are too small. {wording.input_sentence(subject)}", evidence
 
 

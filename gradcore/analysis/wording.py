@@ -133,7 +133,7 @@ def vanishing_cause(subject: Subject, cause: str) -> str:
 
 def _by_inputs(subject: Subject) -> str:
     """Why the gradient changes if the scale of the inputs is the cause, as `causes.slope_of_inputs` explains."""
-    rms, name = factor(math.sqrt(subject.measurement.input_square)), subject.measurement.config["normalization"]
+    rms, name = factor(subject.measurement.input_rms), subject.measurement.config["normalization"]
     return (
         f"In layer 0, {name} norm divides the gradient by the scale of the inputs (root mean square {rms}), as it "
         "does the signal: most of the change happens there, not over depth."
@@ -283,7 +283,7 @@ def no_harm(subject: Subject, cause: str = "") -> str:
 
 def input_sentence(subject: Subject) -> str:
     """The root mean squares of the inputs and, unless they are classes or probabilities, of the targets."""
-    inputs = f"Inputs have a root mean square of {factor(math.sqrt(subject.measurement.input_square))}"
+    inputs = f"Inputs have a root mean square of {factor(subject.measurement.input_rms)}"
     if subject.case.loss not in _check.VALUE_LOSSES:
         return f"{inputs}."
     return f"{inputs}, targets of {factor(subject.case.target_scale)}."
