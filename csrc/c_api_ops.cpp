@@ -39,6 +39,10 @@ gradcore_status check_matrix(const char *name, const gradcore_matrix *m) noexcep
   if (m->rows > 1 && m->stride < m->cols)
     return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected a row stride of at least %lld, got %lld", name,
                 (long long)m->cols, (long long)m->stride);
+  const int64_t most = kMostElements / std::max(m->cols, m->rows > 1 ? m->stride : 0);
+  if (m->rows > most)
+    return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected at most %lld rows of this size, got %lld", name,
+                (long long)most, (long long)m->rows);
   return GRADCORE_OK;
 }
 
@@ -123,10 +127,13 @@ ArrayList<T> as_list(void *const *arrays, const int64_t *sizes, int32_t count) n
 gradcore_status check_arrays(void *const *arrays, const int64_t *sizes, int32_t count) noexcept {
   if (count < 0) return fail(GRADCORE_INVALID_ARGUMENT, "num_arrays: expected at least 0, got %d", count);
   if (count > 0 && (!arrays || !sizes)) return null_argument(arrays ? "sizes" : "arrays");
-  for (int32_t i = 0; i < count; i++)
-    if (sizes[i] < 0 || (sizes[i] > 0 && !arrays[i]))
-      return fail(GRADCORE_INVALID_ARGUMENT, "arrays[%d]: expected an array of at least 0 elements, got %s", i,
-                  sizes[i] < 0 ? "a negative size" : "NULL");
+  for (int32_t i = 0; i < count; i++) {
+    if (sizes[i] < 0 || sizes[i] > kMostElements)
+      return fail(GRADCORE_INVALID_ARGUMENT, "sizes[%d]: expected 0 to 2^56 elements, got %lld", i,
+                  (long long)sizes[i]);
+    if (sizes[i] > 0 && !arrays[i])
+      return fail(GRADCORE_INVALID_ARGUMENT, "arrays[%d]: expected %lld elements, got NULL", i, (long long)sizes[i]);
+  }
   return GRADCORE_OK;
 }
 
@@ -134,7 +141,7 @@ gradcore_status check_activation(int32_t activation, int64_t count, std::initial
   if (activation < 0 || activation >= GRADCORE_NUM_ACTIVATIONS)
     return fail(GRADCORE_INVALID_ARGUMENT, "activation: expected 0 to %d, got %d", GRADCORE_NUM_ACTIVATIONS - 1,
                 activation);
-  if (count < 0) return fail(GRADCORE_INVALID_ARGUMENT, "count: expected at least 0, got %lld", (long long)count);
+  GRADCORE_TRY(check_count("count", count));
   return count > 0 ? check_pointers(arrays) : GRADCORE_OK;
 }
 
@@ -459,7 +466,7 @@ gradcore_status gradcore_op_loss(int32_t dtype, int32_t loss, const gradcore_mat
 
 gradcore_status gradcore_op_array_stats(int32_t dtype, const void *array, int64_t count, gradcore_array_stats *stats,
                                         int64_t *histogram) {
-  if (count < 0) return fail(GRADCORE_INVALID_ARGUMENT, "count: expected at least 0, got %lld", (long long)count);
+  GRADCORE_TRY(check_count("count", count));
   if (count > 0 && !array) return null_argument("array");
   if (!stats) return null_argument("stats");
   return with_kernels(dtype, [&](const auto &kernels) {

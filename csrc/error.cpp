@@ -52,6 +52,11 @@ gradcore_status check_loss(int32_t loss) noexcept {
   return fail(GRADCORE_INVALID_ARGUMENT, "loss: expected 0 to %d, got %d", GRADCORE_NUM_LOSSES - 1, loss);
 }
 
+gradcore_status check_count(const char *name, int64_t count) noexcept {
+  if (count >= 0 && count <= kMostElements) return GRADCORE_OK;
+  return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected 0 to 2^56 elements, got %lld", name, (long long)count);
+}
+
 gradcore_status check_labels(const int64_t *labels, int64_t rows, int64_t classes) noexcept {
   for (int64_t r = 0; r < rows; r++)
     if (labels[r] < 0 || labels[r] >= classes)

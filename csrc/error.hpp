@@ -30,6 +30,10 @@ gradcore_status in_argument(const char *name, gradcore_status status) noexcept;
 gradcore_status check_eps(int32_t dtype, double eps) noexcept;
 
 gradcore_status check_loss(int32_t loss) noexcept;
+
+// The most elements of an array: no memory holds as many, and their size in bytes does not overflow.
+inline constexpr int64_t kMostElements = int64_t(1) << 56;
+gradcore_status check_count(const char *name, int64_t count) noexcept;
 gradcore_status check_labels(const int64_t *labels, int64_t rows, int64_t classes) noexcept;
 
 // Runs a call that may throw; the only exception the core lets through is std::bad_alloc.

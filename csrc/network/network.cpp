@@ -1,5 +1,6 @@
 #include "network/network.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
@@ -189,6 +190,11 @@ gradcore_status Network::check_matrix(const char *name, const gradcore_matrix *m
   if (matrix->rows > 1 && matrix->stride < cols)
     return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected a row stride of at least %lld elements, got %lld", name,
                 (long long)cols, (long long)matrix->stride);
+  // The flat size bounds the sum of the widths, and so the elements of the workspace per row.
+  const index most = kMostElements / std::max(matrix->rows > 1 ? matrix->stride : 0, net_.flat_size);
+  if (matrix->rows > most)
+    return fail(GRADCORE_INVALID_ARGUMENT, "%s: expected at most %lld rows for a net of this size, got %lld", name,
+                (long long)most, (long long)matrix->rows);
   return GRADCORE_OK;
 }
 

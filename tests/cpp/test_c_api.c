@@ -637,6 +637,37 @@ static void check_ops(void) {
   REFUSED(gradcore_op_array_stats(0, x, 4, NULL, NULL));
 }
 
+/* Sizes of no array there is, whose bytes overflow: neither taken for nothing, nor read, nor waited for. */
+static void check_impossible_sizes(gradcore_net *net) {
+  float y[ROWS * HIDDEN], *arrays[] = {y};
+  gradcore_array_stats stats;
+  static const int64_t wrong[] = {INT64_MAX, (int64_t)1 << 62, ((int64_t)1 << 56) + 1};
+  for (int i = 0; i < 3; i++) {
+    const int64_t most = wrong[i];
+    const gradcore_matrix in = matrix(x, ROWS, IN), w = matrix(y, OUT, IN), tall = matrix(x, most, IN);
+    const gradcore_matrix flat = matrix(x, 2, most), apart = {x, ROWS, IN, most}, out = matrix(output, most, OUT);
+    const gradcore_output_matrix into = {output, ROWS, OUT, most};
+    const gradcore_target_data many = {labels, {NULL, 0, 0, 0}, most}, y5 = target();
+    REFUSED(gradcore_net_forward(net, &tall, 0, output));
+    REFUSED(gradcore_net_forward(net, &tall, 1, output));
+    REFUSED(gradcore_net_forward(net, &apart, 0, output));
+    REFUSED(gradcore_net_forward_into(net, &in, 0, &into));
+    REFUSED(gradcore_net_loss(net, &tall, &many, 0, &value));
+    REFUSED(gradcore_net_train_step(net, &apart, &y5, 0, optimizer, 0, 0, 0, &step));
+    REFUSED(gradcore_op_dense(0, &tall, &w, NULL, y));
+    REFUSED(gradcore_op_dense(0, &apart, &w, NULL, y));
+    REFUSED(gradcore_op_dense_backward(0, &out, &tall, &w, y, y, y));
+    REFUSED(gradcore_op_batch_norm(0, &tall, y, y, 1e-5, y, y, y));
+    REFUSED(gradcore_op_layer_norm(0, &flat, y, y, 0, 1e-5, y, y, y));
+    REFUSED(gradcore_op_loss(0, 0, &out, &many, &value, NULL));
+    REFUSED(gradcore_op_activation(0, 1, x, most, y));
+    REFUSED(gradcore_op_activation_backward(0, 1, x, x, most, y));
+    REFUSED(gradcore_op_array_stats(0, x, most, &stats, NULL));
+    REFUSED(gradcore_clip_grad_norm(0, (void *const *)arrays, &most, 1, 1, 2, 0, &value));
+    REFUSED(gradcore_clip_grad_value(0, (void *const *)arrays, &most, 1, 1));
+  }
+}
+
 /* ---- threads ---- */
 
 static void *fail_elsewhere(void *text) {
@@ -744,6 +775,7 @@ int main(int argc, char **argv) {
   check_net(net);
   check_passes(net);
   check_output_strides(net);
+  check_impossible_sizes(net);
   gradcore_optimizer_destroy(optimizer);
   gradcore_net_destroy(net);
   check_diagnosis_arguments();
