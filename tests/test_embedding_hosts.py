@@ -26,3 +26,8 @@ def test_numbers_are_written_alike_in_every_locale(compile_program, german, tmp_
     assert files[0].read_bytes() == files[1].read_bytes()
     assert "got -0.5" in plain
     assert "is multiplied by 0." in plain
+
+
+def test_threads_with_the_smallest_stacks_may_call_everything(compile_program, tmp_path):
+    program = compile_program(EMBED / "stack.c", "-pthread")
+    assert native.run(program, cwd=tmp_path) == "enough\n"

@@ -24,6 +24,15 @@ gradcore_status fail_io(const char *expected) {
   return GRADCORE_IO_ERROR;
 }
 
+// Fails for what is no regular file. Of pipes and devices errno can only say EINVAL, whose text says nothing.
+gradcore_status fail_irregular(const struct stat &there) {
+  errno = EISDIR;
+  if (S_ISDIR(there.st_mode)) return fail_io("a regular file");
+  fail(GRADCORE_IO_ERROR, "path: expected a regular file, got a pipe or a device");
+  errno = EINVAL;
+  return GRADCORE_IO_ERROR;
+}
+
 // A name that no other call of any process is likely to use; O_EXCL of open() guarantees it.
 std::string draft_name() {
   static std::atomic<unsigned> calls{0};
@@ -56,10 +65,7 @@ gradcore_status FileReader::open(const char *path, int64_t *size) {
   struct stat status{};
   file_.number = ::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // must not block on a pipe without a writer
   if (file_.number < 0 || fstat(file_.number, &status) != 0) return fail_io("a file that can be read");
-  if (!S_ISREG(status.st_mode)) {
-    errno = S_ISDIR(status.st_mode) ? EISDIR : EINVAL;
-    return fail_io("a regular file");
-  }
+  if (!S_ISREG(status.st_mode)) return fail_irregular(status);
   *size = int64_t(status.st_size);
   return GRADCORE_OK;
 }
@@ -103,10 +109,7 @@ gradcore_status FileDraft::open(const char *path) {
     if (length < 0 || links == kMostLinks) return fail_io("a file that can be replaced");
     path_ = (target[0] == '/' ? std::string() : folder_of_path()) + std::string(target, std::size_t(length));
   }
-  if (exists && !S_ISREG(there.st_mode)) {
-    errno = S_ISDIR(there.st_mode) ? EISDIR : EINVAL;
-    return fail_io("a regular file");
-  }
+  if (exists && !S_ISREG(there.st_mode)) return fail_irregular(there);
   folder_ = folder_of_path();
   if (folder_.empty()) folder_ = ".";
   std::string draft = folder_ + "/" + draft_name();

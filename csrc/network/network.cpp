@@ -70,11 +70,11 @@ bool finite_at_least(double value, double least) noexcept { return std::isfinite
 
 gradcore_status Network::check_config(const gradcore_net_config *config) noexcept {
   constexpr index kMaxWidth = index(1) << 24, kMaxParameters = index(1) << 40;
-  if (!config->widths)
-    return fail(GRADCORE_INVALID_ARGUMENT, "widths: expected an array of num_widths widths, got NULL");
   if (config->num_widths < 2)
     return fail(GRADCORE_INVALID_ARGUMENT, "widths: expected at least 2 (input and output), got %d",
                 config->num_widths);
+  if (!config->widths)
+    return fail(GRADCORE_INVALID_ARGUMENT, "widths: expected an array of num_widths widths, got NULL");
   index parameters = 0;
   for (int i = 0; i < config->num_widths; i++) {
     if (config->widths[i] < 1 || config->widths[i] > kMaxWidth)

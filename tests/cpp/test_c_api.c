@@ -82,6 +82,9 @@ static void check_net_configs(void) {
   REFUSED_WITH(size, sizeof c - 1);
   REFUSED_WITH(size, SIZE_MAX);
   REFUSED_WITH(widths, NULL);
+  c = net_config(), c.widths = NULL, c.num_widths = 0; /* an empty list, as C++ hands it over */
+  REFUSED(gradcore_net_create(&c, &net));
+  CHECK(strstr(gradcore_last_error(), "at least 2"));
   REFUSED_WITH(num_widths, 1);
   REFUSED_WITH(num_widths, -1);
   REFUSED_WITH(activations, NULL);
@@ -253,6 +256,8 @@ static void check_net(gradcore_net *net) {
   REFUSED(gradcore_net_buffer(net, 0, NULL));
   REFUSED(gradcore_net_save(net, NULL));
   REFUSED_AS(GRADCORE_IO_ERROR, gradcore_net_save(net, "/nowhere/at/all"));
+  REFUSED_AS(GRADCORE_IO_ERROR, gradcore_net_save(net, "/dev/full"));
+  CHECK(strstr(gradcore_last_error(), "got a pipe or a device"));
   REFUSED(gradcore_net_save_to_memory(net, NULL, 0, NULL));
   REFUSED(gradcore_net_save_to_memory(net, small, sizeof small, &size));
   REFUSED(gradcore_clip_grad_adaptive(net, 0, 1e-3));

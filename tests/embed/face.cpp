@@ -183,6 +183,9 @@ void errors() {
   constexpr std::int64_t huge = INT64_MAX, half = std::int64_t(1) << 62;  // of which the products overflow
   check_throws(GRADCORE_INVALID_ARGUMENT, "output: expected 4611686018427387904 x 4 elements, got 0",
                [&] { net.forward({x.data(), half, 6}, gc::Span<float>{}); });
+  check_throws(GRADCORE_INVALID_ARGUMENT, "input: expected at least one row, got -1",
+               [&] { net.forward({x.data(), -1, 6}, output); });
+  check_throws(GRADCORE_INVALID_ARGUMENT, "widths: expected at least 2", [] { gc::Net<float>(gc::NetConfig{}); });
   check_throws(GRADCORE_INVALID_ARGUMENT, "elements, got 1",
                [&] { gc::ops::dense(gc::Span<float>(output.data(), 1), {x.data(), huge, 3}, {x.data(), huge, 3}); });
   check_throws(GRADCORE_INVALID_STATE, "backward", [&] { net.backward({x.data(), 3, 4}); });

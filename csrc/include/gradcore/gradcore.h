@@ -17,9 +17,10 @@
  *   - A NULL handle is an error in functions that return a status; other functions do nothing, or return 0 or NULL.
  *   - Matrices are row-major. A `*_stride` is the distance between rows, in elements.
  *   - `dtype` fixes the element type of every `void *` array of a net: double with GRADCORE_FLOAT64, else float.
- *   - The library never prints, aborts, exits or throws. pthread_cancel takes effect after a call, not within it. The
- *     shared library stays loaded once its threads have started; a plugin that links it statically and may be unloaded
- *     must itself be linked with -Wl,-z,nodelete.
+ *   - Pointers are aligned as their elements require. Sizes are at most 2^56 elements.
+ *   - The library never prints, aborts, exits or throws; a call takes less than 64 kB of stack. pthread_cancel takes
+ *     effect after a call, not within it. The shared library stays loaded once its threads have started; a plugin that
+ *     links it statically and may be unloaded must itself be linked with -Wl,-z,nodelete.
  *   - A pass or step allocates nothing and takes no lock if the net has run the same kind with the same number of rows
  *     before (a different, even smaller, number of rows may need another memory layout, and more memory). To avoid
  *     waiting for other threads as well, use gradcore_net_set_threads(net, NULL, NULL, 1).
@@ -440,7 +441,9 @@ GRADCORE_API gradcore_status gradcore_op_batch_norm_backward(int32_t dtype, cons
                                                              const gradcore_matrix *input, const void *weight,
                                                              const void *save_mean, const void *save_invstd,
                                                              void *grad_input, void *grad_weight, void *grad_bias);
-/* Layer norm of input [n, c] over its columns (bias NULL and rms = 1: RMS norm); save_mean, save_invstd are [n]. */
+/* Layer norm of input [n, c] over its columns (bias NULL and rms = 1: RMS norm); save_mean, save_invstd are [n].
+ * All normalizations, also those of nets, square their inputs in the dtype: where the sum of squares is infinite
+ * (inputs beyond about 1e18 in float, 1e153 in double), save_invstd is 0 and outputs are those of constant inputs. */
 GRADCORE_API gradcore_status gradcore_op_layer_norm(int32_t dtype, const gradcore_matrix *input, const void *weight,
                                                     const void *bias, int32_t rms, double eps, void *output,
                                                     void *save_mean, void *save_invstd);

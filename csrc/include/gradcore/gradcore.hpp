@@ -46,10 +46,10 @@ inline void check(gradcore_status status) {
   if (status != GRADCORE_OK) throw Error(status, gradcore_last_error());
 }
 
-// By division: the product of wrong sizes may overflow to a value that looks right.
+// By division: a product of wrong sizes may overflow to one that looks right. Negative sizes are refused by the call.
 inline void expect(const char *name, std::int64_t rows, std::int64_t cols, std::size_t got) {
   const std::size_t r = static_cast<std::size_t>(rows), c = static_cast<std::size_t>(cols);
-  if (r == 0 || c == 0 ? got != 0 : got / c != r || got % c != 0)
+  if (rows >= 0 && cols >= 0 && (r == 0 || c == 0 ? got != 0 : got / c != r || got % c != 0))
     throw Error(GRADCORE_INVALID_ARGUMENT, std::string(name) + ": expected " + std::to_string(rows) +
                                                (cols == 1 ? "" : " x " + std::to_string(cols)) + " elements, got " +
                                                std::to_string(got));
