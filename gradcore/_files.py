@@ -44,6 +44,8 @@ def _complete(draft: str, path: Path, text: str) -> None:
     exists = path.exists()
     if exists and not path.is_file():
         raise OSError(errno.EISDIR if path.is_dir() else errno.EINVAL, "Not a regular file")
+    if exists and not os.access(path, os.W_OK, effective_ids=True):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
     with open(draft, "x", encoding="utf-8") as file:
         if exists:
             there = path.stat()

@@ -31,3 +31,14 @@ def test_numbers_are_written_alike_in_every_locale(compile_program, german, tmp_
 def test_threads_with_the_smallest_stacks_may_call_everything(compile_program, tmp_path):
     program = compile_program(EMBED / "stack.c", "-pthread")
     assert native.run(program, cwd=tmp_path) == "enough\n"
+
+
+def test_a_file_without_write_permission_is_not_replaced(compile_program, tmp_path):
+    """Though the folder would allow it, and a new name for its neighbour is all that replacing takes."""
+    program = compile_program(EMBED / "protected.c")
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    out = native.run(program, cwd=folder)
+    assert out == "path: expected a file that can be written, got: Permission denied\n"
+    assert [path.name for path in folder.iterdir()] == ["net.safetensors"]

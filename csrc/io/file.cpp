@@ -110,6 +110,8 @@ gradcore_status FileDraft::open(const char *path) {
     path_ = (target[0] == '/' ? std::string() : folder_of_path()) + std::string(target, std::size_t(length));
   }
   if (exists && !S_ISREG(there.st_mode)) return fail_irregular(there);
+  // A rename asks for permission on the folder alone, and would replace what its owner has protected.
+  if (exists && faccessat(AT_FDCWD, path_.c_str(), W_OK, AT_EACCESS) != 0) return fail_io("a file that can be written");
   folder_ = folder_of_path();
   if (folder_.empty()) folder_ = ".";
   std::string draft = folder_ + "/" + draft_name();

@@ -170,8 +170,8 @@ gradcore_status Network::set_origin(std::string init, std::string seed) {
   bool printable = true;
   for (const char c : init) printable &= c >= ' ' && c <= '~';
   if (init.empty() || init.size() > Origin::kMaxInit || !printable)
-    return fail(GRADCORE_INVALID_ARGUMENT, "init: expected a name of 1 to %zu printable ASCII characters, got %zu",
-                Origin::kMaxInit, init.size());
+    return fail(GRADCORE_INVALID_ARGUMENT, "init: expected a name of 1 to %zu printable ASCII characters, got %zu%s",
+                Origin::kMaxInit, init.size(), printable ? "" : ", some of another kind");
   const bool digits = seed.find_first_not_of("0123456789") == std::string::npos;
   if (!digits || seed.size() > Origin::kMaxSeed || (seed.size() > 1 && seed[0] == '0'))
     return fail(GRADCORE_INVALID_ARGUMENT, "seed: expected at most %zu digits without leading zeros, got others",
@@ -216,7 +216,8 @@ gradcore_status Network::check_training_rows(index rows) const noexcept {
 }
 
 gradcore_status Network::check_target(const gradcore_target_data *target, int loss, index rows) const noexcept {
-  if (!target) return fail(GRADCORE_INVALID_ARGUMENT, "target: expected labels or values, got NULL");
+  if (!target || (!target->labels && !target->values.data))
+    return fail(GRADCORE_INVALID_ARGUMENT, "target: expected labels or values, got NULL");
   GRADCORE_TRY(check_loss(loss));
   const index out = net_.out_features();
   const index got = target->labels ? target->num_labels : target->values.rows;

@@ -240,6 +240,7 @@ static void check_net(gradcore_net *net) {
   REFUSED(gradcore_net_set_origin(net, NULL, NULL));
   REFUSED(gradcore_net_set_origin(net, "", NULL));
   REFUSED(gradcore_net_set_origin(net, "a\nb", NULL));
+  CHECK(strstr(gradcore_last_error(), "got 3, some of another kind"));
   REFUSED(gradcore_net_set_origin(net, "auto", "-1"));
   REFUSED(gradcore_net_set_origin(net, "auto", "007"));
   REFUSED(gradcore_net_initialize(net, -1, 0));
@@ -362,6 +363,7 @@ static void check_batches(gradcore_net *net, batch_call call, const char *functi
   x[7] = 0.5f;
   y.labels = NULL;
   REFUSED(call(net, &input, &y, GRADCORE_MSE));
+  CHECK(strstr(gradcore_last_error(), "expected labels or values"));
   y.values = matrix(output, ROWS, OUT + 1);
   REFUSED(call(net, &input, &y, GRADCORE_MSE));
   y.values = matrix(output, ROWS, OUT);

@@ -335,7 +335,7 @@ GRADCORE_API gradcore_status gradcore_net_train_step(gradcore_net *net, const gr
  *
  * gradcore_net_save is atomic: a new file next to `path` is completed, flushed to disk and moved over it. A crash at
  * any moment leaves either the old file or the new one. Permissions are kept; so are owner and group where the process
- * may set them.
+ * may set them. A file that the process may not write is not replaced.
  * Loading checks everything: a file that is damaged or was not written by gradcore gives GRADCORE_INVALID_ARGUMENT and
  * a message that says what is wrong, before any memory for a net is allocated. *net is then NULL. */
 GRADCORE_API gradcore_status gradcore_net_save(const gradcore_net *net, const char *path);
