@@ -25,6 +25,7 @@ Choice = TypeVar("Choice")
 ACTIVATIONS: dict[Any, int] = {name: code for code, name in enumerate(_core.ACTIVATIONS)}
 DTYPES: dict[Any, int] = {name: code for code, name in enumerate(_core.DTYPES)}
 LOSSES: dict[Any, int] = {name: code for code, name in enumerate(_core.LOSSES)}
+MOST_UNITS = 1 << 24  # of a layer, as in `Network::check_config`
 VALUE_LOSSES = ("mse", "mae", "huber")  # of targets that have a scale
 NORMALIZATIONS: dict[Any, int] = {name: code for code, name in enumerate(_core.NORMALIZATIONS)}
 
@@ -49,7 +50,10 @@ def number(value: object, name: str, expected: str, accept: Callable[[float], bo
     """A real number for which `accept` holds; NaN never does."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected {expected}, got {described(value)}")
-    result = float(value)
+    try:
+        result = float(value)
+    except OverflowError:  # a whole number or a fraction beyond the range of floats
+        raise ValueError(f"{name}: expected {expected}, got {described(value)}") from None
     if math.isnan(result) or not accept(result):
         raise ValueError(f"{name}: expected {expected}, got {result!r}")
     return result
@@ -79,13 +83,15 @@ def clip_bound(value: object, name: str) -> float:
     return number(value, name, "None or a number > 0", lambda x: x > 0)
 
 
-def integer(value: object, name: str, least: int) -> int:
-    """A whole number >= least."""
+def integer(value: object, name: str, least: int, most: int | None = None) -> int:
+    """A whole number >= least, and at most `most`."""
+    expected = f"a whole number >= {least}" if most is None else f"a whole number from {least} to {most}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name}: expected a whole number >= {least}, got {described(value)}")
-    if value < least:
-        raise ValueError(f"{name}: expected a whole number >= {least}, got {int(value)}")
-    return int(value)
+        raise TypeError(f"{name}: expected {expected}, got {described(value)}")
+    result = int(value)
+    if result < least or (most is not None and result > most):
+        raise ValueError(f"{name}: expected {expected}, got {described(result)}")
+    return result
 
 
 def flag(value: object, name: str, expected: str = "True or False") -> bool:
@@ -144,10 +150,10 @@ def optional(module: str, extra: str, what: str) -> Any:
 
 
 def widths(value: object) -> list[int]:
-    """At least two whole numbers >= 1."""
+    """At least two whole numbers from 1 to MOST_UNITS."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise TypeError(f"widths: expected a sequence [in, hidden..., out], got {described(value)}")
-    result = [integer(width, f"widths[{index}]", 1) for index, width in enumerate(value)]
+    result = [integer(width, f"widths[{index}]", 1, MOST_UNITS) for index, width in enumerate(value)]
     if len(result) < 2:
         raise ValueError(f"widths: expected at least two, [in, out], got {result}")
     return result

@@ -168,6 +168,8 @@ BAD_NET = {
     ),
     "lsuv of NaN": ("x", lambda s: gc.init.lsuv(s.net, spoiled(s.x, np.nan)), "nan at row 3, column 2"),
     "an enormous width": ("widths", lambda s: gc.MLP([1 << 40, 1 << 40]), ""),
+    "a width of no machine": ("widths", lambda s: gc.MLP([1 << 70, 4]), "1180591620717411303424"),
+    "a rate beyond floats": ("lr", optimizer(lr=10**400), "int 1000"),
     "unknown activation": ("activation", lambda s: gc.MLP([6, 9, 4], activation="sinus"), "sinus"),
     "too many activations": ("activation", lambda s: gc.MLP([6, 9, 4], activation=["tanh", "relu"]), "2"),
     "too few activations": ("activation", lambda s: gc.MLP([6, 9, 9, 4], activation=["tanh"]), "1"),

@@ -234,6 +234,13 @@ def test_bad_arguments_are_named(arguments, error, message):
         gc.predict(WIDTHS, **arguments)
 
 
+@pytest.mark.parametrize("scales", [{"weight_var": 1e300}, {"bias_var": 1e300}])
+def test_variances_of_any_size_have_a_prediction(scales):
+    """NumPy's warnings of overflow, which are errors here, told nobody anything."""
+    prediction = gc.predict(WIDTHS, **scales)
+    assert prediction.valid and np.isfinite(prediction.delta_log).all()
+
+
 def test_a_net_has_options_of_its_own():
     with pytest.raises(TypeError, match="activation: expected only with widths"):
         gc.predict(gc.MLP([3, 4, 2]), activation="relu")

@@ -354,6 +354,15 @@ def test_progress(capsys):
         ({"weight_var": [1.0, None]}, {}, TypeError, "grid['weight_var']: expected a finite number > 0, got None"),
         ({"weight_var": None}, {}, TypeError, "grid['weight_var']: expected a finite number > 0, got None"),
         ({"bias_var": -0.1}, {}, ValueError, "grid['bias_var']: expected a finite number >= 0"),
+        (
+            {"weight_var": [1.0, 1e300]},
+            {},
+            ValueError,
+            "grid['weight_var']: expected at most 4.5e+74, beyond which float32 numbers overflow, got 1e+300",
+        ),
+        ({"bias_var": 1e80}, {"dtype": "bfloat16"}, ValueError, "grid['bias_var']: expected at most 4.5e+74"),
+        ({"weight_var": 10**400}, {}, ValueError, "grid['weight_var']: expected a finite number > 0, got int 1000"),
+        ({"width": 10**12}, {}, ValueError, "grid['width']: expected a whole number from 1 to 16777216, got 10000"),
         ({"depth": range(1, 2000), "width": range(1, 2000)}, {}, ValueError, "grid: expected at most 1000000 nets"),
         ({"residual": "yes"}, {}, TypeError, "grid['residual']: expected True or False"),
         ({}, {"loss": "mse"}, ValueError, "x, target: expected both or, for loss 'cross_entropy', none of them"),
@@ -384,6 +393,13 @@ def test_progress(capsys):
 def test_bad_arguments(grid, options, error, message):
     with pytest.raises(error, match=re.escape(message)):
         gc.sweep(grid, **{**SMALL, **options})
+
+
+def test_variances_up_to_the_limit_are_measured():
+    """What overflows then is the pass, not a number drawn; float64 takes any finite variance."""
+    for grid, dtype in (({"weight_var": 4.5e74}, "float32"), ({"weight_var": 1e308, "bias_var": 1e308}, "float64")):
+        (row,) = gc.sweep({**grid, "depth": 3, "width": 8}, dtype=dtype, progress=False).rows
+        assert row["verdict"] == "non_finite" and row["cause"] == "weight_scale"
 
 
 # ---- the result --------------------------------------------------------------------------------------------

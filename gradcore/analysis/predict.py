@@ -24,7 +24,7 @@ from ..init import CRITICAL_GAIN_SQUARED
 from ..init import check as check_init
 from ..mlp import skip_connections
 from . import mean_field as theory
-from .arithmetic import GAUSS_95, TINY, bounded_exp
+from .arithmetic import GAUSS_95, TINY, bounded_exp, harmless
 from .propagation import NEIGHBOUR_COSINE
 from .report import Prediction
 
@@ -136,6 +136,7 @@ def _scales_of(design: Any, options: dict[str, Any]) -> tuple[dict[str, Any], np
     return config, *scheme_scales(config)
 
 
+@harmless
 def expected_profile(
     config: Mapping[str, Any],
     weight_var: Sequence[float] | np.ndarray,

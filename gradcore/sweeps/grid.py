@@ -21,6 +21,9 @@ Row = dict[str, Any]
 # The limit on points: a list of as many dictionaries takes about 1 GB, and measuring them takes hours.
 _MOST_POINTS = 1_000_000
 
+# Draws of a standard normal stay below this: one beyond has a probability of 1e-57.
+_LARGEST_DRAW = 16.0
+
 # Biases are drawn from their own stream, so that weights do not depend on whether there are biases.
 _BIAS_STREAM = 2
 
@@ -45,7 +48,7 @@ def _normalization_name(value: Any, name: str) -> str | None:
 # Name -> (default, check of a given value), in the order of rows and tables.
 AXES: dict[str, tuple[Any, Callable[[Any, str], Any]]] = {
     "depth": (10, lambda value, name: _check.integer(value, name, 1)),
-    "width": (64, lambda value, name: _check.integer(value, name, 1)),
+    "width": (64, lambda value, name: _check.integer(value, name, 1, _check.MOST_UNITS)),
     "activation": ("relu", _activation_name),
     "init": ("auto", _init_name),
     "weight_var": (None, _check.positive),
@@ -56,8 +59,8 @@ AXES: dict[str, tuple[Any, Callable[[Any, str], Any]]] = {
 }
 
 
-def checked_axes(grid: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Every axis with its values, checked; axes that are not given have their default."""
+def checked_axes(grid: Mapping[str, Any], dtype: str) -> dict[str, list[Any]]:
+    """Every axis with its values, checked; axes that are not given have their default. dtype: name, of the nets."""
     if not isinstance(grid, Mapping):
         raise TypeError(f"grid: expected a mapping from axes to values, got {_check.described(grid)}")
     unknown = [name for name in grid if name not in AXES]
@@ -78,7 +81,19 @@ def checked_axes(grid: Mapping[str, Any]) -> dict[str, list[Any]]:
     count = math.prod(len(values) for values in axes.values())
     if count > _MOST_POINTS:
         raise ValueError(f"grid: expected at most {_MOST_POINTS} nets, got {count}")
+    _check_variances(axes, dtype)
     return axes
+
+
+def _check_variances(axes: Mapping[str, list[Any]], dtype: str) -> None:
+    """ValueError if weights or biases of these variances may overflow."""
+    arrays = "float64" if dtype == "float64" else "float32"
+    largest = float(np.finfo(arrays).max) / _LARGEST_DRAW
+    for name in ("weight_var", "bias_var"):
+        for value in axes[name]:
+            if value is not None and math.sqrt(value) > largest:
+                expected = f"at most {largest**2:.1e}, beyond which {arrays} numbers overflow"
+                raise ValueError(f"grid[{name!r}]: expected {expected}, got {value!r}")
 
 
 def points(axes: Mapping[str, list[Any]]) -> list[Row]:

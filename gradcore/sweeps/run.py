@@ -69,7 +69,8 @@ def sweep(
     Raises:
         ValueError, TypeError: naming the argument, before anything is measured.
     """
-    axes = checked_axes(grid)
+    dtype = _check.dtype_name(dtype)
+    axes = checked_axes(grid, dtype)
     _check.choice(loss, "loss", _check.LOSSES)
     work = _Work(
         *_data(x, target, loss, _check.integer(batch_size, "batch_size", 1), batches, _check.integer(seed, "seed", 0)),
@@ -77,7 +78,7 @@ def sweep(
         batch_size=batch_size,
         batches=_check.integer(batches, "batches", 1),
         seed=seed,
-        dtype=_check.dtype_name(dtype),
+        dtype=dtype,
     )
     if executor is not None:
         _check.instance(executor, "executor", Executor, "a concurrent.futures.Executor or None")
