@@ -27,6 +27,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -63,10 +64,10 @@ Action = str | Iterable[str] | Callable[[TrainingFinding], Any]
 
 @dataclass
 class _Suspicion:
-    """A kind of finding that checks show: since when, and how often in a row.
+    """A kind of finding that checks show, and since when.
 
     loss_before: loss at the last check without it. healthy: snapshot of the net when it was last healthy.
-    harmful: it changes the verdict, or the loss no longer falls.
+    seen: number of checks in a row that show it doing harm: it changes the verdict, or the loss has not fallen since.
     """
 
     since: int
@@ -74,7 +75,6 @@ class _Suspicion:
     layers: tuple[int, ...]
     loss_before: float
     healthy: Snapshot
-    harmful: bool = True
     seen: int = 0
     absent_since: list[int] = field(default_factory=list)  # first steps of the checks that no longer showed it
     raised: int | None = None  # index among the findings
@@ -150,7 +150,7 @@ class Monitor(Callback):
         self._rows_of_history: list[dict[str, Any]] = []
         self._losses: deque[float] = deque(maxlen=_MOST_LOSSES)
         self._recent: deque[Rows] = deque(maxlen=_RECENT)
-        self._limit, self._highest_lr, self._highest_norm = math.inf, 0.0, 0.0
+        self._limit, self._hardest, self._highest_lr, self._highest_norm = math.inf, 0.0, 0.0, 0.0
         self._checked_until: int | None = None
         self._checked_loss = math.inf
         self._broken = False
@@ -187,8 +187,8 @@ class Monitor(Callback):
 
     def after_step(self, loss: float, total_norm: float = 0.0) -> bool:
         """As `on_step`, for your own loop; True if the training should end."""
-        run, recorded = self._running(), self._group is not None
-        self._schedule.after(recorded, run.num_rows(self._rows))
+        run, worked = self._running(), self._group is not None
+        self._schedule.after(worked, run.num_rows(self._rows))
         self._note(loss, total_norm)
         if not math.isfinite(loss) or not math.isfinite(total_norm):
             self._on_broken(None)
@@ -200,10 +200,12 @@ class Monitor(Callback):
                 if self._group.complete(self.batches):
                     self._check()
             elif loss > self._limit:
-                self._schedule.urgent(self.step)
+                worked = True
+                if self._alarming(loss):
+                    self._schedule.urgent(self.step)
         if self._tape.nbytes > _TAPE_BYTES:
             self._tape = Tape(run, self.step)
-        self._schedule.done(recorded)
+        self._schedule.done(worked)
         return self.stopped
 
     def on_error(self, error: FloatingPointError) -> bool | None:
@@ -282,8 +284,9 @@ class Monitor(Callback):
         assert group is not None
         run = self._running()
         self._counts["checks"] += 1
-        losses = self._relevant_losses(group)
-        subject = group.subject(run, self.thresholds, losses)
+        # those since the last healthy check count while the loss stays high; a peak that has passed does not
+        earlier = list(self._losses)[: -group.recorded] if min(group.losses) > self._limit else []
+        subject = group.subject(run, self.thresholds, earlier, self._healthy)
         verdict, findings = judge(subject)
         loss, no_skill = subject.measurement.loss, subject.case.constant_loss
         self._remember(subject, self.step - 1, loss, group.total_norms[-1])
@@ -294,7 +297,7 @@ class Monitor(Callback):
         learned = loss * self.thresholds.norm_ratio < no_skill
         serious = [finding for finding in findings if finding.severity != "info"]
         counted = [finding for finding in serious if not learned or verdict_of([finding]) != "healthy"]
-        ready, acted = self._suspected(counted, group.first_step, loss), self._num_actions
+        ready, acted = self._suspected(counted, group, loss), self._num_actions
         if ready:
             self._confirmed(ready, subject)
         if self._num_actions > acted:
@@ -307,25 +310,32 @@ class Monitor(Callback):
             self._end_treated(group.first_step)
         self._limit = self._loss_limit(no_skill, max(group.losses))
         self._tape = Tape(run, self.step)
-        pending = [known.seen for known in self._suspicions.values() if known.raised is None and known.harmful]
+        pending = [known.seen for known in self._suspicions.values() if known.raised is None and known.seen]
         if pending and min(pending) < self.confirm:
             self._schedule.suspect(self.step + (_SECOND_LOOK << (min(pending) - 1)))
         self._schedule.finished(routine=not ready)
 
-    def _relevant_losses(self, group: in_training.Group) -> list[float]:
-        """All losses since the last healthy check while the loss stays high; a peak that has passed does not count."""
-        return list(self._losses) if min(group.losses) > self._limit else group.losses
+    def _alarming(self, loss: float) -> bool:
+        """Whether a loss beyond the limit calls for a check: it lasts, or it is far above its batch's when healthy."""
+        if min(islice(reversed(self._losses), self.batches)) > self._limit:
+            return True
+        if loss <= self._hardest:
+            return False
+        self._hardest = 2.0 * loss  # of hard batches, few are looked at
+        (own,) = in_training.losses_of(self._running(), self._healthy, [self._rows])
+        return bool(loss > self.thresholds.diverged * own)
 
     def _loss_limit(self, no_skill: float, highest: float) -> float:
         """The loss beyond which the judge calls a training diverged; a peak it has seen does not count again."""
         limit = self.thresholds.diverged * max(self._losses[0], no_skill)
         return limit if highest <= limit else max(limit, 2.0 * highest)
 
-    def _suspected(self, findings: Iterable[Finding], first_step: int, loss: float) -> list[str]:
+    def _suspected(self, findings: Iterable[Finding], group: in_training.Group, loss: float) -> list[str]:
         """Count what a check shows; returns the kinds shown often enough in a row and not raised yet.
 
-        Units that die or saturate, and the like, do not count as long as the loss falls.
+        Units that die or saturate, and the like, do not count as long as the loss falls. loss: of the group.
         """
+        run, first_step = self._running(), group.first_step
         shown = {finding.kind: finding for finding in findings}
         if any(finding.kind == _OF_DATA for finding in self.findings):
             shown.pop(_OF_DATA, None)
@@ -335,8 +345,11 @@ class Monitor(Callback):
                 before = loss if self._checked_until is None else self._checked_loss
                 known = _Suspicion(first_step, self._checked_until, finding.layers, before, self._healthy)
                 self._suspicions[kind] = known
-            known.seen, known.absent_since = known.seen + 1, []
-            known.harmful = verdict_of([finding]) != "healthy" or loss >= known.loss_before
+            # rows of a wrong scale have a higher loss in any net; theirs is compared with that of the rows before them
+            harmful = verdict_of([finding]) != "healthy" or loss >= (
+                known.loss_before if kind == _OF_DATA else group.loss_in(run, known.healthy)
+            )
+            known.seen, known.absent_since = known.seen + 1 if harmful else 0, []
         for kind in [kind for kind in self._suspicions if kind not in shown]:
             known = self._suspicions[kind]
             known.absent_since.append(first_step)
@@ -345,11 +358,7 @@ class Monitor(Callback):
             elif len(known.absent_since) >= self.confirm:
                 self.findings[known.raised] = replace(self.findings[known.raised], ended=known.absent_since[0])
                 del self._suspicions[kind]
-        return [
-            kind
-            for kind, known in self._suspicions.items()
-            if known.raised is None and known.seen >= self.confirm and known.harmful
-        ]
+        return [kind for kind, known in self._suspicions.items() if known.raised is None and known.seen >= self.confirm]
 
     def _end_treated(self, first_step: int) -> None:
         """End findings that an action has dealt with at the first healthy check after it."""
@@ -451,7 +460,7 @@ class Monitor(Callback):
         self._group, self._broken = None, False
         self._tape = Tape(self._running(), self.step)
         self._losses.clear()
-        self._limit = math.inf
+        self._limit, self._hardest = math.inf, 0.0
         self._schedule.suspect(self.step + _FIRST_CHECK)
 
     # ---- what was seen -----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import gradcore as gc
+from gradcore._tape import Snapshot
 from gradcore.analysis import Thresholds, in_training
 from gradcore.analysis.measure import Measurement, signal_and_noise
 from gradcore.analysis.slope import half_interval
@@ -49,7 +50,7 @@ def group_of(net, sizes, loss="cross_entropy"):
         batch = X[rows], LABELS[rows]
         group.add(run, batch, *run.step(*batch, record=True))
     value = net.loss_and_gradients(X[: sum(sizes)], LABELS[: sum(sizes)], record=True)
-    return group.subject(run, Thresholds(), group.losses), net.flow, value
+    return group.subject(run, Thresholds(), [], Snapshot.of(run, 0)), net.flow, value
 
 
 @pytest.mark.parametrize("options", [{}, {"activation": "tanh", "normalization": "layer", "residual": True}], ids=str)

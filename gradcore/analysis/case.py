@@ -127,8 +127,7 @@ class Case:
 
     def loss_in_training(self, batch: tuple[Floats, Floats]) -> float:
         """Loss of a batch as a step from the case's own weights would give it."""
-        x, target = batch
-        return ops.loss(self._unchanged.forward(x, training=True), target, self.loss)
+        return loss_in_training(self._unchanged, batch, self.loss)
 
     @functools.cached_property
     def _unchanged(self) -> Any:
@@ -172,6 +171,12 @@ class Case:
         if self.loss not in _check.VALUE_LOSSES:
             return 1.0
         return root_mean_square(self.target)
+
+
+def loss_in_training(net: Any, batch: tuple[Floats, Floats], loss: str) -> float:
+    """Loss of a batch as a step from the weights of `net` would give it; changes the running statistics."""
+    x, target = batch
+    return ops.loss(net.forward(x, training=True), target, loss)
 
 
 def batch_rows(

@@ -20,7 +20,8 @@ from . import causes, wording
 from . import measure as measuring
 from .analyze import examine, make_case, report_of
 from .arithmetic import harmless, root_mean_square
-from .case import Case
+from .case import Case, loss_in_training
+from .doubt import steps_in_doubt
 from .judge import judge
 from .measure import Rehearsal, summarize
 from .report import Finding, Report
@@ -44,7 +45,8 @@ class Group:
     rows is much larger. A batch whose gradient is for this reason more than `norm_ratio` times that of a larger one is
     left out.
 
-    first_step: number of the first step. rows, losses, total_norms: of each step that is not left out.
+    first_step: number of the first step. recorded: how many steps there have been.
+    rows, losses, total_norms: of each step that is not left out.
     """
 
     def __init__(self, run: Run, first_step: int, norm_ratio: float) -> None:
@@ -53,20 +55,20 @@ class Group:
         self.losses: list[float] = []
         self.total_norms: list[float] = []
         self._norm_ratio = norm_ratio
-        self._recorded = 0
+        self.recorded = 0
         self._flows: list[Any] = []
         # sum over the batches kept, each weighted by its rows relative to those of the first
         self._gradient = np.zeros(run.net.gradients.flat.shape)
 
     def complete(self, batches: int) -> bool:
         """Whether the group holds this many batches, or has recorded twice as many steps without getting there."""
-        return len(self._flows) == batches or self._recorded == 2 * batches
+        return len(self._flows) == batches or self.recorded == 2 * batches
 
     @harmless
     def add(self, run: Run, rows: Rows, loss: float, total_norm: float) -> None:
         """Add the step just taken, which `run.net.flow` has recorded; see the class for batches that are left out."""
         flow = run.net.flow
-        self._recorded += 1
+        self.recorded += 1
         sizes = [kept.batch_size for kept in self._flows] or [flow.batch_size]
         if extra_growth(run.net, flow.batch_size, max(sizes)) > self._norm_ratio:
             return
@@ -83,17 +85,37 @@ class Group:
         self.total_norms.append(total_norm)
 
     @harmless
-    def subject(self, run: Run, limits: Thresholds, losses: Sequence[float]) -> Subject:
+    def subject(self, run: Run, limits: Thresholds, earlier: Sequence[float], healthy: Snapshot) -> Subject:
         """The group as a Subject; steps of the training take the place of those that `analyze` rehearses on a copy.
 
-        losses: of the training steps to be judged.
+        earlier: losses of steps before the group that are to be judged with it.
+        healthy: the net when it was last healthy. Steps in doubt are compared with it on their own batches: of data
+            with outliers, one batch has many times the loss of another.
         """
         case, first = _case(run, run.net, self.rows), self._flows[0].batch_size
         mean = run.net.gradients.like(self._gradient / (len(case.x) / first))
         measurement = summarize(run.net, self._flows, self.losses, mean, root_mean_square(case.x))
         updates = measurement.mean("update_ratio")
-        rehearsal = Rehearsal(case.step_size, np.asarray(losses), updates)
-        return examine(case, replace(measurement, rehearsal=rehearsal), limits)
+        rehearsal = Rehearsal(case.step_size, np.array([*earlier, *self.losses]), updates)
+        subject = examine(case, replace(measurement, rehearsal=rehearsal), limits)
+        if steps_in_doubt(subject) is None:
+            return subject
+        # the batches of earlier steps are gone: their losses are compared with nothing
+        before = np.array([*(math.inf for _ in earlier), *losses_of(run, healthy, self.rows)])
+        measurement = replace(measurement, rehearsal=replace(rehearsal, before=before))
+        return replace(subject, measurement=measurement)
+
+    def loss_in(self, run: Run, snapshot: Snapshot) -> float:
+        """Mean loss over the rows of the group in the net of a snapshot."""
+        losses = losses_of(run, snapshot, self.rows)
+        return float(np.average(losses, weights=[run.num_rows(part) for part in self.rows]))
+
+
+def losses_of(run: Run, snapshot: Snapshot, rows: Sequence[Rows]) -> np.ndarray:
+    """Losses of the batches of some steps, as steps from a snapshot would give them, [steps]. rows: of each step."""
+    net = run.net.copy()
+    net.parameters.flat[:] = snapshot.parameters
+    return np.array([loss_in_training(net, run.batch(part), run.loss) for part in rows])
 
 
 def _case(run: Run, net: Any, rows: Sequence[Rows]) -> Case:

@@ -41,7 +41,8 @@ class Rehearsal:
     update_ratio: |dW| / |W| of the first step, [depth]; for a training, the mean over its recorded steps.
     shift: how far the first step moved the pre-activations of the last hidden layer for rows of its batch, relative to
         their size; NaN if not measured.
-    before: losses of the same batches before the first step, [steps]; None for a training, where they are not known.
+    before: losses of the same batches before the first step, [steps]. For a training, those in the net when it was last
+        healthy: infinite for steps whose batches are gone, and None unless the steps look too large.
     """
 
     lr: float
