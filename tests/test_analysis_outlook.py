@@ -398,3 +398,26 @@ def test_losses_are_levelled_by_what_they_share_with_a_guess():
     np.testing.assert_allclose(untrained, 0.9 * case.constant_loss)
     level = np.full(10, 0.1 * case.constant_loss)  # all rows learned alike
     np.testing.assert_allclose(outlook._levelled(case, np.array([level, guesses])), level)
+
+
+def test_steps_that_close_a_layer_are_too_large():
+    """All of four trainings of this net end at the loss of a constant guess: after eight steps, both units are dead."""
+    x, labels = load_digits(return_X_y=True)
+    net = gc.MLP([64, 2, 2, 10], seed=34)
+    report = gc.analyze(net, x / 8.0 - 1.0, labels, optimizer=gc.optim.SGD(net, lr=0.1))
+    (finding,) = report.findings
+    assert (report.verdict, finding.kind, finding.cause) == ("exploding", "exploding", "learning_rate")
+    assert "after 8 steps, all 2 units of layer 1 output zero for every row, so nothing" in finding.explanation
+    assert gc.analyze(net, x / 8.0 - 1.0, labels, optimizer=gc.optim.SGD(net, lr=0.01)).verdict == "healthy"
+
+
+@pytest.mark.parametrize("dead", [1, 0])
+def test_a_layer_that_is_closed_from_the_start_is_no_matter_of_steps(dead):
+    x, labels = load_digits(return_X_y=True)
+    net = gc.MLP([64, 1, 1, 10])
+    net.parameters[f"dense{dead}.bias"][:] = -1e3
+    report = gc.analyze(net, x / 8.0 - 1.0, labels, optimizer=gc.optim.SGD(net, lr=0.1))
+    (finding,) = (f for f in report.findings if f.severity == "critical")
+    assert finding.kind == "zero_gradient"
+    assert f"The only unit of layer {dead} outputs zero for every row, so nothing passes" in finding.explanation
+    assert "a layer of 1 ReLU unit with probability 2^-1" in finding.explanation

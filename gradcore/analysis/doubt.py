@@ -38,6 +38,7 @@ class Doubt:
     falling: the loss falls nevertheless. Only more steps can tell.
     rising: the loss rises a little, or does not fall. Only more steps can tell, beside as many at a lower rate.
     passing: the loss stays, or rises in single steps only. Other explanations come first.
+    final: no further step changes anything, as there is neither a gradient nor a memory of one.
     """
 
     what: str
@@ -46,6 +47,7 @@ class Doubt:
     falling: bool = False
     rising: bool = False
     passing: bool = False
+    final: bool = False
 
 
 def steps_in_doubt(subject: Subject) -> Doubt | None:
@@ -65,6 +67,10 @@ def steps_in_doubt(subject: Subject) -> Doubt | None:
         what += f"replaces them, and within {len(losses)} steps the loss goes from {first:.3g} to {later:.3g}."
         quiet = later <= limit * guess
         return Doubt(what, update, replacing=quiet, falling=quiet and not no_lower(losses))
+    if rehearsal.closed is not None:
+        clause = wording.closed_layer(rehearsal.closed, subject.records[rehearsal.closed].out_features)
+        final = not subject.adaptive and subject.case.memory == 1.0
+        return Doubt(f"after {len(losses)} steps, {clause} any more.", update, final=final)
     if subject.case.optimizer is not None and no_lower(losses) and first > limit * guess > 0.0:
         what = f"the loss is {wording.factor(first / guess)} times that of a constant guess and does not fall."
         return Doubt(what, update)

@@ -43,6 +43,7 @@ class Rehearsal:
         their size; NaN if not measured.
     before: losses of the same batches before the first step, [steps]. For a training, those in the net when it was last
         healthy: infinite for steps whose batches are gone, and None unless the steps look too large.
+    closed: a hidden layer whose units all output zero for every row after the steps, but not before; None without one.
     """
 
     lr: float
@@ -50,6 +51,7 @@ class Rehearsal:
     update_ratio: Floats
     shift: float = math.nan
     before: Floats | None = None
+    closed: int | None = None
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ def rehearse(case: Case, net: Any, measured: np.ndarray) -> Rehearsal:
     loss, shift = _first_step(case, net, optimizer) if in_use else (_recorded(case, net, optimizer), math.nan)
     losses, before = [loss], [float(measured[0])]
     update_ratio = np.array(net.flow.update_ratio) if math.isfinite(loss) else np.full(net.depth, np.nan)
+    alive = bool(net.flow.delta_norm[0] > 0.0)
     rng = np.random.default_rng((case.seed, 4))
     while math.isfinite(losses[-1]) and len(losses) < rehearsal_steps(case):
         index = len(losses)
@@ -51,7 +52,8 @@ def rehearse(case: Case, net: Any, measured: np.ndarray) -> Rehearsal:
         batch = case.batch(index) if early else case.random_batch(net, rng)
         before.append(float(measured[index % len(measured)]) if early else case.loss_in_training(batch))
         losses.append(case.step(net, optimizer, batch))
-    return Rehearsal(float(optimizer.lr), np.array(losses), update_ratio, shift, np.array(before))
+    closed = _closed_layer(case, net) if in_use and math.isfinite(losses[-1]) and alive else None
+    return Rehearsal(float(optimizer.lr), np.array(losses), update_ratio, shift, np.array(before), closed)
 
 
 def first_shift(case: Case) -> float:
@@ -71,6 +73,23 @@ def _first_step(case: Case, net: Any, optimizer: Any) -> tuple[float, float]:
     before = last_hidden(net, rows)
     loss = _recorded(case, net, optimizer)
     return loss, _shift(before, last_hidden(net, rows)) if math.isfinite(loss) else math.nan
+
+
+def _closed_layer(case: Case, net: Any) -> int | None:
+    """The lowest hidden layer whose units all output zero for every row of the data; None without one.
+
+    Looked for only where the outputs of a batch are all alike, which a closed layer makes them.
+    """
+    if not _alike(net.forward(case.batch(0)[0], training=True)):
+        return None
+    net.loss_and_gradients(case.x, case.trainable(net, case.target), case.loss, record=True)
+    closed = (net.flow.dead_share[:-1] == 1.0) & (net.flow.delta_norm[:-1] == 0.0)
+    return int(closed.argmax()) if closed.any() else None
+
+
+def _alike(rows: np.ndarray) -> bool:
+    """Whether all rows are the same."""
+    return bool((rows == rows[0]).all())
 
 
 def _some_rows(net: Any, x: np.ndarray) -> np.ndarray:

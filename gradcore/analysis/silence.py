@@ -131,9 +131,11 @@ def _closed_layer(subject: Subject) -> tuple[str, str, dict[str, Any]] | None:
             return _starvation(subject, layer, what)
         width = subject.records[layer].out_features
         cause = "narrow_layer" if width <= _NARROW else "dead_units"
-        text = f"All {width} units of layer {layer} output zero for every row, so nothing passes through it."
+        text = wording.closed_layer(layer, width) + "."
+        text = text[0].upper() + text[1:]
         if cause == "narrow_layer":
-            text += f" With random weights, this happens to a layer of {width} ReLU units with probability 2^-{width}."
+            units = f"{width} ReLU unit{'s' if width > 1 else ''}"
+            text += f" With random weights, this happens to a layer of {units} with probability 2^-{width}."
         return cause, text, {"dead_layer": layer, "width": width}
     return None
 

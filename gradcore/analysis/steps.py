@@ -34,9 +34,9 @@ def large_steps(subject: Subject, *, vanishing: bool) -> list[Finding]:
     if rehearsal is None or doubt is None or (vanishing and doubt.replacing):
         return []
     slow = outlook is not None and outpaced(subject, outlook)
-    recovered = (
-        outlook is not None and learned(subject, outlook.losses) and not (slow and falls_behind(subject, outlook))
-    )
+    recovered = False
+    if outlook is not None and not doubt.final and learned(subject, outlook.losses):
+        recovered = not (slow and falls_behind(subject, outlook))
     if doubt.falling and not slow and (outlook is None or recovered):
         return []
     if doubt.rising and (vanishing or outlook is None or not (slow or diverged(subject, outlook.losses))):

@@ -47,6 +47,12 @@ def layers(indices: Iterable[int]) -> str:
     return ("layer " if len(ordered) == 1 else "layers ") + joined
 
 
+def closed_layer(layer: int, width: int) -> str:
+    """That all units of a layer, of so many, are zero, as a clause."""
+    who, verb = (f"all {width} units", "output") if width > 1 else ("the only unit", "outputs")
+    return f"{who} of layer {layer} {verb} zero for every row, so nothing passes through it"
+
+
 def slope_sentence(subject: Subject) -> str:
     """The growth of the gradient per layer, with its interval and the healthy band, and over all layers."""
     slope = subject.slope
