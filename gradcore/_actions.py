@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from . import _check
 from ._tape import Snapshot
 from .analysis.report import Finding
+from .optim import NamedSchedule, Schedule
 from .training import Run
 
 CHANGES = ("restore", "clip", "lower_lr")  # always made in this order
@@ -66,9 +66,12 @@ def lower_lr(run: Run, factor: float) -> str:
     """Multiply the learning rate, or its schedule, by `factor`."""
     optimizer = run.optimizer
     schedule = optimizer.schedule
-    optimizer.lr = optimizer.lr * factor if schedule is None else partial(_scaled, schedule, factor)
+    if schedule is None:
+        optimizer.lr *= factor
+    else:
+        optimizer.lr = NamedSchedule(_scaled, schedule=schedule, factor=factor)
     return f"learning rate {optimizer.lr:.3g}"
 
 
-def _scaled(schedule: Callable[[int], float], factor: float, step: int) -> float:
+def _scaled(step: int, *, schedule: Schedule, factor: float) -> float:
     return factor * schedule(step)

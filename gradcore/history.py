@@ -23,8 +23,8 @@ class History:
 
     Attributes:
         epochs: the logs of each epoch, in order.
-        stopped_by: "epochs" if all epochs ran, "interrupt" after Ctrl-C, else the class name of the callback that
-            stopped the training.
+        stopped_by: "epochs" if all epochs ran, "interrupt" after Ctrl-C, "error" in `on_fit_end` after an error, else
+            the class name of the callback that stopped the training.
     """
 
     epochs: list[Logs] = field(default_factory=list)
@@ -50,8 +50,10 @@ class History:
         return list(self.epochs[0]) if self.epochs else []
 
     def __repr__(self) -> str:
-        last = ", ".join(f"{name}={value:.4g}" for name, value in self.epochs[-1].items()) if self.epochs else "none"
-        return f"<History of {len(self)} epochs, ended by {self.stopped_by}; the last: {last}>"
+        count = f"{len(self)} epoch{'' if len(self) == 1 else 's'}"
+        last = self.epochs[-1] if self.epochs else {}
+        shown = [f"{name}={value if isinstance(value, int) else format(value, '.4g')}" for name, value in last.items()]
+        return f"<History of {count}, ended by {self.stopped_by}; the last: {', '.join(shown) or 'none'}>"
 
     def to_dict(self) -> dict[str, list[float]]:
         """Every quantity over the epochs."""

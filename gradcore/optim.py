@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from os import PathLike
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Schedule = Callable[[int], float]
 
 _MOST_STEPS = 2**53  # a double, and the bias corrections with it, counts no further
+_ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
 _KINDS = {name: code for code, name in enumerate(_core.OPTIMIZERS)}
 
 
@@ -197,7 +199,7 @@ class Optimizer:
 
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self.hyperparameters.items())
-        return f"{type(self).__name__}(lr={self._given_lr!r}{options})"
+        return f"{type(self).__name__}(lr={_shown(self._given_lr)}{options})"
 
 
 def check_step(net: MLP, optimizer: Optimizer, clip_norm: float | None, clip_value: float | None) -> None:
@@ -350,14 +352,27 @@ class AdamW(Optimizer):
 # ---- schedules -----------------------------------------------------------------------------------------
 
 
+class NamedSchedule(partial[float]):
+    """A schedule that is shown as the call that makes it: reports name it, and a repr with addresses says nothing."""
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={_shown(value)}" for name, value in self.keywords.items())
+        return f"{self.func.__name__.removeprefix('_')}({options})"
+
+
+def _shown(value: float | Schedule) -> str:
+    """The repr without addresses, which differ from run to run."""
+    return _ADDRESS.sub("", repr(value))
+
+
 def constant(lr: float) -> Schedule:
     """A constant learning rate."""
-    return partial(_constant, lr=_check.non_negative(lr, "lr"))
+    return NamedSchedule(_constant, lr=_check.non_negative(lr, "lr"))
 
 
 def step(lr: float, step_size: int, gamma: float = 0.1) -> Schedule:
     """`lr`, multiplied by `gamma` every `step_size` steps; ValueError at a step where it overflows."""
-    return partial(
+    return NamedSchedule(
         _step,
         lr=_check.non_negative(lr, "lr"),
         step_size=_check.integer(step_size, "step_size", 1),
@@ -372,7 +387,7 @@ def exponential(lr: float, gamma: float) -> Schedule:
 
 def cosine(lr: float, total_steps: int, final_lr: float = 0.0) -> Schedule:
     """From `lr` to `final_lr` along half a cosine over `total_steps` steps, then constant."""
-    return partial(
+    return NamedSchedule(
         _cosine,
         lr=_check.non_negative(lr, "lr"),
         total_steps=_check.integer(total_steps, "total_steps", 1),
@@ -396,7 +411,7 @@ def one_cycle(
         div_factor: the first learning rate is max_lr / div_factor.
         final_div_factor: the last one is max_lr / div_factor / final_div_factor.
     """
-    return partial(
+    return NamedSchedule(
         _one_cycle,
         max_lr=_check.non_negative(max_lr, "max_lr"),
         total_steps=_check.integer(total_steps, "total_steps", 2),
@@ -409,7 +424,7 @@ def one_cycle(
 def warmup(schedule: float | Schedule, steps: int) -> Schedule:
     """`schedule`, or a constant, scaled by 1/steps, 2/steps, ..., 1 over the first `steps` steps."""
     inner = schedule if callable(schedule) else constant(schedule)
-    return partial(_warmup, schedule=inner, steps=_check.integer(steps, "steps", 1))
+    return NamedSchedule(_warmup, schedule=inner, steps=_check.integer(steps, "steps", 1))
 
 
 def _constant(step: int, *, lr: float) -> float:

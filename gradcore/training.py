@@ -423,6 +423,9 @@ def _run(run: Run, batches: _Batches, epochs: int, hooks: _Hooks, validate: Call
         history.stopped_by = str(stop)
     except KeyboardInterrupt:
         history.stopped_by = "interrupt"
+    except BaseException:
+        history.stopped_by = "error"
+        raise
     finally:
         with ExitStack() as ends:  # runs every hook, whichever of them raises
             for _, hook in reversed(hooks.of("on_fit_end")):

@@ -1,6 +1,7 @@
 """The optimizers: step by step against their equations and against PyTorch; schedules; state."""
 
 import math
+import pickle
 import re
 
 import numpy as np
@@ -223,6 +224,31 @@ def test_padding_between_tensors_stays_zero(rng):
         case.mlp.train_step(case.x, case.target, optimizer, loss="mse")
     assert not used.all()
     assert (case.mlp.parameters.flat[~used] == 0).all() and (case.mlp.gradients.flat[~used] == 0).all()
+
+
+def of_ones_own(step):
+    return 0.1 / (1 + step)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "shown"),
+    [
+        (gc.optim.warmup(gc.optim.cosine(0.1, 100), 5),
+         "warmup(schedule=cosine(lr=0.1, total_steps=100, final_lr=0.0), steps=5)"),
+        (gc.optim.exponential(0.1, 0.9), "step(lr=0.1, step_size=1, gamma=0.9)"),
+        (of_ones_own, "<function of_ones_own>"),
+        (0.1, "0.1"),
+    ],
+)  # fmt: skip
+def test_an_optimizer_is_shown_without_addresses(schedule, shown):
+    """They stood in every report of a net with a schedule, and made its JSON differ from run to run."""
+    net = gc.MLP([3, 2])
+    optimizer = gc.optim.SGD(net, lr=schedule)
+    assert repr(optimizer) == f"SGD(lr={shown}, momentum=0.0, nesterov=False, weight_decay=0.0)"
+    again = pickle.loads(pickle.dumps(optimizer))
+    assert repr(again) == repr(optimizer) and again.lr == optimizer.lr
+    report = gc.analyze(net, np.eye(3), np.arange(3) % 2, optimizer=optimizer)
+    assert report.conditions["optimizer"] == repr(optimizer)
 
 
 # ---- schedules of gc.optim ---------------------------------------------------------------------------------

@@ -243,6 +243,23 @@ def test_a_callback_can_end_the_training(hook, epochs_run, truth, data):
     assert (len(history), history.stopped_by) == (epochs_run, "Enough")
 
 
+def test_the_end_of_a_failed_training_knows_of_the_error(data):
+    """It was told that all epochs had run."""
+    recorder = Recorder()
+    recorder.on_epoch = lambda logs: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        fit(small_net(), data, callbacks=[recorder], epochs=2)
+    assert recorder.calls[-1] == "end error"
+
+
+def test_a_history_is_shown_in_words_and_whole_numbers():
+    first = {"epoch": 0, "epochs": 100_000, "loss": 1.23456}
+    assert repr(gc.History([first], "interrupt")) == (
+        "<History of 1 epoch, ended by interrupt; the last: epoch=0, epochs=100000, loss=1.235>"
+    )
+    assert repr(gc.History()) == "<History of 0 epochs, ended by epochs; the last: none>"
+
+
 @pytest.mark.parametrize("answer", [1, 1.0, "stop", np.ones(3), False, np.False_, None], ids=repr)
 @pytest.mark.parametrize("hook", ["before_step", "on_step", "on_epoch"])
 def test_only_true_is_an_answer(hook, answer, data):

@@ -172,7 +172,7 @@ def heading(result: SweepResult) -> str:
     varied = [name for name in result.varied if name != "seed"]
     text = f"Sweep of {story.counted(designs, 'design')}"
     text += f" over {', '.join(TITLES.get(name, name) for name in varied)}" if varied else ""
-    return text + (f", {seeds} seeds each" if seeds > 1 else "")
+    return text + (f", {'up to ' if result.interrupted else ''}{seeds} seeds each" if seeds > 1 else "")
 
 
 def conditions(result: SweepResult) -> str:
