@@ -359,6 +359,7 @@ def test_beside_a_net_that_diverges_a_remedy_has_to_learn(lr, helps):
     tried = verification.verified(lower_learning_rate(lr)).remedy
     assert tried.effect > 0.9 and tried.after.verdict == "healthy" and tried.after.loss < tried.after.start_loss
     assert tried.helps == helps == (tried.after.loss < entropy_of_labels())
+    assert ("learns nothing: a constant guess has a loss of 1.52" in tried.note) is not helps
 
 
 def test_a_change_is_not_credited_with_what_its_lower_rate_does():
@@ -421,6 +422,7 @@ def test_beside_a_net_that_diverges_a_cure_has_to_learn(monkeypatch):
     worse, better = (verification.verified(lower_learning_rate(lr)).remedy for lr in (1e-2, 1e-3))
     assert worse.after.verdict == better.after.verdict == "healthy" and worse.effect == better.effect == 1.0
     assert not worse.helps and better.helps
+    assert "learns nothing: the loss at the start was 1" in worse.note and "learns" not in better.note
 
 
 # ---- side by side --------------------------------------------------------------------------------------

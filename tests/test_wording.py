@@ -89,3 +89,12 @@ def test_large_targets_do_not_take_the_loss_above_a_constant_guess(rng):
         report = gc.analyze(net, x, y + np.float32(shift), loss="mse", optimizer=gc.optim.Adam(net, lr=0.1))
         (finding,) = (each for each in report.findings if each.kind == "exploding")
         assert finding.cause == "target_scale" and f", {said} of a constant guess" in finding.explanation
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.05573, "0.0557"), (1.24e-8, "1.2e-08"), (340.4, "340"), (5934.2, "5934"), (9999.6, "1.0e+04"), (999.7, "1000")],
+)
+def test_losses_of_thousands_are_written_out(value, text):
+    """As in the tables, beside which 5.93e+03 stood for 5934."""
+    assert wording.factor(value) == text

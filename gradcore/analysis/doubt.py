@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import wording
 from .arithmetic import GAUSS_95
 from .case import Case
 from .measure import Outlook
 from .slope import half_interval
 from .subject import Subject
+from .wording import closed_layer, factor
 
 # A step is large if, with momentum at full speed, it changes the pre-activations of the last hidden layer by more than
 # this share of their norm. The changes of all layers add up only while each of them is small beside the others. Beyond
@@ -60,23 +60,24 @@ def steps_in_doubt(subject: Subject) -> Doubt | None:
     update = float(np.max(rehearsal.update_ratio, where=np.isfinite(rehearsal.update_ratio), initial=0.0))
     thrown = losses[~(losses <= limit * _own(before, max(first, guess)))]
     if thrown.size:
-        what = f"within {len(losses)} steps the loss goes from {first:.3g} to {np.max(thrown):.3g}."
+        what = f"within {len(losses)} steps the loss goes from {factor(first)} to {factor(thrown.max())}."
         return Doubt(what, update)
     if update > subject.limits.largest_update:
-        what = f"the first step changes the weights of a layer by {wording.factor(update)} times their norm, which "
-        what += f"replaces them, and within {len(losses)} steps the loss goes from {first:.3g} to {later:.3g}."
+        what = f"the first step changes the weights of a layer by {factor(update)} times their norm, which "
+        what += f"replaces them, and within {len(losses)} steps the loss goes from {factor(first)} to {factor(later)}."
         quiet = later <= limit * guess
         return Doubt(what, update, replacing=quiet, falling=quiet and not no_lower(losses))
     if rehearsal.closed is not None:
-        clause = wording.closed_layer(rehearsal.closed, subject.records[rehearsal.closed].out_features)
+        clause = closed_layer(rehearsal.closed, subject.records[rehearsal.closed].out_features)
         final = not subject.adaptive and subject.case.memory == 1.0
         return Doubt(f"after {len(losses)} steps, {clause} any more.", update, final=final)
     if subject.case.optimizer is not None and no_lower(losses) and first > limit * guess > 0.0:
-        what = f"the loss is {wording.factor(first / guess)} times that of a constant guess and does not fall."
+        what = f"the loss is {factor(first / guess)} times that of a constant guess and does not fall."
         return Doubt(what, update)
     relapse = _relapse(losses, before, guess)
     if relapse is not None:
-        what = f"within {len(losses)} steps the loss falls to {relapse[0]:.3g} and rises again to {relapse[1]:.3g}; "
+        low, last = map(factor, relapse)
+        what = f"within {len(losses)} steps the loss falls to {low} and rises again to {last}; "
         what += "further steps undo what was learned."
         return Doubt(what, update, falling=True)
     base = max(subject.measurement.loss, guess)
@@ -84,11 +85,11 @@ def steps_in_doubt(subject: Subject) -> Doubt | None:
     stays = no_lower(losses) and later > base + noise
     peak = float(np.max(losses, where=losses > _own(before, first), initial=first))
     if subject.case.optimizer is not None and (stays or peak > base + _noise_of_loss(subject, base, 1)):
-        what = f"within {len(losses)} steps the loss rises from {first:.3g} to {peak:.3g}."
+        what = f"within {len(losses)} steps the loss rises from {factor(first)} to {factor(peak)}."
         return Doubt(what, update, rising=True, passing=not stays)
     if subject.case.optimizer is not None and _restless(subject, losses):
         what = "the first step changes the pre-activations of the last hidden layer by "
-        what += f"{wording.factor(rehearsal.shift)} times their norm, and within {len(losses)} steps the loss does not "
+        what += f"{factor(rehearsal.shift)} times their norm, and within {len(losses)} steps the loss does not "
         what += "fall below that of a constant guess."
         return Doubt(what, update, rising=True, passing=True)
     return None

@@ -18,7 +18,7 @@ from ..init import CRITICAL_GAIN_SQUARED
 from ..mlp import skip_connections
 from . import mean_field as theory
 from . import measure as measuring
-from . import trials
+from . import trials, wording
 from .arithmetic import bounded_exp
 from .candidates import Candidate, Preparation, around_net, changed_settings, with_learning_rate, yardstick
 from .case import Case
@@ -172,8 +172,8 @@ def _overfits(before: list[Trial], after: list[Trial]) -> list[str]:
     """
     if not Effect.of(before, after, "fitted").sure:
         return []
-    losses = [float(np.mean([trial.fitted for trial in group])) for group in (after, before)]
-    return [f"overfits: its training loss is {losses[0]:.3g}, that of the original net {losses[1]:.3g}"]
+    changed, original = (wording.factor(float(np.mean([trial.fitted for trial in group]))) for group in (after, before))
+    return [f"overfits: its training loss is {changed}, that of the original net {original}"]
 
 
 def _adds(effect: Effect, part: Remedy) -> bool:
@@ -225,11 +225,11 @@ class Runner:
             if self._longer is None:
                 steps = _LONGER * self.steps
                 trial = self._train(steps, 0, self._rates[self._rate])
-                words = f"stays stable when trained for {steps} steps: held-out loss {trial.loss:.3g}"
+                words = f"stays stable when trained for {steps} steps: held-out loss {wording.factor(trial.loss)}"
                 if trial.diverged:
                     words = f"diverges when trained for {steps} steps"
                 elif trial.loss > self._at_rate(self._rate, 1)[0].loss:
-                    words += f", training loss {trial.fitted:.3g}"
+                    words += f", training loss {wording.factor(trial.fitted)}"
                 self._longer = not trial.diverged, words
             return self._longer
 
@@ -298,8 +298,9 @@ class Verification:
             effects = [Effect.of(before.first(count), cured.first(count)) for before in others]
         after = Outcome(verdict, slope, **trials.summary(cured.first(count)))
         gains = effects[0].sure and (beside is None or _adds(effects[1], beside))
-        helps = verdict == "healthy" and self._learns(candidate, after, count) and gains
+        idle = self._learns_nothing(candidate, after, count)
         notes = [] if part is None else [effects[1].beyond(part.name)]
+        notes += [idle] if idle and gains else []
         if not effects[0].sure:
             notes += _overfits(self.sick.first(count), cured.first(count))
         remedy = remedy_of(
@@ -310,19 +311,22 @@ class Verification:
             after=after,
             effect=effects[0].mean,
             confidence=(effects[0].low, effects[0].high),
-            helps=helps,
+            helps=verdict == "healthy" and gains and not idle,
             cost=self._cost(cured, cured.first(count)),
         )
         return Tried(candidate, remedy, cured)
 
-    def _learns(self, candidate: Candidate, after: Outcome, count: int) -> bool:
-        """Whether the loss of the changed net falls. after: its outcome over `count` seeds.
+    def _learns_nothing(self, candidate: Candidate, after: Outcome, count: int) -> str:
+        """That the loss of the changed net does not fall, in words; "" if it does. after: outcome over `count` seeds.
 
         If the sick net diverges, every effect is sure; the loss must then also fall below that of a constant guess.
         """
-        sick_diverges = any(trial.diverged for trial in self.sick.first(count))
-        limit = candidate.case(self.case).constant_loss if sick_diverges else math.inf
-        return after.loss < min(after.start_loss, limit)
+        if not after.loss < after.start_loss:
+            return f"learns nothing: the loss at the start was {wording.factor(after.start_loss)}"
+        guess = candidate.case(self.case).constant_loss
+        if any(trial.diverged for trial in self.sick.first(count)) and not after.loss < guess:
+            return f"learns nothing: a constant guess has a loss of {wording.factor(guess)}"
+        return ""
 
     def _at_a_rate_that_suits(self, candidate: Candidate) -> Candidate:
         """The candidate, with a lower learning rate if the changed net's steps are too large at that of the optimizer.

@@ -27,10 +27,12 @@ from .subject import Subject
 
 
 def factor(value: float) -> str:
-    """A factor or ratio with the digits that matter: 0.0557, 1.2e-08, 340."""
+    """A factor, ratio or loss with the digits that matter: 0.0557, 1.2e-08, 340, 4311."""
     if value == 0.0 or not math.isfinite(value):
         return f"{value:g}"
-    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
+    if 1e-3 <= abs(value) < 9999.5:
+        return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
+    return f"{value:.1e}"
 
 
 def layers(indices: Iterable[int]) -> str:
