@@ -314,3 +314,35 @@ def test_every_net_that_can_be_built_is_analysed(start):
         assert report.verdict in ("healthy", "vanishing", "exploding", "non_finite")
         if seed % 10 == 0:
             report.remedies(steps=3, seeds=2, limit=2)
+
+
+# ---- weight decay ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("weight_decay", [0.01, 0.1])
+def test_weight_decay_moves_layers_but_teaches_them_nothing(weight_decay, momentum):
+    """24 sigmoid layers whose first gradient is rounded away were called healthy: their weights shrink, after all."""
+    net = gc.MLP([20] + [40] * 24 + [5], activation="sigmoid")
+    optimizer = gc.optim.SGD(net, lr=0.01, momentum=momentum, weight_decay=weight_decay)
+    x, labels = np.random.default_rng(0).standard_normal((512, 20)), np.arange(512) % 5
+    for trained in (False, True):
+        report = gc.analyze(net, x, labels, optimizer=optimizer)
+        finding = report.findings[0]
+        assert (finding.kind, finding.severity) == ("vanishing", "critical"), finding
+        assert "Weight decay apart, one step of SGD at lr 0.01 changes the weights of layer 0 by" in finding.explanation
+        assert report.layers[0].update_ratio == pytest.approx(
+            0.01 * weight_decay * (1 / (1 - momentum) if trained else 1), rel=0.2
+        )
+        net.fit(x, labels, epochs=20, batch_size=128, optimizer=optimizer, progress=False)
+
+
+@pytest.mark.parametrize(("weight_decay", "above"), [(0.0, "eps = 1e-06"), (0.1, "what weight decay adds to them (0.")])
+def test_what_keeps_adam_from_moving_along_a_gradient_is_named(weight_decay, above):
+    net = gc.MLP([20] + [40] * 10 + [5], activation="sigmoid")
+    optimizer = gc.optim.Adam(net, eps=1e-6, weight_decay=weight_decay)
+    x, labels = np.random.default_rng(0).standard_normal((512, 20)), np.arange(512) % 5
+    net.parameters["dense5.weight"][...] *= 0.01
+    finding = gc.analyze(net, x, labels, optimizer=optimizer).findings[0]
+    assert finding.kind == "vanishing" and 0.0 < finding.evidence["share_of_step"] < 0.01
+    assert f"are far below {above}" in finding.explanation

@@ -21,6 +21,7 @@ SMALLEST_NORMAL = {"float32": 2.0**-126, "float64": 2.0**-1022}
 LARGEST = {"float32": 3.4028235e38, "float64": 1.7976931348623157e308}
 
 _ADAPTIVE = ("RMSprop", "Adam", "AdamW")
+_ADDS_DECAY = ("SGD", "RMSprop", "Adam")  # weight_decay * W to the gradient
 
 
 @dataclass(frozen=True)
@@ -151,22 +152,56 @@ class Subject:
     @cached_property
     def gradient_elements(self) -> np.ndarray:
         """Root mean square of the entries of dL/dW, for each layer."""
+        return self._of_entries(self.gradient_norms)
+
+    def _of_entries(self, norms: np.ndarray) -> np.ndarray:
+        """Root mean squares of the entries of matrices shaped like the weights. norms: of each layer."""
         widths = np.array(self.measurement.config["widths"], dtype=np.float64)
-        return self.gradient_norms / np.sqrt(widths[1:] * widths[:-1])
+        return np.asarray(norms / np.sqrt(widths[1:] * widths[:-1]))
+
+    @property
+    def added_decay(self) -> float:
+        """The weight decay that the optimizer adds to the gradient; 0 where it acts apart from it, as in AdamW."""
+        adds = self.case.optimizer is not None and self.optimizer_name in _ADDS_DECAY
+        return float(self.case.optimizer.hyperparameters["weight_decay"]) if adds else 0.0
+
+    @cached_property
+    def decay_elements(self) -> np.ndarray:
+        """Root mean square of what weight decay adds to the entries of dL/dW that are rescaled, for each layer.
+
+        It is 0 for SGD, which does not rescale.
+        """
+        decay = self.added_decay if self.adaptive else 0.0
+        return decay * self._of_entries(self.measurement.rms("weight_norm"))
+
+    @cached_property
+    def adaptive_steps(self) -> np.ndarray:
+        """Share of lr by which an adaptive optimizer moves the weights of each hidden layer along the gradient.
+
+        That is g / (g + d + eps), where g and d are the sizes of the entries of the layer's gradient and of what weight
+        decay adds to them.
+        """
+        elements = self.gradient_elements[:-1]
+        return np.asarray(elements / (elements + self.decay_elements[:-1] + self.eps))
 
     @cached_property
     def smallest_adaptive_step(self) -> float:
-        """Smallest share of lr by which an adaptive optimizer moves the weights of a hidden layer: g / (g + eps).
-
-        g is the size of the entries of the layer's gradient. The share is 1 if there is no hidden layer.
-        """
-        smallest = float(self.gradient_elements[:-1].min(initial=math.inf))
-        return smallest / (smallest + self.eps) if math.isfinite(smallest) else 1.0
+        """The smallest of `adaptive_steps`; 1 if there is no hidden layer, or if gradients are not finite."""
+        smallest = float(self.adaptive_steps.min(initial=1.0))
+        return smallest if math.isfinite(smallest) else 1.0
 
     @cached_property
     def updates(self) -> np.ndarray:
-        """|dW| / |W| of one step, for each layer."""
-        return np.array([record.update_ratio for record in self.records])
+        """|dW| / |W| of one step, for each layer, without weight decay, which teaches nothing.
+
+        For SGD, which adds the decay to the gradient, this is at most lr |dL/dW| / |W|, or with the momentum of earlier
+        steps 1 / (1 - momentum) times that. Adaptive optimizers are not judged by it.
+        """
+        measured = np.array([record.update_ratio for record in self.records])
+        if self.adaptive or not self.added_decay:
+            return measured
+        steps = self.lr * (self.case.memory if self.case.trained else 1.0)
+        return np.asarray(np.fmin(measured, steps * self.gradient_norms / self.measurement.rms("weight_norm")))
 
     @cached_property
     def speeds(self) -> np.ndarray:

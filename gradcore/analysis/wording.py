@@ -219,8 +219,9 @@ def update_sentence(subject: Subject) -> str:
     if subject.lr == 0.0:
         return ""
     updates = subject.updates
-    text = (
-        f"One step of {subject.optimizer_name} at lr {subject.lr:g} changes the weights of layer 0 by "
+    text = "Weight decay apart, one" if subject.added_decay and not subject.adaptive else "One"
+    text += (
+        f" step of {subject.optimizer_name} at lr {subject.lr:g} changes the weights of layer 0 by "
         f"{factor(updates[0])} times their norm, and those of the output layer by {factor(updates[-1])}"
     )
     if subject.lasting_updates[0] < subject.unit_roundoff:
@@ -264,17 +265,21 @@ def adaptive_sentence(subject: Subject, lost: Mapping[str, float]) -> str:
             f"{factor(lost['steps_to_tell_inputs_apart'])} steps to tell inputs apart; the pace increases as they "
             "differ more, so it may take fewer, but still many."
         )
-    smallest, share = float(subject.gradient_elements[:-1].min()), subject.smallest_adaptive_step
+    share = subject.smallest_adaptive_step
     name, would = (subject.optimizer_name, "moves") if subject.adaptive else ("Adam", "would move")
     if share < 1.0 / subject.limits.norm_ratio:
+        weakest = int(subject.adaptive_steps.argmin())
+        smallest, decay = float(subject.gradient_elements[weakest]), float(subject.decay_elements[weakest])
+        above = f"what weight decay adds to them ({factor(decay)})" if decay > subject.eps else f"eps = {subject.eps:g}"
+        along = " along the gradient" if decay > subject.eps else ""
         return (
-            f"{name} {would} the weights of the weakest layer by only {factor(share)} of its learning rate per step: "
-            f"the entries of that layer's dL/dW ({factor(smallest)}) are far below eps = {subject.eps:g}."
+            f"{name} {would} the weights of the weakest layer by only {factor(share)} of its learning rate per step"
+            f"{along}: the entries of that layer's dL/dW ({factor(smallest)}) are far below {above}."
         )
     if subject.adaptive:
         return ""
-    weakest = f", the weakest by {factor(share)} of its learning rate per step" if share < 0.5 else ""
-    return f"Adam, which divides each gradient by its size, would still move these layers{weakest}."
+    pace = f", the weakest by {factor(share)} of its learning rate per step" if share < 0.5 else ""
+    return f"Adam, which divides each gradient by its size, would still move these layers{pace}."
 
 
 def no_harm(subject: Subject, cause: str = "") -> str:
