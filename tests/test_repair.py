@@ -128,7 +128,7 @@ def test_a_net_that_nothing_helps_is_said_not_to_be_cured():
     labels = np.random.default_rng(1).integers(0, 5, len(X))
     cure = gc.repair(sick_net(), X, labels, limit=2, **QUICK)
     assert not cure.cured and cure.remedies == () and cure.after is cure.before
-    assert "not cured" in str(cure)
+    assert "not cured" in str(cure) and repr(cure) == "<Repair: vanishing, nothing changed>"
     assert [remedy.helps for remedy in cure.before.tried] == [False, False]
 
 

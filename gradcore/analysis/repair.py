@@ -61,8 +61,9 @@ class Repair(Record):
         return record
 
     def __repr__(self) -> str:
-        names = ", ".join(remedy.name for remedy in self.remedies) or "nothing changed"
-        return f"<Repair: {self.before.verdict} -> {self.after.verdict} by {names}>"
+        names = ", ".join(remedy.name for remedy in self.remedies)
+        change = f" -> {self.after.verdict} by {names}" if names else ", nothing changed"
+        return f"<Repair: {self.before.verdict}{change}>"
 
     def __str__(self) -> str:
         from ..show import text
