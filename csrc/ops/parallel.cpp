@@ -332,9 +332,22 @@ void run_team(int size, FunctionRef<void(const Team &)> body) noexcept {
 }
 
 void parallel_for(index num_tasks, double flops, FunctionRef<void(index)> task) noexcept {
-  std::atomic<index> next{0};
-  run_team(threads_for(flops, num_tasks), [&](const Team &) {
-    for (index i; (i = next.fetch_add(1, std::memory_order_relaxed)) < num_tasks;) task(i);
+  const int size = threads_for(flops, num_tasks);
+  if (size == 1) {
+    for (index i = 0; i < num_tasks; i++) task(i);
+    return;
+  }
+  struct alignas(kCacheLine) Claims {
+    std::atomic<index> count{0};
+  };
+  Claims claims[kMaxThreads];  // of the tasks in each thread's share
+  run_team(size, [&](const Team &team) {
+    for (int k = 0; k < team.size; k++) {  // its own share, then what the others have left of theirs
+      const int rank = (team.rank + k) % team.size;
+      const Share share = share_of(num_tasks, Team{rank, team.size, nullptr});
+      for (index i; (i = share.begin + claims[rank].count.fetch_add(1, std::memory_order_relaxed)) < share.end;)
+        task(i);
+    }
   });
 }
 

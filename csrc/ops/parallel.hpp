@@ -110,7 +110,8 @@ int threads_for(double flops, index max_threads) noexcept;
 // the pool, runs it on a team of one: bodies must give the same bits for any size.
 void run_team(int size, FunctionRef<void(const Team &)> body) noexcept;
 
-// task(0) ... task(num_tasks - 1) in any order.
+// task(0) ... task(num_tasks - 1) in any order. Each thread begins with a share that depends on the numbers alone, so
+// that repeated calls find their data in its caches.
 void parallel_for(index num_tasks, double flops, FunctionRef<void(index)> task) noexcept;
 
 }  // namespace gradcore
