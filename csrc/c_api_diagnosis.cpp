@@ -4,19 +4,9 @@
 #include <cstring>
 #include <vector>
 
-#include "analysis/judge.hpp"
-#include "analysis/recorder.hpp"
 #include "handles.hpp"
 
 using namespace gradcore;
-
-struct gradcore_diagnosis {
-  gradcore_diagnosis(const gradcore_net &net, Elementwise activation, Elementwise derivative, int loss)
-      : net(net), recorder(net.architecture(), activation, derivative, loss) {}
-  const gradcore_net &net;
-  Recorder recorder;
-  Judgement judgement{};
-};
 
 namespace {
 

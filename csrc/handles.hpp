@@ -4,6 +4,8 @@
 
 #include <cstring>
 
+#include "analysis/judge.hpp"
+#include "analysis/recorder.hpp"
 #include "error.hpp"
 #include "network/network.hpp"
 
@@ -12,6 +14,14 @@ struct gradcore_net : gradcore::Network {
 };
 struct gradcore_optimizer : gradcore::NetOptimizer {
   using NetOptimizer::NetOptimizer;
+};
+struct gradcore_diagnosis {
+  gradcore_diagnosis(const gradcore_net &net, gradcore::Elementwise activation, gradcore::Elementwise derivative,
+                     int loss)
+      : net(net), recorder(net.architecture(), activation, derivative, loss) {}
+  const gradcore_net &net;
+  gradcore::Recorder recorder;
+  gradcore::Judgement judgement{};
 };
 
 namespace gradcore {

@@ -102,12 +102,16 @@ void add_pass(Input &input, gradcore_net *net, const std::vector<int64_t> &width
                                      : gradcore_net_loss_and_gradients(net, &batch, &target, loss, 1, &step.loss);
   if (status != GRADCORE_OK) return require_text(gradcore_last_error());
   if (input.choose(4) == 0) fill(input, dtype, gradcore_net_gradients(net), gradcore_net_flat_size(net));
-  for (int i = input.choose(8); i > 4; i--) {
-    const int layer = input.choose(int(widths.size()) - 1);
-    disturb(input, const_cast<gradcore_layer_flow *>(&net->flow(layer)));
-  }
+  std::vector<gradcore_layer_flow> flows(widths.size() - 1);
+  for (std::size_t l = 0; l < flows.size(); l++) require(gradcore_net_flow(net, int32_t(l), &flows[l]) == GRADCORE_OK);
+  const int disturbances = input.choose(8) - 4;
+  for (int i = 0; i < disturbances; i++) disturb(input, &flows[std::size_t(input.choose(int(flows.size())))]);
   const double value = input.choose(4) ? step.loss : number(input);
-  require(gradcore_diagnosis_add(diagnosis, input.choose(4) ? &batch : nullptr, value) == GRADCORE_OK);
+  const gradcore_matrix *measured = input.choose(4) ? &batch : nullptr;
+  if (disturbances <= 0)
+    require(gradcore_diagnosis_add(diagnosis, measured, value) == GRADCORE_OK);
+  else
+    diagnosis->recorder.add(flows.data(), gradcore_net_gradients(net), measured, value);
 }
 
 void judge(gradcore_diagnosis *diagnosis, const gradcore_optimizer *optimizer, int depth) {
