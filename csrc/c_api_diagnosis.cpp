@@ -136,6 +136,7 @@ gradcore_status gradcore_diagnosis_judge(gradcore_diagnosis *diagnosis, const gr
     evidence.has_optimizer = optimizer != nullptr;
     evidence.trained = optimizer && gradcore_optimizer_get_step(optimizer) > 0;
     evidence.kind = config.kind, evidence.lr = config.lr, evidence.eps = config.eps;
+    evidence.added_decay = config.kind == GRADCORE_ADAMW ? 0 : config.weight_decay;
     evidence.memory = 1 / std::max(1 - config.momentum, 0.0);
     judge(evidence, &diagnosis->judgement);
     return give("judgement", as_struct(*diagnosis), judgement, kFirstJudgement);

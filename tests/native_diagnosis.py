@@ -1,7 +1,7 @@
 """The diagnosis of the C interface, called on the nets and data that gc.analyze judges."""
 
 import ctypes
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
@@ -60,6 +60,7 @@ def _optimizer(handle, optimizer):
     config = OptimizerConfig(ctypes.sizeof(OptimizerConfig), KINDS[type(optimizer).__name__], 0, optimizer.lr)
     config.beta1, config.beta2 = options.get("betas", (0.0, 0.0))
     config.eps, config.momentum = options.get("eps", 1e-8), options.get("momentum", 0.0)
+    config.weight_decay = options["weight_decay"]
     return _owned("optimizer_destroy", "optimizer_create", handle, ctypes.byref(config))
 
 
@@ -70,24 +71,29 @@ def _name(function, code):
     return name and name.decode()
 
 
-def diagnose(case):
-    """(verdict, Judgement, findings) of the C library on the batches of a Case of gc.analyze."""
+def diagnose(case, *, steps=False):
+    """(verdict, Judgement, findings) of the C library on the batches of a Case of gc.analyze.
+
+    steps: the passes are training steps of the case's optimizer instead of gradients.
+    """
     loss = LOSSES.index(case.loss)
-    with _net(case.net) as net, _owned("diagnosis_destroy", "diagnosis_create", net, loss) as diagnosis:
+    with ExitStack() as stack:
+        net = stack.enter_context(_net(case.net))
+        diagnosis = stack.enter_context(_owned("diagnosis_destroy", "diagnosis_create", net, loss))
+        optimizer = stack.enter_context(_optimizer(net, case.optimizer)) if case.optimizer else None
         for index in range(len(case.rows)):
             x, y = (np.ascontiguousarray(part) for part in case.batch(index))
-            value, input_matrix = ctypes.c_double(), c_api.matrix(x)
+            value, input_matrix, step = ctypes.c_double(), c_api.matrix(x), (ctypes.c_double * 8)()
             c_api.call("net_loss_and_gradients", net, input_matrix, c_api.target_data(y), loss, 1, ctypes.byref(value))
+            if steps:
+                c_api.call("optimizer_step", optimizer, ctypes.c_double(0.0), ctypes.c_double(0.0), 1, step)
             c_api.call("diagnosis_add", diagnosis, input_matrix, value)
+        if optimizer:
+            set_step = c_api.library().gradcore_optimizer_set_step
+            set_step.argtypes, set_step.restype = (ctypes.c_void_p, ctypes.c_int64), None
+            set_step(optimizer, case.optimizer.step_count)
         judgement = Judgement(ctypes.sizeof(Judgement))
-        if case.optimizer is None:
-            c_api.call("diagnosis_judge", diagnosis, None, judgement)
-        else:
-            with _optimizer(net, case.optimizer) as optimizer:
-                set_step = c_api.library().gradcore_optimizer_set_step
-                set_step.argtypes, set_step.restype = (ctypes.c_void_p, ctypes.c_int64), None
-                set_step(optimizer, case.optimizer.step_count)
-                c_api.call("diagnosis_judge", diagnosis, optimizer, judgement)
+        c_api.call("diagnosis_judge", diagnosis, optimizer, judgement)
         return _name("verdict", judgement.verdict), judgement, _findings(diagnosis, judgement.num_findings)
 
 

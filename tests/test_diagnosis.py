@@ -78,6 +78,21 @@ def test_inputs_in_units_that_make_them_small(rng, scale, options, optimizer, fo
     assert kept(findings) == kept(report.findings)
 
 
+@pytest.mark.parametrize("optimizer", [
+    lambda net: gc.optim.SGD(net, lr=0.01, weight_decay=0.01),
+    lambda net: gc.optim.SGD(net, lr=0.01, weight_decay=0.01, momentum=0.9),
+    lambda net: gc.optim.Adam(net, eps=1e-12, weight_decay=0.1),
+])  # fmt: skip
+def test_weight_decay_is_no_learning(rng, optimizer):
+    """Recorded steps of SGD move all layers by the decay; Adam divides a gradient that the decay outweighs."""
+    net = gc.MLP([20] + [40] * 24 + [5], activation="sigmoid")
+    x, labels = rng.standard_normal((512, 20)), np.arange(512) % 5
+    report = gc.analyze(net, x, labels, optimizer=optimizer(net))
+    assert report.verdict == "vanishing"
+    for steps in (False, True):
+        assert diagnose(report._case, steps=steps)[0] == "vanishing", steps
+
+
 @pytest.mark.parametrize("scale", [1e200, 1e-200])
 @pytest.mark.parametrize("normalization", [None, "layer"])
 def test_inputs_whose_squares_leave_float64_have_a_scale(rng, scale, normalization):

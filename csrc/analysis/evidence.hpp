@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "analysis/gaussian.hpp"
@@ -23,7 +22,7 @@ template <class Value>
 double root_of_squares(index n, Value &&value) noexcept {
   double squares = 0, largest = 0, scaled = 0;
   for (index i = 0; i < n; i++) squares += value(i) * value(i);
-  if (squares > 1e-290 && squares <= std::numeric_limits<double>::max()) return std::sqrt(squares);
+  if (kept_digits(squares)) return std::sqrt(squares);
   for (index i = 0; i < n; i++) largest = std::max(largest, std::fabs(value(i)));
   if (largest == 0 || std::isinf(largest)) return std::sqrt(squares);
   for (index i = 0; i < n; i++) scaled += (value(i) / largest) * (value(i) / largest);
@@ -64,8 +63,9 @@ struct Evidence {
   bool has_optimizer = false;
   int kind = GRADCORE_SGD;
   double lr = 0.01, eps = 1e-8;
-  double memory = 1;     // number of gradients that momentum adds up in a step, in the long run
-  bool trained = false;  // the optimizer has taken steps on this net
+  double added_decay = 0;  // weight decay that the optimizer adds to the gradient
+  double memory = 1;       // number of gradients that momentum adds up in a step, in the long run
+  bool trained = false;    // the optimizer has taken steps on this net
 
   int depth() const noexcept { return int(layers.size()); }
   int passes() const noexcept { return int(losses.size()); }

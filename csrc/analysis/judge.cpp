@@ -129,10 +129,14 @@ void Judge::add_from(int first, int kind, int severity, int cause, int count, co
 
 // ---- what a step of the optimizer does ----
 
-// |dW| / |W| of one step: as recorded, or lr |dL/dW| / |W| of plain SGD; NaN where a pass alone cannot tell.
+// |dW| / |W| of one step: as recorded, or lr |dL/dW| / |W| of plain SGD; NaN where a pass alone cannot tell. Weight
+// decay, which SGD adds to the gradient, is left out: it moves all layers and teaches them nothing.
 double Judge::update(const LayerEvidence &layer) const noexcept {
-  if (evidence_.adaptive() || !std::isnan(layer.update_ratio)) return layer.update_ratio;
-  return evidence_.lr * layer.weight_grad / layer.weight;
+  if (evidence_.adaptive()) return layer.update_ratio;
+  const double plain = evidence_.lr * layer.weight_grad / layer.weight;
+  if (std::isnan(layer.update_ratio)) return plain;
+  if (evidence_.added_decay == 0) return layer.update_ratio;
+  return std::min(layer.update_ratio, plain * (evidence_.trained ? evidence_.memory : 1));
 }
 
 // Whether an update of this size is lost in rounding once momentum is at full speed, as in a trained net it already is.
@@ -308,9 +312,11 @@ bool Judge::harms_when_vanishing() noexcept {
   for (const LayerEvidence &layer : layers_) {
     weakest = std::min(weakest, speed(layer)), strongest = std::max(strongest, speed(layer));
     if (!layer.spec->hidden) continue;
-    // An adaptive optimizer moves a weight by lr g / (g + eps); less than lr / kNormRatio is too little.
-    const double entry = layer.weight_grad / std::sqrt(double(layer.spec->in) * double(layer.spec->out));
-    if (evidence_.adaptive()) absolute_ |= entry * (limits::kNormRatio - 1) < evidence_.eps;
+    // An adaptive optimizer moves a weight along its gradient g by lr g / (g + d + eps), where d is what weight decay
+    // adds to g; less than lr / kNormRatio is too little.
+    const double root = std::sqrt(double(layer.spec->in) * double(layer.spec->out));
+    const double above = evidence_.added_decay * layer.weight / root + evidence_.eps;
+    if (evidence_.adaptive()) absolute_ |= layer.weight_grad / root * (limits::kNormRatio - 1) < above;
     fall += evidence_.lr * evidence_.memory * layer.weight_grad * layer.weight_grad / error;
   }
   if (evidence_.adaptive()) return absolute_;

@@ -188,7 +188,8 @@ struct KernelSet : ProductKernels<T> {
   // overflows or is tiny). For double data it may overflow or underflow; norm2 (ops/reduce.hpp) handles that.
   double (*sum_of_squares)(index rows, index cols, const T *x, index ldx);
   double (*max_abs)(index n, const T *x);  // NaN if any element is NaN
-  // Statistics of a recorded pass (stats-inl.h): sums += those of the block; so does histogram, which may be null.
+  // Statistics of a recorded pass (stats-inl.h): those of the block are added to sums and to histogram, which may be
+  // null.
   void (*block_stats)(index rows, index cols, const T *x, index ldx, StatsSums *sums, Histogram<T> *histogram);
   // nonzero[c] |= any x[r, c] != 0 (NaN counts as nonzero); *zeros += number of x == 0.
   void (*column_nonzero)(index rows, index cols, const T *x, index ldx, unsigned char *nonzero, index *zeros);

@@ -338,9 +338,10 @@ void parallel_for(index num_tasks, double flops, FunctionRef<void(index)> task) 
     return;
   }
   struct alignas(kCacheLine) Claims {
-    std::atomic<index> count{0};
+    std::atomic<index> count;
   };
   Claims claims[kMaxThreads];  // of the tasks in each thread's share
+  for (int rank = 0; rank < size; rank++) claims[rank].count.store(0, std::memory_order_relaxed);
   run_team(size, [&](const Team &team) {
     for (int k = 0; k < team.size; k++) {  // its own share, then what the others have left of theirs
       const int rank = (team.rank + k) % team.size;

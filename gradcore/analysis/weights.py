@@ -10,6 +10,7 @@ import numpy as np
 
 from ..init import CRITICAL_GAIN_SQUARED
 from ..mlp import skip_connections
+from .arithmetic import root_mean_square
 
 
 def rescale(net: Any) -> None:
@@ -20,7 +21,7 @@ def rescale(net: Any) -> None:
     gains = [CRITICAL_GAIN_SQUARED[name] for name in net.activations] + [1.0]
     for layer, gain_squared in enumerate(gains):
         weight = net.parameters[f"dense{layer}.weight"]
-        size = float(np.sqrt(np.mean(np.square(weight, dtype=np.float64)) * weight.shape[1]))
+        size = root_mean_square(weight) * math.sqrt(weight.shape[1])
         if 0.0 < size < math.inf:
             weight *= math.sqrt(gain_squared) / size
         if net.bias:

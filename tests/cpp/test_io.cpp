@@ -210,9 +210,8 @@ void check_paths() {
 }  // namespace
 
 int main() {
-  char name[] = "/tmp/gradcore-test-XXXXXX";
-  if (!mkdtemp(name)) return 1;
-  folder = name;
+  folder = "/tmp/gradcore-test-" + std::string(6, 'X');  // which mkdtemp replaces
+  if (!mkdtemp(folder.data())) return 1;
   check_cancellation();
   check_round_trip(GRADCORE_FLOAT32);
   check_round_trip(GRADCORE_FLOAT64);
