@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,15 +24,13 @@ _BY_STEPS, _LATER_BY_STEPS = ("non_finite", "exploding"), ("dead_units", "satura
 
 def names(action: Any, argument: str) -> tuple[str, ...]:
     """The names that a user gives: one or several of NAMES. Errors call them `argument`."""
-    if isinstance(action, str):
-        action = (action,)
-    if not isinstance(action, Iterable):
+    given = [action] if isinstance(action, str) else _check.items(action)
+    if given is None:
         expected = f"a function, or one or several of {', '.join(NAMES)}"
         raise TypeError(f"{argument}: expected {expected}, got {_check.described(action)}")
-    chosen = tuple(action)
-    for entry in chosen:
+    for entry in given:
         _check.choice(entry, argument, dict.fromkeys(NAMES))
-    return chosen
+    return tuple(given)
 
 
 def changes_for(finding: Finding, healthy_before: bool, wanted: Sequence[str]) -> list[str]:

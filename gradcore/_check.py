@@ -10,7 +10,7 @@ import importlib
 import math
 import numbers
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -124,6 +124,17 @@ def instance(value: object, name: str, kind: type | tuple[type, ...], expected: 
         raise TypeError(f"{name}: expected {expected}, got {described(value)}")
 
 
+def items(value: Any) -> list[Any] | None:
+    """The items of a sequence or another iterable; None for what is one value: text, or an array without axes."""
+    if isinstance(value, (str, bytes)):
+        return None
+    try:
+        entries = iter(value)
+    except TypeError:
+        return None
+    return list(entries)
+
+
 def path(value: Any) -> str | bytes:
     """The name of a file, given as text, bytes or a path."""
     try:
@@ -151,9 +162,10 @@ def optional(module: str, extra: str, what: str) -> Any:
 
 def widths(value: object) -> list[int]:
     """At least two whole numbers from 1 to MOST_UNITS."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+    given = items(value)
+    if given is None:
         raise TypeError(f"widths: expected a sequence [in, hidden..., out], got {described(value)}")
-    result = [integer(width, f"widths[{index}]", 1, MOST_UNITS) for index, width in enumerate(value)]
+    result = [integer(width, f"widths[{index}]", 1, MOST_UNITS) for index, width in enumerate(given)]
     if len(result) < 2:
         raise ValueError(f"widths: expected at least two, [in, out], got {result}")
     return result
@@ -164,9 +176,9 @@ def activations(value: object, num_hidden: int) -> list[str]:
     if isinstance(value, str):
         choice(value, "activation", ACTIVATIONS)
         return [value] * num_hidden
-    if not isinstance(value, Iterable):
+    names = items(value)
+    if names is None:
         raise TypeError(f"activation: expected a name or one per hidden layer, got {described(value)}")
-    names = list(value)
     for index, name in enumerate(names):
         choice(name, f"activation[{index}]", ACTIVATIONS)
     if len(names) != num_hidden:

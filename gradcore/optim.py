@@ -12,12 +12,10 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from . import _check, _core, _files
 
@@ -167,8 +165,13 @@ class Optimizer:
         missing = {"lr", "step_count", "states"} - set(state)
         if missing:
             raise ValueError(f"state: expected lr, step_count and states, got no {' and no '.join(sorted(missing))}")
-        _check.instance(state["states"], "state['states']", Iterable, "a list of arrays")
-        views, saved = self._core.states(), [np.asarray(values) for values in state["states"]]
+        given = _check.items(state["states"])
+        if given is None:
+            raise TypeError(f"state['states']: expected a list of arrays, got {_check.described(state['states'])}")
+        views, saved = (
+            self._core.states(),
+            [_check.array(values, f"state['states'][{index}]") for index, values in enumerate(given)],
+        )
         expected, got = ([f"{vector.dtype} {vector.shape}" for vector in vectors] for vectors in (views, saved))
         if expected != got:
             raise ValueError(

@@ -394,8 +394,10 @@ def fit(
     data, held_out = _with_validation(_Data.of(net, X, target, loss, ("X", "target")), net, loss, validation, rng)
     order = rng if _check.flag(shuffle, "shuffle") else None
     batches = _Batches(data, batch_size, order, net, _check.flag(drop_last, "drop_last"))
-    _check.instance(callbacks, "callbacks", Iterable, "a list of callbacks")
-    hooks = _Hooks([*callbacks, *_progress.callbacks(progress, epochs)])
+    given = _check.items(callbacks)
+    if given is None:
+        raise TypeError(f"callbacks: expected a list of callbacks, got {_check.described(callbacks)}")
+    hooks = _Hooks([*given, *_progress.callbacks(progress, epochs)])
 
     run = Run(net, optimizer, loss, clip_norm, clip_value, data.x, data.target, batches.size)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,8 +71,8 @@ def checked_axes(grid: Mapping[str, Any], dtype: str) -> dict[str, list[Any]]:
     axes = {name: [default] for name, (default, _) in AXES.items()}
     for name, given in grid.items():
         check = AXES[name][1]
-        several = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
-        values = [check(value, f"grid[{name!r}]") for value in (given if several else [given])]
+        several = _check.items(given)
+        values = [check(value, f"grid[{name!r}]") for value in ([given] if several is None else several)]
         if not values or len(set(values)) < len(values):
             raise ValueError(f"grid[{name!r}]: expected one or more different values, got {values}")
         axes[name] = values
