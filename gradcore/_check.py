@@ -160,14 +160,14 @@ def optional(module: str, extra: str, what: str) -> Any:
 # ---- architectures -------------------------------------------------------------------------------------
 
 
-def widths(value: object) -> list[int]:
+def widths(value: object, name: str = "widths", expected: str = "a sequence [in, hidden..., out]") -> list[int]:
     """At least two whole numbers from 1 to MOST_UNITS."""
     given = items(value)
     if given is None:
-        raise TypeError(f"widths: expected a sequence [in, hidden..., out], got {described(value)}")
-    result = [integer(width, f"widths[{index}]", 1, MOST_UNITS) for index, width in enumerate(given)]
+        raise TypeError(f"{name}: expected {expected}, got {described(value)}")
+    result = [integer(width, f"{name}[{index}]", 1, MOST_UNITS) for index, width in enumerate(given)]
     if len(result) < 2:
-        raise ValueError(f"widths: expected at least two, [in, out], got {result}")
+        raise ValueError(f"{name}: expected at least two, [in, out], got {result}")
     return result
 
 

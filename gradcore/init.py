@@ -64,8 +64,16 @@ def initialize(net: MLP, init: str | Initializer, seed: int | None) -> None:
     Args:
         net: the net; unchanged if the weights of any layer are invalid.
         init: a name from `initializers()`, or a function (shape, rng) -> weights [out_features, in_features].
-        seed: an integer, or None for fresh randomness.
+        seed: a whole number >= 0, or None for fresh randomness.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
     """
+    from .mlp import MLP
+
+    _check.instance(net, "net", MLP, "a gradcore.MLP")
+    check(init)
+    seed = _check.seed(seed)
     if callable(init):
         _initialize_with(net, init, seed)
     else:

@@ -426,7 +426,7 @@ def one_cycle(
 
 def warmup(schedule: float | Schedule, steps: int) -> Schedule:
     """`schedule`, or a constant, scaled by 1/steps, 2/steps, ..., 1 over the first `steps` steps."""
-    inner = schedule if callable(schedule) else constant(schedule)
+    inner = schedule if callable(schedule) else constant(_check.non_negative(schedule, "schedule"))
     return NamedSchedule(_warmup, schedule=inner, steps=_check.integer(steps, "steps", 1))
 
 

@@ -37,3 +37,32 @@ def test_an_array_without_axes_is_no_sequence(name, call):
         call(np.array(3))
     assert str(error.value).startswith(f"{name}: expected")
     assert str(error.value).endswith("got int64 ()")
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("design", gc.predict),
+        ("schedule", lambda value: gc.optim.warmup(value, 10)),
+        ("net", lambda value: gc.init.initialize(value, "auto", 0)),
+        ("init", lambda value: gc.init.initialize(net(), value, 0)),
+        ("seed", lambda value: gc.init.initialize(net(), "auto", value)),
+        ("activation", lambda value: gc.sweeps.critical_line(value, [0.1])),
+        ("bias_vars", lambda value: gc.sweeps.critical_line("tanh", value)),
+        ("bias_vars[1]", lambda value: gc.sweeps.critical_line("tanh", [0.1, value])),
+        ("batch_size", lambda value: gc.sweep({}, batch_size=value, progress=False)),
+        ("batches", lambda value: gc.sweep({}, batches=value, progress=False)),
+        ("seed", lambda value: gc.sweep({}, seed=value, progress=False)),
+    ],
+)
+def test_the_argument_of_the_call_is_named(name, call):
+    with pytest.raises(TypeError) as error:
+        call(1.5j)
+    assert str(error.value).startswith(f"{name}: expected")
+    assert str(error.value).endswith("got 1.5j")
+
+
+@pytest.mark.parametrize("seed", [-1, True])
+def test_initialize_takes_the_seeds_of_a_net(seed):
+    with pytest.raises((ValueError, TypeError), match=f"seed: expected a whole number >= 0, got {seed}"):
+        gc.init.initialize(net(), "auto", seed)

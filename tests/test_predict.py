@@ -244,7 +244,7 @@ def test_variances_of_any_size_have_a_prediction(scales):
 def test_a_net_has_options_of_its_own():
     with pytest.raises(TypeError, match="activation: expected only with widths"):
         gc.predict(gc.MLP([3, 4, 2]), activation="relu")
-    with pytest.raises(TypeError, match="widths: expected a sequence"):
+    with pytest.raises(TypeError, match=r"design: expected a gradcore\.MLP or widths"):
         gc.predict(7)
 
 

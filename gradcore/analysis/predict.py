@@ -121,7 +121,7 @@ def _scales_of(design: Any, options: dict[str, Any]) -> tuple[dict[str, Any], np
         if options:
             raise TypeError(f"{next(iter(options))}: expected only with widths, got it beside a net, which has its own")
         return design.config, *layer_scales(design)
-    widths = _check.widths(design)
+    widths = _check.widths(design, "design", "a gradcore.MLP or widths [in, hidden..., out]")
     scheme = options.get("init", "auto")
     check_init(scheme)
     normalization = options.get("normalization")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from .. import _check
 from ..analysis import mean_field as theory
 from .grid import Array
 
@@ -18,5 +19,13 @@ def critical_line(activation: str, bias_vars: Iterable[float]) -> Array:
 
     Returns:
         float64, one value per bias_var; NaN if there is no such weight_var.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
     """
-    return np.array([theory.level_weight_var(activation, bias_var) for bias_var in bias_vars])
+    _check.choice(activation, "activation", _check.ACTIVATIONS)
+    given = _check.items(bias_vars)
+    if given is None:
+        raise TypeError(f"bias_vars: expected a sequence of numbers, got {_check.described(bias_vars)}")
+    variances = [_check.non_negative(value, f"bias_vars[{index}]") for index, value in enumerate(given)]
+    return np.array([theory.level_weight_var(activation, variance) for variance in variances])

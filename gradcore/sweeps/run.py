@@ -72,11 +72,13 @@ def sweep(
     dtype = _check.dtype_name(dtype)
     axes = checked_axes(grid, dtype)
     _check.choice(loss, "loss", _check.LOSSES)
+    batch_size, batches = _check.integer(batch_size, "batch_size", 1), _check.integer(batches, "batches", 1)
+    seed = _check.integer(seed, "seed", 0)
     work = _Work(
-        *_data(x, target, loss, _check.integer(batch_size, "batch_size", 1), batches, _check.integer(seed, "seed", 0)),
+        *_data(x, target, loss, batch_size, batches, seed),
         loss=loss,
         batch_size=batch_size,
-        batches=_check.integer(batches, "batches", 1),
+        batches=batches,
         seed=seed,
         dtype=dtype,
     )
