@@ -266,9 +266,19 @@ def _as_array(value: Any) -> Array:
 
 
 def converted(values: Array, dtype: DTypeLike) -> Array:
-    """Aligned C-contiguous rows of `dtype`; a value too large for it becomes infinite, which later checks refuse."""
+    """Aligned C-contiguous rows of `dtype`; a value too large for it becomes infinite."""
     with np.errstate(over="ignore"):
         return np.require(values, dtype, ["C", "A"])
+
+
+def _in_range(values: Array, name: str, dtype: np.dtype[Any]) -> Array:
+    """As `converted`, for a matrix; finite values too large for `dtype` are refused as they came."""
+    result = converted(values, dtype)
+    if values.dtype.kind == "f" and values.dtype.itemsize > dtype.itemsize and not np.isfinite(result).all():
+        beyond = np.isfinite(values) & np.isinf(result)
+        if beyond.any():
+            raise ValueError(f"{name}: expected values in the range of {dtype}, got {_first(values, beyond)}")
+    return result
 
 
 def matrix(value: object, name: str, dtype: np.dtype[Any], columns: int) -> Array:
@@ -284,7 +294,7 @@ def matrix(value: object, name: str, dtype: np.dtype[Any], columns: int) -> Arra
     usable = values.dtype == dtype and values.flags.aligned and item == values.itemsize
     if usable and row % item == 0 and row >= columns * item:
         return values
-    return converted(values, dtype)
+    return _in_range(values, name, dtype)
 
 
 def target(value: object, dtype: np.dtype[Any], loss: str, rows: int, columns: int, name: str = "target") -> Array:
@@ -294,13 +304,16 @@ def target(value: object, dtype: np.dtype[Any], loss: str, rows: int, columns: i
         raise ValueError(f"{name}: expected {rows} rows as in x, got shape {values.shape}")
     flat = values.ndim == 1 or values.shape == (rows, 1)
     if loss == "cross_entropy" and flat and values.dtype.kind in "iub" and values.shape != (rows, columns):
-        return converted(values.reshape(rows), np.int64)
+        values = values.reshape(rows)
+        if values.dtype.kind == "u" and values.dtype.itemsize == 8:
+            labels(values, name, columns)  # before numbers above 2^63 turn negative
+        return converted(values, np.int64)
     if flat and columns == 1:
         values = values.reshape(rows, 1)
     if values.shape != (rows, columns):
         meant = _meant(values, columns) if loss == "cross_entropy" and flat else ""
         raise ValueError(f"{name}: expected {_target_forms(loss, rows, columns)}, got {described(values)}{meant}")
-    return converted(values, dtype)
+    return _in_range(values, name, dtype)
 
 
 def _target_forms(loss: str, rows: int, columns: int) -> str:

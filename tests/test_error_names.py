@@ -66,3 +66,23 @@ def test_the_argument_of_the_call_is_named(name, call):
 def test_initialize_takes_the_seeds_of_a_net(seed):
     with pytest.raises((ValueError, TypeError), match=f"seed: expected a whole number >= 0, got {seed}"):
         gc.init.initialize(net(), "auto", seed)
+
+
+@pytest.mark.parametrize("call", ["loss", "loss_and_gradients", "analyze"])
+def test_a_number_too_large_for_float32_is_told_as_it_came(call):
+    """Data of float64 may mark missing values so; they hold no infinity."""
+    x, y = np.zeros((8, 4)), np.zeros((8, 2))
+    run = getattr(net(), call, lambda *data, loss: gc.analyze(net(), *data, loss=loss, progress=False))
+    for name, array in (("x", x), ("target", y)):
+        array[3, 1] = -1e300
+        with pytest.raises(
+            ValueError, match=rf"^{name}: expected values in the range of float32, got -1e\+300 at row 3"
+        ):
+            run(x, y, loss="mse")
+        array[3, 1] = 0.0
+
+
+def test_a_label_above_2_to_63_is_told_as_it_came():
+    labels = np.array([0, 2**63 + 1], np.uint64)
+    with pytest.raises(ValueError, match=rf"^target\[1\]: expected a label in \[0, 2\), got {2**63 + 1}$"):
+        net().loss(np.zeros((2, 4)), labels)
