@@ -32,7 +32,8 @@ def export_c(net: MLP, path: str | PathLike[str], *, name: str | None = None) ->
         void digits_forward(const float *input, float *output, float *scratch);
 
     for one row in inference mode, with DIGITS_IN_FEATURES, DIGITS_OUT_FEATURES and DIGITS_SCRATCH elements. It writes
-    only to the caller's memory, so several threads may call it at once.
+    only to the caller's memory, so several threads may call it at once. A float64 net computes in double. A net of
+    dtype "bfloat16" computes in float without rounding to bfloat16, so its outputs differ from `net(x)` by that.
 
     Args:
         net: any net, with its current parameters and running statistics.
