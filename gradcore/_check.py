@@ -138,9 +138,12 @@ def items(value: Any) -> list[Any] | None:
 def path(value: Any) -> str | bytes:
     """The name of a file, given as text, bytes or a path."""
     try:
-        return os.fspath(value)  # type: ignore[no-any-return]
+        name: str | bytes = os.fspath(value)
     except TypeError:
         raise TypeError(f"path: expected the name of a file, got {described(value)}") from None
+    if "\0" in os.fsdecode(name):
+        raise ValueError(f"path: expected the name of a file, without a null byte, got {described(value)}")
+    return name
 
 
 def file(value: Any) -> Path:

@@ -86,3 +86,9 @@ def test_a_label_above_2_to_63_is_told_as_it_came():
     labels = np.array([0, 2**63 + 1], np.uint64)
     with pytest.raises(ValueError, match=rf"^target\[1\]: expected a label in \[0, 2\), got {2**63 + 1}$"):
         net().loss(np.zeros((2, 4)), labels)
+
+
+@pytest.mark.parametrize("call", [net().save, gc.load, gc.optim.SGD(net(), 0.1).save, gc.sweeps.load])
+def test_a_name_that_no_file_can_have(call):
+    with pytest.raises(ValueError, match=r"^path: expected the name of a file, without a null byte, got 'a\\x00'$"):
+        call("a\0")
