@@ -26,6 +26,7 @@ ACTIVATIONS: dict[Any, int] = {name: code for code, name in enumerate(_core.ACTI
 DTYPES: dict[Any, int] = {name: code for code, name in enumerate(_core.DTYPES)}
 LOSSES: dict[Any, int] = {name: code for code, name in enumerate(_core.LOSSES)}
 MOST_UNITS = 1 << 24  # of a layer, as in `Network::check_config`
+MOST_LAYERS = 100_000  # that a short form may ask for, before memory runs out; far beyond what trains
 VALUE_LOSSES = ("mse", "mae", "huber")  # of targets that have a scale
 NORMALIZATIONS: dict[Any, int] = {name: code for code, name in enumerate(_core.NORMALIZATIONS)}
 

@@ -47,10 +47,10 @@ def critical_gain(activation: str) -> float:
 # ---- whole nets ------------------------------------------------------------------------------------------
 
 
-def check(init: Any) -> None:
+def check(init: Any, name: str = "init") -> None:
     """TypeError or ValueError unless `init` is a name from `initializers()` or a function."""
     if not callable(init):
-        _check.choice(init, "init", _INITIALIZERS)
+        _check.choice(init, name, _INITIALIZERS)
 
 
 def initialize(net: MLP, init: str | Initializer, seed: int | None) -> None:

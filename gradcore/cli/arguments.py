@@ -214,18 +214,14 @@ def _values(kind: Callable[[str], float]) -> Callable[[str], list[float]]:
     return read
 
 
-# The limit on layers that --widths may ask for with its short form; far beyond what trains.
-_MOST_LAYERS = 100_000
-
-
 def _widths(argument: str) -> list[int]:
     widths: list[int] = []
     for part in argument.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:\s*x\s*(\d+))?\s*", part)
         if match is None or int(match[1]) < 1 or int(match[2] or 1) < 1:
             raise argparse.ArgumentTypeError(f"expected widths such as 64,100x30,10, got {argument!r}")
-        if len(widths) + int(match[2] or 1) > _MOST_LAYERS:
-            raise argparse.ArgumentTypeError(f"expected at most {_MOST_LAYERS} layers, got {argument!r}")
+        if len(widths) + int(match[2] or 1) > _check.MOST_LAYERS:
+            raise argparse.ArgumentTypeError(f"expected at most {_check.MOST_LAYERS} layers, got {argument!r}")
         widths += [int(match[1])] * int(match[2] or 1)
     if len(widths) < 2:
         raise argparse.ArgumentTypeError(f"expected at least an input and an output width, got {argument!r}")

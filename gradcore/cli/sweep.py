@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from .._runtime import get_num_threads
 from .._status import Status
 from ..show import sweep_text
 from ..sweeps import SweepResult
+from ..sweeps.grid import checked_axes
 from .analyze import NORMALIZATIONS
 from .outputs import INTERRUPTED, OK, check_outputs, write_outputs
 from .table import load
@@ -39,6 +41,7 @@ def run_sweep(arguments: argparse.Namespace) -> int:
         data = {"x": table.x, "target": table.target, "loss": table.loss}
     elif arguments.target is not None or arguments.standardize:
         raise ValueError("--target and --standardize: expected --data as well, got none")
+    _check_axes(grid)
     with ThreadPoolExecutor(arguments.workers or get_num_threads()) as executor, Status(sys.stderr) as status:
         result = sweep(
             grid,
@@ -51,6 +54,15 @@ def run_sweep(arguments: argparse.Namespace) -> int:
         )
     _write_sweep(result, arguments)
     return INTERRUPTED if result.interrupted else OK
+
+
+def _check_axes(grid: dict[str, Any]) -> None:
+    """As `sweep` will, but errors name the options of the command line."""
+    try:
+        checked_axes(grid, "float32")
+    except (ValueError, TypeError) as error:
+        text = re.sub(r"^grid\['(\w+)'\]", lambda axis: "--" + axis[1].replace("_", "-"), str(error))
+        raise type(error)(text) from None
 
 
 def _write_sweep(result: SweepResult, arguments: argparse.Namespace) -> None:

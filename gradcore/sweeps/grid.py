@@ -31,7 +31,7 @@ _BIAS_STREAM = 2
 def _init_name(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected a name of gc.initializers(), got {_check.described(value)}")
-    check_init(value)
+    check_init(value, name)
     return value
 
 
@@ -47,7 +47,7 @@ def _normalization_name(value: Any, name: str) -> str | None:
 
 # Name -> (default, check of a given value), in the order of rows and tables.
 AXES: dict[str, tuple[Any, Callable[[Any, str], Any]]] = {
-    "depth": (10, lambda value, name: _check.integer(value, name, 1)),
+    "depth": (10, lambda value, name: _check.integer(value, name, 1, _check.MOST_LAYERS)),
     "width": (64, lambda value, name: _check.integer(value, name, 1, _check.MOST_UNITS)),
     "activation": ("relu", _activation_name),
     "init": ("auto", _init_name),
