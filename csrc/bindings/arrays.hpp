@@ -1,4 +1,4 @@
-// Shared by all bindings: statuses become exceptions, arrays become pointers.
+// Shared by all bindings: statuses become exceptions, arrays become pointers, objects are checked.
 //
 // Arrays are used as they are or refused. An array that cannot be used directly raises ConversionNeeded before any
 // native code runs; the Python layer (gradcore/_check.py) then converts it or says what is wrong.
@@ -167,8 +167,31 @@ inline std::pair<int32_t, py::ssize_t> exponent_bins(int32_t dtype) {
   return {GRADCORE_MIN_EXPONENT_F32, GRADCORE_NUM_BINS_F32};
 }
 
+void bind_net(py::module_ &module);  // net.cpp
 void bind_ops(py::module_ &module);  // ops.cpp
 
 }  // namespace gradcore::bindings
+
+// An object made by __new__ alone has no C++ object; pybind11 would allocate uninitialized memory for it.
+namespace pybind11::detail {
+
+template <class T>
+struct initialized_caster : type_caster_base<T> {
+  bool load(handle source, bool convert) {
+    if (isinstance<T>(source) &&
+        !reinterpret_cast<instance *>(source.ptr())->get_value_and_holder(this->typeinfo).value_ptr()) {
+      throw type_error("expected an initialized object, got one whose __init__ was never called");
+    }
+    return type_caster_base<T>::load(source, convert);
+  }
+};
+
+// In the header, because every file must convert a type in the same way.
+template <>
+struct type_caster<gradcore_array_stats> : initialized_caster<gradcore_array_stats> {};
+template <>
+struct type_caster<gradcore_layer_flow> : initialized_caster<gradcore_layer_flow> {};
+
+}  // namespace pybind11::detail
 
 #endif
