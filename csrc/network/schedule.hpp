@@ -6,47 +6,11 @@
 #include <atomic>
 #include <vector>
 
-#include "network/gradient_flow.hpp"
-#include "network/loss.hpp"
-#include "network/optimizer.hpp"
+#include "network/pass.hpp"
 #include "network/phases.hpp"
+#include "network/steps.hpp"
 
 namespace gradcore {
-
-// A matrix of the caller, to read or to write.
-template <class T>
-struct InputView {
-  const T *data = nullptr;
-  index stride = 0;
-};
-template <class T>
-struct OutputView {
-  T *data = nullptr;
-  index stride = 0;
-};
-
-// The request of one call. Unused members stay empty.
-template <class T>
-struct PassRequest {
-  PassKind kind;
-  index rows;
-  InputView<T> input;        // [rows, in]
-  InputView<T> grad_output;  // [rows, out]
-  OutputView<T> output;      // [rows, out]
-  OutputView<T> grad_input;  // [rows, in]
-  TargetView<T> target;
-  int loss = 0;
-  bool record = false;
-  Optimizer<T> *optimizer = nullptr;  // update after the gradients
-  double clip_norm = 0, clip_value = 0;
-};
-
-struct PassResult {
-  bool input_finite = true;  // false: nothing was done
-  bool norm_finite = true;   // false: clip_norm was given and no update was made
-  double loss = 0;
-  double total_norm = 0;  // with an optimizer
-};
 
 template <class T>
 class Schedule {
@@ -82,19 +46,7 @@ class Schedule {
   void run_groups(const PassRequest<T> &request, Phases &phases) noexcept;
   void run_group(const PassRequest<T> &request, index group, int rank) noexcept;
   void run_chunk(const PassRequest<T> &request, const Chunk &chunk, Phases &phases) noexcept;
-  void run_spans(const Stage &stage, const PassRequest<T> &request, const Tile &chunk, const Share &tiles) noexcept;
-  void run_step(const Step &step, const PassRequest<T> &request, const Tile &span) noexcept;
-  template <class F>
-  void for_tiles(const Tile &span, F &&f) const noexcept;
-  void load_input(const PassRequest<T> &request, const Tile &span) noexcept;
-  void forward_dense(int l, const Tile &span, bool training) noexcept;
-  void finish_hidden(int l, const Tile &span, bool training) noexcept;
-  void compute_loss(const PassRequest<T> &request, const Tile &span) noexcept;
-  void load_grad_output(const PassRequest<T> &request, const Tile &span) noexcept;
-  void backward_hidden(int l, const Tile &span) noexcept;
-  void backward_norm(int l, const Tile &span) noexcept;
-  void finish_delta(int l, const Tile &tile) noexcept;
-  void store_grad_input(const PassRequest<T> &request, const Tile &span) noexcept;
+  void run_spans(const Stage &stage, const Tile &chunk, const Share &tiles) noexcept;
   void merge(const Stage &stage, const Team &team) noexcept;
   void fill_early(const PassRequest<T> &request, const Stage &stage, const Chunk &chunk, Phases &phases) noexcept;
   void fill_gradient(const PassRequest<T> &request, index block, int next_layer, const Chunk &chunk) noexcept;
@@ -102,14 +54,15 @@ class Schedule {
   void add_norm_gradient(const ParamBlock &block, const Chunk &chunk) noexcept;
   void measure_gradient(const PassRequest<T> &request, index block, int rank) noexcept;
   Tile chunk_tile(index chunk, index id, index first, index piece, int rank) const noexcept {
-    const index row = chunk * plan_.chunk_rows, left = plan_.rows - row;
-    return {id, first, piece, row, left < plan_.chunk_rows ? left : plan_.chunk_rows, rank};
+    const index row = chunk * plan().chunk_rows, left = plan().rows - row;
+    return {id, first, piece, row, left < plan().chunk_rows ? left : plan().chunk_rows, rank};
   }
   void update_parameters(const PassRequest<T> &request, Phases &phases) noexcept;
   double total_norm() const noexcept;
   void choose_panels(const PassRequest<T> &request, int threads) noexcept;
-  int threads_for_pass(const PassRequest<T> &request) const noexcept;
+  int threads_for_pass(const PassRequest<T> &request, const RowPlan &plan) const noexcept;
   double tile_losses() const noexcept;
+  const RowPlan &plan() const noexcept { return workspace_.shape().plan; }  // of the running pass
 
   const Architecture &net_;
   const KernelSet<T> &kernels_;
@@ -119,10 +72,10 @@ class Schedule {
   std::vector<index> strips_;  // the blocks that are parts of weights
   Workspace<T> workspace_;
   GradientFlow<T> flow_;
+  Steps<T> steps_;
   const bool packs_past_caches_;
   std::vector<double> block_sumsq_;
   Claims claims_;
-  RowPlan plan_{};                       // of the running pass
   GradientFlow<T> *recorder_ = nullptr;  // of the running pass
   PassResult result_;
   std::atomic<bool> input_finite_{true};
