@@ -13,7 +13,10 @@ CLIP_NORM = 1.0
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement: `work` of an MLP with `depth` hidden layers of `width`, on `batch` rows."""
+    """One measurement: `work` of an MLP with `depth` hidden layers of `width`, on `batch` rows.
+
+    It has as many inputs as the layers have units, unless `inputs` says otherwise.
+    """
 
     work: str  # gradient, step (gradient, global-norm clip, Adam) or forward
     batch: int
@@ -23,19 +26,21 @@ class Case:
     normalization: str | None = None
     ratio: float = 1.2  # goal: how many times faster than the best peer
     share: float | None = None  # goal: share of the FMA peak
+    inputs: int | None = None
+    classes: int = CLASSES
 
     @property
     def name(self) -> str:
-        norm = "bn" if self.normalization else ""
+        norm = {None: "", "batch": "bn", "layer": "ln"}[self.normalization]
         return f"{self.work}-b{self.batch}w{self.width}d{self.depth}{self.activation}{norm}"
 
     @property
     def widths(self) -> list[int]:
-        return [self.width] * (self.depth + 1) + [CLASSES]
+        return [self.inputs or self.width] + [self.width] * self.depth + [self.classes]
 
     @property
     def flops(self) -> float:
-        """FLOPs of the products alone, without the output layer: 6 b w^2 d - 2 b w^2 for a gradient."""
+        """FLOPs of the products between layers of one width: 6 b w^2 d - 2 b w^2 for a gradient, without the output."""
         product = 2.0 * self.batch * self.width**2
         return product * self.depth if self.work == "forward" else product * (3 * self.depth - 1)
 
@@ -89,14 +94,14 @@ def make_data(case: Case, dtype: str = "float32") -> dict[str, np.ndarray]:
     """
     dtype = "float32" if dtype == "bfloat16" else dtype
     rng = np.random.default_rng(7)
-    gain = 2.0 if case.activation in ("relu", "gelu") else 1.0
+    gain = 1.0 if case.activation in ("tanh", "sigmoid") else 2.0
     data = {
         f"dense{layer}.weight": rng.normal(0, (gain / fan_in) ** 0.5, (fan_out, fan_in))
         for layer, (fan_in, fan_out) in enumerate(zip(case.widths, case.widths[1:], strict=False))
     }
-    data["x"] = rng.normal(size=(case.batch, case.width))
+    data["x"] = rng.normal(size=(case.batch, case.widths[0]))
     data = {name: value.astype(np.float32).astype(dtype) for name, value in data.items()}
-    data["y"] = rng.integers(0, CLASSES, case.batch)
+    data["y"] = rng.integers(0, case.classes, case.batch)
     return data
 
 

@@ -127,14 +127,18 @@ def jax_functions(case: Case, dtype: str):
     import jax.numpy as jnp
 
     multiply = jax_product_of_bfloat16() if dtype == "bfloat16" else jnp.matmul
-    activation = {"relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": lambda z: jax.nn.gelu(z, approximate=False)}
+    activation = {"tanh": jnp.tanh, "gelu": partial(jax.nn.gelu, approximate=False)}.get(case.activation) or getattr(
+        jax.nn, case.activation
+    )
+    axis = {"batch": 0, "layer": 1, None: None}[case.normalization]
 
     def model(params, x):
         for p in params[:-1]:
             x = multiply(x, p["w"]) + p["b"]
-            if case.normalization:
-                x = (x - x.mean(0)) * jax.lax.rsqrt(x.var(0) + 1e-5) * p["g"] + p["s"]
-            x = activation[case.activation](x)
+            if axis is not None:
+                mean, variance = x.mean(axis, keepdims=True), x.var(axis, keepdims=True)
+                x = (x - mean) * jax.lax.rsqrt(variance + 1e-5) * p["g"] + p["s"]
+            x = activation(x)
         return multiply(x, params[-1]["w"]) + params[-1]["b"]
 
     def loss(params, x, y):
