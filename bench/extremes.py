@@ -1,6 +1,6 @@
-"""Memory, depth and vanishing numbers, which tables of usual nets do not show.
+"""Memory, depth, vanishing numbers and busy CPUs, which tables of usual nets do not show.
 
-    python bench/extremes.py                  # all three; needs a C++ compiler, and PyTorch for its memory
+    python bench/extremes.py                  # all four; needs a C++ compiler, and PyTorch for its memory and threads
 
 memory    the resident memory that a first gradient at 8192 rows, width 128, 8 gelu layers adds, gradcore beside
           PyTorch, and the peak of each process. Goal: below a third of PyTorch's.
@@ -8,6 +8,8 @@ depth     the time per layer of a net of 2,000 layers of width 64 over that of 2
 subnormal what numbers below 1.2e-38 cost: a sigmoid net of 100 layers, whose deltas fade through that range; nets
           whose deltas all lie in it, down to the last product; Adam with such gradients. Each as it is and with
           flush-to-zero in every thread. It decides whether the library should set flush-to-zero itself.
+busy      gradients beside other programs that take the CPUs: all threads over one thread, for gradcore and PyTorch.
+          Goal: not slower than one thread.
 
 Each number comes from a process of its own.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -134,12 +137,38 @@ def adam(scale: str, threads: str) -> dict[str, float]:
     }
 
 
+def burn() -> None:
+    while True:
+        sum(range(100_000))
+
+
+def beside_busy_programs(library: str, batch: str, depth: str, normalization: str, programs: str) -> dict[str, float]:
+    """Milliseconds of a call with one thread and with all, in turns of a second, each the mean over its turns."""
+    case = Case("gradient", int(batch), 64, int(depth), "relu", normalization or None)
+    others = [multiprocessing.Process(target=burn, daemon=True) for _ in range(int(programs))]
+    for other in others:
+        other.start()
+    calls, seconds = {1: 0, THREADS: 0}, {1: 0.0, THREADS: 0.0}
+    for threads in [1, THREADS] * 4:
+        work, _ = prepare(library, case, Setting(threads))
+        work()
+        start = time.perf_counter()
+        while (now := time.perf_counter()) - start < 1:
+            work()
+            calls[threads] += 1
+        seconds[threads] += now - start
+    for other in others:
+        other.kill()
+    return {name: seconds[threads] / calls[threads] * 1e3 for name, threads in (("one", 1), ("all", THREADS))}
+
+
 WORK = {
     "memory": memory_of,
     "depth": time_of_depth,
     "sigmoid": sigmoid_net,
     "backward": backward,
     "adam": adam,
+    "busy": beside_busy_programs,
 }
 
 
@@ -197,9 +226,22 @@ def report_subnormal(rounds: int) -> None:
             )
 
 
+def report_busy() -> None:
+    print(f"\nmilliseconds beside busy programs, width 64, relu: one thread, {THREADS} threads")
+    for batch, depth, normalization in ((32, 10, ""), (128, 50, ""), (128, 50, "batch")):
+        for programs in range(THREADS + 1):
+            for library in ("gradcore", "torch"):
+                try:
+                    answer = ask("busy", library, batch, depth, normalization, programs)
+                except subprocess.CalledProcessError:
+                    continue  # not installed
+                what = f"b{batch}w64d{depth}{normalization and 'bn'} beside {programs}, {library}"
+                print(f"  {what:34s} {answer['one']:9.3f} {answer['all']:9.3f} x {answer['all'] / answer['one']:.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="*", default=["memory", "depth", "subnormal"])
+    parser.add_argument("--only", nargs="*", default=["memory", "depth", "subnormal", "busy"])
     parser.add_argument("--rounds", type=int, default=3, help="processes a number is the median of")
     parser.add_argument("--work", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--flush", default="", help=argparse.SUPPRESS)
@@ -216,6 +258,8 @@ def main() -> None:
         report_depth(options.rounds)
     if "subnormal" in options.only:
         report_subnormal(options.rounds)
+    if "busy" in options.only:
+        report_busy()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <climits>
 #include <cstdlib>
 #include <mutex>
@@ -16,6 +17,7 @@
 
 #include "cancellation.hpp"
 #include "ops/cpus.hpp"
+#include "ops/team_limit.hpp"
 
 namespace gradcore {
 
@@ -37,6 +39,11 @@ void pause_cpu() noexcept {
   asm volatile("yield");
 #endif
 }
+
+std::int64_t nanoseconds() noexcept { return std::chrono::steady_clock::now().time_since_epoch().count(); }
+
+// How long this thread has waited at gates, without the spinning.
+thread_local std::int64_t waited = 0;
 
 int positive_from_environment(const char *name) noexcept {
   const char *text = std::getenv(name);
@@ -124,6 +131,7 @@ class Pool {
   // Returns false if another caller is inside, or this thread further up its stack.
   bool try_run(int size, FunctionRef<void(const Team &)> body) noexcept {
     if (taken_.exchange(true, std::memory_order_acquire)) return false;
+    const std::int64_t began = nanoseconds(), waited_before = waited;
     size_ = ensure_workers(size);
     meeting_.reset(size_);
     body_ = &body;
@@ -133,9 +141,13 @@ class Pool {
     for (int group = 0; group < groups; group++) jobs_[group].add(1);
     body(Team{0, size_, &meeting_});
     for (std::uint32_t left; (left = unfinished_.value()) != 0;) unfinished_.wait_while(left);
+    const std::int64_t now = nanoseconds();
+    if (size_ > 1) limit_.note(size_, now - began, waited - waited_before, now);
     taken_.store(false, std::memory_order_release);
     return true;
   }
+  int most_threads() noexcept { return limit_.is_set() ? limit_.most(nanoseconds()) : TeamLimit::kNone; }
+  void lift_limit() noexcept { limit_.lift(); }
 
  private:
   // Returns a smaller size if the system refuses a thread.
@@ -172,6 +184,7 @@ class Pool {
   FloatMode mode_;  // of the caller
   int size_ = 0;
   int num_workers_ = 0;
+  TeamLimit limit_;
   Gate jobs_[group_of(kMaxThreads - 1) + 1], unfinished_;
 };
 
@@ -266,6 +279,7 @@ const char *num_threads_source() noexcept {
 void set_num_threads(int n) noexcept {
   num_threads_from.store("set_num_threads", std::memory_order_relaxed);
   num_threads.store(n < 1 ? 1 : n < kMaxThreads ? n : kMaxThreads, std::memory_order_relaxed);
+  if (Pool *p = the_pool.load(std::memory_order_acquire)) p->lift_limit();
 }
 
 // Sequential consistency on both sides: either the sleeper sees the new value, or add() sees the sleeper.
@@ -281,6 +295,12 @@ void Gate::wait_while(std::uint32_t old_value) noexcept {
     if (value() != old_value) return;
     pause_cpu();
   }
+  const std::int64_t began = nanoseconds();
+  yield_or_sleep_while(old_value);
+  waited += nanoseconds() - began;
+}
+
+void Gate::yield_or_sleep_while(std::uint32_t old_value) noexcept {
   for (int i = 0; i < kYields; i++) {
     if (value() != old_value) return;
     sched_yield();
@@ -311,8 +331,10 @@ ThreadScope::~ThreadScope() { thread_source = outer_; }
 
 int most_threads() noexcept {
   const int asked = thread_source ? std::min(thread_source->num_threads, kMaxThreads) : 0;
-  if (asked == 0) return get_num_threads();
-  return thread_source->parallel_for ? asked : std::min(asked, get_num_threads());
+  if (asked > 0 && thread_source->parallel_for) return asked;
+  const int most = asked > 0 ? std::min(asked, get_num_threads()) : get_num_threads();
+  Pool *p = the_pool.load(std::memory_order_acquire);
+  return p ? std::min(most, p->most_threads()) : most;
 }
 
 int threads_for(double flops, index max_threads) noexcept {

@@ -47,6 +47,8 @@ class Gate {
   void wait_while(std::uint32_t old_value) noexcept;  // returns once value() != old_value
 
  private:
+  void yield_or_sleep_while(std::uint32_t old_value) noexcept;
+
   alignas(64) std::atomic<std::uint32_t> value_{0};
   std::atomic<std::uint32_t> sleepers_{0};
 };
@@ -100,7 +102,8 @@ class ThreadScope {
   const ThreadSource *const outer_;
 };
 
-// The most threads that a call may run on: its source's number, or get_num_threads(), which also limits the pool.
+// The most threads that a call may run on: its source's number, or get_num_threads(), which also limits the pool; fewer
+// while other programs keep the pool's threads from running at the same time (team_limit.hpp).
 int most_threads() noexcept;
 
 // The number of threads worth waking for this much work: at least kFlopsPerThread each, at most most_threads().

@@ -1,0 +1,119 @@
+// How the pool's teams shrink while other programs take their CPUs, with an invented clock, and that the pool does it.
+#include <chrono>
+#include <thread>
+
+#include "check.hpp"
+#include "ops/parallel.hpp"
+#include "ops/team_limit.hpp"
+
+namespace {
+
+using gradcore::Team;
+using gradcore::TeamLimit;
+using gradcore::testing::tally;
+
+constexpr std::int64_t kMs = 1'000'000;
+
+// A limit with its clock.
+struct Machine {
+  TeamLimit limit;
+  std::int64_t now = 5000 * kMs;
+
+  void run(int size, std::int64_t time, std::int64_t waited) {
+    now += time;
+    limit.note(size, time, waited, now);
+  }
+  int most() { return limit.most(now); }
+  // The time until teams may be larger again.
+  std::int64_t pause() {
+    const int before = most();
+    const std::int64_t began = now;
+    while (most() == before) now += kMs;
+    return now - began;
+  }
+};
+
+void test_undisturbed_teams_keep_their_size() {
+  tally().where = "undisturbed";
+  Machine machine;
+  for (int i = 0; i < 1000; i++) machine.run(2, kMs, kMs / 2);
+  CHECK(machine.most() == TeamLimit::kNone && !machine.limit.is_set());
+}
+
+void test_a_moment_is_no_reason() {
+  tally().where = "a moment";
+  Machine machine;
+  for (int i = 0; i < 1000; i++)
+    machine.run(2, kMs / 20, 0), machine.run(2, i % 100 ? kMs / 20 : 4 * kMs, 3 * kMs * (i % 100 == 0));
+  CHECK(!machine.limit.is_set());
+}
+
+void test_half_as_many_while_most_of_the_time_is_waiting() {
+  tally().where = "crowded";
+  Machine machine;
+  machine.run(16, 20 * kMs, 11 * kMs);
+  CHECK(machine.most() == 8);
+  machine.run(8, 20 * kMs, 11 * kMs);
+  CHECK(machine.most() == 4);
+  for (int i = 0; i < 10; i++) machine.run(4, 2 * kMs, kMs);  // well enough
+  CHECK(machine.most() == 4);
+  // Four times the 40 ms that it took, less the 20 ms of the teams of four.
+  CHECK(machine.pause() == 140 * kMs);
+  CHECK(machine.most() == TeamLimit::kNone);
+}
+
+void test_short_runs_are_judged_together() {
+  tally().where = "short runs";
+  Machine machine;
+  for (int i = 0; i < 9; i++) machine.run(2, kMs, kMs);
+  CHECK(machine.most() == TeamLimit::kNone);
+  machine.run(2, kMs, kMs);
+  CHECK(machine.most() == 1);
+}
+
+void test_attempts_become_rare_until_one_succeeds() {
+  tally().where = "attempts";
+  Machine machine;
+  for (const int times : {4, 8, 16, 32, 32}) {
+    machine.run(2, 100 * kMs, 90 * kMs);
+    CHECK(machine.most() == 1 && machine.pause() == times * 100 * kMs);
+  }
+  machine.run(2, 100 * kMs, 0);
+  machine.run(2, 100 * kMs, 90 * kMs);
+  CHECK(machine.pause() == 400 * kMs);
+}
+
+// The caller has nothing to do but wait for a worker that sleeps, as for one without a CPU. Repeated, because on a busy
+// machine the caller may itself be kept from waiting.
+void test_pool() {
+  tally().where = "the pool";
+  gradcore::set_num_threads(2);
+  CHECK(gradcore::most_threads() == 2);
+  const auto sleeping_worker = [](const Team &team) {
+    if (team.rank == 1) std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    team.meet();
+  };
+  for (int i = 0; i < 100 && gradcore::most_threads() == 2; i++) gradcore::run_team(2, sleeping_worker);
+  CHECK(gradcore::most_threads() == 1 && gradcore::get_num_threads() == 2);
+  CHECK(gradcore::threads_for(1e12, 1000) == 1);
+  for (int i = 0; i < 1000 && gradcore::most_threads() == 1; i++)
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  CHECK(gradcore::most_threads() == 2);  // the pause is over
+
+  for (int i = 0; i < 100 && gradcore::most_threads() == 2; i++) gradcore::run_team(2, sleeping_worker);
+  CHECK(gradcore::most_threads() == 1);
+  gradcore::set_num_threads(3);
+  CHECK(gradcore::most_threads() == 3);
+}
+
+}  // namespace
+
+int main() {
+  test_undisturbed_teams_keep_their_size();
+  test_a_moment_is_no_reason();
+  test_half_as_many_while_most_of_the_time_is_waiting();
+  test_short_runs_are_judged_together();
+  test_attempts_become_rare_until_one_succeeds();
+  test_pool();
+  return gradcore::testing::report();
+}
