@@ -168,10 +168,8 @@ class Optimizer:
         given = _check.items(state["states"])
         if given is None:
             raise TypeError(f"state['states']: expected a list of arrays, got {_check.described(state['states'])}")
-        views, saved = (
-            self._core.states(),
-            [_check.array(values, f"state['states'][{index}]") for index, values in enumerate(given)],
-        )
+        views = self._core.states()
+        saved = [_check.array(values, f"state['states'][{index}]") for index, values in enumerate(given)]
         expected, got = ([f"{vector.dtype} {vector.shape}" for vector in vectors] for vectors in (views, saved))
         if expected != got:
             raise ValueError(
