@@ -11,6 +11,7 @@ from gradcore.analysis import Thresholds, harm, outlook, steps
 from gradcore.analysis.analyze import examine, make_case, measure_and_rehearse
 from gradcore.analysis.measure import Outlook, Rehearsal
 from gradcore.analysis.propagation import difference
+from gradcore.analysis.slope import beyond_band
 from zoo_data import net_on
 
 load_digits = pytest.importorskip("sklearn.datasets").load_digits
@@ -63,6 +64,57 @@ def test_adam_repairs_a_steep_profile_of_a_few_layers():
     assert np.mean(losses[-100:]) < 0.8 * np.log(10)
 
 
+def _sigmoid_net(layers, optimizer, lr, **settings):
+    """A narrow sigmoid net, its optimizer, and standard normal inputs with the classes of a linear teacher."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1000, 16)).astype("f4")
+    net = gc.MLP([16] + [32] * layers + [4], activation="sigmoid")
+    return net, getattr(gc.optim, optimizer)(net, lr=lr, **settings), x, (x @ rng.standard_normal((16, 4))).argmax(1)
+
+
+@pytest.mark.parametrize(
+    ("layers", "optimizer", "lr", "settings", "verdict"),
+    [
+        (8, "Adam", 1e-3, {"weight_decay": 1e-4}, "vanishing"),
+        (8, "Adam", 1e-2, {"weight_decay": 1e-4}, "vanishing"),
+        (8, "RMSprop", 1e-3, {"weight_decay": 1e-4}, "vanishing"),
+        (8, "Adam", 1e-3, {"weight_decay": 1e-5}, "healthy"),
+        (8, "AdamW", 1e-3, {"weight_decay": 0.1}, "healthy"),
+        (6, "Adam", 1e-3, {"weight_decay": 1e-4}, "healthy"),
+    ],
+)
+def test_weight_decay_may_outweigh_the_gradient_that_adam_would_follow(layers, optimizer, lr, settings, verdict):
+    """At the start, the gradient has a tenth of the step; the decay shrinks the weights, and they the gradient."""
+    net, optimizer, x, labels = _sigmoid_net(layers, optimizer, lr, **settings)
+    report = gc.analyze(net, x, labels, optimizer=optimizer)
+    finding = first(report)
+    assert (report.verdict, finding.kind) == (verdict, "vanishing")
+    rng, guess = np.random.default_rng(7), np.log(4.0)
+    batches = rng.integers(0, len(x), (1500 if lr < 1e-2 else 400, 128))
+    losses = [net.train_step(x[rows], labels[rows], optimizer).loss for rows in batches]
+    if verdict == "healthy":
+        assert np.mean(losses[-100:]) < 0.8 * guess
+        return
+    assert np.mean(losses[-100:]) > 0.97 * guess
+    assert finding.severity == "critical" and finding.evidence["share_of_step"] < 0.01
+    assert "adds weight decay to the gradient before it scales the sum" in finding.explanation
+
+
+def test_chance_may_decide_between_gradient_and_decay(monkeypatch):
+    """A race is lost if it is lost on other batches, too; what learned meanwhile has not lost it."""
+    net, optimizer, x, labels = _sigmoid_net(8, "Adam", 1e-2, weight_decay=1e-4)
+    case = make_case(net, x, labels, "cross_entropy", optimizer, 128, 8, 0)
+    measurement = measure_and_rehearse(case, Thresholds(), None)
+    subject, lost = examine(case, measurement, Thresholds()), measurement.outlook
+    assert harm.decay_has_won(subject, lost) and beyond_band(lost.slope) < 0
+    assert not harm.decay_has_won(subject, replace(lost, losses=np.full(64, 0.1)))
+    assert not harm.decay_has_won(subject, replace(lost, adaptive_step=0.02))
+    results = iter([True, False])
+    monkeypatch.setattr(outlook, "decay_has_won", lambda *_: next(results))
+    again = outlook.look_ahead(subject)
+    assert again.losses[0] != lost.losses[0] and next(results, None) is None
+
+
 def test_difference_is_the_share_that_differs_between_rows(rng):
     net = gc.MLP([3, 40, 40, 2], activation="identity", dtype="float64", bias=False)
     x = rng.standard_normal((60, 3))
@@ -111,7 +163,7 @@ def test_a_loss_that_rises_a_little_is_judged_by_what_a_lower_rate_makes_of_it(l
     rehearsal = Rehearsal(1e-3, np.array([1.4, 4.0, 2.0, 1.5, 1.5, 1.5, 1.5, 1.5]), np.full(5, 0.1))
     slope = examine(case, measurement, Thresholds()).slope
     losses = [np.full(64, level) for level in (later, slower)]
-    measurement = replace(measurement, rehearsal=rehearsal, outlook=Outlook(losses[0], slope, 1.0, (), losses[1]))
+    measurement = replace(measurement, rehearsal=rehearsal, outlook=Outlook(losses[0], slope, 1.0, slower=losses[1]))
     subject = examine(case, measurement, Thresholds())
     assert [found.severity for found in steps.large_steps(subject, vanishing=False)] == ([severity] if severity else [])
     assert steps.large_steps(subject, vanishing=True) == []

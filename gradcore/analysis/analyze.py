@@ -54,8 +54,9 @@ def analyze(
         loss: name of the loss.
         optimizer: an optimizer of gc.optim created for this net. Its update sizes are judged in its current state, and
             a few of its steps are rehearsed on a copy of the net. Where the verdict depends on more steps, up to 1000
-            more follow, and as many at one or two lower rates (`analysis.outlook`). None means plain SGD at a rate that
-            suits the net: updates are given for lr 0.01, but steps are called too large only if they are so at 1e-4.
+            more follow, and as many on other batches, or at one or two lower rates (`analysis.outlook`). None means
+            plain SGD at a rate that suits the net: updates are given for lr 0.01, but steps are called too large only
+            if they are so at 1e-4.
         batch_size, batches: disjoint random batches to measure, fewer or smaller ones if there is less data. With batch
             norm, gradients depend on the batch size: use the one you train with. It is kept; with little data, batches
             then share rows.

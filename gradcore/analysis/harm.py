@@ -12,6 +12,7 @@ import numpy as np
 
 from ..mlp import skip_connections
 from .doubt import learned
+from .measure import Outlook
 from .slope import beyond_band
 from .subject import Subject
 
@@ -23,12 +24,15 @@ ABSOLUTE = ("update_lost", "share_of_step", "fall_a_step", "steps_to_tell_inputs
 def harm_of_vanishing(subject: Subject) -> dict[str, float]:
     """The kinds of harm that a shrinking gradient does to learning with the optimizer in use, with their numbers."""
     harm: dict[str, float] = {}
+    outlook = subject.measurement.outlook
     if subject.adaptive and not rescaled(subject):
         return {"share_of_step": subject.smallest_adaptive_step}
+    if outlook is not None and decay_has_won(subject, outlook):
+        return {"share_of_step": outlook.adaptive_step}
     if subject.adaptive:
         needed = steps_to_tell_apart(subject)
         return {"steps_to_tell_inputs_apart": needed} if needed > subject.limits.learning_steps else {}
-    speeds, outlook = subject.speeds, subject.measurement.outlook
+    speeds = subject.speeds
     learns = outlook is not None and learned(subject, outlook.losses)
     relative = float(speeds.min() / speeds.max()) if speeds.max() > 0.0 else 0.0
     if relative < 1.0 / subject.limits.norm_ratio and not learns:
@@ -72,13 +76,27 @@ def rescaled(subject: Subject) -> bool:
     return subject.adaptive and subject.smallest_adaptive_step >= 1.0 / subject.limits.norm_ratio
 
 
+def decay_has_won(subject: Subject, outlook: Outlook) -> bool:
+    """Whether, after the trial steps, weight decay has left an adaptive optimizer no gradient to follow.
+
+    The decay is added to the gradient, and the sum is rescaled to steps of lr. Where the decay is the larger part, it
+    takes the weights of a layer to zero in |w| / lr steps, and the gradients of the layers below, which are multiplied
+    by these weights, vanish faster than the decay does. So once the gradient's share of a step is below that of
+    `rescaled`, it only falls further, unless the net has learned by then.
+    """
+    share, steep = outlook.adaptive_step, outlook.slope is not None and beyond_band(outlook.slope) < 0
+    lost = subject.adaptive and subject.added_decay > 0.0 and share < 1.0 / subject.limits.norm_ratio
+    return lost and steep and not learned(subject, outlook.losses)
+
+
 def steps_to_tell_apart(subject: Subject) -> float:
     """The number of steps in which an adaptive optimizer makes outputs differ between inputs, if the gradient vanishes.
 
     All rows then arrive as nearly the same vector m; only a part d of relative size r (`Outlook.difference`) differs.
     Over a batch of B rows, the errors add up to zero, except for 1 / sqrt(B) of one row's error. In the gradient, their
     outer product with m + d, the noise is therefore |m| / sqrt(B), and the signal at most |d|. A step moves each entry
-    by lr (with momentum by lr / (1 - momentum)), of which a share r sqrt(B) follows the signal. For n inputs, this is a
+    by lr (with momentum by lr / (1 - momentum)), of which a share r sqrt(B) follows the signal; where eps or weight
+    decay take the larger part of the step, that of what is left (`Outlook.adaptive_step`). For n inputs, this is a
     matrix of rank one and size lr n r sqrt(B), which has to reach 1 for the differences to pass.
 
     0 if the trial steps (`outlook`) have made the profile level, or if there were none.
@@ -88,7 +106,7 @@ def steps_to_tell_apart(subject: Subject) -> float:
         return 0.0
     case = subject.case
     share = min(outlook.difference * math.sqrt(min(case.batch_size, len(case.x))), 1.0)
-    step = subject.lr * case.memory * subject.records[-1].in_features * share
+    step = subject.lr * case.memory * outlook.adaptive_step * subject.records[-1].in_features * share
     return 1.0 / step if step > 0.0 else math.inf
 
 

@@ -62,6 +62,7 @@ class Outlook:
     slope: of the net after the steps; None if a loss is not finite.
     difference: share of the last hidden layer's pre-activations that then differs between rows; NaN if a loss is not
         finite.
+    adaptive_step: `Subject.smallest_adaptive_step` of the net after the steps; NaN if a loss is not finite.
     calmed_by: what makes steps too large: "input_scale", "target_scale" or both, the larger first, if the same steps
         are fine on data of unit scale; "weight_scale" if they are fine with weights of critical size. Empty otherwise.
     slower: losses of the same steps at a lower rate; None if none was tried. slower_share: that rate as a share of the
@@ -71,6 +72,7 @@ class Outlook:
     losses: Floats
     slope: Slope | None
     difference: float
+    adaptive_step: float = 1.0
     calmed_by: tuple[str, ...] = ()
     slower: Floats | None = None
     slower_share: float = 0.1

@@ -7,7 +7,9 @@ Passes alone cannot answer three questions:
   not fall although the steps change much, steps at a lower rate tell whether the rate is too large or the net is slow.
 - Does an optimizer that rescales each entry of the gradient make up for a profile that is not level, or for outputs of
   a wrong scale? It moves every weight by about lr per step, so it can rewrite the weights in |w| / lr steps. By then it
-  has made up for what it can, or the net has lost what tells its inputs apart (`harm.steps_to_tell_apart`).
+  has made up for what it can, or the net has lost what tells its inputs apart (`harm.steps_to_tell_apart`). Where
+  weight decay is added to a gradient and outweighs it, the race takes longer: either the net learns in time, or the
+  decay shrinks the weights and they the gradient, until only the decay moves them (`harm.decay_has_won`).
 - Does SGD leave a plateau? Its small steps grow there. If it may leave soon (`harm.steps_to_escape`), they are tried.
 """
 
@@ -27,7 +29,7 @@ from . import measure as measuring
 from .arithmetic import harmless, root_mean_square
 from .case import Case
 from .doubt import Doubt, is_large_shift, learned, no_lower, outpaced, steps_in_doubt
-from .harm import may_leave_plateau, rescaled
+from .harm import decay_has_won, may_leave_plateau, rescaled
 from .measure import Outlook
 from .propagation import difference
 from .rehearsal import MOST_REHEARSED, first_shift, rehearsal_steps, rehearse
@@ -68,7 +70,13 @@ def look_ahead(subject: Subject, progress: Progress | None = None) -> Outlook | 
         if not 0.0 < steps <= MOST_STEPS:
             return None
         # Weights that have to grow or to shrink need more steps than rewriting them at their present size takes.
-        return _outlook(subject, max(math.ceil(steps), several if wrong_scale else 0), progress, patient=wrong_scale)
+        steps = max(math.ceil(steps), several if wrong_scale else 0)
+        found = _outlook(subject, steps, progress, patient=wrong_scale)
+        if not decay_has_won(subject, found):
+            return found
+        # Chance may have decided the race: it is lost only if it is lost on other batches, too.
+        again = _outlook(subject, steps, progress, patient=wrong_scale, draw=1)
+        return found if decay_has_won(subject, again) else again
     return None if doubt is None else _of_doubt(subject, doubt, several, progress)
 
 
@@ -157,30 +165,56 @@ def _outlook(
     *,
     patient: bool = False,
     until: int = 0,
+    draw: int = 0,
     calmed_by: tuple[str, ...] = (),
 ) -> Outlook:
     """Take `steps` steps on a copy of the net, then as many again, time after time, while it has not learned.
 
     patient: go on while the loss falls, up to MOST_STEPS in all. until: go on up to this number in all, whatever the
-    loss does, as on a plateau. If neither is given, do not go on. calmed_by: a field of the outlook.
+    loss does, as on a plateau. If neither is given, go on only while weight decay may win (`_decay_may_win`), up to
+    MOST_STEPS. draw: number of the choice of batches. calmed_by: a field of the outlook.
     """
     case, net = subject.case, subject.case.net.copy()
     optimizer = case.optimizer_for(net)
-    rng = np.random.default_rng((case.seed, 3))
+    rng = _batches(case, draw)
     taken = _train(case, net, optimizer, rng, steps, progress)
     losses = _levelled(case, taken)
     while np.isfinite(losses).all() and not learned(subject, losses):
         more = min(len(losses), until - len(losses))
         if patient and 2 * len(losses) <= MOST_STEPS and not no_lower(losses):
             more = len(losses)
+        if more <= 0 and _decay_may_win(_after(subject, net)):
+            more = min(len(losses), MOST_STEPS - len(losses))
         if more <= 0:
             break
         taken = np.concatenate((taken, _train(case, net, optimizer, rng, more, progress)), axis=1)
         losses = _levelled(case, taken)
     if not np.isfinite(losses).all():
-        return Outlook(losses, None, math.nan, calmed_by)
-    slope = estimate(measuring.measure(case, net), subject.limits.norm_ratio, trained=True)
-    return Outlook(losses, slope, difference(net, case.x[case.rows[0]]), calmed_by)
+        return Outlook(losses, None, math.nan, math.nan, calmed_by)
+    after, apart = _after(subject, net), difference(net, case.x[case.rows[0]])
+    return Outlook(losses, after.slope, apart, after.smallest_adaptive_step, calmed_by)
+
+
+def _after(subject: Subject, net: Any) -> Subject:
+    """The subject with the measurement and the slope of a net that has taken steps; its records are the old ones."""
+    measurement = measuring.measure(subject.case, net.copy())
+    slope = estimate(measurement, subject.limits.norm_ratio, trained=True)
+    return replace(subject, measurement=measurement, slope=slope)
+
+
+def _decay_may_win(subject: Subject) -> bool:
+    """Whether weight decay outweighs the gradient that it is added to, in some layer of a net whose gradient vanishes.
+
+    It need not have the last word: layers above may learn faster than this one shrinks. `harm.decay_has_won` tells when
+    it has.
+    """
+    outweighed = subject.decay_elements[:-1] > subject.gradient_elements[:-1]
+    return bool(outweighed.any()) and rescaled(subject) and beyond_band(subject.slope) < 0
+
+
+def _batches(case: Case, draw: int = 0) -> np.random.Generator:
+    """The generator that draws the batches of trial steps."""
+    return np.random.default_rng((case.seed, 3) if draw == 0 else (case.seed, 3, draw))
 
 
 def _at_share(case: Case, share: float) -> Case:
@@ -193,7 +227,7 @@ def _losses_at(share: float, case: Case, steps: int, progress: Progress | None) 
     case = _at_share(case, share)
     net = case.net.copy()
     optimizer = case.optimizer_for(net)
-    return _levelled(case, _train(case, net, optimizer, np.random.default_rng((case.seed, 3)), steps, progress))
+    return _levelled(case, _train(case, net, optimizer, _batches(case), steps, progress))
 
 
 def _train(

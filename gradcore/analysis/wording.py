@@ -276,6 +276,14 @@ def adaptive_sentence(subject: Subject, lost: Mapping[str, float]) -> str:
             f"{name} {would} the weights of the weakest layer by only {factor(share)} of its learning rate per step"
             f"{along}: the entries of that layer's dL/dW ({factor(smallest)}) are far below {above}."
         )
+    if outlook is not None and "share_of_step" in lost:
+        return (
+            f"{subject.optimizer_name} adds weight decay to the gradient before it scales the sum, so the smaller the "
+            f"gradient, the more of a step is decay: after {len(outlook.losses)} trial steps, the weights of the "
+            f"weakest layer move along the gradient by only {factor(outlook.adaptive_step)} of the learning rate "
+            f"(before: {factor(share)}), and the profile is still not level. Decay that acts apart from the gradient, "
+            "as in AdamW, does not compete with it."
+        )
     if subject.adaptive:
         return ""
     pace = f", the weakest by {factor(share)} of its learning rate per step" if share < 0.5 else ""
