@@ -2,14 +2,17 @@
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import gradcore as gc
-from gradcore.analysis import Thresholds
+from gradcore.analysis import Thresholds, outlook, trials, verification
+from gradcore.analysis.analyze import examine, make_case, measure_and_rehearse
 from gradcore.analysis.candidates import Candidate, combined
 from gradcore.analysis.mean_field import batch_norm_growth
+from gradcore.analysis.measure import Outlook
 from gradcore.analysis.verification import Effect, Verification, remedy_of
 from gradcore.show import story
 from monitored import LABELS, X
@@ -166,3 +169,60 @@ def test_a_change_helps_where_only_a_part_of_it_is_in_doubt():
     part, whole = (tried[f"{name}standardized inputs"] for name in ("", "layer norm, "))
     assert part.helps is False and part.confidence[0] < 0.0
     assert whole.helps and whole.confidence[0] > 0.3 and "compared with standardized inputs alone" in whole.note
+
+
+# ---- what trials cost ------------------------------------------------------------------------
+
+
+def test_a_changed_net_is_measured_once(monkeypatch):
+    """Twice before: once for a rate that suits it, once to compare it. At 1000 trial steps each, that was minutes."""
+    measured = []
+    measure = Verification._measured_again
+    monkeypatch.setattr(Verification, "_measured_again",
+                        lambda self, each: measured.append(repr(each.candidate.change())) or measure(self, each))  # fmt: skip
+    net = sick_net()
+    report = gc.analyze(net, X, LABELS, optimizer=gc.optim.SGD(net, lr=0.1))
+    remedies = report.remedies(steps=3, seeds=2, limit=4)
+    assert len(measured) >= len(remedies) >= 4 and len(set(measured)) == len(measured)
+
+
+def test_of_a_large_net_few_steps_judge_a_change(monkeypatch):
+    """As many as cost what 1000 cost for a net at the border, and its note says that they were cut short."""
+    net = sick_net()
+    report = gc.analyze(net, X, LABELS, optimizer=gc.optim.Adam(net))
+    small, asked = report._case, []
+
+    def most(case, steps=60):
+        return Verification(report, case, Thresholds(), steps, seeds=2)._most
+
+    border = trials.affordable_steps(small) / trials.FEWEST_STEPS
+    assert border > 1.0 and most(small) == outlook.MOST_STEPS
+    large = replace(small, batch_size=round(4.0 * border * small.batch_size))
+    assert most(large) == pytest.approx(outlook.MOST_STEPS / 4, rel=0.01)
+    assert most(replace(large, batch_size=100 * large.batch_size)) == 60 and most(large, 700) == 700
+
+    def look_ahead(subject, progress, limit):
+        asked.append(limit)
+        return Outlook(np.full(64, 2.0), subject.slope, 1.0, cut_short=True)
+
+    monkeypatch.setattr(verification, "look_ahead", look_ahead)
+    verifier = Verification(report, small, Thresholds(), steps=2, seeds=2)
+    assert "its verdict was cut short after 64 trial steps, as the net is large" in verifier.verified(TANH).remedy.note
+    assert asked == [outlook.MOST_STEPS]
+
+
+def test_patience_ends_where_steps_cost_too_much():
+    net = sick_net()
+    case = make_case(net, X, LABELS, "cross_entropy", gc.optim.Adam(net), 128, 8, 0)
+    subject = examine(case, measure_and_rehearse(case, Thresholds(), None), Thresholds())
+    patient, cut = (outlook._outlook(subject, 8, None, most, until=200) for most in (1000, 20))
+    assert (len(patient.losses), patient.cut_short, len(cut.losses), cut.cut_short) == (200, False, 16, True)
+
+
+def test_an_interrupt_does_not_wait_for_trial_steps():
+    net = sick_net()
+    report = gc.analyze(net, X, LABELS, optimizer=gc.optim.Adam(net))
+    with trials.Crew() as crew:
+        verifier = Verification(report, report._case, Thresholds(), steps=2, seeds=2, crew=crew)
+    with pytest.raises(trials.Stopped):
+        verifier._tick()

@@ -67,6 +67,7 @@ class Outlook:
         are fine on data of unit scale; "weight_scale" if they are fine with weights of critical size. Empty otherwise.
     slower: losses of the same steps at a lower rate; None if none was tried. slower_share: that rate as a share of the
         one in use.
+    cut_short: whether more steps could have decided, but were more than allowed.
     """
 
     losses: Floats
@@ -76,6 +77,7 @@ class Outlook:
     calmed_by: tuple[str, ...] = ()
     slower: Floats | None = None
     slower_share: float = 0.1
+    cut_short: bool = False
 
 
 @dataclass(frozen=True)

@@ -48,12 +48,14 @@ MOST_STEPS = RECOVERY * MOST_REHEARSED
 
 
 @harmless
-def look_ahead(subject: Subject, progress: Progress | None = None) -> Outlook | None:
+def look_ahead(subject: Subject, progress: Progress | None = None, most: float = MOST_STEPS) -> Outlook | None:
     """The outlook of a net; None without an optimizer, at a rate of 0, or if the verdict does not depend on it.
 
     The verdict depends on more steps in four cases, here in the order of precedence: the rehearsed steps are in doubt;
     SGD may leave a plateau; the optimizer may undo a wrong scale or, if it is adaptive, a vanishing gradient; a doubt
     is `passing`. In the third case there is no outlook if the optimizer needs more than MOST_STEPS.
+
+    most: go on beyond the fewest steps that may decide only up to this number in all.
     """
     case = subject.case
     if case.optimizer is None or case.step_size == 0.0:
@@ -61,9 +63,10 @@ def look_ahead(subject: Subject, progress: Progress | None = None) -> Outlook | 
     several = RECOVERY * rehearsal_steps(case)
     doubt = steps_in_doubt(subject)
     if doubt is not None and not doubt.passing:
-        return _of_doubt(subject, doubt, several, progress)
+        return _of_doubt(subject, doubt, several, progress, most)
     if may_leave_plateau(subject):
-        return _outlook(subject, several, progress, until=round(min(subject.limits.plateau_steps, MOST_STEPS)))
+        until = round(min(subject.limits.plateau_steps, MOST_STEPS))
+        return _outlook(subject, several, progress, most, until=until)
     wrong_scale = bool(error_of_scale(subject))
     if wrong_scale or (rescaled(subject) and beyond_band(subject.slope) < 0):
         steps = _rewriting_steps(case)
@@ -71,21 +74,21 @@ def look_ahead(subject: Subject, progress: Progress | None = None) -> Outlook | 
             return None
         # Weights that have to grow or to shrink need more steps than rewriting them at their present size takes.
         steps = max(math.ceil(steps), several if wrong_scale else 0)
-        found = _outlook(subject, steps, progress, patient=wrong_scale)
+        found = _outlook(subject, steps, progress, most, patient=wrong_scale)
         if not decay_has_won(subject, found):
             return found
         # Chance may have decided the race: it is lost only if it is lost on other batches, too.
-        again = _outlook(subject, steps, progress, patient=wrong_scale, draw=1)
+        again = _outlook(subject, steps, progress, most, patient=wrong_scale, draw=1)
         return found if decay_has_won(subject, again) else again
-    return None if doubt is None else _of_doubt(subject, doubt, several, progress)
+    return None if doubt is None else _of_doubt(subject, doubt, several, progress, most)
 
 
-def _of_doubt(subject: Subject, doubt: Doubt, steps: int, progress: Progress | None) -> Outlook:
+def _of_doubt(subject: Subject, doubt: Doubt, steps: int, progress: Progress | None, most: float) -> Outlook:
     """The outlook of steps that look too large.
 
     It includes as many steps at a lower rate if the doubt is `rising` or `falling`, so that only more steps can tell.
     """
-    found = _outlook(subject, steps, progress, patient=True, calmed_by=_calmed_by(subject))
+    found = _outlook(subject, steps, progress, most, patient=True, calmed_by=_calmed_by(subject))
     return _beside_lower_rate(subject, found, progress) if doubt.rising or doubt.falling else found
 
 
@@ -162,6 +165,7 @@ def _outlook(
     subject: Subject,
     steps: int,
     progress: Progress | None,
+    most: float,
     *,
     patient: bool = False,
     until: int = 0,
@@ -172,27 +176,29 @@ def _outlook(
 
     patient: go on while the loss falls, up to MOST_STEPS in all. until: go on up to this number in all, whatever the
     loss does, as on a plateau. If neither is given, go on only while weight decay may win (`_decay_may_win`), up to
-    MOST_STEPS. draw: number of the choice of batches. calmed_by: a field of the outlook.
+    MOST_STEPS. most: a further limit, once the first `steps` are taken. draw: number of the choice of batches.
+    calmed_by: a field of the outlook.
     """
     case, net = subject.case, subject.case.net.copy()
     optimizer = case.optimizer_for(net)
     rng = _batches(case, draw)
     taken = _train(case, net, optimizer, rng, steps, progress)
-    losses = _levelled(case, taken)
+    losses, cut_short = _levelled(case, taken), False
     while np.isfinite(losses).all() and not learned(subject, losses):
         more = min(len(losses), until - len(losses))
         if patient and 2 * len(losses) <= MOST_STEPS and not no_lower(losses):
             more = len(losses)
         if more <= 0 and _decay_may_win(_after(subject, net)):
             more = min(len(losses), MOST_STEPS - len(losses))
-        if more <= 0:
+        cut_short = more > 0 and len(losses) + more > most
+        if more <= 0 or cut_short:
             break
         taken = np.concatenate((taken, _train(case, net, optimizer, rng, more, progress)), axis=1)
         losses = _levelled(case, taken)
     if not np.isfinite(losses).all():
         return Outlook(losses, None, math.nan, math.nan, calmed_by)
     after, apart = _after(subject, net), difference(net, case.x[case.rows[0]])
-    return Outlook(losses, after.slope, apart, after.smallest_adaptive_step, calmed_by)
+    return Outlook(losses, after.slope, apart, after.smallest_adaptive_step, calmed_by, cut_short=cut_short)
 
 
 def _after(subject: Subject, net: Any) -> Subject:

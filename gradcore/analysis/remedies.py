@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, as_completed
 from contextlib import suppress
 from dataclasses import replace
-from itertools import combinations, pairwise
+from itertools import combinations
 from typing import Any
 
 from .. import _check
@@ -23,7 +23,7 @@ from .candidates import Candidate, combined, propose
 from .case import Case
 from .report import Remedy, Report
 from .subject import Thresholds
-from .trials import Crew
+from .trials import Crew, default_steps
 from .verification import Tried, Verification, remedy_of
 
 # Pairs are made of this many of the best candidates.
@@ -47,10 +47,16 @@ def find_remedies(
     Args:
         report, case: the findings and what they were found on.
         verify: try each candidate.
-        steps: training budget; the default, 60 to 150, is what a fixed amount of arithmetic allows.
+        steps: training budget; the default, 60 to 150, is what a fixed amount of arithmetic (10 GFLOP) allows. Nets of
+            more than about 200,000 weights, at 128 rows a batch, get 60, and each step then costs in proportion to
+            weights and rows. A candidate costs up to `seeds` trainings, twice that if undecided, at up to six learning
+            rates, and before that up to 1000 steps that judge the changed net, where its verdict depends on them, three
+            times over at most. For large nets, those are fewer, as far as they cost more than for nets of that size; a
+            remedy's note says if that left its verdict open. Twelve layers of 512 units take a minute or several:
+            `seconds` bounds that.
         seeds: trainings per candidate, >= 2; an undecided comparison gets as many again.
         limit: most candidates to try, the likeliest first. pairs: most pairs of the best candidates to try.
-        seconds: start no further candidate after this time.
+        seconds: start no further candidate after this time; those not tried are listed without a result.
         progress: True shows a line in a terminal or notebook, False nothing; a function is called with (done, total,
             name of a candidate being tried), by the calling thread.
 
@@ -220,9 +226,3 @@ def _best_pair(done: list[Tried]) -> Candidate | None:
         if pair is not None and repr(pair.change()) not in tried:
             return pair
     return None
-
-
-def default_steps(case: Case) -> int:
-    """Steps that take about 10 GFLOP, at least 60 and at most 150: a second or two for each candidate."""
-    weights = sum(low * high for low, high in pairwise(case.net.config["widths"]))
-    return int(min(max(1e10 / (6.0 * weights * case.batch_size), 60), 150))

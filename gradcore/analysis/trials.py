@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,8 +24,21 @@ LEARNING_RATES = (0.01, 0.05, 0.2)
 _PILOT_SHARE = 0.5  # of the steps, for the choice of the learning rate
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+# A trial trains for as many steps as 10 GFLOP allow, in this range.
+_WORK, FEWEST_STEPS, MOST_TRAINED = 1e10, 60, 150
 # Share and largest number of the rows held out; below the third number, none are.
 _HELD_OUT_SHARE, _MOST_HELD_OUT, _FEWEST_ROWS = 0.25, 512, 40
+
+
+def affordable_steps(case: Case) -> float:
+    """The number of training steps that take about 10 GFLOP: a second or two, with those of several seeds."""
+    weights = sum(low * high for low, high in pairwise(case.net.config["widths"]))
+    return float(_WORK / (6.0 * weights * case.batch_size))
+
+
+def default_steps(case: Case) -> int:
+    """Steps of each training: `affordable_steps`, but at least 60 and at most 150."""
+    return int(min(max(affordable_steps(case), FEWEST_STEPS), MOST_TRAINED))
 
 
 @dataclass(frozen=True)

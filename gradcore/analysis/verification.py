@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from . import trials, wording
 from .arithmetic import bounded_exp
 from .candidates import Candidate, Preparation, around_net, changed_settings, with_learning_rate, yardstick
 from .case import Case
+from .outlook import MOST_STEPS, look_ahead
 from .rehearsal import rehearse
 from .report import Outcome, Remedy, Report
 from .slope import half_interval
@@ -181,8 +183,21 @@ def _adds(effect: Effect, part: Remedy) -> bool:
     return effect.sure if part.helps else effect.mean > 0.0
 
 
+class Measured(NamedTuple):
+    """What a changed net was found to be: verdict, slope, and the cause of its worst finding.
+
+    The cause is None if all findings are `info`. cut: after how many trial steps of a large net the verdict had to be
+    given; 0 if no more would have been tried.
+    """
+
+    verdict: str
+    slope: float
+    cause: str | None
+    cut: int
+
+
 class Runner:
-    """The trainings of one contestant, one for each seed, which are kept for further comparisons.
+    """The trainings of one contestant, one for each seed, and its measurement; kept for further comparisons.
 
     If no learning rate is given (there is no optimizer, or its rate is 0), the best of a few is chosen. It is lowered
     if any seed diverges: no net is to be judged by a rate that does not suit it.
@@ -195,6 +210,15 @@ class Runner:
         self._done: dict[int, list[Trial]] = {}  # index of the rate -> trials of seeds 0, 1, ...
         self._rate = 0
         self._longer: tuple[bool, str] | None = None
+        self._measuring = threading.Lock()
+        self._measured: Measured | None = None
+
+    def measured(self, measure: Callable[[Contestant], Measured]) -> Measured:
+        """What `measure` finds; it is called once."""
+        with self._measuring:
+            if self._measured is None:
+                self._measured = measure(self.contestant)
+            return self._measured
 
     def first(self, count: int) -> list[Trial]:
         """The trials of seeds 0 .. count - 1 at the highest rate at which none diverges (or the lowest tried)."""
@@ -248,6 +272,9 @@ class Verification:
     ) -> None:
         self.report, self.case, self.limits = report, case, limits
         self.steps, self.seeds, self.crew = steps, seeds, Crew() if crew is None else crew
+        # The steps that judge a candidate may cost what MOST_STEPS cost for the largest net that can afford more than
+        # the fewest steps of a training. What a net learns later than that, such a training cannot show.
+        self._most = max(MOST_STEPS * min(1.0, trials.affordable_steps(case) / trials.FEWEST_STEPS), steps)
         self.split = trials.split_rows(len(case.x), case.seed)
         self._lock, self._part_lock = threading.Lock(), threading.RLock()
         self._runners: dict[str, Runner] = {}
@@ -291,7 +318,8 @@ class Verification:
         part, count = yardstick(candidate), self.seeds
         beside = None if part is None else self._tried(part).remedy
         others = [self.sick] if part is None else [self.sick, self._runner(part)]
-        cured, (verdict, slope, _) = self._runner(candidate), self._measured_again(candidate)
+        cured = self._runner(candidate)
+        verdict, slope, _, cut = cured.measured(self._measured_again)
         effects = [Effect.of(before.first(count), cured.first(count)) for before in others]
         if verdict == "healthy" and any(effect.undecided for effect in effects):
             count *= 2
@@ -300,6 +328,7 @@ class Verification:
         gains = effects[0].sure and (beside is None or _adds(effects[1], beside))
         idle = self._learns_nothing(candidate, after, count)
         notes = [] if part is None else [effects[1].beyond(part.name)]
+        notes += [f"its verdict was cut short after {cut} trial steps, as the net is large"] if cut else []
         notes += [idle] if idle and gains else []
         if not effects[0].sure:
             notes += _overfits(self.sick.first(count), cured.first(count))
@@ -338,8 +367,9 @@ class Verification:
             return candidate
         lr, changed = self.case.step_size, candidate
         for _ in range(_RATES_TRIED):
-            too_large = self._measured_again(changed)[2] == "learning_rate"
-            if not too_large and not any(trial.diverged for trial in self._runner(changed).first(self.seeds)):
+            runner = self._runner(changed)
+            too_large = runner.measured(self._measured_again).cause == "learning_rate"
+            if not too_large and not any(trial.diverged for trial in runner.first(self.seeds)):
                 break
             lr = float(f"{lr * _LOWER_RATE:.2g}")
             changed = with_learning_rate(candidate, lr)
@@ -357,17 +387,15 @@ class Verification:
         """The outcome of the sick net over `count` seeds."""
         return Outcome(self.report.verdict, self.report.slope.value, **trials.summary(self.sick.first(count)))
 
-    def _measured_again(self, candidate: Candidate) -> tuple[str, float, str | None]:
-        """Verdict and slope of the changed net, and the cause of its worst finding; None if all findings are `info`.
+    def _measured_again(self, contestant: Contestant) -> Measured:
+        """Judge a changed net, as `analyze` does.
 
         It is built from the seed of the sick net and measured on the first of its batches, standardized if the change
         asks for that.
         """
         from .analyze import examine
         from .judge import judge
-        from .outlook import look_ahead
 
-        contestant = self._runner(candidate).contestant
         case = replace(
             contestant.case,
             net=contestant.net(),
@@ -379,11 +407,18 @@ class Verification:
         measurement = measuring.measure(case, case.net.copy())
         if np.isfinite(measurement.losses).all():
             measurement = replace(measurement, rehearsal=rehearse(case, case.net.copy(), measurement.losses))
-            measurement = replace(measurement, outlook=look_ahead(examine(case, measurement, self.limits)))
+            ahead = look_ahead(examine(case, measurement, self.limits), self._tick, self._most)
+            measurement = replace(measurement, outlook=ahead)
         subject = examine(case, measurement, self.limits)
         verdict, findings = judge(subject)
         serious = [finding.cause for finding in findings if finding.severity != "info"]
-        return verdict, subject.slope.value, serious[0] if serious else None
+        outlook = measurement.outlook
+        cut = len(outlook.losses) if outlook is not None and outlook.cut_short else 0
+        return Measured(verdict, subject.slope.value, serious[0] if serious else None, cut)
+
+    def _tick(self, *_: object) -> None:
+        """Called at every trial step: an interrupt need not wait for a thousand of them."""
+        self.crew.check()
 
     def _cost(self, cured: Runner, done: list[Trial]) -> dict[str, float]:
         """Time of a step and number of parameters of the changed net, relative to the sick net. done: its trials."""
