@@ -25,6 +25,18 @@ def write(texts: Mapping[Path, str]) -> None:
             os.replace(draft, os.path.realpath(path))
 
 
+def write_report(path: Path, text: str) -> None:
+    """Write a text file as `write` does; a device or a pipe, which no file can replace, receives the text as it is.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_text(text, encoding="utf-8")
+    else:
+        write({path: text})
+
+
 @contextlib.contextmanager
 def _draft(path: Path, text: str) -> Iterator[str]:
     """The name of a file beside `path`, complete and with its permissions; removed in the end unless it was moved."""

@@ -1,5 +1,6 @@
 """The command line, as a user meets it: exit codes, one-line errors, files of their own."""
 
+import errno
 import json
 import math
 import os
@@ -113,6 +114,19 @@ def test_files_are_written(capsys, tmp_path):
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert json.loads(record.read_text(encoding="utf-8"))["verdict"] == "healthy"
     assert err.count("wrote ") == 2
+
+
+def test_a_file_that_cannot_be_completed_is_left_as_it_was(capsys, tmp_path, monkeypatch):
+    def full_disk(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    for option, command in (("--json", ["analyze", *HEALTHY, "--no-remedies"]), ("--csv", ["sweep", "--depth", "2"])):
+        path = tmp_path / "there"
+        path.write_text("as it was")
+        code, _, err = run(capsys, *command, option, str(path))
+        assert code == 2 and "No space left on device" in err
+        assert path.read_text() == "as it was" and [entry.name for entry in tmp_path.iterdir()] == ["there"]
 
 
 def test_own_table(capsys, csv):

@@ -1,9 +1,12 @@
 """Renderings of synthetic reports as text, page and figure, at every depth, gain and degree of damage."""
 
 import ast
+import errno
 import html as html_module
 import math
+import os
 import re
+import stat
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,6 +19,7 @@ import numpy as np
 import pytest
 
 import gradcore as gc
+from gradcore import _files
 from gradcore.analysis.training_report import PROFILES, TrainingReport
 from gradcore.show import html, plots, story, svg, text
 from synthetic_reports import CASES, make_report
@@ -259,6 +263,36 @@ def test_the_fragment_stands_alone_and_repeats_no_id():
     report = make_report()
     assert report._repr_html_() == html.render(report)
     assert " id=" not in html.render(report)
+
+
+def test_a_page_that_cannot_be_completed_leaves_the_old_one(tmp_path, monkeypatch):
+    """As on a full disk: half a page used to be left in its place."""
+    shown = {"report": make_report(), "prediction": gc.predict([4, 8, 8, 2]), "sweep": gc.sweep({"depth": [2]})}
+    for name, each in shown.items():
+        path = tmp_path / f"{name}.html"
+        path.write_text("the old page")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full_disk)
+            with pytest.raises(OSError, match="No space left on device") as error:
+                each.save_html(path)
+        assert error.value.filename == str(path) and path.read_text() == "the old page"
+        each.save_html(path)
+        assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert {entry.name for entry in tmp_path.iterdir()} == {f"{name}.html" for name in shown}
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_page_may_go_into_a_pipe(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    _files.write_report(path, "text")
+    assert os.read(reader, 100) == b"text"
+    os.close(reader)
+    assert stat.S_ISFIFO(path.stat().st_mode)
 
 
 def test_save_html(tmp_path):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _check
+from .. import _check, _files
 
 VERDICTS = ("healthy", "vanishing", "exploding", "non_finite")  # from best to worst
 SEVERITIES = ("info", "warning", "critical")
@@ -276,7 +276,7 @@ class Prediction(Record):
         """Write the prediction as one self-contained HTML page."""
         from ..show import prediction_html
 
-        _check.file(path).write_text(prediction_html.page(self), encoding="utf-8")
+        _files.write_report(_check.file(path), prediction_html.page(self))
 
     def __repr__(self) -> str:
         return f"<Prediction: {len(self.chi)} layers, {self.slope:+.3g} on ln |delta|^2 per layer>"
@@ -465,7 +465,7 @@ class Report(Record):
         """Write the report as one self-contained HTML page."""
         from ..show import html
 
-        _check.file(path).write_text(html.page(self), encoding="utf-8")
+        _files.write_report(_check.file(path), html.page(self))
 
     def __repr__(self) -> str:
         return f"<Report: {self.verdict}, {len(self.layers)} layers, {len(self.findings)} findings>"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import _check
+from .. import _check, _files
 from .report import Finding, Record, Report
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class TrainingReport(Record):
         """Write the report as one self-contained HTML page."""
         from ..show import training
 
-        _check.file(path).write_text(training.page(self), encoding="utf-8")
+        _files.write_report(_check.file(path), training.page(self))
 
     def __repr__(self) -> str:
         return f"<TrainingReport: {self.verdict}, {self.cost['checks']} checks, {len(self.findings)} findings>"

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from .. import _files
 from ..analysis.report import Prediction, Report
 from ..sweeps import SweepResult
 
@@ -30,5 +31,5 @@ def write_outputs(report: Report | Prediction | SweepResult, arguments: argparse
     if arguments.json == "-":
         print(report.to_json())
     elif arguments.json:
-        Path(arguments.json).write_text(report.to_json() + "\n", encoding="utf-8")
+        _files.write_report(Path(arguments.json), report.to_json() + "\n")
         print(f"wrote {arguments.json}", file=sys.stderr)

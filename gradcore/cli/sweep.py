@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .. import _check
+from .. import _check, _files
 from .._runtime import get_num_threads
 from .._status import Status
 from ..show import sweep_text
@@ -71,6 +71,6 @@ def _write_sweep(result: SweepResult, arguments: argparse.Namespace) -> None:
     if arguments.csv == "-":
         print(result.to_csv(), end="")
     elif arguments.csv:
-        Path(arguments.csv).write_text(result.to_csv(), encoding="utf-8")
+        _files.write_report(Path(arguments.csv), result.to_csv())
         print(f"wrote {arguments.csv}", file=sys.stderr)
     write_outputs(result, arguments)

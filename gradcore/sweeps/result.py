@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import _check
+from .. import _check, _files
 from ..analysis.report import VERDICTS, plain
 from ..mlp import MLP
 from .file import SweepFile
@@ -113,7 +113,7 @@ class SweepResult:
         """Write the sweep as one self-contained page: heat maps and table."""
         from ..show import sweep_html
 
-        _check.file(path).write_text(sweep_html.page(self), encoding="utf-8")
+        _files.write_report(_check.file(path), sweep_html.page(self))
 
     def __str__(self) -> str:
         from ..show import sweep_text
