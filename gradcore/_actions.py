@@ -11,6 +11,7 @@ import numpy as np
 from . import _check
 from ._tape import Snapshot
 from .analysis.report import Finding
+from .analysis.wording import significant
 from .optim import NamedSchedule, Schedule
 from .training import Run
 
@@ -57,7 +58,7 @@ def clip(run: Run, healthy_norm: float, norms: Sequence[float]) -> str:
     if run.clip_norm is not None:
         bound = min(bound, run.clip_norm)
     run.clip_norm = float(f"{bound:.2g}") or bound
-    return f"clipping at norm {run.clip_norm:g}"
+    return f"clipping at norm {significant(run.clip_norm)}"
 
 
 def lower_lr(run: Run, factor: float) -> str:
@@ -68,7 +69,7 @@ def lower_lr(run: Run, factor: float) -> str:
         optimizer.lr *= factor
     else:
         optimizer.lr = NamedSchedule(_scaled, schedule=schedule, factor=factor)
-    return f"learning rate {optimizer.lr:.3g}"
+    return f"learning rate {significant(optimizer.lr, 3)}"
 
 
 def _scaled(step: int, *, schedule: Schedule, factor: float) -> float:

@@ -362,8 +362,8 @@ class NamedSchedule(partial[float]):
 
 
 def _shown(value: float | Schedule) -> str:
-    """The repr without addresses, which differ from run to run."""
-    return _ADDRESS.sub("", repr(value))
+    """The repr without addresses, which differ from run to run, and without the rounding error of a lowered rate."""
+    return _ADDRESS.sub("", repr(float(f"{value:.12g}") if isinstance(value, float) else value))
 
 
 def constant(lr: float) -> Schedule:

@@ -337,7 +337,7 @@ def test_weight_decay_moves_layers_but_teaches_them_nothing(weight_decay, moment
         net.fit(x, labels, epochs=20, batch_size=128, optimizer=optimizer, progress=False)
 
 
-@pytest.mark.parametrize(("weight_decay", "above"), [(0.0, "eps = 1e-06"), (0.1, "what weight decay adds to them (0.")])
+@pytest.mark.parametrize(("weight_decay", "above"), [(0.0, "eps = 1e-6"), (0.1, "what weight decay adds to them (0.")])
 def test_what_keeps_adam_from_moving_along_a_gradient_is_named(weight_decay, above):
     net = gc.MLP([20] + [40] * 10 + [5], activation="sigmoid")
     optimizer = gc.optim.Adam(net, eps=1e-6, weight_decay=weight_decay)

@@ -8,6 +8,7 @@ import pytest
 import gradcore as gc
 from gradcore.analysis import Thresholds, causes, wording
 from gradcore.analysis.analyze import examine, make_case, measure_and_rehearse
+from gradcore.show import story
 from monitored import LABELS, X
 
 
@@ -93,8 +94,31 @@ def test_large_targets_do_not_take_the_loss_above_a_constant_guess(rng):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.05573, "0.0557"), (1.24e-8, "1.2e-08"), (340.4, "340"), (5934.2, "5934"), (9999.6, "1.0e+04"), (999.7, "1000")],
+    [(0.05573, "0.0557"), (1.24e-8, "1.2e-8"), (340.4, "340"), (5934.2, "5934"), (9999.6, "1.0e4"), (999.7, "1000")],
 )
 def test_losses_of_thousands_are_written_out(value, text):
     """As in the tables, beside which 5.93e+03 stood for 5934."""
     assert wording.factor(value) == text
+
+
+def test_sentences_and_tables_write_exponents_alike():
+    """5.6e-06 stood beside 5.6e-6."""
+    for value in (5.6e-6, -1.2e-20, 3.4e38, 1.5e4):
+        assert wording.factor(value) == story.number(value) == wording.significant(value, 2)
+    assert wording.significant(0.05 * 0.1) == "0.005" and wording.significant(1.3e-5) == "1.3e-5"
+
+
+def test_a_lowered_rate_is_shown_without_rounding_errors():
+    """0.05 * 0.1 is 0.005000000000000001."""
+    net = gc.MLP([20, 40, 5])
+    optimizer = gc.optim.SGD(net, lr=0.05)
+    optimizer.lr *= 0.1
+    assert repr(optimizer.lr) == "0.005000000000000001" and "SGD(lr=0.005, " in repr(optimizer)
+    report = gc.analyze(net, X, LABELS, optimizer=optimizer)
+    assert report.conditions["lr"] == optimizer.lr
+    for shown in (str(report), report._repr_html_()):
+        assert "0.005000" not in shown and "lr=0.005" in shown
+    lowered = gc.optim.Adam(net, lr=1e-4)
+    steep = gc.MLP([20] + [40] * 30 + [5], activation="sigmoid")
+    finding = gc.analyze(steep, X, LABELS, optimizer=gc.optim.Adam(steep, lr=0.1 * lowered.lr)).findings[0]
+    assert "at lr 1e-5 changes" in finding.explanation

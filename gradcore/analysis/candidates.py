@@ -24,6 +24,7 @@ from .causes import can_be_level
 from .report import Report
 from .subject import Thresholds
 from .weights import rescale, scale_branches, shortened
+from .wording import significant
 
 # A lower learning rate is at most this share of the largest one that the measured gradient allows.
 _LR_MARGIN = 0.5
@@ -241,7 +242,7 @@ def _clipping(report: Report) -> Candidate:
     finite = [norm for norm in norms if math.isfinite(norm)]
     bound = float(f"{min(bound, 0.5 * float(np.median(finite)) if finite else bound):.1g}") or 1.0
     return Candidate(
-        f"clipping at norm {bound:g}",
+        f"clipping at norm {significant(bound)}",
         "bounds each step",
         training={"clip_norm": bound},
         note="clipping scales all layers alike: the slope over depth does not change",
@@ -349,12 +350,12 @@ def _joined(*notes: str) -> str:
 
 def lower_learning_rate(lr: float) -> Candidate:
     """The net as it is, trained at another rate."""
-    return Candidate(f"learning rate {lr:g}", "steps are too large", training={"lr": lr})
+    return Candidate(f"learning rate {significant(lr)}", "steps are too large", training={"lr": lr})
 
 
 def with_learning_rate(candidate: Candidate, lr: float) -> Candidate:
     """The candidate trained at another rate."""
-    name = f"{candidate.name}, learning rate {lr:g}"
+    name = f"{candidate.name}, learning rate {significant(lr)}"
     return replace(candidate, name=name, training={**candidate.training, "lr": lr})
 
 

@@ -73,7 +73,7 @@ def _findings(subject: Subject) -> list[Finding]:
 
 def _nothing_left(subject: Subject) -> Finding:
     loss = subject.measurement.loss
-    text = f"The loss is {loss:g}: nothing is left to learn, so the gradients are small."
+    text = f"The loss is {wording.significant(loss)}: nothing is left to learn, so the gradients are small."
     return Finding("zero_gradient", "info", (), None, text, {"loss": loss})
 
 
@@ -94,7 +94,7 @@ def non_finite(subject: Subject) -> list[Finding]:
     if place == "forward" and layer > 0:
         evidence["activation_max_abs_below"] = float(reached[layer - 1])
         text += f" The layer before it reaches {wording.factor(float(reached[layer - 1]))};"
-        text += f" the largest {subject.dtype} is {LARGEST[subject.dtype]:.2g}."
+        text += f" the largest {subject.dtype} is {wording.scientific(LARGEST[subject.dtype])}."
     text += " " + _OVERFLOW_CAUSES[cause]
     if cause in ("input_scale", "target_scale"):
         text += " " + wording.input_sentence(subject)

@@ -151,6 +151,7 @@ def _why_silent(subject: Subject) -> tuple[str, str, dict[str, Any]]:
     """(cause, explanation, evidence): why no gradient arrives from above, although no layer is closed."""
     smallest = float(subject.profile_norms[subject.profile_norms > 0.0].min(initial=np.inf))
     if smallest < _NEAR_UNDERFLOW[subject.dtype]:
-        text = f"The gradient shrinks to {smallest:.1g} and then underflows to zero in {subject.dtype}."
+        text = f"The gradient shrinks to {wording.significant(smallest, 1)} and then underflows to zero in "
+        text += f"{subject.dtype}."
         return "precision", text, {"smallest_norm": smallest}
     return "saturating_activation", "The derivative of the activation is exactly zero for every row.", {}

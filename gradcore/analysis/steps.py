@@ -43,7 +43,7 @@ def large_steps(subject: Subject, *, vanishing: bool) -> list[Finding]:
         return []
     first, guess = float(rehearsal.losses[0]), subject.case.constant_loss
     cause = causes.of_large_step(subject, scaled_loss=first > limit * guess)
-    text = f"Steps of {subject.optimizer_name} at lr {rehearsal.lr:g} are too large: {doubt.what} "
+    text = f"Steps of {subject.optimizer_name} at lr {wording.significant(rehearsal.lr)} are too large: {doubt.what} "
     if causes.scales_of_data(subject):
         text += f"{wording.input_sentence(subject)} "
     text += _BOTH_SCALES if outlook is not None and len(outlook.calmed_by) > 1 else _LARGE_STEP[cause]
@@ -69,8 +69,8 @@ def scale_to_unlearn(subject: Subject, *, explained: bool) -> list[Finding]:
     text = f"The loss is {wording.factor(first)}, {'far above that' if far else 'compared with that'} of a constant "
     text += f"guess ({wording.factor(guess)}). "
     text += f"{_SCALE_TO_UNLEARN[cause]} {wording.input_sentence(subject)} "
-    text += f"{len(outlook.losses)} steps of {subject.optimizer_name} at lr {subject.lr:g} take the loss to "
-    text += f"{wording.factor(later)}, "
+    text += f"{len(outlook.losses)} steps of {subject.optimizer_name} at lr {wording.significant(subject.lr)} take "
+    text += f"the loss to {wording.factor(later)}, "
     loud = not later < subject.limits.diverged * guess
     if learned(subject, outlook.losses):
         severity, text = "info", text + "so training recovers from this."
@@ -110,9 +110,9 @@ def small_steps(subject: Subject, *, explained: bool) -> list[Finding]:
     if explained or not subject.has_signal or not np.all(updates < subject.unit_roundoff):
         return []
     text = (
-        f"In every layer, the update is below {subject.unit_roundoff:.1g} of the weights (the largest: "
-        f"{wording.factor(float(updates.max()))}), which {subject.dtype} rounds away. The learning rate is too small "
-        "for these gradients."
+        f"In every layer, the update is below {wording.significant(subject.unit_roundoff, 1)} of the weights (the "
+        f"largest: {wording.factor(float(updates.max()))}), which {subject.dtype} rounds away. The learning rate is "
+        "too small for these gradients."
     )
     return [Finding("update_ratio", "warning", every, "learning_rate", text, {"largest_update": float(updates.max())})]
 

@@ -163,7 +163,8 @@ def _batch_norm_note(candidate: Candidate, case: Case, slope: float | None = Non
     growth, total = math.exp(slope), bounded_exp(0.5 * slope * (len(names) - 1))
     return (
         f"batch norm repairs the forward scale, not the backward one: at the start it {verb} |delta|^2 by "
-        f"{growth:.3g} per layer, and the gradient's norm by {total:.2g} over {len(names)} hidden layers"
+        f"{growth:.3g} per layer, and the gradient's norm by {wording.significant(total, 2)} over {len(names)} hidden "
+        "layers"
     )
 
 

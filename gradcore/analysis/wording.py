@@ -27,12 +27,28 @@ from .subject import Subject
 
 
 def factor(value: float) -> str:
-    """A factor, ratio or loss with the digits that matter: 0.0557, 1.2e-08, 340, 4311."""
+    """A factor, ratio or loss with the digits that matter: 0.0557, 1.2e-8, 340, 4311."""
     if value == 0.0 or not math.isfinite(value):
         return f"{value:g}"
     if 1e-3 <= abs(value) < 9999.5:
         return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
-    return f"{value:.1e}"
+    return scientific(value)
+
+
+def scientific(value: float, digits: int = 2) -> str:
+    """`digits` significant digits and an exponent as in 1.2e-8 and 3.4e38, in sentences as in tables."""
+    return _short(f"{value:.{digits - 1}e}")
+
+
+def significant(value: float, digits: int = 6) -> str:
+    """A number with up to `digits` significant digits, as a learning rate or a setting: 0.005, 1.3e-5, 1."""
+    return _short(f"{value:.{digits}g}")
+
+
+def _short(text: str) -> str:
+    """A formatted number without the sign and zeros that Python puts before an exponent."""
+    mantissa, mark, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent)}" if mark else text
 
 
 def layers(indices: Iterable[int]) -> str:
@@ -67,7 +83,7 @@ def slope_sentence(subject: Subject) -> str:
     growth = bounded_exp(slope.systematic)
     return (
         f"The gradient {verb} towards the input: |{what}|^2 is multiplied by {factor(growth)} per layer "
-        f"(slope {slope.systematic:+.3g} +- {half:.2g}{drift}; healthy at this depth: within "
+        f"(slope {slope.systematic:+.3g} +- {significant(half, 2)}{drift}; healthy at this depth: within "
         f"+-{slope.band_high:.2g}). Its norm at layer 0 is {factor(ends)} times that at the last hidden layer"
         f"{uneven_batches(slope, ends, factor)}."
     )
@@ -221,11 +237,11 @@ def update_sentence(subject: Subject) -> str:
     updates = subject.updates
     text = "Weight decay apart, one" if subject.added_decay and not subject.adaptive else "One"
     text += (
-        f" step of {subject.optimizer_name} at lr {subject.lr:g} changes the weights of layer 0 by "
+        f" step of {subject.optimizer_name} at lr {significant(subject.lr)} changes the weights of layer 0 by "
         f"{factor(updates[0])} times their norm, and those of the output layer by {factor(updates[-1])}"
     )
     if subject.lasting_updates[0] < subject.unit_roundoff:
-        text += f"; {subject.dtype} rounds away changes below {subject.unit_roundoff:.1g}"
+        text += f"; {subject.dtype} rounds away changes below {significant(subject.unit_roundoff, 1)}"
     return text + "."
 
 
@@ -270,7 +286,9 @@ def adaptive_sentence(subject: Subject, lost: Mapping[str, float]) -> str:
     if share < 1.0 / subject.limits.norm_ratio:
         weakest = int(subject.adaptive_steps.argmin())
         smallest, decay = float(subject.gradient_elements[weakest]), float(subject.decay_elements[weakest])
-        above = f"what weight decay adds to them ({factor(decay)})" if decay > subject.eps else f"eps = {subject.eps:g}"
+        above = f"eps = {significant(subject.eps)}"
+        if decay > subject.eps:
+            above = f"what weight decay adds to them ({factor(decay)})"
         along = " along the gradient" if decay > subject.eps else ""
         return (
             f"{name} {would} the weights of the weakest layer by only {factor(share)} of its learning rate per step"

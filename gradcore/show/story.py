@@ -20,7 +20,7 @@ from ..analysis.report import Finding, LayerRecord, Prediction, Report
 from ..analysis.slope import beyond_band
 from ..analysis.subject import Thresholds
 from ..analysis.wording import layers as layer_names
-from ..analysis.wording import uneven_batches
+from ..analysis.wording import scientific, uneven_batches
 from ..mlp import skip_connections
 
 TITLES = {
@@ -73,8 +73,7 @@ def number(value: float, digits: int = 2) -> str:
         return "inf" if value > 0 else "-inf"
     if value == 0 or 1e-3 <= abs(value) < 9999.5:
         return f"{value:.{max(digits, len(str(int(abs(value)))))}g}"
-    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
+    return scientific(value, digits)
 
 
 def percent(share: float) -> str:

@@ -15,6 +15,8 @@ from html import escape
 
 import numpy as np
 
+from ..analysis.wording import significant
+
 _MAX_DOTS = 120  # points beyond which single markers would run into each other
 
 
@@ -66,9 +68,9 @@ class Chart:
                 self.marks += [self._dot(i, ys[i], css, unit) for i in range(start, stop)]
 
     def _dot(self, index: int, value: float, css: str, unit: str) -> str:
-        shown = f"{value:.3g}"
+        shown = significant(value, 3)
         if self.log:
-            shown = f"{10.0**value:.2g}" if abs(value) < 300 else f"1e{value:.0f}"
+            shown = significant(10.0**value, 2) if abs(value) < 300 else f"1e{value:.0f}"
         title = escape(f"{unit} {self._name(index)}: {shown}")
         place = f'cx="{self.x(index)}" cy="{self.y(value)}" r="2.2"'
         return f'<circle class="{css}" {place}><title>{title}</title></circle>'
@@ -100,7 +102,7 @@ class Chart:
             mark, y = ("0", floor) if values[index] == 0 else ("&#215;", self.top + 9)
             self.marks.append(
                 f'<text class="bad" text-anchor="middle" x="{self.x(float(index))}" y="{y}">{mark}'
-                f"<title>layer {index}: {values[index]:g}</title></text>"
+                f"<title>layer {index}: {significant(values[index])}</title></text>"
             )
 
     def svg(self, label: str) -> str:
@@ -117,7 +119,7 @@ class Chart:
         right, floor = self.width - self.right, self.height - self.bottom
         for value in _whole_ticks(self.y0, self.y1, 6) if self.log else _ticks(self.y0, self.y1, 5):
             y = self.y(value)
-            text = _power(round(value)) if self.log else f"{value:g}"
+            text = _power(round(value)) if self.log else significant(value)
             self.marks.append(f'<line class="grid" x1="{self.left}" x2="{right}" y1="{y}" y2="{y}"/>')
             self.marks.append(f'<text text-anchor="end" x="{self.left - 6}" y="{y + 4}">{text}</text>')
         for value in _whole_ticks(self.x0, self.x1, 8):
