@@ -101,6 +101,27 @@ def test_losses_of_thousands_are_written_out(value, text):
     assert wording.factor(value) == text
 
 
+@pytest.mark.parametrize(
+    ("loss", "outputs", "target", "said"),
+    [
+        ("cross_entropy", 5, np.full(200, 3), "All 200 rows have the same target, class 3: "),
+        ("cross_entropy", 1, np.zeros(200, int), "All 200 rows have the same target, class 0: "),
+        ("binary_cross_entropy", 1, np.ones(200), "All 200 rows have the same target: "),
+        ("mse", 2, np.full((200, 2), 0.5), "All 200 rows have the same target: "),
+        ("mse", 2, np.arange(400).reshape(200, 2) % 7, None),
+        ("cross_entropy", 5, np.arange(200) % 2, None),
+    ],
+)
+def test_data_of_a_single_target_teaches_nothing(loss, outputs, target, said):
+    """Its accuracy of 100 % was reported without a word; the note does not change the verdict."""
+    report = gc.analyze(gc.MLP([20, 40, 40, outputs]), X[:200], target, loss=loss)
+    notes = [each for each in report.findings if each.kind == "unscaled_input" and each.cause is None]
+    assert [each.severity for each in notes] == (["info"] if said else [])
+    if said:
+        assert notes[0].explanation.startswith(said) and "Take rows with different targets" in str(report)
+        assert report.verdict == ("vanishing" if outputs == 1 and loss == "cross_entropy" else "healthy")
+
+
 def test_sentences_and_tables_write_exponents_alike():
     """5.6e-06 stood beside 5.6e-6."""
     for value in (5.6e-6, -1.2e-20, 3.4e38, 1.5e4):

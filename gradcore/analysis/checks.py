@@ -101,7 +101,8 @@ _SATURATION = {
 def unscaled_input(subject: Subject) -> list[Finding]:
     """Findings about inputs and targets of an unsuitable scale.
 
-    Inputs are reported if their scale is far from 1 or one column varies far more than most; targets if they are large.
+    Inputs are reported if their scale is far from 1 or one column varies far more than most; targets if they are large,
+    or (an info) all the same.
     """
     case, limits, measurement = subject.case, subject.limits, subject.measurement
     rms = measurement.input_rms
@@ -132,7 +133,21 @@ def unscaled_input(subject: Subject) -> list[Finding]:
         findings.append(
             Finding("unscaled_input", "warning", (subject.depth - 1,), "target_scale", text, {"target_rms": scale})
         )
-    return findings
+    return [*findings, *_one_target(subject)]
+
+
+def _one_target(subject: Subject) -> list[Finding]:
+    """A finding (`info`) if all rows of the data have the same target."""
+    target = subject.case.target
+    if len(target) < 2 or not (target == target[0]).all():
+        return []
+    same = f"All {len(target)} rows have the same target"
+    same += f", class {target[0]}" if target.dtype.kind == "i" else ""
+    text = (
+        f"{same}: a constant output is right for all of them, whatever the inputs. So no loss, accuracy or remedy on "
+        "this data tells whether the net can learn from its inputs. Take rows with different targets."
+    )
+    return [Finding("unscaled_input", "info", (subject.depth - 1,), None, text, {"rows": len(target)})]
 
 
 def _seen_scale(subject: Subject, rms: float) -> float:
