@@ -90,9 +90,9 @@ ThreadCount default_num_threads() noexcept {
 std::atomic<int> num_threads{0};  // 0: not determined yet
 std::atomic<const char *> num_threads_from{nullptr};
 
-// Linux may start a thread on the CPU of its creator and leave both there, taking turns, for 20 ms and more (short
-// programs then took 1.2 times as long with two threads as with one, instead of 0.6; bench/experiments.md). So a new
-// thread moves to another CPU that it may use; afterwards it may move anywhere again.
+// Linux may start or wake a thread on the CPU of its caller and leave both there, taking turns, for 20 ms and more
+// (short programs then took 1.2 times as long with two threads as with one, instead of 0.6; bench/experiments.md). So
+// such a thread moves to another CPU that it may use; afterwards it may move anywhere again.
 void leave_cpu(int cpu) noexcept {
   cpu_set_t allowed;
   if (cpu < 0 || sched_getcpu() != cpu || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
@@ -136,6 +136,7 @@ class Pool {
     meeting_.reset(size_);
     body_ = &body;
     mode_ = FloatMode();
+    callers_cpu_ = sched_getcpu();
     const int groups = size_ > 1 ? group_of(size_ - 1) + 1 : 0, called = (1 << groups) - 1;
     unfinished_.reset(std::uint32_t(std::min(called, num_workers_)));
     for (int group = 0; group < groups; group++) jobs_[group].add(1);
@@ -157,7 +158,7 @@ class Pool {
     while (num_workers_ < size - 1) {
       const int rank = num_workers_ + 1;
       try {
-        std::thread(&Pool::work, this, rank, jobs_[group_of(rank)].value(), sched_getcpu()).detach();
+        std::thread(&Pool::work, this, rank, jobs_[group_of(rank)].value()).detach();
       } catch (...) {
         break;
       }
@@ -166,11 +167,11 @@ class Pool {
     return num_workers_ + 1 < size ? num_workers_ + 1 : size;
   }
 
-  void work(int rank, std::uint32_t job, int makers_cpu) noexcept {
-    leave_cpu(makers_cpu);
+  void work(int rank, std::uint32_t job) noexcept {
     for (;; job++) {
       jobs_[group_of(rank)].wait_while(job);
       if (rank < size_) {
+        leave_cpu(callers_cpu_);
         mode_.set();
         (*body_)(Team{rank, size_, &meeting_});
       }
@@ -182,7 +183,7 @@ class Pool {
   Meeting meeting_;
   const FunctionRef<void(const Team &)> *body_ = nullptr;
   FloatMode mode_;  // of the caller
-  int size_ = 0;
+  int size_ = 0, callers_cpu_ = -1;
   int num_workers_ = 0;
   TeamLimit limit_;
   Gate jobs_[group_of(kMaxThreads - 1) + 1], unfinished_;

@@ -2,10 +2,10 @@
 // for a time slice, milliseconds at each barrier: beside two busy programs on two CPUs, a batch-norm gradient of 60
 // layers took 43 times as long with two threads as with one (bench/extremes.py: busy).
 //
-// If the caller of a team has waited for more than half of the time, half as many threads would have taken less: twice
-// the part in which it worked. Then the limit becomes half of the team. Some time later, teams may be as large as they
-// like again, to find out whether the CPUs are free. What this costs, at first a fifth of the time, halves with every
-// attempt that fails, down to 3 %.
+// Half as many threads would take twice the part of the time in which the caller of a team worked. If it has waited for
+// more than two thirds of the time, this is less than two thirds of it. Then the limit becomes half of the team. Some
+// time later, teams may be as large as they like again, to find out whether the CPUs are free. What this costs, at
+// first a fifth of the time, halves with every attempt that fails, down to 3 %.
 #ifndef GRADCORE_OPS_TEAM_LIMIT_HPP
 #define GRADCORE_OPS_TEAM_LIMIT_HPP
 
@@ -20,8 +20,9 @@ namespace gradcore {
 class TeamLimit {
  public:
   static constexpr int kNone = INT_MAX;
-  // Teams are judged by so much of their time, some time slices: a program that takes a CPU for a moment is no reason.
-  static constexpr std::int64_t kJudged = 10'000'000;
+  // Teams are judged by so much of their time, several time slices: a program that takes a CPU for a moment is no
+  // reason, nor are the 10 ms that Linux may take to start a thread.
+  static constexpr std::int64_t kJudged = 20'000'000;
   // The pause before larger teams are tried again, in units of the time that it took to refuse them.
   static constexpr int kFirstPause = 4, kLongestPause = 32;
 
@@ -43,7 +44,7 @@ class TeamLimit {
     time_ += time;
     waited_ += waited;
     if (time_ < kJudged) return;
-    if (waited_ > time_ / 2)
+    if (3 * waited_ > 2 * time_)
       lower(now);
     else if (!is_set())
       refused_ = 0, pause_ = kFirstPause;

@@ -36,24 +36,26 @@ struct Machine {
 void test_undisturbed_teams_keep_their_size() {
   tally().where = "undisturbed";
   Machine machine;
-  for (int i = 0; i < 1000; i++) machine.run(2, kMs, kMs / 2);
+  for (int i = 0; i < 1000; i++) machine.run(2, 3 * kMs, 2 * kMs);
   CHECK(machine.most() == TeamLimit::kNone && !machine.limit.is_set());
 }
 
 void test_a_moment_is_no_reason() {
   tally().where = "a moment";
   Machine machine;
-  for (int i = 0; i < 1000; i++)
-    machine.run(2, kMs / 20, 0), machine.run(2, i % 100 ? kMs / 20 : 4 * kMs, 3 * kMs * (i % 100 == 0));
+  for (int i = 0; i < 50; i++) {
+    machine.run(2, 12 * kMs, 12 * kMs);
+    for (int k = 0; k < 200; k++) machine.run(2, kMs / 20, 0);
+  }
   CHECK(!machine.limit.is_set());
 }
 
 void test_half_as_many_while_most_of_the_time_is_waiting() {
   tally().where = "crowded";
   Machine machine;
-  machine.run(16, 20 * kMs, 11 * kMs);
+  machine.run(16, 20 * kMs, 14 * kMs);
   CHECK(machine.most() == 8);
-  machine.run(8, 20 * kMs, 11 * kMs);
+  machine.run(8, 20 * kMs, 14 * kMs);
   CHECK(machine.most() == 4);
   for (int i = 0; i < 10; i++) machine.run(4, 2 * kMs, kMs);  // well enough
   CHECK(machine.most() == 4);
@@ -65,7 +67,7 @@ void test_half_as_many_while_most_of_the_time_is_waiting() {
 void test_short_runs_are_judged_together() {
   tally().where = "short runs";
   Machine machine;
-  for (int i = 0; i < 9; i++) machine.run(2, kMs, kMs);
+  for (int i = 0; i < 19; i++) machine.run(2, kMs, kMs);
   CHECK(machine.most() == TeamLimit::kNone);
   machine.run(2, kMs, kMs);
   CHECK(machine.most() == 1);
