@@ -332,10 +332,8 @@ ThreadScope::~ThreadScope() { thread_source = outer_; }
 
 int most_threads() noexcept {
   const int asked = thread_source ? std::min(thread_source->num_threads, kMaxThreads) : 0;
-  if (asked > 0 && thread_source->parallel_for) return asked;
-  const int most = asked > 0 ? std::min(asked, get_num_threads()) : get_num_threads();
-  Pool *p = the_pool.load(std::memory_order_acquire);
-  return p ? std::min(most, p->most_threads()) : most;
+  if (asked == 0) return get_num_threads();
+  return thread_source->parallel_for ? asked : std::min(asked, get_num_threads());
 }
 
 int threads_for(double flops, index max_threads) noexcept {
@@ -350,7 +348,7 @@ void run_team(int size, FunctionRef<void(const Team &)> body) noexcept {
   if (size > 1 && thread_source && thread_source->parallel_for) return HostTeam(size, body).run(*thread_source);
   if (size > 1)
     if (Pool *p = pool())
-      if (p->try_run(size, body)) return;
+      if (const int most = p->most_threads(); most > 1 && p->try_run(std::min(size, most), body)) return;
   body(Team{0, 1, nullptr});
 }
 

@@ -102,15 +102,15 @@ class ThreadScope {
   const ThreadSource *const outer_;
 };
 
-// The most threads that a call may run on: its source's number, or get_num_threads(), which also limits the pool; fewer
-// while other programs keep the pool's threads from running at the same time (team_limit.hpp).
+// The most threads that a call may run on: its source's number, or get_num_threads(), which also limits the pool.
 int most_threads() noexcept;
 
 // The number of threads worth waking for this much work: at least kFlopsPerThread each, at most most_threads().
 int threads_for(double flops, index max_threads) noexcept;
 
-// Runs body on `size` threads at once (the caller is rank 0) and returns when all are done. If another caller has taken
-// the pool, runs it on a team of one: bodies must give the same bits for any size.
+// Runs body on `size` threads at once (the caller is rank 0) and returns when all are done. The team is smaller while
+// other programs keep the pool's threads from running at the same time (team_limit.hpp), and has one member if another
+// caller has taken the pool: bodies must give the same bits for any size.
 void run_team(int size, FunctionRef<void(const Team &)> body) noexcept;
 
 // task(0) ... task(num_tasks - 1) in any order. Each thread begins with a share that depends on the numbers alone, so
