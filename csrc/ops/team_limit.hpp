@@ -1,6 +1,6 @@
 // How many threads are worth having while other programs use the CPUs. A thread that meets one whose CPU is taken waits
 // for a time slice, milliseconds at each barrier: beside two busy programs on two CPUs, a batch-norm gradient of 60
-// layers took 43 times as long with two threads as with one (bench/extremes.py: busy).
+// layers took 26 times as long with two threads as with one (bench/experiments.md).
 //
 // Half as many threads would take twice the part of the time in which the caller of a team worked. If it has waited for
 // more than two thirds of the time, this is less than two thirds of it. Then the limit becomes half of the team. Some
