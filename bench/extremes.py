@@ -32,7 +32,8 @@ from pathlib import Path
 import numpy as np
 
 from cases import Case, make_data
-from runners import Setting, prepare
+from peers import installed
+from runners import Setting, prepare, verify
 
 THREADS = len(os.sched_getaffinity(0))
 BIG = Case("gradient", 8192, 128, 8, "gelu")
@@ -145,6 +146,8 @@ def burn() -> None:
 def beside_busy_programs(library: str, batch: str, depth: str, normalization: str, programs: str) -> dict[str, float]:
     """Milliseconds of a call with one thread and with all, in turns of a second, each the mean over its turns."""
     case = Case("gradient", int(batch), 64, int(depth), "relu", normalization or None)
+    reference = prepare("gradcore", case, Setting(1, "float64"))[1]()
+    verify(case, {library: prepare(library, case, Setting(THREADS))[1]()}, reference)
     others = [multiprocessing.Process(target=burn, daemon=True) for _ in range(int(programs))]
     for other in others:
         other.start()
@@ -180,15 +183,11 @@ def ask(*arguments: object, flush: str = "") -> dict[str, float]:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def report_memory() -> None:
+def report_memory(libraries: list[str]) -> None:
     print(f"memory of a first gradient, {BIG.name}, MB: added by it, and of the whole process at its peak")
     added = {}
-    for library in ("gradcore", "torch"):
-        try:
-            answer = ask("memory", library)
-        except subprocess.CalledProcessError:
-            print(f"  {library}: not installed, left out")
-            continue
+    for library in libraries:
+        answer = ask("memory", library)
         added[library] = answer["added MB"]
         print(f"  {library:10s} {answer['added MB']:8.1f} {answer['process MB']:8.1f}")
     if len(added) == 2:
@@ -226,15 +225,12 @@ def report_subnormal(rounds: int) -> None:
             )
 
 
-def report_busy() -> None:
+def report_busy(libraries: list[str]) -> None:
     print(f"\nmilliseconds beside busy programs, width 64, relu: one thread, {THREADS} threads")
-    for batch, depth, normalization in ((32, 10, ""), (128, 50, ""), (128, 50, "batch")):
+    for batch, depth, normalization in ((32, 10, ""), (128, 50, ""), (128, 20, "batch")):
         for programs in range(THREADS + 1):
-            for library in ("gradcore", "torch"):
-                try:
-                    answer = ask("busy", library, batch, depth, normalization, programs)
-                except subprocess.CalledProcessError:
-                    continue  # not installed
+            for library in libraries:
+                answer = ask("busy", library, batch, depth, normalization, programs)
                 what = f"b{batch}w64d{depth}{normalization and 'bn'} beside {programs}, {library}"
                 print(f"  {what:34s} {answer['one']:9.3f} {answer['all']:9.3f} x {answer['all'] / answer['one']:.2f}")
 
@@ -252,14 +248,15 @@ def main() -> None:
         kind, *arguments = options.work
         print(json.dumps(WORK[kind](*arguments)))
         return
+    libraries = ["gradcore", *installed(["torch"])]
     if "memory" in options.only:
-        report_memory()
+        report_memory(libraries)
     if "depth" in options.only:
         report_depth(options.rounds)
     if "subnormal" in options.only:
         report_subnormal(options.rounds)
     if "busy" in options.only:
-        report_busy()
+        report_busy(libraries)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Nets drawn at random, beside PyTorch and JAX: is gradcore slower anywhere?
 
-    python bench/random_nets.py                       # 100 nets, some five minutes
+    python bench/random_nets.py                       # 100 nets, some ten minutes
     python bench/random_nets.py --count 20 --seed 1 --peers torch
     python bench/random_nets.py --threads 1
 

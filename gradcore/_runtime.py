@@ -21,8 +21,8 @@ def get_num_threads() -> int:
 def set_num_threads(num_threads: int) -> None:
     """Let each call use up to `num_threads` threads, >= 1; at most 256 are used. Results do not depend on it.
 
-    Calls with little work use fewer. So do all calls while other programs keep the threads from running at the same
-    time, until some milliseconds to seconds later; setting the number starts over.
+    Calls with little work use fewer, and so do all calls while other programs keep the threads from running at the same
+    time. Setting the number tries all of them again.
 
     The default is GRADCORE_NUM_THREADS from the environment, else OMP_NUM_THREADS, else the number of cores (not
     hardware threads) that this process may run on, limited by the quota of its cgroup.

@@ -40,7 +40,9 @@ void pause_cpu() noexcept {
 #endif
 }
 
-std::int64_t nanoseconds() noexcept { return std::chrono::steady_clock::now().time_since_epoch().count(); }
+std::int64_t nanoseconds() noexcept {
+  return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 // How long this thread has waited at gates, without the spinning.
 thread_local std::int64_t waited = 0;

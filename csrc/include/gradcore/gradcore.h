@@ -148,7 +148,9 @@ GRADCORE_API gradcore_status gradcore_set_target(const char *name);
 GRADCORE_API int32_t gradcore_has_bfloat16_products(void);
 
 /* Threads that a call may use, including the calling thread. Default: GRADCORE_NUM_THREADS, else OMP_NUM_THREADS, else
- * one per core that this process may run on (affinity and cgroup quota). At least 1, at most 256. */
+ * one per core that this process may run on (affinity and cgroup quota). At least 1, at most 256. Calls with little
+ * work use fewer, and so do all calls while other programs keep the threads from running at the same time. Results do
+ * not depend on it. */
 GRADCORE_API int32_t gradcore_get_num_threads(void);
 /* Its source: "set_num_threads", "GRADCORE_NUM_THREADS", "OMP_NUM_THREADS", "CPU affinity" or "cgroup quota". */
 GRADCORE_API const char *gradcore_num_threads_source(void);
