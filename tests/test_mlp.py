@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import c_api
 import gradcore as gc
 import reference
 import tolerances
@@ -406,6 +407,22 @@ class TestInputForms:
         np.testing.assert_array_equal(case.mlp(convert(case.x)), case.mlp(case.x))
         expected = case.mlp.loss_and_gradients(case.x, case.target, loss="mse")
         assert case.mlp.loss_and_gradients(convert(case.x), convert(case.target), loss="mse") == expected
+
+    @pytest.mark.parametrize("rows", [1, 7, 70, 300])
+    @pytest.mark.parametrize("widths", [(6, 6, 6, 3), (1100, 9, 9, 3)], ids=["residual", "wide"])
+    @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+    def test_inference_reads_the_rows_where_they_are(self, dtype, widths, rows):
+        """Rows apart, off any alignment, and nothing but NaN around them: the same bits as from an array of their own,
+        for outputs and loss."""
+        net = gc.MLP(widths, activation="tanh", residual=True, dtype=dtype)
+        x = np.random.default_rng(0).standard_normal((rows, widths[0])).astype(net.parameters.flat.dtype)
+        amid_nan = c_api.guarded_input(x, stride=widths[0] + 3)
+        np.testing.assert_array_equal(net(amid_nan), net(x))
+        labels = np.arange(rows) % 3
+        assert net.loss(amid_nan, labels) == net.loss(x, labels) == net.loss_and_gradients(x, labels)
+        amid_nan[-1, -1] = np.inf
+        with pytest.raises(ValueError, match=rf"x: .* inf at row {rows - 1}, column {widths[0] - 1}"):
+            net(amid_nan)
 
     @pytest.mark.parametrize("form", ["ctypes", "misaligned", "subclass"])
     def test_labels_and_data_sets(self, case, form):

@@ -180,30 +180,20 @@ double max_abs(index n, const T *x) {
   return double(from_bits(splat_int<T>(best))[0]);
 }
 
-// 0 * x is NaN for NaN and infinity, and a sum stays NaN.
-template <class T>
-struct ZeroTimes {
-  const T *x;
-  Vec<T> sum = {};
-  template <class Lanes>
-  GRADCORE_INLINE_MEMBER void operator()(index i, Lanes lanes) {
-    sum = fma(lanes.get(x + i), Vec<T>{}, sum);
-  }
-};
-
 template <class T>
 bool all_finite(index rows, index cols, const T *x, index ldx) {
   if (ldx == cols) {
     cols *= rows;
     rows = 1;
   }
-  Vec<T> sum{};
+  IVec<T> best{};
   for (index r = 0; r < rows; r++) {
-    ZeroTimes<T> op{x + r * ldx};
+    MaxMagnitude<T> op{x + r * ldx, best};
     for_vectors<T>(cols, op);
-    sum += op.sum;
+    best = op.best;
   }
-  return !any_set<T>(sum != Vec<T>{});
+  const Vec<T> infinity = splat<T>(T(__builtin_inf()));
+  return !any_set<T>(best >= to_bits(infinity));
 }
 
 // ---- columns ----

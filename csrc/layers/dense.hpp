@@ -21,27 +21,28 @@ T *columns_of(const KernelSet<T> &kernels, const Matrix<T> &matrix, Tile tile) n
 
 // If products round their operands: rounds a tile of x or delta that is now final.
 template <class T>
-void round_operand(const KernelSet<T> &kernels, const Tile &tile, index cols, const Matrix<T> &matrix,
+void round_operand(const KernelSet<T> &kernels, const Tile &tile, index cols, const InputView<T> &from,
                    const Matrix<T> &by_rows, const Matrix<T> &by_columns) noexcept {
   if (!kernels.round) return;
   const bool serves_both = by_rows.data == by_columns.data;
-  kernels.round(tile.count, cols, matrix.rows(tile), matrix.ld, serves_both ? nullptr : by_rows.rows(tile), by_rows.ld,
+  kernels.round(tile.count, cols, from.data, from.stride, serves_both ? nullptr : by_rows.rows(tile), by_rows.ld,
                 by_columns.data ? columns_of(kernels, by_columns, tile) : nullptr, by_columns.ld);
 }
 template <class T>
-void round_x(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &tile) noexcept {
-  round_operand(kernels, tile, layer.spec->in, layer.x, layer.x_rows, layer.x_columns);
+void round_x(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &tile,
+             const InputView<T> &x) noexcept {
+  round_operand(kernels, tile, layer.spec->in, x, layer.x_rows, layer.x_columns);
 }
 template <class T>
 void round_delta(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &tile) noexcept {
-  round_operand(kernels, tile, layer.spec->out, layer.delta, layer.delta_rows, layer.delta_columns);
+  round_operand(kernels, tile, layer.spec->out, layer.delta.view(tile), layer.delta_rows, layer.delta_columns);
 }
 
-// next_panels: the panels of the next product.
+// x: the rows of the span, rounded if products round. next_panels: the panels of the next product.
 template <class T>
-void dense_forward(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &span,
+void dense_forward(const KernelSet<T> &kernels, const LayerState<T> &layer, const Tile &span, const InputView<T> &x,
                    const T *next_panels) noexcept {
-  gemm(kernels, span.count, kernels.elements(layer.spec->in), layer.spec->out, layer.x_rows.rows(span), layer.x_rows.ld,
+  gemm(kernels, span.count, kernels.elements(layer.spec->in), layer.spec->out, x.data, x.stride,
        RightMatrix<T>{layer.forward_panels}, layer.z.rows(span), layer.z.ld,
        layer.bias ? TileInit::bias : TileInit::zero, layer.bias, {next_panels});
 }

@@ -28,8 +28,8 @@ class Layout {
 
 }  // namespace
 
-index Architecture::max_width() const noexcept {
-  index width = in_features();
+index Architecture::max_outputs() const noexcept {
+  index width = 0;
   for (const LayerSpec &layer : layers) width = std::max(width, layer.out);
   return width;
 }

@@ -2,6 +2,7 @@
 #ifndef GRADCORE_NETWORK_ARCHITECTURE_HPP
 #define GRADCORE_NETWORK_ARCHITECTURE_HPP
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -51,7 +52,8 @@ struct Architecture {
   index element_size() const noexcept { return dtype == GRADCORE_FLOAT64 ? 8 : 4; }  // of all arrays, bytes
   index in_features() const noexcept { return layers.front().in; }
   index out_features() const noexcept { return layers.back().out; }
-  index max_width() const noexcept;  // of any layer's input or output
+  index max_outputs() const noexcept;                                                  // of any layer
+  index max_width() const noexcept { return std::max(in_features(), max_outputs()); }  // of any input or output
   // Floating-point operations of the forward products for one row.
   double forward_flops_per_row() const noexcept;
 };

@@ -5,6 +5,7 @@
 #include "network/loss.hpp"
 #include "network/optimizer.hpp"
 #include "network/plan.hpp"
+#include "network/workspace.hpp"
 
 namespace gradcore {
 
@@ -16,12 +17,7 @@ inline bool has_forward(PassKind kind) noexcept {
 }
 inline bool has_backward(PassKind kind) noexcept { return kind == PassKind::gradient || !has_forward(kind); }
 
-// A matrix of the caller, to read or to write.
-template <class T>
-struct InputView {
-  const T *data = nullptr;
-  index stride = 0;
-};
+// A matrix of the caller, to write.
 template <class T>
 struct OutputView {
   T *data = nullptr;

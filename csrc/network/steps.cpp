@@ -43,13 +43,21 @@ void Steps<T>::for_tiles(const Tile &span, F &&f) const noexcept {
            std::min(plan().tile_rows, span.count - row), span.rank, row});
 }
 
+// The input of a layer. Inference, which needs that of the net once, reads it where it is (forward of 784-128-10: 1.05 to
+// 1.07 times as fast, of 1624-32-3 1.2). Training keeps a copy, with rows that vectors may read to their end.
+template <class T>
+InputView<T> Steps<T>::x_of(int l, const Tile &rows) const noexcept {
+  if (l > 0 || is_training(request_->kind)) return workspace_.layers[l].x.view(rows);
+  return {request_->input.data + rows.batch_row * request_->input.stride, request_->input.stride};
+}
+
 template <class T>
 void Steps<T>::load_input(const Tile &span) const noexcept {
-  const InputView<T> &from = request_->input;
-  const Matrix<T> &x = workspace_.layers[0].x;
-  kernels_.copy(span.count, net_.in_features(), from.data + span.batch_row * from.stride, from.stride, x.rows(span),
-                x.ld);
-  round_x(kernels_, workspace_.layers[0], span);
+  const LayerState<T> &layer = workspace_.layers[0];
+  if (is_training(request_->kind))
+    kernels_.copy(span.count, net_.in_features(), request_->input.data + span.batch_row * request_->input.stride,
+                  request_->input.stride, layer.x.rows(span), layer.x.ld);
+  round_x(kernels_, layer, span, x_of(0, span));
 }
 
 template <class T>
@@ -57,7 +65,8 @@ void Steps<T>::forward_dense(int l, const Tile &span) const noexcept {
   const LayerState<T> &layer = workspace_.layers[l];
   const bool training = is_training(request_->kind), shared = plan().shares_chunks() && workspace_.shape().team > 1;
   if (training && shared) activation_take_lines(kernels_, layer, span);
-  dense_forward(kernels_, layer, span, l + 1 < net_.depth() ? workspace_.layers[l + 1].forward_panels : nullptr);
+  dense_forward(kernels_, layer, span, kernels_.round ? layer.x_rows.view(span) : x_of(l, span),
+                l + 1 < net_.depth() ? workspace_.layers[l + 1].forward_panels : nullptr);
   if (training && layer.spec->batch_norm())
     for_tiles(span, [&](const Tile &tile) { batch_norm_moments(kernels_, layer, tile); });
 }
@@ -72,10 +81,12 @@ void Steps<T>::finish_hidden(int l, const Tile &span) const noexcept {
     if (spec.row_norm()) layer_norm_forward(kernels_, layer, tile);
     activation_forward(kernels_, layer, tile);
     if (record) recorder_->activation(l, layer, tile);
-    if (spec.residual)
-      kernels_.add(tile.count, spec.out, layer.x.rows(tile), layer.x.ld, layer.h.rows(tile), layer.h.ld);
+    if (spec.residual) {
+      const InputView<T> x = x_of(l, tile);
+      kernels_.add(tile.count, spec.out, x.data, x.stride, layer.h.rows(tile), layer.h.ld);
+    }
     if (record) recorder_->output(l, layer, tile);
-    round_x(kernels_, workspace_.layers[l + 1], tile);
+    round_x(kernels_, workspace_.layers[l + 1], tile, x_of(l + 1, tile));
   });
 }
 

@@ -27,6 +27,7 @@ class Steps {
  private:
   template <class F>
   void for_tiles(const Tile &span, F &&f) const noexcept;
+  InputView<T> x_of(int l, const Tile &rows) const noexcept;
   void load_input(const Tile &span) const noexcept;
   void forward_dense(int l, const Tile &span) const noexcept;
   void finish_hidden(int l, const Tile &span) const noexcept;

@@ -123,7 +123,7 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
   // Inference needs only the input and the output of one layer at a time.
   Matrix<T> alternate[2];
   if (!shape.training)
-    for (Matrix<T> &m : alternate) m = scratch(net_.max_width());
+    for (Matrix<T> &m : alternate) m = scratch(net_.max_outputs());
   const bool rounds = kernels_.round != nullptr;
   const auto columns = [&](index cols) {
     return arena.matrix<T>(kernels_.elements(chunk), shape.num_pieces(), row_stride<T>(cols));
@@ -134,16 +134,17 @@ void Workspace<T>::place_rows(const WorkspaceShape &shape, Arena &arena) noexcep
   // With one term per element, the copy by columns serves both.
   const bool by_rows = rounds && (kernels_.pairs || !shape.training);
   if (by_rows) x_rows = scratch(kernels_.elements(net_.max_width()));
-  if (by_rows && shape.training) delta_rows = rows(kernels_.elements(net_.max_width()));
+  if (by_rows && shape.training) delta_rows = rows(kernels_.elements(net_.max_outputs()));
   Matrix<T> packed_delta;
   if (shape.training && packs_delta(kernels_, net_.max_width()))
     packed_delta = arena.scratch<T>(kPackedRows, shape.threads, kPackedColumns);
   // With residual connections, dL/dh outlives a layer's step, and all spans take a step before the next one begins.
   Matrix<T> grad_out;
-  if (shape.training) grad_out = net_.any_residual ? rows(net_.max_width()) : scratch(net_.max_width());
+  if (shape.training) grad_out = net_.any_residual ? rows(net_.max_outputs()) : scratch(net_.max_outputs());
 
   group_gradients = arena.take<T>(plan.shares_chunks() ? 0 : plan.groups * net_.flat_size);
-  Matrix<T> x = shape.training ? rows(net_.in_features()) : alternate[0];
+  Matrix<T> x;
+  if (shape.training) x = rows(net_.in_features());
   for (int l = 0; l < net_.depth(); l++) {
     LayerState<T> &layer = layers[l];
     const LayerSpec &spec = *layer.spec;

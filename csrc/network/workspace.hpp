@@ -45,6 +45,13 @@ struct Tile {
 template <class T>
 inline constexpr index kPieceGap = 1024 / index(sizeof(T));
 
+// Rows to read, of the workspace or of the caller.
+template <class T>
+struct InputView {
+  const T *data = nullptr;
+  index stride = 0;
+};
+
 // A row-major matrix: either one row for each row of the workspace, in pieces, or one span for each thread.
 template <class T>
 struct Matrix {
@@ -56,6 +63,7 @@ struct Matrix {
     return data +
            (rank_stride ? tile.rank * rank_stride + tile.in_span * ld : tile.first * ld + tile.piece * kPieceGap<T>);
   }
+  InputView<T> view(const Tile &tile) const noexcept { return {rows(tile), ld}; }
 };
 
 // The data of one layer: pointers into the net's flat buffers and the workspace.
@@ -65,7 +73,7 @@ struct LayerState {
   const T *weight, *bias, *gamma, *beta;
   T *running_mean, *running_var;
 
-  Matrix<T> x;         // input of the dense part
+  Matrix<T> x;         // input of the dense part; none in the first layer in inference, which reads the caller's rows
   Matrix<T> z;         // output of the dense part; the memory of h, unless a normalization follows in training
   Matrix<T> h;         // the layer's output: x of the next layer; in training, that of the last layer is delta
   Matrix<T> delta;     // forward: act'(y) if saved; backward: dL/dy, then dL/dz
