@@ -43,8 +43,8 @@ void Steps<T>::for_tiles(const Tile &span, F &&f) const noexcept {
            std::min(plan().tile_rows, span.count - row), span.rank, row});
 }
 
-// The input of a layer. Inference, which needs that of the net once, reads it where it is (forward of 784-128-10: 1.05 to
-// 1.07 times as fast, of 1624-32-3 1.2). Training keeps a copy, with rows that vectors may read to their end.
+// The input of a layer. Inference, which needs that of the net once, reads it where it is (forward of 784-128-10: 1.05
+// to 1.07 times as fast, of 1624-32-3 1.2). Training keeps a copy, with rows that vectors may read to their end.
 template <class T>
 InputView<T> Steps<T>::x_of(int l, const Tile &rows) const noexcept {
   if (l > 0 || is_training(request_->kind)) return workspace_.layers[l].x.view(rows);
