@@ -187,6 +187,31 @@ def test_forward_and_backward_are_loss_and_gradients(normalization, residual, dt
     assert np.linalg.norm(grad_input - expected) <= tolerance * np.linalg.norm(expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("num_rows", [3, 100])
+def test_every_pass_uses_the_latest_weights(num_rows, dtype):
+    """Kinds of passes in any order on one net, each beside a net that has packed no weights before."""
+    net = gc.MLP((70, 40, 40, 3), activation="tanh", dtype=dtype)
+    optimizer = gc.optim.Adam(net, lr=0.01)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((num_rows, 70)).astype(net.parameters.flat.dtype)
+    labels = np.arange(num_rows) % 3
+
+    def backward(net):
+        return net.backward(net.forward(x, training=True))
+
+    def gradients(net):
+        net.loss_and_gradients(x, labels)
+        return np.array(net.gradients.flat)
+
+    passes = [backward, gradients, lambda net: net(x)]
+    for choice in [0, 3, 0, 1, 3, 1, 0, 0, 2, *rng.integers(0, 4, 40)]:
+        if choice == 3:
+            net.train_step(x, labels, optimizer)
+        else:
+            np.testing.assert_array_equal(passes[choice](net), passes[choice](net.copy()))
+
+
 @pytest.mark.parametrize("normalization", [None, "layer", "rms"])
 def test_inference_equals_training_without_batch_norm(normalization, dtype):
     case = Case(Net((6, 33, 33, 4), ("gelu", "tanh"), normalization, residual=True), dtype, batch_size=70)

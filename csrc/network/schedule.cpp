@@ -32,6 +32,7 @@ Schedule<T>::Schedule(const Architecture &net, const KernelSet<T> &kernels, T *p
   for (int kind = 0; kind < kNumPassKinds; kind++) programs_[kind] = plan_program(net, PassKind(kind));
   for (index i = 0; i < index(blocks_.size()); i++)
     if (blocks_[i].kind == ParamBlock::weight) strips_.push_back(i);
+  backward_packed_ = index(strips_.size());
 }
 
 template <class T>
@@ -46,6 +47,15 @@ int Schedule<T>::threads_for_pass(const PassRequest<T> &request, const RowPlan &
   return std::max(by_rows, threads_for(flops / 6, index(blocks_.size())));
 }
 
+// The first strip whose weights are multiplied with deltas: those of the first layer give the gradient of the net's
+// input, which training does not need.
+template <class T>
+index Schedule<T>::first_backward_strip(PassKind kind) const noexcept {
+  if (kind == PassKind::backward_to_input) return 0;
+  return index(std::find_if(strips_.begin(), strips_.end(), [&](index i) { return blocks_[i].layer > 0; }) -
+               strips_.begin());
+}
+
 // Decides whether products with deltas read W from panels or, if it is not rounded, in place (1.02 times as long). On
 // one thread, few rows do not pay for a copy of weights that each step changes (bench/experiments.md, Steps).
 template <class T>
@@ -53,7 +63,8 @@ void Schedule<T>::choose_panels(const PassRequest<T> &request, int threads) noex
   constexpr index kManyRows = 64;
   packing_pays_ = request.rows >= kManyRows || threads > 1 || kernels_.round;
   const bool weights_stay = !request.optimizer && read_in_place_;
-  backward_from_panels_ = backward_packed_ || packing_pays_ || weights_stay;
+  const bool packed = backward_packed_ <= first_backward_strip(request.kind);
+  backward_from_panels_ = packed || packing_pays_ || weights_stay;
   read_in_place_ = !backward_from_panels_;
 }
 
@@ -169,11 +180,12 @@ void Schedule<T>::prologue(const PassRequest<T> &request, Phases &phases) noexce
   const index cols = has_forward(request.kind) ? net_.in_features() : net_.out_features();
   const index strips = index(strips_.size()), checks = plan().tiles_of(plan().rows);
   const index forward = has_forward(request.kind) && !forward_packed_ ? strips : 0;
-  const bool packs_backward = backward_from_panels_ && !backward_packed_;
-  const index backward = has_backward(request.kind) && packs_backward ? strips : 0;
+  const index first = first_backward_strip(request.kind);
+  const bool packs_backward = has_backward(request.kind) && backward_from_panels_ && first < backward_packed_;
+  const index backward = packs_backward ? backward_packed_ - first : 0;
   phases.run(forward + backward + checks, [&](index task) {
     if (task < forward) return pack(blocks_[strips_[task]], true);
-    if ((task -= forward) < backward) return pack(blocks_[strips_[task]], false);
+    if ((task -= forward) < backward) return pack(blocks_[strips_[first + task]], false);
     const index row = (task - backward) * plan().tile_rows;
     if (!kernels_.all_finite(std::min(plan().tile_rows, plan().rows - row), cols, view.data + row * view.stride,
                              view.stride))
@@ -182,7 +194,7 @@ void Schedule<T>::prologue(const PassRequest<T> &request, Phases &phases) noexce
   phases.team.meet();
   if (phases.team.rank != 0) return;
   forward_packed_ |= forward > 0;
-  backward_packed_ |= backward > 0;
+  backward_packed_ -= backward;
 }
 
 // Strips begin and end where forward panels do (plan_params). If parameters, gradients, moments and panels do not stay
@@ -330,13 +342,13 @@ void Schedule<T>::update_parameters(const PassRequest<T> &request, Phases &phase
                               recorder_ ? recorder_->update_sumsq(i) : nullptr);
     if (block.kind != ParamBlock::weight) return;
     pack(block, true);  // while the weights are in cache
-    if (packing_pays_) pack(block, false);
+    if (packing_pays_ && block.layer > 0) pack(block, false);
   });
   phases.team.meet();
   if (phases.team.rank != 0) return;
   request.optimizer->step++;
   forward_packed_ = true;
-  backward_packed_ = packing_pays_;
+  backward_packed_ = packing_pays_ ? first_backward_strip(PassKind::gradient) : index(strips_.size());
   read_in_place_ = false;
   if (!recorder_) flow_.parameters_changed();  // otherwise the recorder does it when it has finished
 }

@@ -25,7 +25,8 @@ class Schedule {
   PassResult update(const PassRequest<T> &request);
 
   void parameters_changed() noexcept {
-    forward_packed_ = backward_packed_ = read_in_place_ = false;
+    forward_packed_ = read_in_place_ = false;
+    backward_packed_ = index(strips_.size());
     flow_.parameters_changed();
   }
   const GradientFlow<T> &flow() const noexcept { return flow_; }
@@ -59,6 +60,7 @@ class Schedule {
   }
   void update_parameters(const PassRequest<T> &request, Phases &phases) noexcept;
   double total_norm() const noexcept;
+  index first_backward_strip(PassKind kind) const noexcept;
   void choose_panels(const PassRequest<T> &request, int threads) noexcept;
   int threads_for_pass(const PassRequest<T> &request, const RowPlan &plan) const noexcept;
   double tile_losses() const noexcept;
@@ -69,7 +71,7 @@ class Schedule {
   T *const parameters_, *const gradients_;
   const std::vector<ParamBlock> blocks_;
   Program programs_[kNumPassKinds];
-  std::vector<index> strips_;  // the blocks that are parts of weights
+  std::vector<index> strips_;  // the blocks that are parts of weights, in the order of layers
   Workspace<T> workspace_;
   GradientFlow<T> flow_;
   Steps<T> steps_;
@@ -79,7 +81,8 @@ class Schedule {
   GradientFlow<T> *recorder_ = nullptr;  // of the running pass
   PassResult result_;
   std::atomic<bool> input_finite_{true};
-  bool forward_packed_ = false, backward_packed_ = false;
+  bool forward_packed_ = false;
+  index backward_packed_;             // panels for backward products are packed from this strip on
   bool backward_from_panels_ = true;  // in this pass
   bool packing_pays_ = true;          // whether packing W for the backward product pays in such passes
   bool read_in_place_ = false;        // a backward pass has read the current weights in place
