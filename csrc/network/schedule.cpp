@@ -176,7 +176,7 @@ void Schedule<T>::run_group(const PassRequest<T> &request, index group, int rank
 // Packs the weights that changed, and checks the input before anything is modified.
 template <class T>
 void Schedule<T>::prologue(const PassRequest<T> &request, Phases &phases) noexcept {
-  const InputView<T> &view = has_forward(request.kind) ? request.input : request.grad_output;
+  const InputView<T> &checked = has_forward(request.kind) ? request.input : request.grad_output;
   const index cols = has_forward(request.kind) ? net_.in_features() : net_.out_features();
   const index strips = index(strips_.size()), checks = plan().tiles_of(plan().rows);
   const index forward = has_forward(request.kind) && !forward_packed_ ? strips : 0;
@@ -187,8 +187,8 @@ void Schedule<T>::prologue(const PassRequest<T> &request, Phases &phases) noexce
     if (task < forward) return pack(blocks_[strips_[task]], true);
     if ((task -= forward) < backward) return pack(blocks_[strips_[first + task]], false);
     const index row = (task - backward) * plan().tile_rows;
-    if (!kernels_.all_finite(std::min(plan().tile_rows, plan().rows - row), cols, view.data + row * view.stride,
-                             view.stride))
+    const InputView<T> view = checked.from_row(row);
+    if (!kernels_.all_finite(std::min(plan().tile_rows, plan().rows - row), cols, view.data, view.stride))
       input_finite_.store(false, std::memory_order_relaxed);
   });
   phases.team.meet();

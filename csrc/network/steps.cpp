@@ -43,20 +43,21 @@ void Steps<T>::for_tiles(const Tile &span, F &&f) const noexcept {
            std::min(plan().tile_rows, span.count - row), span.rank, row});
 }
 
-// The input of a layer. Inference, which needs that of the net once, reads it where it is (forward of 784-128-10: 1.05
-// to 1.07 times as fast, of 1624-32-3 1.2). Training keeps a copy, with rows that vectors may read to their end.
+// The input of a layer. Inference, which needs that of the net once, reads it where it is (wide inputs: 1.05 to 1.2
+// times as fast; bench/experiments.md, Products). Training keeps a copy, with rows that vectors may read to their end.
 template <class T>
 InputView<T> Steps<T>::x_of(int l, const Tile &rows) const noexcept {
   if (l > 0 || is_training(request_->kind)) return workspace_.layers[l].x.view(rows);
-  return {request_->input.data + rows.batch_row * request_->input.stride, request_->input.stride};
+  return request_->input.from_row(rows.batch_row);
 }
 
 template <class T>
 void Steps<T>::load_input(const Tile &span) const noexcept {
   const LayerState<T> &layer = workspace_.layers[0];
-  if (is_training(request_->kind))
-    kernels_.copy(span.count, net_.in_features(), request_->input.data + span.batch_row * request_->input.stride,
-                  request_->input.stride, layer.x.rows(span), layer.x.ld);
+  if (is_training(request_->kind)) {
+    const InputView<T> from = request_->input.from_row(span.batch_row);
+    kernels_.copy(span.count, net_.in_features(), from.data, from.stride, layer.x.rows(span), layer.x.ld);
+  }
   round_x(kernels_, layer, span, x_of(0, span));
 }
 
@@ -116,9 +117,8 @@ void Steps<T>::compute_loss(const Tile &span) const noexcept {
 template <class T>
 void Steps<T>::load_grad_output(const Tile &span) const noexcept {
   const LayerState<T> &layer = workspace_.layers[net_.depth() - 1];
-  const InputView<T> &from = request_->grad_output;
-  kernels_.copy(span.count, layer.spec->out, from.data + span.batch_row * from.stride, from.stride,
-                layer.delta.rows(span), layer.delta.ld);
+  const InputView<T> from = request_->grad_output.from_row(span.batch_row);
+  kernels_.copy(span.count, layer.spec->out, from.data, from.stride, layer.delta.rows(span), layer.delta.ld);
   round_delta(kernels_, layer, span);
 }
 

@@ -50,6 +50,7 @@ template <class T>
 struct InputView {
   const T *data = nullptr;
   index stride = 0;
+  InputView from_row(index row) const noexcept { return {data + row * stride, stride}; }
 };
 
 // A row-major matrix: either one row for each row of the workspace, in pieces, or one span for each thread.

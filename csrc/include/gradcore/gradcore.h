@@ -254,7 +254,7 @@ typedef struct gradcore_target_data {
   int64_t num_labels;     /* rows, when labels is set */
 } gradcore_target_data;
 
-/* output [rows, out_features], contiguous. With training != 0, batch norm uses the statistics of the batch (at least 2
+/* output [rows, out_features], contiguous, must not overlap input. With training != 0, batch norm uses the statistics of the batch (at least 2
  * rows) and updates the running statistics, and everything that gradcore_net_backward needs is kept. */
 GRADCORE_API gradcore_status gradcore_net_forward(gradcore_net *net, const gradcore_matrix *input, int32_t training,
                                                   void *output);
