@@ -42,7 +42,7 @@ function(gradcore_compile_options target)
   if(GRADCORE_SANITIZE)
     list(JOIN GRADCORE_SANITIZE "," sanitizers)
     target_compile_options(${target} PRIVATE -fsanitize=${sanitizers} -fno-sanitize-recover=all
-                                             -fno-omit-frame-pointer -g)
+                                             -fno-omit-frame-pointer)
   endif()
 endfunction()
 
