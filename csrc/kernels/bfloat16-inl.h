@@ -36,7 +36,7 @@ void pack_rows_rounded(index depth, index cols, const float *src, index ld, inde
 }
 void pack_transposed_rounded(index depth, index cols, const float *src, index ld, index width, float *panel, bool) {
   pack_transposed<float>(depth, cols, src, ld, width, panel, false);
-  map_block<float, RoundRow>(depth, width, panel, width, panel, width);
+  map_block<float, RoundRow>(depth, cols, panel, width, panel, width);
 }
 
 constexpr ProductKernels<float> rounded_products() {

@@ -262,7 +262,7 @@ template <class T, bool kStream>
 GRADCORE_INLINE void pack_transposed_by(index depth, index cols, const T *src, index ld, index width, T *panel) {
   constexpr int W = kLanes<T>;
   constexpr bool kAlongRows = kStream && sizeof(Vec<T>) < kCacheLine;
-  const index outer = kAlongRows ? depth : width, inner = kAlongRows ? width : depth;
+  const index outer = kAlongRows ? depth : cols, inner = kAlongRows ? cols : depth;
   for (index m = 0; m < outer; m += W) {
     for (index n = 0; n < inner; n += W) {
       const index j = kAlongRows ? n : m, k = kAlongRows ? m : n;

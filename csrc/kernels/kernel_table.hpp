@@ -111,11 +111,11 @@ struct ProductKernels {
   // C[i, j] = sum_k a[k * lda + i] * b[k * ldb + j] as a tile sums it, for 1 to most_outer_products k. The rows of C
   // are cols apart; b is readable up to full vectors.
   void (*outer_products)(index depth, index rows, index cols, const T *a, index lda, const T *b, index ldb, T *c);
-  // panel[k * width + j] = j < cols ? src[j * ld + k] : 0 for k < depth, j < width. width is padded. With pairs,
-  // panel[k / 2 * width + j] holds k and k + 1.
+  // panel[k * width + j] = j < cols ? src[j * ld + k] : 0 for k < depth, in the vectors that hold any of the columns.
+  // With pairs, panel[k / 2 * width + j] holds k and k + 1.
   // past_caches: write directly to memory; panel must then be vector-aligned.
   void (*pack_transposed)(index depth, index cols, const T *src, index ld, index width, T *panel, bool past_caches);
-  // panel[k * width + j] = j < cols ? src[k * ld + j] : 0, in the same way.
+  // panel[k * width + j] = j < cols ? src[k * ld + j] : 0 for k < depth, j < width, in the same way. width is padded.
   void (*pack_rows)(index depth, index cols, const T *src, index ld, index width, T *panel, bool past_caches);
   // Rounds a block to bfloat16 operands: with terms along rows, by_rows [rows, elements(cols)], and along columns,
   // by_columns [elements(rows), cols]; either may be null. The pointer is null if products do not round.

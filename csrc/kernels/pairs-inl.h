@@ -92,7 +92,7 @@ void pack_transposed_to_pairs(index depth, index cols, const float *src, index l
                               bool past_caches) {
   constexpr int W = kLanes<float>;
   const index elements = (depth + 1) / 2;
-  for (index j = 0; j < width; j += W) {
+  for (index j = 0; j < cols; j += W) {
     for (index k = 0; k < elements; k += W) {
       Vec<float> rows[W];
 #pragma GCC unroll 16

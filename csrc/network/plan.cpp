@@ -29,7 +29,10 @@ constexpr double kGroupBytes = 1e6;     // bytes of a group's chunk: one core's 
 // groups if a message between cores takes 0.35 us, and equal if it takes 0.1 us; with 2.6 MB and more, it is 0.93 times
 // at 0.1 us (bench/experiments.md).
 constexpr double kGroupParameters = 2e6;
-constexpr index kStripRows = 64;       // rows of a weight in a ParamBlock; few, so that threads finish together
+// Rows of a weight in a ParamBlock: few, so that threads finish together. If one layer has most of the weights (the
+// first of 784-64-10), its blocks are smaller, down to an eighth of all weights: with two threads, a gradient is 1.15
+// to 1.45 times as fast (bench/experiments.md).
+constexpr index kStripRows = 64, kStripsOfAllWeights = 8, kLeastStripSize = 8192;
 constexpr double kFillBytes = 1100e3;  // inputs and deltas that await their weight gradients, so that they stay in L2
 
 index round_up(index value, index unit) noexcept { return (value + unit - 1) / unit * unit; }
@@ -90,6 +93,21 @@ index group_chunk_rows(const Architecture &net, index rows, index groups, double
   const index most_chunks = rows / least_group_rows(net) / groups * groups;
   const index chunks = round_up(divide_up(rows, std::max<index>(1, index(kGroupBytes / row_bytes))), groups);
   return round_up(divide_up(rows, std::min(chunks, most_chunks)), row_unit(net));
+}
+
+// Where the strips of a weight begin, and its end: where panels do or, if strips would then have more than `most`
+// elements, where vectors and cache lines do.
+std::vector<index> strip_cuts(const LayerSpec &layer, index most, index unit, int lanes, int tile_vectors) {
+  const PanelSplit split(layer.out, lanes, tile_vectors);
+  const index panels = split.num_panels(), units = divide_up(layer.out, unit);
+  const index by_panels = divide_up(panels, std::max<index>(1, kStripRows / (lanes * tile_vectors)));
+  const index strips = std::max(by_panels, std::min(units, divide_up(layer.in * layer.out, most)));
+  std::vector<index> cuts;
+  for (index i = 0; i <= strips; i++) {
+    const index cut = strips > by_panels ? units * i / strips * unit : split.begin(panels * i / strips);
+    cuts.push_back(std::min(cut, layer.out));
+  }
+  return cuts;
 }
 
 class ProgramBuilder {
@@ -160,16 +178,17 @@ RowPlan plan_inference(const Architecture &net, index rows) noexcept {
 }
 
 std::vector<ParamBlock> plan_params(const Architecture &net, int lanes, int tile_vectors) {
-  const index panels_per_strip = std::max<index>(1, kStripRows / (lanes * tile_vectors));
+  index weights = 0;
+  for (const LayerSpec &layer : net.layers) weights += layer.in * layer.out;
+  const index most = std::max(kLeastStripSize, weights / kStripsOfAllWeights);
+  const index unit = std::max<index>(lanes, index(kCacheLine) / net.element_size());
   std::vector<ParamBlock> blocks;
   for (int l = 0; l < net.depth(); l++) {
     const LayerSpec &layer = net.layers[l];
-    const PanelSplit split(layer.out, lanes, tile_vectors);
-    const index strips = divide_up(split.num_panels(), panels_per_strip);
     const index offset = net.parameters[layer.weight].offset;
-    for (index strip = 0; strip < strips; strip++) {
-      const index first = split.num_panels() * strip / strips, last = split.num_panels() * (strip + 1) / strips;
-      const index begin = split.begin(first), end = std::min(split.begin(last), layer.out);
+    const std::vector<index> cuts = strip_cuts(layer, most, unit, lanes, tile_vectors);
+    for (std::size_t i = 0; i + 1 < cuts.size(); i++) {
+      const index begin = cuts[i], end = cuts[i + 1];
       blocks.push_back({ParamBlock::weight, l, offset + begin * layer.in, (end - begin) * layer.in, begin, end});
     }
     const std::pair<ParamBlock::Kind, int> vectors[] = {{ParamBlock::bias, layer.bias},

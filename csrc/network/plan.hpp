@@ -42,7 +42,7 @@ struct ParamBlock {
   index offset, size;
   index out_begin, out_end;
 };
-// Strips end where panels of packed weights end, so that each strip can be packed separately.
+// Strips end where vectors of the packed weights end, so that each can be packed separately.
 std::vector<ParamBlock> plan_params(const Architecture &net, int lanes, int tile_vectors);
 
 // A pass is a list of stages. A thread takes each of its spans through all steps of a stage; all threads meet after a

@@ -66,10 +66,11 @@ void pack_forward(const KernelSet<T> &set, index in, index out, const T *weight,
                   index out_end, T *packed, bool past_caches) noexcept {
   const PanelSplit split(out, set.lanes, set.tile_vectors);
   for (index panel = 0; panel < split.num_panels(); panel++) {
-    const index begin = split.begin(panel);
-    if (begin >= out_begin && begin < out_end)
-      set.pack_transposed(in, split.cols(panel), weight + begin * ld, ld, split.vectors(panel) * set.lanes,
-                          packed + set.elements(in) * begin, past_caches);
+    const index first = split.begin(panel), begin = std::max(first, out_begin);
+    const index cols = std::min(first + split.cols(panel), out_end) - begin;
+    if (cols > 0)
+      set.pack_transposed(in, cols, weight + begin * ld, ld, split.vectors(panel) * set.lanes,
+                          packed + set.elements(in) * first + begin - first, past_caches);
   }
 }
 

@@ -30,7 +30,7 @@ template <class T>
 index packed_size(const KernelSet<T> &set, index depth, index cols) noexcept;
 
 // Pack rows [out_begin, out_end) of weight [out, in], row stride ld, into the panels of B: weight^T for the forward
-// product, weight for the backward product. For forward, the rows begin and end where panels do.
+// product, weight for the backward product. For forward, the rows begin and end where vectors do, and at the end of W.
 // past_caches: write directly to memory, for weights too large for the caches; `packed` must then be vector-aligned.
 template <class T>
 void pack_forward(const KernelSet<T> &set, index in, index out, const T *weight, index ld, index out_begin,

@@ -110,20 +110,35 @@ Matrix<float> rounded(const Matrix<float> &x) {
   return to;
 }
 
-// Packs B in two strips, or in one call past the caches.
+constexpr std::uint32_t kUntouched = 0x7fc00001;  // a NaN that is no bfloat16
+
+std::size_t num_untouched(const std::vector<float> &storage) {
+  return std::size_t(std::count_if(storage.begin(), storage.end(), [](float x) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits == kUntouched;
+  }));
+}
+
+// Packs B in two strips, or in one call past the caches. Strips are packed by different threads at the same time, so
+// each may touch only its own elements.
 std::vector<float> pack(const KernelSet<float> &k, bool forward, const Shape &s, const Matrix<float> &weight,
                         bool past_caches) {
   const std::size_t size = std::size_t(packed_size(k, s.depth, s.cols)), vector = kMaxVectorBytes / sizeof(float);
-  std::vector<float> storage(size + vector, std::numeric_limits<float>::quiet_NaN());
+  float untouched;
+  std::memcpy(&untouched, &kUntouched, sizeof untouched);
+  std::vector<float> storage(size + vector, untouched);
   const std::size_t skipped = (kMaxVectorBytes - reinterpret_cast<std::uintptr_t>(storage.data()) % kMaxVectorBytes) %
                               kMaxVectorBytes / sizeof(float);
   const index in = forward ? s.depth : s.cols, out = forward ? s.cols : s.depth;
-  const PanelSplit split(out, k.lanes, k.tile_vectors);
-  const index middle = past_caches ? 0 : std::min(split.begin(split.num_panels() / 2), out);
-  for (const auto &[begin, end] : {std::pair{middle, out}, std::pair{index(0), middle}})
-    if (begin < end)
-      (forward ? pack_forward<float> : pack_backward<float>)(k, in, out, weight.data(), weight.ld(), begin, end,
-                                                             storage.data() + skipped, past_caches);
+  const index middle = past_caches ? 0 : forward ? out / 2 / k.lanes * k.lanes : out / 4 * 2;
+  for (const auto &[begin, end] : {std::pair{middle, out}, std::pair{index(0), middle}}) {
+    if (begin == end) continue;
+    (forward ? pack_forward<float> : pack_backward<float>)(k, in, out, weight.data(), weight.ld(), begin, end,
+                                                           storage.data() + skipped, past_caches);
+    const index left = begin == 0 ? 0 : forward ? k.elements(in) * middle : packed_size(k, middle, in);
+    CHECK(num_untouched(storage) == vector + std::size_t(left));
+  }
   return {storage.begin() + std::ptrdiff_t(skipped), storage.begin() + std::ptrdiff_t(skipped + size)};
 }
 

@@ -92,9 +92,8 @@ template <class T>
 Matrix<T> pack(const KernelSet<T> &k, bool forward, const Shape &s, const Matrix<T> &weight) {
   Matrix<T> packed(1, packed_size(k, s.depth, s.cols));
   const index in = forward ? s.depth : s.cols, out = forward ? s.cols : s.depth;
-  // In two strips, as after an update; forward strips end where a panel does.
-  const PanelSplit split(out, k.lanes, k.tile_vectors);
-  const index middle = forward ? std::min(split.begin(split.num_panels() / 2), out) : out / 3;
+  // In two strips, as after an update; those of a forward product consist of full vectors.
+  const index middle = forward ? out / 2 / k.lanes * k.lanes : out / 3;
   for (const auto &[begin, end] : {std::pair{middle, out}, std::pair{index(0), middle}})
     (forward ? pack_forward<T> : pack_backward<T>)(k, in, out, weight.data(), weight.ld(), begin, end, packed.data(),
                                                    false);
