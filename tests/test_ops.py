@@ -32,8 +32,10 @@ def strided(array):
 def assert_within(actual, expected, bound):
     assert actual.shape == np.shape(expected)
     excess = np.abs(actual.astype(np.float64) - expected) - bound
+    at = tuple(int(i) for i in np.unravel_index(excess.argmax(), excess.shape)) if excess.size else ()
     assert (excess <= 0).all(), (
-        f"beyond its bound by {excess.max():g} at {np.unravel_index(excess.argmax(), excess.shape)}"
+        f"{(~(excess <= 0)).sum()} of {excess.size} are beyond their bounds, worst at {at}: {np.asarray(actual)[at]!r}, "
+        f"expected {np.broadcast_to(expected, excess.shape)[at]!r} within {np.broadcast_to(bound, excess.shape)[at]:g}"
     )
 
 
