@@ -133,6 +133,24 @@ def test_a_profile_that_the_inputs_bend_is_put_down_to_them(rng, norm, scale, ki
     assert not {"vanishing", "exploding"} & {finding.kind for finding in unit.findings}
 
 
+@pytest.mark.parametrize("scale", [1e3, 1e4])
+def test_a_profile_bent_by_a_first_layer_that_the_inputs_saturate_is_put_down_to_them(rng, scale):
+    """Not to an activation that carries unit inputs through this depth."""
+    x, labels = rng.standard_normal((1024, 20)), rng.integers(0, 5, 1024)
+    net = gc.MLP([20] + [64] * 6 + [5], activation="tanh")
+    report = gc.analyze(net, scale * x, labels)
+    found = next(finding for finding in report.findings if finding.kind == "vanishing")
+    assert found.cause == "input_scale" and "saturate layer 0" in found.explanation
+    _, _, findings = diagnose(report._case)
+    assert kept(findings) == kept(report.findings)
+    assert "saturate layer 0" in next(finding.explanation for finding in findings if finding.kind == "vanishing")
+    assert gc.analyze(net, x, labels).verdict == "healthy"
+    deep = gc.MLP([20] + [64] * 12 + [5], activation="sigmoid")  # vanishes for unit inputs as well
+    assert {f.cause for f in gc.analyze(deep, 1e4 * x, labels).findings if f.kind == "vanishing"} == {
+        "activation_slope"
+    }
+
+
 def test_biases_outweigh_small_inputs_behind_a_layer_norm(rng):
     """What the finding says: without biases the scale of the inputs has no effect, with them nothing is learned."""
     x = rng.standard_normal((1024, 20)).astype("f4")

@@ -32,6 +32,23 @@ def test_a_net_is_not_sent_back_to_the_weights_it_was_made_with():
     assert '/ fan_in for relu (init="auto")' in drawn.explanation
 
 
+def test_weights_that_lie_in_the_direction_of_the_gradient_are_not_called_too_large():
+    """Trained on unscaled targets, they grow in one direction; on the whole, they are smaller than critical ones."""
+    rng = np.random.default_rng(0)
+    net = gc.MLP([20] + [64] * 6 + [1])
+    direction = np.ones(64) / 8
+    for layer in range(1, 6):
+        weight = net.parameters[f"dense{layer}.weight"]
+        weight[...] = 0.5 * rng.standard_normal((64, 64)) / 8 + 4.0 * np.outer(direction, direction)
+    finding = next(
+        each for each in gc.analyze(net, X, np.float64(LABELS), loss="mse").findings if "slope" in each.evidence
+    )
+    assert (finding.kind, finding.cause) == ("exploding", "weight_scale")
+    assert finding.evidence["weight_excess_log"] < 0.0
+    assert "too large for relu, but they lie in the direction of the gradient" in finding.explanation
+    assert "random weights with a weight variance of 2 / fan_in for relu" in finding.explanation
+
+
 def test_classes_have_no_scale_to_tell():
     """Steps too large for inputs of 300: a root mean square of 1 was told of the labels."""
     for loss, target in (("cross_entropy", LABELS), ("mse", np.float64(LABELS))):

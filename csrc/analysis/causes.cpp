@@ -22,6 +22,7 @@ constexpr double kMildGrowth = 1.2;     // of squared gradients per layer; good 
 constexpr double kLargeInput = 0x1p40;  // the square of such inputs alone uses up a third of float32's exponents
 constexpr double kTiny = 1e-300;
 constexpr char kByInputs[] = "In layer 0, the normalization divides the gradient by the scale of the inputs";
+constexpr char kSaturatedByInputs[] = "The inputs are so large that they saturate layer 0, where most of this happens";
 
 template <class Term>
 double mean_over(int first, int last, Term term) noexcept {
@@ -126,12 +127,29 @@ bool can_be_levelled(const Evidence &evidence, const Slope &slope) {
   return left > std::max(-slope.band, kMainShare * slope.typical());
 }
 
-// The part of the slope that comes from the scale of the inputs. A normalization divides the gradient by what it
-// divided z by: about 1 in other layers, the root mean square of the inputs in layer 0. With skip connections, the
-// slope is that of dL/dh, in which the normalization of layer 0 has no part.
+// ln of layer 0's factor |delta|^2 / |dL/dh|^2 over what unit inputs would give, at most 0; 0 if the inputs are not
+// large, if by theory inputs of their size would not saturate this activation, or if no gradient is left.
+double saturating_inputs(const Evidence &evidence) noexcept {
+  const LayerEvidence &first = evidence.layers[0];
+  const double rms = evidence.input_rms;
+  if (!first.spec->hidden || !(rms > limits::kInputScale && std::isfinite(rms))) return 0;
+  const auto square = [&](double q) { return moments(evidence.derivative, first.spec->activation, q).square; };
+  const double unit = square(first.weight_var + first.bias_var);
+  const double large = std::min(first.weight_var * rms * rms + first.bias_var, kLargeInput * kLargeInput);
+  if (square(large) > kSaturatedSlope * unit) return 0;
+  if (!(first.delta > 0 && unit > 0)) return 0;
+  return std::min(0.0, std::log(std::pow(first.delta / first.grad_output, 2) / unit));
+}
+
+// The part of the slope that comes from the scale of the inputs, all of it in layer 0. A normalization divides the
+// gradient by what it divided z by: about 1 in other layers, the root mean square of the inputs in layer 0. Without
+// one, large inputs saturate layer 0. With skip connections, the slope is that of dL/dh, in which layer 0 has no part.
 double slope_of_inputs(const Evidence &evidence, const Slope &slope) noexcept {
-  if (!evidence.net->layers[0].normalization || evidence.net->any_residual) return 0;
-  return -2 * std::log(std::hypot(evidence.input_rms, std::sqrt(kNormEps))) / slope.steps;
+  if (evidence.net->any_residual) return 0;
+  const double change = evidence.net->layers[0].normalization
+                            ? -2 * std::log(std::hypot(evidence.input_rms, std::sqrt(kNormEps)))
+                            : saturating_inputs(evidence);
+  return change / std::max(slope.steps - 1, 1);  // the slope is a mean over the steps between layers
 }
 
 bool mostly_masked(const Evidence &evidence) noexcept {
@@ -168,10 +186,10 @@ int cause_of_exploding(const Evidence &evidence, const Slope &slope) {
   return weights ? GRADCORE_CAUSE_WEIGHT_SCALE : GRADCORE_CAUSE_DEPTH;
 }
 
-const char *why_vanishing(int cause) noexcept {
+const char *why_vanishing(int cause, bool normalized) noexcept {
   switch (cause) {
     case GRADCORE_CAUSE_INPUT_SCALE:
-      return kByInputs;
+      return normalized ? kByInputs : kSaturatedByInputs;
     case GRADCORE_CAUSE_WEIGHT_SCALE:
       return "The scale of the weights does not suit the activation";
     case GRADCORE_CAUSE_NARROW_LAYER:
@@ -194,7 +212,7 @@ const char *why_exploding(int cause, bool any_residual) noexcept {
     case GRADCORE_CAUSE_BATCH_NORM:
       return "Batch norm keeps the forward signal in range but makes the backward one grow";
     case GRADCORE_CAUSE_WEIGHT_SCALE:
-      return "The weights are too large for the activation";
+      return "The weights enlarge the gradient by more than the activation reduces it";
     case GRADCORE_CAUSE_ACTIVATION_SLOPE:
       return "With the normalization, the activation's slope is large relative to its output";
     default:

@@ -293,7 +293,8 @@ void Judge::vanishing() {
   for (int l = 0; l < depth_ - 1; l++) largest = std::max(largest, evidence_.travelling(l));
   const int weak = collect(
       depth_ - 1, [&](const LayerEvidence &, int l) { return evidence_.travelling(l) * limits::kNormRatio < largest; });
-  slope_finding(GRADCORE_FINDING_VANISHING, harms_when_vanishing(), cause, first, weak, why_vanishing(cause));
+  slope_finding(GRADCORE_FINDING_VANISHING, harms_when_vanishing(), cause, first, weak,
+                why_vanishing(cause, evidence_.net->layers[0].normalization != 0));
 }
 
 void Judge::exploding() {

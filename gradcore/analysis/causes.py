@@ -182,16 +182,39 @@ def of_vanishing(subject: Subject) -> str:
 
 
 def slope_of_inputs(subject: Subject) -> float:
-    """The part of the slope that the scale of the inputs makes; 0 without a normalization.
+    """The part of the slope that the scale of the inputs makes, all of it in layer 0.
 
     A normalization divides the gradient by the size of the pre-activations. In layer 0 that is the root mean square of
-    the inputs, in the other hidden layers about 1. With skip connections the slope is that of dL/dh instead of delta,
-    in which the normalization of layer 0 has no part.
+    the inputs, in the other hidden layers about 1. Without one, large inputs saturate layer 0 (`saturating_inputs`).
+    With skip connections the slope is that of dL/dh instead of delta, in which layer 0 has no part.
     """
     measurement = subject.measurement
-    if measurement.config["normalization"] is None or skip_connections(measurement.config).any():
+    if skip_connections(measurement.config).any():
         return 0.0
-    return -2.0 * math.log(math.hypot(measurement.input_rms, math.sqrt(NORM_EPS))) / subject.slope.steps
+    if measurement.config["normalization"] is None:
+        change = saturating_inputs(subject)
+    else:
+        change = -2.0 * math.log(math.hypot(measurement.input_rms, math.sqrt(NORM_EPS)))
+    return change / max(subject.slope.steps - 1, 1)  # the slope is a mean over the steps between layers
+
+
+def saturating_inputs(subject: Subject) -> float:
+    """ln of layer 0's factor |delta|^2 / |dL/dh|^2 over the one that inputs of unit variance would give; at most 0.
+
+    It is 0 if the inputs are not large, if by theory inputs of their size would not saturate this activation, or if no
+    gradient is left, so that the slope leaves out layer 0.
+    """
+    measurement = subject.measurement
+    if not subject.limits.input_scale < measurement.input_rms < math.inf or not measurement.config["activation"]:
+        return 0.0
+    name = measurement.config["activation"][0]
+    weight_var, bias_var = float(measurement.weight_var[0]), float(measurement.bias_var[0])
+    unit = theory.derivative_moment(name, weight_var + bias_var)
+    large = min(weight_var * measurement.input_square + bias_var, _LARGE_SQUARE)
+    if theory.derivative_moment(name, large) > _SATURATED_SLOPE * unit:
+        return 0.0
+    delta, arriving = (float(measurement.rms(norm)[0]) for norm in ("delta_norm", "grad_output_norm"))
+    return min(0.0, math.log((delta / arriving) ** 2 / unit)) if delta > 0.0 and unit > 0.0 else 0.0
 
 
 def signal_dies(subject: Subject) -> bool:

@@ -17,6 +17,7 @@ from .causes import (
     can_be_levelled,
     critical_variance,
     hidden_factors,
+    saturating_inputs,
     signal_dies,
     steepest_layer,
     weight_excess,
@@ -158,6 +159,12 @@ def vanishing_cause(subject: Subject, cause: str) -> str:
 def _by_inputs(subject: Subject) -> str:
     """Why the gradient changes if the scale of the inputs is the cause, as `causes.slope_of_inputs` explains."""
     rms, name = factor(subject.measurement.input_rms), subject.measurement.config["normalization"]
+    if name is None:
+        return (
+            f"The inputs (root mean square {rms}) saturate layer 0: its activation passes on "
+            f"{factor(bounded_exp(saturating_inputs(subject)))} times the |delta|^2 that it would for inputs of unit "
+            "variance. Most of the change happens there, not over depth. Standardize the inputs."
+        )
     return (
         f"In layer 0, {name} norm divides the gradient by the scale of the inputs (root mean square {rms}), as it "
         "does the signal: most of the change happens there, not over depth."
@@ -194,11 +201,7 @@ def exploding_cause(subject: Subject, cause: str) -> str:
             f"{'larger batches' if math.isinf(growth) else 'fewer layers'} limit it."
         )
     if cause == "weight_scale":
-        return (
-            f"The weights are too large for {' and '.join(names)}: per layer, they multiply |delta|^2 by "
-            f"{factor(factors['weight_scale'] * factors['alignment'])} and the activation's derivative by "
-            f"{factor(factors['mask'] * factors['active_slope'])}; {_critical(subject)} would balance this."
-        )
+        return _by_weights(subject, names, factors)
     if cause == "activation_slope":
         return _normalized(subject, names)
     if skip_connections(subject.measurement.config).any():
@@ -207,6 +210,23 @@ def exploding_cause(subject: Subject, cause: str) -> str:
             "branches by the square root of the depth, or a normalization, keeps it level."
         )
     return "The growth per layer is small, as small as this design allows; there are too many layers."
+
+
+def _by_weights(subject: Subject, names: list[str], factors: Mapping[str, float]) -> str:
+    """Why the gradient grows if the weights are the cause: by their size, or by how they lie to the gradient."""
+    slope = factor(factors["mask"] * factors["active_slope"])
+    whole = factor(factors["weight_scale"] * factors["alignment"])
+    if weight_excess(subject) <= 0.0 < math.log(factors["alignment"]):
+        return (
+            f"The weights are not too large for {' and '.join(names)}, but they lie in the direction of the gradient: "
+            f"per layer, they multiply |delta|^2 by {whole} (random weights of this size: by "
+            f"{factor(factors['weight_scale'])}) and the activation's derivative by {slope}; random weights with "
+            f"{_critical(subject)} would balance this."
+        )
+    return (
+        f"The weights are too large for {' and '.join(names)}: per layer, they multiply |delta|^2 by {whole} and the "
+        f"activation's derivative by {slope}; {_critical(subject)} would balance this."
+    )
 
 
 def _critical(subject: Subject) -> str:
