@@ -158,7 +158,7 @@ def test_own_table(capsys, csv):
         (["--data", "digits", "--widths", "64,5,10", "--html", "/no/such/place/r.html"], "--html: cannot write"),
         (["--data", "digits", "--widths", "64,5,10", "--json", "."], "--json: cannot write"),
         (["--data", "no.csv", "--widths", "64,5,10"], "no.csv: no such file"),
-        (["--data", "table.xls", "--widths", "64,5,10"], "expected 'digits' or a .csv"),
+        (["--data", "table.xls", "--widths", "64,5,10"], "expected 'digits', a .csv"),
     ],
 )
 def test_every_error_is_one_line_and_code_2(capsys, arguments, message):
@@ -186,7 +186,7 @@ def test_every_error_is_one_line_and_code_2(capsys, arguments, message):
         ("a,b\n1,2\n3,maybe\n", "line 3, 'b': expected a number as in the rows above, got 'maybe'"),
         ("a\n1\n2\n", "expected features and a target, got one column"),
         (",a\n0,1\n1,2\n", "expected features and a target, got one column"),
-        ("1,7\n2,7\n", "at least 2 classes in the target, got only 7"),
+        ("1,7\n2,7\n", "at least 2 classes in the target, got only '7'"),
         ('a,b\n1,"2\n', "line 2: unexpected end of data"),
         ("1,2,0\n1_0,2,1\n", "line 2, 'column 0': expected a number, got '1_0'"),
     ],
@@ -196,6 +196,26 @@ def test_bad_tables_name_the_line(csv, text, message):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         tables.load(path)
     assert str(error.value).startswith(path)
+
+
+def test_a_pipe_is_read_as_a_table(tmp_path):
+    """Nothing can go back in it."""
+    os.mkfifo(pipe := tmp_path / "pipe.csv")
+    text, arguments = "a,b,y\n" + "1,2,no\n3,5,yes\n" * 20, ["--widths", "2,8,8,2", "--no-remedies"]
+    command = [sys.executable, "-m", "gradcore", "analyze", "--data"]
+    given = {"capture_output": True, "text": True, "cwd": tmp_path}
+    found = subprocess.run([*command, "-", "--target", "y", *arguments], input=text, **given)
+    assert found.returncode in (0, 1) and found.stdout.startswith("standard input: 40 rows, 2 features"), found.stderr
+    bad = subprocess.run([*command, "-", *arguments], input="a,b\n1,\n", **given)
+    assert (bad.returncode, bad.stderr) == (
+        2,
+        "gradcore: standard input line 2, 'b': missing value; fill it in or drop the row first\n",
+    )
+    with subprocess.Popen(
+        [*command, str(pipe), *arguments], stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as process:
+        pipe.write_text(text)
+        assert process.communicate()[0].startswith(f"{pipe}: 40 rows, 2 features")
 
 
 def test_text_that_is_not_utf8(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gradcore as gc
-from gradcore import sweeps
+from gradcore import cli, sweeps
 from gradcore.analysis import mean_field as theory
 from gradcore.show import sweep_story
 
@@ -438,3 +438,8 @@ def test_forms_of_the_result(result):
     assert lines[1].startswith("3,16,tanh,auto,,0.0,,False,0,healthy,")
     assert len(lines) == 9
     assert repr(result) == "<SweepResult of 8 nets: depth 2, activation 2, seed 2>"
+
+
+def test_one_format_at_a_time_goes_to_standard_output(capsys):
+    assert cli.main(["sweep", "--depth", "3", "--csv", "-", "--json", "-"]) == 2
+    assert capsys.readouterr() == ("", "gradcore: --csv and --json: expected - for one of them at most, got both\n")

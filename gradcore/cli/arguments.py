@@ -104,7 +104,12 @@ def _add_analyze(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = analyze.add_argument
-    add("--data", required=True, metavar="digits|FILE", help="the bundled digits, or a .csv, .tsv, .txt or .npz file")
+    add(
+        "--data",
+        required=True,
+        metavar="digits|FILE",
+        help="the bundled digits, a .csv, .tsv, .txt or .npz file, or - for CSV from standard input",
+    )
     add("--target", metavar="COLUMN", help="target column of a CSV, by name or index (default: the last)")
     add("--standardize", action="store_true", help="shift each feature to mean 0, scale it to variance 1")
     _add_design(analyze)

@@ -15,6 +15,8 @@ OK, UNHEALTHY, ERROR, INTERRUPTED = 0, 1, 2, 130
 
 def check_outputs(arguments: argparse.Namespace) -> None:
     """Raise ValueError before the analysis if its report could not be written."""
+    if getattr(arguments, "csv", None) == arguments.json == "-":
+        raise ValueError("--csv and --json: expected - for one of them at most, got both")
     names = ("html", "json", "csv", "out")
     for option, name in ((f"--{name}", getattr(arguments, name, None)) for name in names):
         if name == "-" and option in ("--html", "--out"):

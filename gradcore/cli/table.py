@@ -8,8 +8,10 @@ and the place.
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import re
+import sys
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +28,7 @@ CLASS_LOSSES = ("cross_entropy", "binary_cross_entropy")
 MAX_CLASSES = 20
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+_STANDARD_INPUT = "standard input"  # as messages call it
 _MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", "?"))
 
 
@@ -52,7 +55,7 @@ class Table:
 
 
 def load(source: str, *, target: str | None = None, loss: str | None = None, outputs: int | None = None) -> Table:
-    """Read `source`: the word `digits`, or a path ending in .csv, .tsv, .txt or .npz.
+    """Read `source`: the word `digits`, a path ending in .csv, .tsv, .txt or .npz, or `-` for CSV from standard input.
 
     Args:
         source: as above; a text file is split at commas, semicolons, tabs or bars.
@@ -66,17 +69,22 @@ def load(source: str, *, target: str | None = None, loss: str | None = None, out
         ValueError: the file cannot be read as a table; names the place and the reason.
         ModuleNotFoundError: `digits` without scikit-learn.
     """
+    source = _STANDARD_INPUT if source == "-" else source
     suffix = Path(source).suffix.lower()
-    if target is not None and suffix not in (".csv", ".tsv", ".txt"):
+    columns = source == _STANDARD_INPUT or suffix in (".csv", ".tsv", ".txt")
+    if target is not None and not columns:
         raise ValueError(f"--target names a column of a CSV file; {source} has no columns to choose from")
     if source == "digits":
         x, raw, notes = digits()
     elif suffix == ".npz":
         x, raw, notes = read_npz(source)
-    elif suffix in (".csv", ".tsv", ".txt"):
+    elif columns:
         x, raw, notes = read_csv(source, target)
     else:
-        raise ValueError(f"--data: expected 'digits' or a .csv, .tsv, .txt or .npz file, got {source!r}")
+        raise ValueError(
+            f"--data: expected 'digits', a .csv, .tsv, .txt or .npz file, or - for CSV from standard input, "
+            f"got {source!r}"
+        )
     if len(x) < 2:
         raise ValueError(f"{source}: expected at least 2 rows, got {len(x)}")
     y, loss, count, classes, note = interpret_target(source, raw, loss, outputs)
@@ -187,11 +195,12 @@ def _read_cells(path: str) -> tuple[list[int], list[list[str]], str]:
     lines: list[int] = []
     rows: list[list[str]] = []
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
-            file.seek(0)
+        source = sys.stdin.fileno() if path == _STANDARD_INPUT else path
+        with open(source, newline="", encoding="utf-8-sig", closefd=path != _STANDARD_INPUT) as file:
+            first = file.readline()  # a pipe cannot go back
             delimiter = max(",;\t|", key=re.sub('"[^"]*"', "", first).count)
-            reader = csv.reader(file, delimiter=delimiter, strict=True, skipinitialspace=True)
+            text = itertools.chain([first] if first else [], file)
+            reader = csv.reader(text, delimiter=delimiter, strict=True, skipinitialspace=True)
             for cells in reader:
                 if not any(cell.strip() for cell in cells):
                     continue
@@ -312,7 +321,7 @@ def interpret_target(
     if not (text or whole):
         raise ValueError(f"{source}: {loss} needs class labels, the target holds numbers ({values[0]:g})")
     if len(values) < 2:
-        raise ValueError(f"{source}: expected at least 2 classes in the target, got only {_class_names(values)[0]}")
+        raise ValueError(f"{source}: expected at least 2 classes in the target, got only {_class_names(values)[0]!r}")
     if loss is None and outputs == 1 and len(values) > 2 and not text:
         return _as_numbers(raw, "mse")
     default = "binary_cross_entropy" if outputs == 1 and len(values) == 2 else "cross_entropy"
