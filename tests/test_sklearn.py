@@ -1,5 +1,6 @@
 """Estimators of scikit-learn as nets: the same outputs, and a clear message about what does not fit."""
 
+import re
 import sys
 import warnings
 
@@ -84,13 +85,20 @@ def test_the_estimator_does_not_change(neural_network):
         np.testing.assert_array_equal(values, old)
 
 
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 def test_what_does_not_fit_is_named(neural_network, monkeypatch):
+    from sklearn import model_selection, pipeline, preprocessing
+
     with pytest.raises(ValueError, match="estimator: expected a fitted one, got one without weights; call fit or"):
         gc.from_sklearn(neural_network.MLPClassifier())
     for wrong in (neural_network.MLPClassifier, neural_network.BernoulliRBM(), None, X):
         with pytest.raises(TypeError, match="estimator: expected an MLPClassifier or MLPRegressor of scikit-learn"):
             gc.from_sklearn(wrong)
     estimator = fitted(neural_network.MLPRegressor(hidden_layer_sizes=(7,), random_state=0), X[:, 0])
+    with pytest.raises(TypeError, match=re.escape("pass pipeline[-1], and to `analyze` pipeline[:-1].transform(x)")):
+        gc.from_sklearn(pipeline.make_pipeline(preprocessing.StandardScaler(), estimator))
+    with pytest.raises(TypeError, match=r"of a search, pass search\.best_estimator_"):
+        gc.from_sklearn(model_selection.GridSearchCV(estimator, {"alpha": [0.1, 1.0]}, cv=2).fit(X, X[:, 0]))
     estimator.loss = "poisson"
     with pytest.raises(ValueError, match="its loss 'poisson' has no counterpart in gradcore"):
         gc.from_sklearn(estimator)

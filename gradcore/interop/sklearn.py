@@ -40,7 +40,12 @@ def from_sklearn(estimator: Any) -> MLP:
     """
     neural_network = _check.optional("sklearn.neural_network", "demo", "scikit-learn models")
     kinds = (neural_network.MLPClassifier, neural_network.MLPRegressor)
-    _check.instance(estimator, "estimator", kinds, "an MLPClassifier or MLPRegressor of scikit-learn")
+    expected = "an MLPClassifier or MLPRegressor of scikit-learn"
+    if hasattr(estimator, "steps"):
+        expected += " (of a pipeline, pass pipeline[-1], and to `analyze` pipeline[:-1].transform(x))"
+    elif hasattr(estimator, "best_estimator_"):
+        expected += " (of a search, pass search.best_estimator_)"
+    _check.instance(estimator, "estimator", kinds, expected)
     if not hasattr(estimator, "coefs_"):
         raise ValueError("estimator: expected a fitted one, got one without weights; call fit or partial_fit first")
     if getattr(estimator, "loss", "squared_error") == "poisson":
