@@ -159,6 +159,13 @@ def test_a_slope_outside_its_band_that_is_no_verdict_says_why(severity, half, en
     assert said[-1] == ending if ending else not any("moving" in sentence or "luck" in sentence for sentence in said)
 
 
+def test_a_single_singular_value_is_no_range():
+    """It read "from 2.4e-17 down to 2.4e-17 (root mean square 4.3e-17)", larger than the largest."""
+    net, rng = gc.MLP([5, 8, 8, 1], activation="tanh"), np.random.default_rng(0)
+    said = str(gc.analyze(net, rng.standard_normal((60, 5)), rng.standard_normal(60), loss="mse")).replace("\n", " ")
+    assert "The only singular value of the input-output Jacobian is" in said and "down to" not in said
+
+
 @pytest.mark.parametrize(("rate", "told"), [(20.0, False), (0.01, True)])
 def test_a_level_profile_has_no_factor_to_explain(rate, told):
     """Steps that are too large: the gradient keeps its size, whatever its factors are; 20 sigmoid layers lose it."""

@@ -47,7 +47,7 @@ TERMS = (
     ("activation", "root mean square of a layer's output over the batch"),
     ("delta", "norm over the batch of the gradient of the loss with respect to a layer's pre-activation"),
     ("weight gradient", "norm of the gradient of the loss with respect to a layer's weights"),
-    ("saturated", "share of units whose derivative is below 1 % of its maximum"),
+    ("saturated", "share of entries whose derivative is below 1 % of its maximum; for ReLU, share of zeros"),
     ("dead", "share of units that are zero for every row of a batch"),
     ("update", "change of the weights in one step of the optimizer, relative to the weights"),
 )
@@ -350,10 +350,18 @@ def nearby_lines(report: Report) -> list[str]:
     if jacobian is not None and jacobian.mean_square == 0.0:
         lines.append("The output does not change with the input.")
     elif jacobian is not None and math.isfinite(jacobian.mean_square):
+        square = number(math.sqrt(jacobian.mean_square))
+        if min(report.config["widths"][0], report.config["widths"][-1]) == 1:
+            value = number(float(jacobian.largest[0]))
+            lines.append(
+                f"The only singular value of the input-output Jacobian is {value}, as a mean over rows (root mean "
+                f"square {square})."
+            )
+            return lines
         low = ("" if jacobian.exact else "at most ") + number(float(jacobian.smallest[-1]))
         lines.append(
             f"The singular values of the input-output Jacobian range from {number(float(jacobian.largest[0]))} down "
-            f"to {low} (root mean square {number(math.sqrt(jacobian.mean_square))})."
+            f"to {low} (root mean square {square})."
         )
     return lines
 
