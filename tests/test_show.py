@@ -458,3 +458,11 @@ def test_skip_connections_are_told_from_branches():
 
 def test_an_output_that_does_not_move_is_said_in_words():
     assert "The output does not change with the input." in story.nearby_lines(_net_report(_closed_net()))
+
+
+@pytest.mark.parametrize(("steps", "axis"), [([5.0], "step 5"), ([5.0, 9.0], "step 5 9")])
+def test_a_map_of_a_single_check_names_its_step_once(steps, axis):
+    history = {name: np.ones((len(steps), 3)) for name in PROFILES} | {"step": np.array(steps)}
+    cost = {"checks": len(steps), "recorded_passes": 1, "analyses": 0}
+    report = TrainingReport("healthy", (), 9, history, {"widths": [4, 4, 4, 2]}, {}, cost)
+    assert axis in (line.strip() for line in str(report).splitlines())

@@ -127,7 +127,8 @@ def _text_map(report: TrainingReport, terminal: Terminal) -> list[str]:
         cells = "".join(_shade(values[column, layer], low, high, shades) for column in columns)
         lines.append(f"{layer:5} {cells}|")
     steps = report.history["step"][columns]
-    lines.append(f"      {f'step {steps[0]:.0f}':{max(len(columns) - 6, 0)}} {steps[-1]:.0f}".rstrip())
+    last = f" {steps[-1]:.0f}" if len(steps) > 1 else ""
+    lines.append(f"      {f'step {steps[0]:.0f}':{max(len(columns) - 6, 0)}}{last}".rstrip())
     ends = f"{story.number(10**low)} to {story.number(10**high)}"
     scale = f"From blank to full: {ends}, on a logarithmic scale; x: not finite, or exactly zero."
     return lines + terminal.wrap(scale, style="dim")
