@@ -297,8 +297,10 @@ int32_t gradcore_net_num_flow_layers(const gradcore_net *net) { return net ? net
 gradcore_status gradcore_net_flow(const gradcore_net *net, int32_t layer, gradcore_layer_flow *flow) {
   GRADCORE_TRY(check_flow(net, layer));
   if (!flow) return null_argument("flow");
-  *flow = net->flow(layer);
-  return GRADCORE_OK;
+  return guarded([&] {
+    *flow = net->flow(layer);
+    return GRADCORE_OK;
+  });
 }
 gradcore_status gradcore_net_flow_histogram(const gradcore_net *net, int32_t layer, int32_t which, int64_t *histogram) {
   GRADCORE_TRY(check_flow(net, layer));

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <new>
 
 namespace gradcore {
 
@@ -66,5 +67,25 @@ gradcore_status check_labels(const int64_t *labels, int64_t rows, int64_t classe
 }
 
 const char *last_error() noexcept { return text; }
+
+gradcore_status caught() noexcept {
+  try {
+    throw;
+  } catch (const std::bad_alloc &) {
+    return fail(GRADCORE_OUT_OF_MEMORY, "out of memory; nothing was changed");
+  } catch (...) {
+    return fail(GRADCORE_INTERNAL, "internal error");
+  }
+}
+
+TrapsMasked::TrapsMasked() noexcept {
+  if (!before_.traps()) return;
+  FloatMode masked = before_;
+  masked.mask_traps();
+  masked.set();
+}
+TrapsMasked::~TrapsMasked() {
+  if (before_.traps()) before_.set();
+}
 
 }  // namespace gradcore

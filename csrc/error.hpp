@@ -4,8 +4,8 @@
 
 #include <cstdarg>
 #include <cstddef>
-#include <new>
 
+#include "float_mode.hpp"
 #include "gradcore/gradcore.h"
 
 namespace gradcore {
@@ -36,15 +36,18 @@ inline constexpr int64_t kMostElements = int64_t(1) << 56;
 gradcore_status check_count(const char *name, int64_t count) noexcept;
 gradcore_status check_labels(const int64_t *labels, int64_t rows, int64_t classes) noexcept;
 
-// Runs a call that may throw; the only exception the core lets through is std::bad_alloc.
+// In the handler of an exception: what it means to the caller of the library.
+gradcore_status caught() noexcept;
+
+// Runs a call that may throw; the only exception the core lets through is std::bad_alloc. Meanwhile, no floating-point
+// operation traps.
 template <class F>
 gradcore_status guarded(F &&call) noexcept {
+  const TrapsMasked masked;
   try {
     return call();
-  } catch (const std::bad_alloc &) {
-    return fail(GRADCORE_OUT_OF_MEMORY, "out of memory; nothing was changed");
   } catch (...) {
-    return fail(GRADCORE_INTERNAL, "internal error");
+    return caught();
   }
 }
 

@@ -42,3 +42,10 @@ def test_a_file_without_write_permission_is_not_replaced(compile_program, tmp_pa
     out = native.run(program, cwd=folder)
     assert out == "path: expected a file that can be written, got: Permission denied\n"
     assert [path.name for path in folder.iterdir()] == ["net.safetensors"]
+
+
+def test_rounding_and_traps_are_the_hosts_own_affair(compile_program):
+    """Traps end a host with SIGFPE at an operation whose result nobody uses; a first net that was drawn with another
+    rounding mode changed the weights of all later ones."""
+    program = compile_program(EMBED / "float_mode.c")
+    assert native.run(program) in ("the host's own affair\n", "this CPU traps nothing\n")

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "float_mode.hpp"
 #include "init/random.hpp"
 #include "ops/parallel.hpp"
 
@@ -185,6 +186,7 @@ void store(const Architecture &net, const std::vector<std::vector<double>> &weig
 double critical_gain_squared(int activation) noexcept { return kCriticalGainSquared[activation]; }
 
 void initialize(Network &net, int initializer, const std::vector<uint32_t> &seed) {
+  const DefaultFloatMode mode;  // the weights of a seed are the same in every host
   const Architecture &architecture = net.architecture();
   std::vector<std::vector<double>> weights;
   for (int l = 0; l < architecture.depth(); l++) {

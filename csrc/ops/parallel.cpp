@@ -16,6 +16,7 @@
 #include <thread>
 
 #include "cancellation.hpp"
+#include "float_mode.hpp"
 #include "ops/cpus.hpp"
 #include "ops/team_limit.hpp"
 
@@ -54,23 +55,6 @@ int positive_from_environment(const char *name) noexcept {
   const long value = std::strtol(text, &end, 10);  // OMP_NUM_THREADS may be a list; its first number counts
   return end != text && value > 0 ? int(value < kMaxThreads ? value : kMaxThreads) : 0;
 }
-
-// How a thread rounds, and whether it takes subnormal numbers for zero. The threads of a team take over the mode of the
-// caller, or the result would depend on who computes what. (<cfenv> would save and restore more than that.)
-#if defined(__x86_64__)
-struct FloatMode {
-  FloatMode() noexcept { asm volatile("stmxcsr %0; fnstcw %1" : "=m"(sse), "=m"(x87)); }
-  void set() const noexcept { asm volatile("ldmxcsr %0; fldcw %1" ::"m"(sse), "m"(x87)); }
-  std::uint32_t sse;
-  std::uint16_t x87;  // of long double
-};
-#else
-struct FloatMode {
-  FloatMode() noexcept { asm volatile("mrs %0, fpcr" : "=r"(control)); }
-  void set() const noexcept { asm volatile("msr fpcr, %0" ::"r"(control)); }
-  std::uint64_t control;
-};
-#endif
 
 struct ThreadCount {
   int count;
@@ -184,7 +168,7 @@ class Pool {
   std::atomic<bool> taken_{false};
   Meeting meeting_;
   const FunctionRef<void(const Team &)> *body_ = nullptr;
-  FloatMode mode_;  // of the caller
+  FloatMode mode_;  // of the caller: results do not depend on who computes what
   int size_ = 0, callers_cpu_ = -1;
   int num_workers_ = 0;
   TeamLimit limit_;

@@ -26,8 +26,10 @@
  *     waiting for other threads as well, use gradcore_net_set_threads(net, NULL, NULL, 1).
  *   - A net may be used by one thread at a time; different nets may be used concurrently. A call that finds the thread
  *     pool taken runs on the calling thread alone, with bit-identical results.
- *   - All threads of a call use the calling thread's rounding mode and treatment of subnormal numbers. The library's
- *     own threads block signals, except those of faults and SIGPROF.
+ *   - All threads of a call use the calling thread's rounding mode and treatment of subnormal numbers; initial weights
+ *     do not depend on them. Nothing that a call computes raises SIGFPE, even if the calling thread has unmasked
+ *     floating-point exceptions (feenableexcept); they are as before after the call.
+ *   - The library's own threads block signals, except those of faults and SIGPROF.
  */
 #ifndef GRADCORE_GRADCORE_H
 #define GRADCORE_GRADCORE_H

@@ -1,0 +1,106 @@
+/* A host that rounds in its own way, and that wants a signal for each of its own floating-point exceptions. */
+#define _GNU_SOURCE
+#include <fenv.h>
+#include <gradcore/gradcore.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ROWS = 37, IN = 9, HIDDEN = 21, CLASSES = 5 };
+
+static union {
+  double f64[ROWS * HIDDEN];
+  float f32[ROWS * HIDDEN];
+} x, y;
+static int64_t labels[ROWS], bins[GRADCORE_NUM_BINS_F64];
+
+static void must(gradcore_status status) {
+  if (status == GRADCORE_OK) return;
+  fprintf(stderr, "%s\n", gradcore_last_error());
+  exit(1);
+}
+
+static gradcore_net *new_net(int32_t dtype, int32_t activation, int32_t normalization, int32_t initializer) {
+  const int64_t widths[] = {IN, HIDDEN, HIDDEN, CLASSES};
+  const int32_t activations[] = {activation, activation};
+  const gradcore_net_config config = {sizeof config, widths, 4, activations, normalization, 1, 1, dtype};
+  gradcore_net *net = NULL;
+  must(gradcore_net_create(&config, &net));
+  must(gradcore_net_initialize(net, initializer, 7));
+  return net;
+}
+
+/* The first weights of a process: the tables of normal numbers are made for all that follow. */
+static void check_weights(void) {
+  for (int32_t initializer = 0; initializer < GRADCORE_NUM_INITIALIZERS; initializer++) {
+    fesetround(FE_UPWARD);
+    gradcore_net *upward = new_net(GRADCORE_FLOAT64, GRADCORE_TANH, 0, initializer);
+    if (fegetround() != FE_UPWARD) exit(2);
+    fesetround(FE_TONEAREST);
+    gradcore_net *nearest = new_net(GRADCORE_FLOAT64, GRADCORE_TANH, 0, initializer);
+    const size_t size = (size_t)gradcore_net_flat_size(nearest) * sizeof(double);
+    if (memcmp(gradcore_net_parameters(upward), gradcore_net_parameters(nearest), size) != 0) {
+      fprintf(stderr, "%s: other weights\n", gradcore_initializer_name(initializer));
+      exit(1);
+    }
+    gradcore_net_destroy(upward);
+    gradcore_net_destroy(nearest);
+  }
+}
+
+static void use_net(int32_t dtype, int32_t activation, int32_t normalization) {
+  const gradcore_matrix input = {&x, ROWS, IN, IN};
+  const gradcore_target_data target = {labels, {NULL, 0, 0, 0}, ROWS};
+  const gradcore_optimizer_config adam = {sizeof adam, GRADCORE_ADAM, 0, 1e-3, 0, 0, 0.99, 0.9, 0.999, 1e-8};
+  gradcore_net *net = new_net(dtype, activation, normalization, GRADCORE_INIT_ORTHOGONAL);
+  gradcore_optimizer *optimizer = NULL;
+  gradcore_diagnosis *diagnosis = NULL;
+  gradcore_judgement judgement = {.size = sizeof judgement};
+  gradcore_layer_flow flow;
+  gradcore_step step;
+  must(gradcore_optimizer_create(net, &adam, &optimizer));
+  must(gradcore_diagnosis_create(net, GRADCORE_CROSS_ENTROPY, &diagnosis));
+  must(gradcore_net_train_step(net, &input, &target, GRADCORE_CROSS_ENTROPY, optimizer, 1, 1, 1, &step));
+  must(gradcore_diagnosis_add(diagnosis, &input, step.loss));
+  must(gradcore_diagnosis_judge(diagnosis, optimizer, &judgement));
+  must(gradcore_net_flow(net, 1, &flow));
+  must(gradcore_clip_grad_adaptive(net, 0.01, 1e-3));
+  must(gradcore_net_forward(net, &input, 0, &y));
+  gradcore_diagnosis_destroy(diagnosis);
+  gradcore_optimizer_destroy(optimizer);
+  gradcore_net_destroy(net);
+}
+
+static void use_ops(int32_t dtype, int32_t activation) {
+  gradcore_array_stats stats;
+  must(gradcore_op_activation(dtype, activation, &x, ROWS * HIDDEN, &y));
+  must(gradcore_op_activation_backward(dtype, activation, &x, &x, ROWS * HIDDEN, &y));
+  must(gradcore_op_array_stats(dtype, &x, ROWS * HIDDEN, &stats, bins));
+}
+
+int main(void) {
+  check_weights();
+  const int wanted = FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW;
+  for (int i = 0; i < ROWS; i++) labels[i] = i % CLASSES;
+  for (int32_t target = 0; target < gradcore_num_targets(); target++) {
+    if (!gradcore_target_supported(target)) continue;
+    must(gradcore_set_target(gradcore_target_name(target)));
+    for (int32_t dtype = 0; dtype < 3; dtype++) {
+      for (int i = 0; i < ROWS * HIDDEN; i++)
+        if (dtype == GRADCORE_FLOAT64)
+          x.f64[i] = i * 37 % 101 * 4. - 200;
+        else
+          x.f32[i] = (float)(i * 37 % 101) * 4 - 200;
+      feclearexcept(FE_ALL_EXCEPT);
+      if (feenableexcept(wanted) == -1) return puts("this CPU traps nothing") == EOF;
+      for (int32_t activation = 0; activation < GRADCORE_NUM_ACTIVATIONS; activation++) {
+        for (int32_t normalization = 0; normalization < 4; normalization++) use_net(dtype, activation, normalization);
+        if (dtype != GRADCORE_BFLOAT16) use_ops(dtype, activation);
+      }
+      if (fegetexcept() != wanted || fetestexcept(wanted)) return 3;
+      fedisableexcept(FE_ALL_EXCEPT);
+    }
+  }
+  puts("the host's own affair");
+  return 0;
+}
