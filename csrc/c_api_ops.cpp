@@ -54,6 +54,15 @@ gradcore_status check_shape(const char *name, const gradcore_matrix *m, int64_t 
   return GRADCORE_OK;
 }
 
+// A copy of a caller's matrix, which `matrix` points to from here on. The stride of a single row, which may be any
+// number, is that of contiguous rows.
+struct Checked : gradcore_matrix {
+  __attribute__((noinline)) explicit Checked(const gradcore_matrix *&matrix) noexcept : gradcore_matrix(*matrix) {
+    stride = stride_of(*matrix);
+    matrix = this;
+  }
+};
+
 // Calls body(kernels) with the kernel set of a dtype; body may throw std::bad_alloc.
 template <class F>
 gradcore_status with_kernels(int32_t dtype, F &&body) noexcept {
@@ -212,6 +221,7 @@ gradcore_status gradcore_op_dense(int32_t dtype, const gradcore_matrix *input, c
     return fail(GRADCORE_INVALID_ARGUMENT, "weight: expected %lld columns as in the input, got %lld",
                 (long long)input->cols, (long long)weight->cols);
   if (!output) return null_argument("output");
+  const Checked own_input(input), own_weight(weight);
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<decltype(kernels)>;
     const int64_t in = weight->cols, out = weight->rows;
@@ -237,6 +247,7 @@ gradcore_status gradcore_op_dense_backward(int32_t dtype, const gradcore_matrix 
   GRADCORE_TRY(check_matrix("weight", weight));
   GRADCORE_TRY(check_shape("weight", weight, weight->rows, input->cols));
   GRADCORE_TRY(check_shape("grad_output", grad_output, input->rows, weight->rows));
+  const Checked own_grad_output(grad_output), own_input(input), own_weight(weight);
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<decltype(kernels)>;
     const int64_t n = input->rows, in = weight->cols, out = weight->rows;
@@ -349,6 +360,7 @@ gradcore_status gradcore_op_batch_norm_backward(int32_t dtype, const gradcore_ma
                                {"grad_input", grad_input},
                                {"grad_weight", grad_weight},
                                {"grad_bias", grad_bias}}));
+  const Checked own_grad_output(grad_output), own_input(input);
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<decltype(kernels)>;
     const int64_t n = input->rows, c = input->cols;
@@ -385,6 +397,7 @@ gradcore_status gradcore_op_layer_norm(int32_t dtype, const gradcore_matrix *inp
       check_pointers({{"weight", weight}, {"output", output}, {"save_mean", save_mean}, {"save_invstd", save_invstd}}));
   if (!rms && !bias) return null_argument("bias");
   GRADCORE_TRY(check_eps(dtype, eps));
+  const Checked own_input(input);
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<decltype(kernels)>;
     const int64_t c = input->cols;
@@ -410,6 +423,7 @@ gradcore_status gradcore_op_layer_norm_backward(int32_t dtype, const gradcore_ma
                                {"grad_input", grad_input},
                                {"grad_weight", grad_weight}}));
   if (!rms && !grad_bias) return null_argument("grad_bias");
+  const Checked own_grad_output(grad_output), own_input(input);
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<decltype(kernels)>;
     const int64_t n = input->rows, c = input->cols;
@@ -447,9 +461,10 @@ gradcore_status gradcore_op_loss(int32_t dtype, int32_t loss, const gradcore_mat
                   (long long)target->num_labels);
     GRADCORE_TRY(check_labels(target->labels, n, c));
   }
+  const Checked own_output(output);
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<decltype(kernels)>;
-    const TargetView<T> view{target->labels, static_cast<const T *>(target->values.data), target->values.stride};
+    const TargetView<T> view{target->labels, static_cast<const T *>(target->values.data), stride_of(target->values)};
     const double scale = loss_scale(loss, n, c);
     std::vector<double> sums(std::size_t(num_tiles(n)));
     for_tiles(n, kFlopsPerTranscendental * double(n) * double(c), [&](int64_t first, int64_t rows) {

@@ -34,6 +34,11 @@ gradcore_status check_loss(int32_t loss) noexcept;
 // The most elements of an array: no memory holds as many, and their size in bytes does not overflow.
 inline constexpr int64_t kMostElements = int64_t(1) << 56;
 gradcore_status check_count(const char *name, int64_t count) noexcept;
+// The distance between the rows of a caller's matrix; that of a single row may be any number.
+template <class Matrix>
+int64_t stride_of(const Matrix &matrix) noexcept {
+  return matrix.rows > 1 ? matrix.stride : matrix.cols;
+}
 gradcore_status check_labels(const int64_t *labels, int64_t rows, int64_t classes) noexcept;
 
 // In the handler of an exception: what it means to the caller of the library.

@@ -49,3 +49,7 @@ def test_rounding_and_traps_are_the_hosts_own_affair(compile_program):
     rounding mode changed the weights of all later ones."""
     program = compile_program(EMBED / "float_mode.c")
     assert native.run(program) in ("the host's own affair\n", "this CPU traps nothing\n")
+
+
+def test_the_stride_of_a_single_row_may_be_any_number(compile_program):
+    assert native.run(compile_program(EMBED / "single_row.c")) == "any stride\n"

@@ -18,17 +18,17 @@ using Element = typename std::decay_t<S>::Element;
 
 template <class T>
 InputView<T> view(const gradcore_matrix &matrix) noexcept {
-  return {static_cast<const T *>(matrix.data), matrix.stride};
+  return {static_cast<const T *>(matrix.data), stride_of(matrix)};
 }
 
 template <class T>
 OutputView<T> view(const gradcore_output_matrix &matrix) noexcept {
-  return {static_cast<T *>(matrix.data), matrix.stride};
+  return {static_cast<T *>(matrix.data), stride_of(matrix)};
 }
 
 template <class T>
 TargetView<T> view(const gradcore_target_data &target) noexcept {
-  return {target.labels, static_cast<const T *>(target.values.data), target.values.stride};
+  return {target.labels, static_cast<const T *>(target.values.data), stride_of(target.values)};
 }
 
 template <class T>
@@ -234,7 +234,7 @@ gradcore_status Network::check_target(const gradcore_target_data *target, int lo
     const gradcore_matrix &values = target->values;
     const bool of_probabilities = loss == GRADCORE_CROSS_ENTROPY || loss == GRADCORE_BINARY_CROSS_ENTROPY;
     if (of_probabilities && are_probabilities<T>(values)) return GRADCORE_OK;  // this pass also shows they are finite
-    if (!kernels.all_finite(rows, out, static_cast<const T *>(values.data), values.stride))
+    if (!kernels.all_finite(rows, out, static_cast<const T *>(values.data), stride_of(values)))
       return report_non_finite("target", values);
     if (!of_probabilities) return GRADCORE_OK;
     // Outside [0, 1] these losses have no minimum: the loss would fall to minus infinity, which looks like success.
