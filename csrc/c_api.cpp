@@ -245,8 +245,8 @@ gradcore_status gradcore_optimizer_create(gradcore_net *net, const gradcore_opti
   if (!net) return null_argument("net");
   gradcore_optimizer_config known{};
   GRADCORE_TRY(read_config(config, kFirstOptimizerConfig, &known));
-  GRADCORE_TRY(net->check_optimizer(&known));
   return guarded([&] {
+    GRADCORE_TRY(net->check_optimizer(&known));
     *optimizer = new gradcore_optimizer(*net, known);
     return GRADCORE_OK;
   });
@@ -255,7 +255,7 @@ void gradcore_optimizer_destroy(gradcore_optimizer *optimizer) { delete optimize
 
 gradcore_status gradcore_optimizer_set_lr(gradcore_optimizer *optimizer, double lr) {
   if (!optimizer) return null_argument("optimizer");
-  if (!(lr >= 0) || !std::isfinite(lr))
+  if (!std::isfinite(lr) || lr < 0)
     return fail(GRADCORE_INVALID_ARGUMENT, "lr: expected a finite number >= 0, got %g", lr);
   optimizer->config().lr = lr;
   return GRADCORE_OK;
@@ -275,9 +275,10 @@ gradcore_status gradcore_optimizer_step(gradcore_optimizer *optimizer, double cl
                                         int32_t record, gradcore_step *step) {
   if (!optimizer) return null_argument("optimizer");
   if (!step) return null_argument("step");
-  GRADCORE_TRY(check_clip(clip_norm, clip_value));
-  return run(optimizer->net,
-             [&] { return optimizer->net.update(*optimizer, {clip_norm, clip_value, record != 0}, step); });
+  return run(optimizer->net, [&] {
+    GRADCORE_TRY(check_clip(clip_norm, clip_value));
+    return optimizer->net.update(*optimizer, {clip_norm, clip_value, record != 0}, step);
+  });
 }
 
 gradcore_status gradcore_net_train_step(gradcore_net *net, const gradcore_matrix *input,
@@ -288,9 +289,10 @@ gradcore_status gradcore_net_train_step(gradcore_net *net, const gradcore_matrix
   if (!step) return null_argument("step");
   if (&optimizer->net != net)
     return fail(GRADCORE_INVALID_ARGUMENT, "optimizer: expected one that was created for this net, got another net's");
-  GRADCORE_TRY(check_clip(clip_norm, clip_value));
-  return run(*net,
-             [&] { return net->gradient(input, target, loss, optimizer, {clip_norm, clip_value, record != 0}, step); });
+  return run(*net, [&] {
+    GRADCORE_TRY(check_clip(clip_norm, clip_value));
+    return net->gradient(input, target, loss, optimizer, {clip_norm, clip_value, record != 0}, step);
+  });
 }
 
 int32_t gradcore_net_num_flow_layers(const gradcore_net *net) { return net ? net->num_flow_layers() : 0; }
@@ -312,7 +314,9 @@ gradcore_status gradcore_net_flow_histogram(const gradcore_net *net, int32_t lay
 
 gradcore_status gradcore_clip_grad_adaptive(gradcore_net *net, double clipping, double eps) {
   if (!net) return null_argument("net");
-  if (!(clipping > 0)) return fail(GRADCORE_INVALID_ARGUMENT, "clipping: expected a number > 0, got %g", clipping);
-  if (!(eps >= 0)) return fail(GRADCORE_INVALID_ARGUMENT, "eps: expected a number >= 0, got %g", eps);
-  return run(*net, [&] { return net->clip_adaptive(clipping, eps); });
+  return run(*net, [&] {
+    if (!(clipping > 0)) return fail(GRADCORE_INVALID_ARGUMENT, "clipping: expected a number > 0, got %g", clipping);
+    if (!(eps >= 0)) return fail(GRADCORE_INVALID_ARGUMENT, "eps: expected a number >= 0, got %g", eps);
+    return net->clip_adaptive(clipping, eps);
+  });
 }

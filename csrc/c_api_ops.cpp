@@ -187,9 +187,9 @@ void activation_backward(const KernelSet<T> &kernels, int32_t activation, int64_
 gradcore_status gradcore_clip_grad_norm(int32_t dtype, void *const *arrays, const int64_t *sizes, int32_t num_arrays,
                                         double max_norm, double norm_type, int32_t error_if_nonfinite, double *total) {
   GRADCORE_TRY(check_arrays(arrays, sizes, num_arrays));
-  if (!(max_norm >= 0)) return fail(GRADCORE_INVALID_ARGUMENT, "max_norm: expected a number >= 0, got %g", max_norm);
-  if (!(norm_type > 0)) return fail(GRADCORE_INVALID_ARGUMENT, "norm_type: expected a number > 0, got %g", norm_type);
   return with_kernels(dtype, [&](const auto &kernels) -> gradcore_status {
+    if (!(max_norm >= 0)) return fail(GRADCORE_INVALID_ARGUMENT, "max_norm: expected a number >= 0, got %g", max_norm);
+    if (!(norm_type > 0)) return fail(GRADCORE_INVALID_ARGUMENT, "norm_type: expected a number > 0, got %g", norm_type);
     using T = ElementOf<decltype(kernels)>;
     const ArrayList<T> list = as_list<T>(arrays, sizes, num_arrays);
     const double norm = total_norm(kernels, list, norm_type);
@@ -205,9 +205,9 @@ gradcore_status gradcore_clip_grad_norm(int32_t dtype, void *const *arrays, cons
 gradcore_status gradcore_clip_grad_value(int32_t dtype, void *const *arrays, const int64_t *sizes, int32_t num_arrays,
                                          double clip_value) {
   GRADCORE_TRY(check_arrays(arrays, sizes, num_arrays));
-  if (!(clip_value >= 0))
-    return fail(GRADCORE_INVALID_ARGUMENT, "clip_value: expected a number >= 0, got %g", clip_value);
   return with_kernels(dtype, [&](const auto &kernels) {
+    if (!(clip_value >= 0))
+      return fail(GRADCORE_INVALID_ARGUMENT, "clip_value: expected a number >= 0, got %g", clip_value);
     clip_arrays(kernels, as_list<ElementOf<decltype(kernels)>>(arrays, sizes, num_arrays), clip_value);
     return GRADCORE_OK;
   });
@@ -316,8 +316,8 @@ gradcore_status gradcore_op_batch_norm(int32_t dtype, const gradcore_matrix *inp
                                {"output", output},
                                {"save_mean", save_mean},
                                {"save_invstd", save_invstd}}));
-  GRADCORE_TRY(check_eps(dtype, eps));
   return with_kernels(dtype, [&](const auto &kernels) {
+    GRADCORE_TRY(check_eps(dtype, eps));
     using T = ElementOf<decltype(kernels)>;
     const int64_t n = input->rows, c = input->cols, stride = input->stride;
     const T *x = static_cast<const T *>(input->data), *gamma = static_cast<const T *>(weight);
@@ -396,9 +396,9 @@ gradcore_status gradcore_op_layer_norm(int32_t dtype, const gradcore_matrix *inp
   GRADCORE_TRY(
       check_pointers({{"weight", weight}, {"output", output}, {"save_mean", save_mean}, {"save_invstd", save_invstd}}));
   if (!rms && !bias) return null_argument("bias");
-  GRADCORE_TRY(check_eps(dtype, eps));
   const Checked own_input(input);
   return with_kernels(dtype, [&](const auto &kernels) {
+    GRADCORE_TRY(check_eps(dtype, eps));
     using T = ElementOf<decltype(kernels)>;
     const int64_t c = input->cols;
     for_tiles(input->rows, 8.0 * double(input->rows) * double(c), [&](int64_t first, int64_t rows) {

@@ -71,6 +71,31 @@ static void use_net(int32_t dtype, int32_t activation, int32_t normalization) {
   gradcore_net_destroy(net);
 }
 
+/* Even what is refused. */
+static void pass_nan(void) {
+  const double nan = strtod("nan", NULL);
+  const gradcore_optimizer_config adam = {sizeof adam, GRADCORE_ADAM, 0, 1e-3, 0, 0, 0.99, 0.9, nan, 1e-8};
+  const gradcore_matrix input = {&x, ROWS, IN, IN};
+  const gradcore_target_data target = {labels, {NULL, 0, 0, 0}, ROWS};
+  gradcore_net *net = new_net(GRADCORE_FLOAT32, GRADCORE_TANH, 0, GRADCORE_INIT_AUTO);
+  gradcore_optimizer_config sgd = {sizeof sgd, GRADCORE_SGD, 0, nan, 0, 0, 0, 0, 0, 0};
+  gradcore_optimizer *optimizer = NULL;
+  gradcore_step step;
+  void *const array = &y;
+  const int64_t size = ROWS;
+  int accepted = !gradcore_optimizer_create(net, &adam, &optimizer) + !gradcore_optimizer_create(net, &sgd, &optimizer);
+  sgd.lr = 0.01;
+  must(gradcore_optimizer_create(net, &sgd, &optimizer));
+  accepted += !gradcore_optimizer_set_lr(optimizer, nan) + !gradcore_optimizer_step(optimizer, nan, 0, 0, &step);
+  accepted += !gradcore_net_train_step(net, &input, &target, 0, optimizer, 0, nan, 0, &step);
+  accepted += !gradcore_clip_grad_adaptive(net, nan, nan) + !gradcore_clip_grad_value(0, &array, &size, 1, nan);
+  accepted += !gradcore_clip_grad_norm(0, &array, &size, 1, nan, 2, 0, NULL);
+  accepted += !gradcore_op_layer_norm(0, &input, &x, &x, 0, nan, &y, &y, &y);
+  if (accepted != 0) exit(4);
+  gradcore_optimizer_destroy(optimizer);
+  gradcore_net_destroy(net);
+}
+
 static void use_ops(int32_t dtype, int32_t activation) {
   gradcore_array_stats stats;
   must(gradcore_op_activation(dtype, activation, &x, ROWS * HIDDEN, &y));
@@ -93,6 +118,7 @@ int main(void) {
           x.f32[i] = (float)(i * 37 % 101) * 4 - 200;
       feclearexcept(FE_ALL_EXCEPT);
       if (feenableexcept(wanted) == -1) return puts("this CPU traps nothing") == EOF;
+      pass_nan();
       for (int32_t activation = 0; activation < GRADCORE_NUM_ACTIVATIONS; activation++) {
         for (int32_t normalization = 0; normalization < 4; normalization++) use_net(dtype, activation, normalization);
         if (dtype != GRADCORE_BFLOAT16) use_ops(dtype, activation);
