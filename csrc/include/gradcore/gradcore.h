@@ -23,7 +23,9 @@
  *     links it statically and may be unloaded must itself be linked with -Wl,-z,nodelete.
  *   - A pass or step allocates nothing and takes no lock if the net has run the same kind with the same number of rows
  *     before (a different, even smaller, number of rows may need another memory layout, and more memory). To avoid
- *     waiting for other threads as well, use gradcore_net_set_threads(net, NULL, NULL, 1).
+ *     waiting for other threads as well, use gradcore_net_set_threads(net, NULL, NULL, 1). If the library was loaded by
+ *     dlopen, the C library allocates 528 bytes in a thread's first call, and ends the process if it cannot: let each
+ *     thread call gradcore_last_error() when it starts.
  *   - A net may be used by one thread at a time; different nets may be used concurrently. A call that finds the thread
  *     pool taken runs on the calling thread alone, with bit-identical results.
  *   - All threads of a call use the calling thread's rounding mode and treatment of subnormal numbers; initial weights
@@ -256,8 +258,9 @@ typedef struct gradcore_target_data {
   int64_t num_labels;     /* rows, when labels is set */
 } gradcore_target_data;
 
-/* output [rows, out_features], contiguous, must not overlap input. With training != 0, batch norm uses the statistics of the batch (at least 2
- * rows) and updates the running statistics, and everything that gradcore_net_backward needs is kept. */
+/* output [rows, out_features], contiguous, must not overlap input. With training != 0, batch norm uses the statistics
+ * of the batch (at least 2 rows) and updates the running statistics, and everything that gradcore_net_backward needs is
+ * kept. */
 GRADCORE_API gradcore_status gradcore_net_forward(gradcore_net *net, const gradcore_matrix *input, int32_t training,
                                                   void *output);
 
@@ -321,13 +324,15 @@ typedef struct gradcore_step {
 /* One update from the net's gradients, which do not change. clip_norm > 0 scales them to at most that total norm
  * (by min(1, clip_norm / (total_norm + 1e-6))); then clip_value > 0 clamps each element; 0 means no clipping. A forward
  * pass that still waits for its backward is discarded: its activations belong to the old weights.
- * With clip_norm > 0, a non-finite total norm returns GRADCORE_NON_FINITE and leaves parameters and state unchanged.
+ * With clip_norm > 0, a non-finite total norm returns GRADCORE_NON_FINITE and leaves parameters and state unchanged;
+ * *step then holds this norm.
  * record != 0: stores the update norms (NaN if the step was refused) and weight norms of this step in the flow; the
  * rest of the flow remains that of the last recorded pass. */
 GRADCORE_API gradcore_status gradcore_optimizer_step(gradcore_optimizer *optimizer, double clip_norm, double clip_value,
                                                      int32_t record, gradcore_step *step);
 
-/* loss_and_gradients and optimizer_step in one call. A refused step leaves running statistics unchanged, too. */
+/* loss_and_gradients and optimizer_step in one call. A step refused with GRADCORE_NON_FINITE leaves running statistics
+ * unchanged, too; the gradients and *step are then those of the refused step. */
 GRADCORE_API gradcore_status gradcore_net_train_step(gradcore_net *net, const gradcore_matrix *input,
                                                      const gradcore_target_data *target, int32_t loss,
                                                      gradcore_optimizer *optimizer, double clip_norm, double clip_value,
