@@ -31,7 +31,7 @@ constexpr double kGroupBytes = 1e6;     // bytes of a group's chunk: one core's 
 constexpr double kGroupParameters = 2e6;
 // Rows of a weight in a ParamBlock: few, so that threads finish together. If one layer has most of the weights (the
 // first of 784-64-10), its blocks are smaller, down to an eighth of all weights: with two threads, a gradient is 1.14
-// to 1.46 times as fast (bench/experiments.md).
+// to 1.45 times as fast (bench/experiments.md).
 constexpr index kStripRows = 64, kStripsOfAllWeights = 8, kLeastStripSize = 8192;
 constexpr double kFillBytes = 1100e3;  // inputs and deltas that await their weight gradients, so that they stay in L2
 

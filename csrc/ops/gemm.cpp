@@ -56,6 +56,11 @@ int PanelSplit::cols(index panel) const noexcept {
   return int((end < cols_ ? end : cols_) - begin(panel));
 }
 
+index PanelSplit::panel_of(index column) const noexcept {
+  const index vector = column / lanes_, in_larger = extra_ * (base_ + 1);  // the first `extra_` panels are larger
+  return vector < in_larger ? vector / (base_ + 1) : extra_ + (vector - in_larger) / base_;
+}
+
 template <class T>
 index packed_size(const KernelSet<T> &set, index depth, index cols) noexcept {
   return set.elements(depth) * PanelSplit(cols, set.lanes, set.tile_vectors).padded_cols();
@@ -65,12 +70,11 @@ template <class T>
 void pack_forward(const KernelSet<T> &set, index in, index out, const T *weight, index ld, index out_begin,
                   index out_end, T *packed, bool past_caches) noexcept {
   const PanelSplit split(out, set.lanes, set.tile_vectors);
-  for (index panel = 0; panel < split.num_panels(); panel++) {
+  for (index panel = split.panel_of(out_begin); split.begin(panel) < out_end; panel++) {
     const index first = split.begin(panel), begin = std::max(first, out_begin);
     const index cols = std::min(first + split.cols(panel), out_end) - begin;
-    if (cols > 0)
-      set.pack_transposed(in, cols, weight + begin * ld, ld, split.vectors(panel) * set.lanes,
-                          packed + set.elements(in) * first + begin - first, past_caches);
+    set.pack_transposed(in, cols, weight + begin * ld, ld, split.vectors(panel) * set.lanes,
+                        packed + set.elements(in) * first + begin - first, past_caches);
   }
 }
 

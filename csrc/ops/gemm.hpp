@@ -17,7 +17,8 @@ class PanelSplit {
   index padded_cols() const noexcept { return vectors_ * lanes_; }
   index begin(index panel) const noexcept { return first_vector(panel) * lanes_; }  // its first column
   int vectors(index panel) const noexcept { return int(first_vector(panel + 1) - first_vector(panel)); }
-  int cols(index panel) const noexcept;  // without padding
+  int cols(index panel) const noexcept;         // without padding
+  index panel_of(index column) const noexcept;  // the panel that holds it
 
  private:
   index first_vector(index panel) const noexcept { return panel * base_ + (panel < extra_ ? panel : extra_); }

@@ -123,6 +123,7 @@ void check_packed(const KernelSet<T> &k, bool forward, const Shape &s, const Mat
     const index begin = split.begin(p), width = split.vectors(p) * k.lanes;
     CHECK(begin == covered && split.vectors(p) >= 1 && split.vectors(p) <= k.tile_vectors);
     CHECK(split.cols(p) <= width && split.cols(p) > width - k.lanes);
+    CHECK(split.panel_of(begin) == p && split.panel_of(begin + split.cols(p) - 1) == p);
     covered += split.cols(p);
     for (index d = 0; d < s.depth; d++) {
       for (index j = 0; j < width; j++) {
