@@ -47,6 +47,12 @@ int Schedule<T>::threads_for_pass(const PassRequest<T> &request, const RowPlan &
   return std::max(by_rows, threads_for(flops / 6, index(blocks_.size())));
 }
 
+// Calls whose batches have as many rows, and which do the same besides, are alike.
+template <class T>
+int Schedule<T>::tuned(TeamTuner &tuner, int threads, const PassRequest<T> &request) noexcept {
+  return tuner.size(threads, std::uint64_t(request.rows) * 4 + (request.optimizer ? 2 : 0) + (request.record ? 1 : 0));
+}
+
 // The first strip whose weights are multiplied with deltas: those of the first layer give the gradient of the net's
 // input, which training does not need.
 template <class T>
@@ -76,7 +82,8 @@ PassResult Schedule<T>::run(const PassRequest<T> &request) {
   // Backward must use the layout of forward, which saved the activations.
   const bool forward = has_forward(request.kind);
   const int slots = forward ? most_threads() : workspace_.shape().threads;
-  const int threads = std::min(slots, threads_for_pass(request, plan));
+  TeamTuner &tuner = pass_tuners_[int(request.kind)];
+  const int threads = tuned(tuner, std::min(slots, threads_for_pass(request, plan)), request);
   workspace_.prepare({plan, slots, forward ? threads : workspace_.shape().team, training, request.record});
   recorder_ = request.record ? &flow_ : nullptr;
   if (recorder_) flow_.begin(plan, threads);
@@ -87,7 +94,7 @@ PassResult Schedule<T>::run(const PassRequest<T> &request) {
     for (const LayerState<T> &layer : workspace_.layers)
       if (layer.spec->batch_norm()) batch_norm_from_running(layer);
 
-  run_team(threads, [&](const Team &team) { run_thread(request, team); });
+  run_team(threads, tuner, [&](const Team &team) { run_thread(request, team); });
 
   result_.input_finite = input_finite_.load(std::memory_order_relaxed);
   if (!result_.input_finite) return result_;
@@ -108,7 +115,8 @@ PassResult Schedule<T>::update(const PassRequest<T> &request) {
   recorder_ = request.record && flow_.num_layers() > 0 ? &flow_ : nullptr;
   begin_run();
   const double work = 8.0 * double(net_.flat_size);  // moving an element's bytes takes the time of eight FMAs
-  run_team(threads_for(work, index(blocks_.size())), [&](const Team &team) {
+  const int threads = tuned(update_tuner_, threads_for(work, index(blocks_.size())), request);
+  run_team(threads, update_tuner_, [&](const Team &team) {
     Phases phases(claims_, team);
     // Only the update is recorded here; the pass that computed the gradients has recorded them.
     phases.finish_blocks([&](index block, int) {

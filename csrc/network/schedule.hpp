@@ -63,6 +63,7 @@ class Schedule {
   index first_backward_strip(PassKind kind) const noexcept;
   void choose_panels(const PassRequest<T> &request, int threads) noexcept;
   int threads_for_pass(const PassRequest<T> &request, const RowPlan &plan) const noexcept;
+  int tuned(TeamTuner &tuner, int threads, const PassRequest<T> &request) noexcept;
   double tile_losses() const noexcept;
   const RowPlan &plan() const noexcept { return workspace_.shape().plan; }  // of the running pass
 
@@ -78,6 +79,7 @@ class Schedule {
   const bool packs_past_caches_;
   std::vector<double> block_sumsq_;
   Claims claims_;
+  TeamTuner pass_tuners_[kNumPassKinds], update_tuner_;
   GradientFlow<T> *recorder_ = nullptr;  // of the running pass
   PassResult result_;
   std::atomic<bool> input_finite_{true};

@@ -338,6 +338,18 @@ void run_team(int size, FunctionRef<void(const Team &)> body) noexcept {
   body(Team{0, 1, nullptr});
 }
 
+// A team that has become smaller than the tuner chose says nothing about its choice.
+void run_team(int size, TeamTuner &tuner, FunctionRef<void(const Team &)> body) noexcept {
+  const bool timed = tuner.is_timed();
+  const std::int64_t began = timed ? nanoseconds() : 0;
+  int joined = 0;
+  run_team(size, [&](const Team &team) {
+    if (team.rank == 0) joined = team.size;
+    body(team);
+  });
+  if (joined == size) tuner.note(timed ? nanoseconds() - began : 0);
+}
+
 void parallel_for(index num_tasks, double flops, FunctionRef<void(index)> task) noexcept {
   const int size = threads_for(flops, num_tasks);
   if (size == 1) {

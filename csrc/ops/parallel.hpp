@@ -12,6 +12,7 @@
 
 #include "gradcore/gradcore.h"
 #include "kernels/kernel_table.hpp"
+#include "ops/team_tuner.hpp"
 
 namespace gradcore {
 
@@ -112,6 +113,9 @@ int threads_for(double flops, index max_threads) noexcept;
 // other programs keep the pool's threads from running at the same time (team_limit.hpp), and has one member if another
 // caller has taken the pool: bodies must give the same bits for any size.
 void run_team(int size, FunctionRef<void(const Team &)> body) noexcept;
+
+// The same for a size that the tuner has chosen, which learns how long it took.
+void run_team(int size, TeamTuner &tuner, FunctionRef<void(const Team &)> body) noexcept;
 
 // task(0) ... task(num_tasks - 1) in any order. Each thread begins with a share that depends on the numbers alone, so
 // that repeated calls find their data in its caches.
