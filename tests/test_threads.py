@@ -35,13 +35,14 @@ NETS = {
 THREADS = [1, 2, 3, 7]
 
 
-def train(name, dtype, steps=2):
-    """Everything that training leaves behind, bit for bit."""
+def train(name, dtype, steps=2, before=lambda step: None):
+    """Everything that training leaves behind, bit for bit. Calls before(step) before each step."""
     net, batch_size = NETS[name]
     case = Case(net, dtype, batch_size, loss="cross_entropy")
     optimizer = gc.optim.Adam(case.mlp, lr=0.01)
     results = {}
     for step in range(steps):
+        before(step)
         result = case.mlp.train_step(case.x, case.target, optimizer, loss="cross_entropy", clip_norm=1.0, record=True)
         results[f"step{step}"] = np.array([result.loss, result.total_norm])
     for field, value in case.mlp.flow.to_dict().items():
@@ -66,6 +67,28 @@ def test_same_bits_with_any_number_of_threads_on_every_target(target, num_thread
     alone = train("batch norm", "float32")
     num_threads(3)
     assert_same_bits(train("batch norm", "float32"), alone)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_same_bits_if_the_number_changes_from_call_to_call(name, num_threads):
+    num_threads(1)
+    alone = train(name, "float32", steps=7)
+    counts = (2, 1, 3, 7, 1, 2, 7)
+    assert_same_bits(train(name, "float32", steps=7, before=lambda step: num_threads(counts[step])), alone)
+
+
+def test_backward_with_another_number_than_forward(num_threads):
+    def gradients(*counts):
+        case = Case(NETS["deep"][0], "float32", 96, loss="cross_entropy")
+        num_threads(counts[0])
+        out = case.mlp.forward(case.x, training=True)
+        num_threads(counts[1])
+        case.mlp.backward(out)
+        return copies(case.mlp.gradients)
+
+    alone = gradients(1, 1)
+    for counts in ((1, 3), (3, 1), (2, 7)):
+        assert_same_bits(gradients(*counts), alone)
 
 
 def test_same_bits_every_time(num_threads):
