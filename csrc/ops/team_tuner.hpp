@@ -5,7 +5,7 @@
 //
 // So once in a while half or twice as many threads are tried for a few calls, and kept if these are faster. A trial
 // that fails mostly ends with its second call, which costs up to 0.8 % of the time at first and, because the pause
-// before the next one doubles, 0.02 % later.
+// before the next one doubles, 0.1 % later.
 #ifndef GRADCORE_OPS_TEAM_TUNER_HPP
 #define GRADCORE_OPS_TEAM_TUNER_HPP
 
@@ -20,7 +20,7 @@ class TeamTuner {
   // Calls in a sample, whose median counts: now and then a call takes much longer.
   static constexpr int kSample = 5;
   // Calls from one trial to the next.
-  static constexpr int kFirstPause = 256, kLongestPause = 8192;
+  static constexpr int kFirstPause = 256, kLongestPause = 2048;
   // Another size must save a twentieth; a trial ends at once when a call takes a quarter longer.
   static constexpr double kGain = 0.95, kHopeless = 1.25;
 

@@ -44,8 +44,8 @@ void test_threads_that_pay_stay() {
   std::map<int, int> sizes = machine.run(20'000, 2);
   CHECK(machine.last == 2);
   CHECK(sizes[2] + sizes[1] == 20'000);
-  // A trial that fails ends with its second call: after 256 calls, 512, 1024, 2048, 4096 and 8192.
-  CHECK(sizes[1] == 12);
+  // A trial that fails ends with its second call: after 256 calls, 512, 1024, and 2048 again and again.
+  CHECK(sizes[1] == 2 * 11);
 }
 
 void test_threads_that_cost_more_than_they_bring() {
@@ -54,12 +54,12 @@ void test_threads_that_cost_more_than_they_bring() {
   Machine machine{[&](int size, int) { return size == 2 && slow ? 180'000 : size == 2 ? 80'000 : 100'000; }, {}};
   CHECK(machine.run(300, 2)[2] == 262);  // one until it is known, a pause and a sample; then the trial begins
   CHECK(machine.last == 1);
-  CHECK(machine.run(20'000, 2)[2] == 12);
+  CHECK(machine.run(20'000, 2)[2] == 2 * 11);
   slow = false;
-  machine.run(10'000, 2);
+  machine.run(2200, 2);
   CHECK(machine.last == 2);
   slow = true;
-  machine.run(10'000, 2);
+  machine.run(2200, 2);
   CHECK(machine.last == 1);
 }
 
@@ -81,7 +81,7 @@ void test_many_threads() {
       std::pair<int, int> most{0, 0};
       for (const auto &[size, calls] : sizes)
         if (calls > most.second) most = {size, calls};
-      CHECK(most.second > 19'900);
+      CHECK(most.second > 19'800);
       for (const auto &[size, calls] : sizes) CHECK(least_at(best, most.first) <= least_at(best, size));
     }
   }
