@@ -114,6 +114,51 @@ class TestInputForms:
         x = case.x.astype("float32")
         np.testing.assert_array_equal(case.mlp(x.astype(other)), case.mlp(x))
 
+    @pytest.mark.parametrize("form", ["fortran", "rows", "columns", "reversed", "other dtype", "other dtype, reversed"])
+    def test_usual_batches_do_not_need_the_python_layer(self, case, form, monkeypatch):
+        """Its conversions take longer than a step of a small net."""
+        other = np.dtype({"float32": "float64", "float64": "float32"}[case.dtype.name])
+        x, values = case.x.astype("float32").astype(case.dtype), case.target.astype("float32").astype(case.dtype)
+        loss, output = case.mlp.loss_and_gradients(x, values, loss="mse"), case.mlp(x)
+        labels = np.arange(len(x)) % 3
+        label_loss = case.mlp.loss(x, labels)
+
+        def convert(array):
+            array = array.astype(other) if form.startswith("other") else array
+            return array if form == "other dtype" else FORMS[form.replace("other dtype, ", "")](array)
+
+        monkeypatch.setattr(gc.MLP, "_input", None)
+        monkeypatch.setattr(gc.MLP, "_batch", None)
+        assert case.mlp.loss_and_gradients(convert(x), convert(values), loss="mse") == loss
+        np.testing.assert_array_equal(case.mlp(convert(x)), output)
+        for kind in np.typecodes["AllInteger"]:
+            if np.dtype(kind) == np.uint64:
+                continue  # may hold numbers that int64 does not
+            assert case.mlp.loss(convert(x), labels.astype(kind)) == label_loss
+            assert case.mlp.loss(x, np.repeat(labels.astype(kind), 2)[::2]) == label_loss
+        assert case.mlp.loss(x, labels.astype(">i4")) == label_loss
+        assert case.mlp.loss(x, labels == 1) == case.mlp.loss(x, (labels == 1).astype(int))
+
+    def test_values_of_one_output_in_another_dtype(self, dtype):
+        case = Case(Net((5, 8, 1), ("tanh",)), dtype, batch_size=10, loss="mse")
+        values = case.target[:, 0].astype("float32")
+        expected = case.mlp.loss_and_gradients(case.x, values.astype(dtype), loss="mse")
+        for other in ("float32", "float64"):
+            assert case.mlp.loss_and_gradients(case.x, np.repeat(values.astype(other), 3)[::3], loss="mse") == expected
+
+    @pytest.mark.parametrize("bad", [1e39, np.nan, -np.inf])
+    def test_copies_that_are_not_finite_are_refused_as_they_came(self, bad):
+        net = gc.MLP([4, 8, 2])
+        x = np.ones((3, 4))
+        x[2, 1] = bad
+        said = "in the range of float32, got 1e[+]39 at row 2, column 1" if bad == 1e39 else f"got {bad:g} at row 2"
+        with pytest.raises(ValueError, match=f"x: .*{said}"):
+            net(x)
+        with pytest.raises(ValueError, match=f"x: .*{said}"):
+            net.loss_and_gradients(x, [0, 1, 0])
+        with pytest.raises(ValueError, match=f"target: .*{said}"):
+            net.loss_and_gradients(np.ones((3, 4)), x[:, :2], loss="mse")
+
     def test_inputs_are_only_read(self, case):
         x, target = case.x.copy(), case.target.copy()
         x.flags.writeable = target.flags.writeable = False

@@ -1,7 +1,8 @@
 // Shared by all bindings: statuses become exceptions, arrays become pointers, objects are checked.
 //
-// Arrays are used as they are or refused. An array that cannot be used directly raises ConversionNeeded before any
-// native code runs; the Python layer (gradcore/_check.py) then converts it or says what is wrong.
+// Arrays are used as they are, except that batches of the other float type or order, and labels of other integer types,
+// are copied (Batch). Anything else raises ConversionNeeded before any native code runs; the Python layer
+// (gradcore/_check.py) then converts it or says what is wrong.
 #ifndef GRADCORE_BINDINGS_ARRAYS_HPP
 #define GRADCORE_BINDINGS_ARRAYS_HPP
 
@@ -9,6 +10,8 @@
 #include <pybind11/pybind11.h>
 #include <unistd.h>
 
+#include <cmath>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -69,13 +72,16 @@ inline py::ssize_t item_size(int32_t dtype) {
 // For native arrays NumPy reports '=', or the order itself if a buffer gave it, as those of ctypes do.
 constexpr char kSwappedOrder = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '>' : '<';
 
-// Native byte order, aligned, and of exactly this NumPy type number. The Python layer handles subclasses, such as
-// masked arrays.
+// Not of a subclass, such as masked arrays, which the Python layer handles.
+inline bool is_plain(const py::array &array) {
+  return reinterpret_cast<PyObject *>(Py_TYPE(array.ptr())) ==
+         reinterpret_cast<PyObject *>(py::detail::npy_api::get().PyArray_Type_);
+}
+
+// Native byte order, aligned, and of exactly this NumPy type number.
 inline bool has_type_number(const py::array &array, int number) {
   const py::dtype type = array.dtype();
-  const bool plain = reinterpret_cast<PyObject *>(Py_TYPE(array.ptr())) ==
-                     reinterpret_cast<PyObject *>(py::detail::npy_api::get().PyArray_Type_);
-  return plain && type.num() == number && type.byteorder() != kSwappedOrder &&
+  return is_plain(array) && type.num() == number && type.byteorder() != kSwappedOrder &&
          (array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
 }
 
@@ -133,30 +139,96 @@ inline void expect_shape(const gradcore_matrix &matrix, py::ssize_t rows, py::ss
   if (matrix.rows != rows || matrix.cols != cols) throw ConversionNeeded(std::string(name) + ": wrong shape");
 }
 
-// Labels are int64 [rows]; values are [rows, out], or [rows] if there is one output.
-inline gradcore_target_data target_of(py::handle object, int32_t dtype, int32_t loss, py::ssize_t rows,
-                                      py::ssize_t cols) {
-  gradcore_target_data target{};
-  if (as_matrix(object, dtype, &target.values)) {
+// Two loops, and an int for a flag, so that the compiler uses vectors.
+template <class To, class From>
+bool copy_row(const From *from, py::ssize_t step, py::ssize_t count, To *to) {
+  for (py::ssize_t c = 0; c < count; ++c) to[c] = static_cast<To>(from[c * step]);
+  int infinite = 0;
+  for (py::ssize_t c = 0; c < count; ++c) infinite |= !(std::abs(to[c]) <= std::numeric_limits<To>::max());
+  return !infinite;
+}
+
+// A copy of a matrix of either float type and any strides as contiguous rows of To. Returns false if a number is not
+// finite afterwards: then the Python layer says whether it was before.
+template <class To, class From>
+bool copy_rows(const py::array &array, py::ssize_t rows, py::ssize_t cols, To *to) {
+  constexpr py::ssize_t kItem = sizeof(From);
+  const auto *from = static_cast<const char *>(array.data());
+  const py::ssize_t step = array.ndim() == 2 ? array.strides(1) : kItem;
+  if (step % kItem != 0) return false;  // fields of a record
+  bool finite = true;
+  for (py::ssize_t r = 0; r < rows; ++r) {
+    const auto *row = reinterpret_cast<const From *>(from + r * array.strides(0));
+    finite &= step == kItem ? copy_row(row, 1, cols, to + r * cols) : copy_row(row, step / kItem, cols, to + r * cols);
+  }
+  return finite;
+}
+
+// The arguments of a pass as the core takes them. What users of NumPy mostly pass instead is copied here, which takes a
+// tenth of the time of the Python layer's conversions; copies live as long as this object.
+class Batch {
+ public:
+  // x [rows, cols].
+  gradcore_matrix input(py::handle x, int32_t dtype, py::ssize_t cols) {
+    gradcore_matrix matrix{};
+    if (!as_matrix(x, dtype, &matrix) && !copy(x, dtype, cols, &x_, &matrix)) matrix = matrix_of(x, dtype, "x");
+    expect_shape(matrix, matrix.rows, cols, "x");
+    return matrix;
+  }
+  // Labels [rows], or values [rows, cols], or [rows] if there is one output.
+  gradcore_target_data target(py::handle y, int32_t dtype, int32_t loss, py::ssize_t rows, py::ssize_t cols) {
+    gradcore_target_data target{};
+    if (loss == GRADCORE_CROSS_ENTROPY && labels(y, rows, &target)) return target;
+    if (!as_matrix(y, dtype, &target.values) && !copy(y, dtype, cols, &y_, &target.values))
+      throw ConversionNeeded("target: expected labels [batch] or values [batch, out]");
     expect_shape(target.values, rows, cols, "target");
     return target;
   }
-  if (py::isinstance<py::array>(object)) {
+
+ private:
+  static bool copy(py::handle object, int32_t dtype, py::ssize_t cols, py::object *kept, gradcore_matrix *matrix) {
+    if (!py::isinstance<py::array>(object)) return false;
     const auto array = py::reinterpret_borrow<py::array>(object);
-    if (array.ndim() == 1 && array.shape(0) == rows && is_contiguous(array)) {
-      if (loss == GRADCORE_CROSS_ENTROPY && has_type_number(array, py::detail::npy_api::NPY_INT64_)) {
-        target.labels = static_cast<const int64_t *>(array.data());
-        target.num_labels = rows;
-        return target;
-      }
-      if (cols == 1 && has_dtype(array, dtype)) {
-        target.values = {array.data(), rows, 1, 1};
-        return target;
-      }
+    const bool vector = array.ndim() == 1 && cols == 1;
+    if (!vector && (array.ndim() != 2 || array.shape(1) != cols)) return false;
+    const bool wide = has_dtype(array, GRADCORE_FLOAT64);
+    if (!wide && !has_dtype(array, GRADCORE_FLOAT32)) return false;
+    const py::ssize_t rows = array.shape(0);
+    py::array copy(numpy_dtype(dtype), {rows, cols});
+    bool finite = false;
+    if (dtype == GRADCORE_FLOAT64) {
+      auto *to = static_cast<double *>(copy.mutable_data());
+      finite =
+          wide ? copy_rows<double, double>(array, rows, cols, to) : copy_rows<double, float>(array, rows, cols, to);
+    } else {
+      auto *to = static_cast<float *>(copy.mutable_data());
+      finite = wide ? copy_rows<float, double>(array, rows, cols, to) : copy_rows<float, float>(array, rows, cols, to);
     }
+    if (!finite) return false;
+    *matrix = {copy.data(), rows, cols, cols};
+    *kept = std::move(copy);
+    return true;
   }
-  throw ConversionNeeded("target: expected int64 labels [batch] or values [batch, out] of the net's dtype");
-}
+  // Integers of all types that int64 holds.
+  bool labels(py::handle object, py::ssize_t rows, gradcore_target_data *target) {
+    if (!py::isinstance<py::array>(object)) return false;
+    auto array = py::reinterpret_borrow<py::array>(object);
+    if (array.ndim() != 1 || array.shape(0) != rows || !is_plain(array)) return false;
+    if (!is_contiguous(array) || !has_type_number(array, py::detail::npy_api::NPY_INT64_)) {
+      const py::dtype type = array.dtype();
+      const char kind = type.kind();
+      if (kind != 'i' && kind != 'b' && (kind != 'u' || type.itemsize() == 8)) return false;
+      array = py::array_t<int64_t, py::array::c_style | py::array::forcecast>::ensure(array);
+      if (!array) return false;
+    }
+    target->labels = static_cast<const int64_t *>(array.data());
+    target->num_labels = rows;
+    y_ = std::move(array);
+    return true;
+  }
+
+  py::object x_, y_;
+};
 
 inline py::array new_array(int32_t dtype, std::vector<py::ssize_t> shape) {
   return {numpy_dtype(dtype), std::move(shape)};

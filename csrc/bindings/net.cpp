@@ -102,12 +102,6 @@ class Net : public std::enable_shared_from_this<Net> {
     return tensors;
   }
 
-  gradcore_matrix input(py::handle x) const {
-    const gradcore_matrix matrix = matrix_of(x, dtype, "x");
-    expect_shape(matrix, matrix.rows, in_features, "x");
-    return matrix;
-  }
-
  private:
   Net(gradcore_net *handle, const gradcore_net_config &config)
       : dtype(config.dtype),
@@ -204,7 +198,8 @@ py::tuple config_tuple(const Net &net) {
 // ---- passes ----------------------------------------------------------------------------------------
 
 py::array forward(Net &net, py::handle x, bool training) {
-  const gradcore_matrix input = net.input(x);
+  Batch batch;
+  const gradcore_matrix input = batch.input(x, net.dtype, net.in_features);
   py::array output = new_array(net.dtype, {static_cast<py::ssize_t>(input.rows), net.out_features});
   net.run([&, data = output.mutable_data()] { return gradcore_net_forward(net.handle(), &input, training, data); });
   return output;
@@ -219,16 +214,18 @@ py::array backward(Net &net, py::handle grad_output) {
 }
 
 double loss_of(Net &net, py::handle x, py::handle y, int32_t loss) {
-  const gradcore_matrix input = net.input(x);
-  const gradcore_target_data target = target_of(y, net.dtype, loss, input.rows, net.out_features);
+  Batch batch;
+  const gradcore_matrix input = batch.input(x, net.dtype, net.in_features);
+  const gradcore_target_data target = batch.target(y, net.dtype, loss, input.rows, net.out_features);
   double value = 0;
   net.run([&] { return gradcore_net_loss(net.handle(), &input, &target, loss, &value); });
   return value;
 }
 
 double loss_and_gradients(Net &net, py::handle x, py::handle y, int32_t loss, bool record) {
-  const gradcore_matrix input = net.input(x);
-  const gradcore_target_data target = target_of(y, net.dtype, loss, input.rows, net.out_features);
+  Batch batch;
+  const gradcore_matrix input = batch.input(x, net.dtype, net.in_features);
+  const gradcore_target_data target = batch.target(y, net.dtype, loss, input.rows, net.out_features);
   double value = 0;
   net.run([&] { return gradcore_net_loss_and_gradients(net.handle(), &input, &target, loss, record, &value); });
   return value;
@@ -312,8 +309,9 @@ std::unique_ptr<Optimizer> new_optimizer(std::shared_ptr<Net> net, int32_t kind,
 
 std::pair<double, double> train_step(Net &net, py::handle x, py::handle y, int32_t loss, Optimizer &optimizer,
                                      double clip_norm, double clip_value, bool record) {
-  const gradcore_matrix input = net.input(x);
-  const gradcore_target_data target = target_of(y, net.dtype, loss, input.rows, net.out_features);
+  Batch batch;
+  const gradcore_matrix input = batch.input(x, net.dtype, net.in_features);
+  const gradcore_target_data target = batch.target(y, net.dtype, loss, input.rows, net.out_features);
   gradcore_step step{};
   net.run([&] {
     return gradcore_net_train_step(net.handle(), &input, &target, loss, optimizer.handle(), clip_norm, clip_value,

@@ -157,7 +157,8 @@ py::tuple norm_backward(Norm norm, const py::array &grad_output, const py::array
 py::tuple op_loss(int32_t loss, const py::array &output, py::handle target, bool gradient) {
   const int32_t dtype = dtype_of(output, "output");
   const gradcore_matrix y = matrix_of(output, dtype, "output");
-  const gradcore_target_data data = target_of(target, dtype, loss, y.rows, y.cols);
+  Batch batch;
+  const gradcore_target_data data = batch.target(target, dtype, loss, y.rows, y.cols);
   py::object grad_output = py::none();
   void *dy = nullptr;
   if (gradient) {
