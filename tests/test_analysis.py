@@ -73,6 +73,7 @@ def test_json_holds_everything_but_the_flows(report):
         "jacobian",
         "depth_limit",
         "tried",
+        "trials_stopped_by",
     }
 
 

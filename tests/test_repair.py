@@ -146,20 +146,6 @@ def test_an_interrupted_analysis_ends_the_repair():
     assert "not cured, no remedy was tried" in str(cure)
 
 
-def test_trials_that_ended_before_the_first_are_not_said_to_have_failed():
-    """Ctrl-C in the first trial: the remedies are there, but none of them was tried."""
-
-    def stop(done, total, what):
-        if what not in ("measuring gradients", "trying steps"):
-            raise KeyboardInterrupt
-
-    cure = gc.repair(sick_net(), X, LABELS, progress=stop, **QUICK)
-    assert cure.before.tried and all(remedy.helps is None for remedy in cure.before.tried)
-    text = str(cure)
-    assert "not cured, no remedy was tried" in text and "Proposed, not tried: " in text
-    assert "tried on this data" not in text and "Remedies ─" in text
-
-
 def test_arguments_are_checked():
     with pytest.raises(ValueError, match="rounds: expected a whole number >= 1"):
         gc.repair(sick_net(), X, LABELS, rounds=0)

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future, as_completed
-from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -28,6 +27,9 @@ from .verification import Tried, Verification, remedy_of
 
 # Pairs are made of this many of the best candidates.
 _PAIRED = 4
+# Notes of remedies that are not tried to the end: by what stopped the trials.
+_NOT_TRIED = {"end": "", "seconds": "not tried: the time was up", "interrupt": "interrupted before its trials ended"}
+_NOT_TRAINED_LONGER = "interrupted before its longer training ended"
 
 
 def find_remedies(
@@ -45,7 +47,7 @@ def find_remedies(
     """Remedies for the findings of a report; see `Report.remedies`.
 
     Args:
-        report, case: the findings and what they were found on.
+        report, case: the findings and what they were found on. The report's `tried` and `trials_stopped_by` are set.
         verify: try each candidate.
         steps: training budget; the default, 60 to 150, is what a fixed amount of arithmetic (10 GFLOP) allows. Nets of
             more than about 200,000 weights, at 128 rows a batch, get 60, and each step then costs in proportion to
@@ -69,22 +71,26 @@ def find_remedies(
         count as helping only if they do better than that rate or that data alone, which is then listed, too (by more
         than chance, if that alone helps). The best remedy has also been trained five times as long, and does not count
         as helping if that diverged.
-        An interrupt (KeyboardInterrupt) ends the trials and returns the results so far.
+        An interrupt (KeyboardInterrupt) ends the trials and returns the results so far; the note of each remedy without
+        a result says so, and that of the best one if its longer training is missing.
     """
     check_trials(verify=verify, steps=steps, seeds=seeds, limit=limit, pairs=pairs, seconds=seconds, progress=progress)
     with shown(progress) as show:
         limits = Thresholds(**report.conditions["thresholds"])
         candidates = propose(report, case, limits)[:limit]
         if not verify or not candidates:
-            return [remedy_of(candidate, case) for candidate in candidates]
+            found = [remedy_of(candidate, case) for candidate in candidates]
+            report.tried, report.trials_stopped_by = tuple(found), None
+            return found
         budget = default_steps(case) if steps is None else steps
         deadline = math.inf if seconds is None else time.monotonic() + seconds
         with Crew(max(1, min(get_num_threads(), len(candidates)))) as crew:
             verification = Verification(report, case, limits, budget, seeds, crew)
             search = _Search(verification, candidates, pairs, deadline, show)
-            with suppress(KeyboardInterrupt):
-                search.run()
-    return [each.remedy for each in _ranked(search.done)] + [remedy_of(each, case) for each in search.untried]
+            search.run()
+    found = search.remedies()
+    report.tried, report.trials_stopped_by = tuple(found), search.stopped_by
+    return found
 
 
 def check_trials(
@@ -127,6 +133,7 @@ class _Search:
         self._verification, self._crew, self._pairs = verification, verification.crew, pairs
         self._deadline, self._progress = deadline, progress
         self._total = 1 + len(candidates) + pairs
+        self.stopped_by = "end"  # or "seconds", "interrupt": `Report.trials_stopped_by`
         self._order = list(candidates)
         self._tried: dict[int, Tried] = {}
 
@@ -150,11 +157,25 @@ class _Search:
 
     def run(self) -> None:
         """Run all trials; what is finished at the deadline, or at an interrupt, is in `done`."""
+        try:
+            self._run()
+        except KeyboardInterrupt:
+            self.stopped_by = "interrupt"
+
+    def remedies(self) -> list[Remedy]:
+        """What was tried, best first, then what was not; the notes say what is missing, and why."""
+        tried = [each.remedy for each in _ranked(self.done)]
+        if self.stopped_by == "interrupt" and tried and tried[0].helps:
+            tried[0] = replace(tried[0], note="; ".join(filter(None, (tried[0].note, _NOT_TRAINED_LONGER))))
+        case, why = self._verification.case, _NOT_TRIED[self.stopped_by]
+        return tried + [remedy_of(candidate, case, comparison=why) for candidate in self.untried]
+
+    def _run(self) -> None:
         self._show(0, "the original net")
         self._try(range(len(self._order)), self._crew.submit(self._verification.sick.first, self._verification.seeds))
         for _ in range(self._pairs):
             pair = _best_pair(self.done)
-            if pair is None or time.monotonic() > self._deadline:
+            if pair is None or self._late():
                 break
             self._train_longer_meanwhile()
             self._order.append(pair)
@@ -178,7 +199,14 @@ class _Search:
 
     def _verified(self, candidate: Candidate) -> Tried | None:
         """The candidate as tried, or None after the deadline."""
-        return None if time.monotonic() > self._deadline else self._verification.verified(candidate)
+        return None if self._late() else self._verification.verified(candidate)
+
+    def _late(self) -> bool:
+        """Whether the deadline is over, which ends the trials."""
+        late = time.monotonic() > self._deadline
+        if late:
+            self.stopped_by = "seconds"
+        return late
 
     def _train_longer_meanwhile(self) -> None:
         """Begin the longer training of the best remedy so far while a pair is tried, if a second thread is there.

@@ -104,7 +104,7 @@ def repair(
     Returns:
         Repair. If the net was healthy or no remedy helped, nothing is changed; `cured` tells which.
         An interrupt (KeyboardInterrupt) of an analysis ends it with the batches so far; an interrupt of the trials
-        ends these, and the best remedy so far is applied.
+        ends these, and the best remedy so far is applied. No further round follows either.
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -118,12 +118,15 @@ def repair(
         found = Repair(net.copy(), None, before.verdict == "healthy", before, before)
         found = replace(found, optimizer=_like(optimizer, found.net, found.training))
         for _ in range(rounds):
-            done = found.cured or found.after.conditions["interrupted"]
-            tried = [] if done else found.after.remedies(progress=show, **trials)
+            sick = found.after
+            done = found.cured or sick.conditions["interrupted"]
+            tried = [] if done else sick.remedies(progress=show, **trials)
             best = next((remedy for remedy in tried if remedy.helps), None)
             if best is None:
                 break
             found = _applied(found, best, (x, target), optimizer, settings, show)
+            if sick.trials_stopped_by == "interrupt":
+                break
     return found
 
 

@@ -404,6 +404,8 @@ class Report(Record):
     config: the net's settings. conditions: loss, optimizer, batches, rows, seed, dtype, seconds.
     loss: mean loss of the measured batches. jacobian: singular values of the input-output Jacobian, or None.
     depth_limit: how many layers the design can carry, or None. tried: remedies of the last `remedies()` call.
+    trials_stopped_by: "end" if that call tried all it meant to, "seconds" if its time was up before, "interrupt" after
+        Ctrl-C; None if it tried nothing.
     flows: the GradientFlow of each measured batch (not part of to_dict).
     """
 
@@ -418,6 +420,7 @@ class Report(Record):
     jacobian: Jacobian | None = None
     depth_limit: DepthLimit | None = None
     tried: tuple[Remedy, ...] = ()
+    trials_stopped_by: str | None = None
     flows: tuple[Any, ...] = field(default=(), repr=False)
     _case: Any = field(default=None, repr=False)
 
@@ -436,9 +439,7 @@ class Report(Record):
             raise ValueError("this report was read from a record; run gc.analyze again to try remedies")
         from .remedies import find_remedies
 
-        found = find_remedies(self, self._case, verify=verify, **options)
-        self.tried = tuple(found)
-        return found
+        return find_remedies(self, self._case, verify=verify, **options)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything except the raw flows, as plain dicts, lists and numbers."""

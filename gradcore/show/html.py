@@ -250,7 +250,6 @@ def _prediction(report: Report) -> str:
 def _remedies(report: Report) -> str:
     helped, failed = remedy_story.split(report)
     tried = [*helped, *failed]
-    untried = [remedy for remedy in report.tried if remedy.helps is None]
     if not report.tried:
         return ""
     blocks = [f"<section><h2>Remedies{', tried on this data' if tried else ''}</h2>"]
@@ -267,8 +266,8 @@ def _remedies(report: Report) -> str:
             f'<th></th><th scope="col" class="name">remedy</th>{heads}</tr></thead>'
             f"<tbody>{rows}</tbody></table></div>"
         )
-    if untried:
-        blocks.append(f"<p>Proposed, not tried: {escape(', '.join(remedy.name for remedy in untried))}.</p>")
+    if untried := remedy_story.untried(report):
+        blocks.append(f"<p>{escape(untried)}</p>")
     return "".join(blocks) + "</section>"
 
 

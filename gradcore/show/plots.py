@@ -219,7 +219,7 @@ def _exponents(ax: Any, report: Report) -> None:
 
 
 def _remedies(ax: Any, report: Report) -> None:
-    ax.set_title("remedies: held-out loss")
+    ax.set_title(f"remedies: held-out loss{', interrupted' if report.trials_stopped_by == 'interrupt' else ''}")
     helped, failed = remedy_story.split(report)
     tried = [remedy for remedy in [*helped, *failed] if remedy.before and remedy.after]
     if not tried:

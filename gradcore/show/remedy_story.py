@@ -39,6 +39,18 @@ def split(report: Report) -> tuple[list[Remedy], list[Remedy]]:
     return helped, [remedy for remedy in report.tried if remedy.helps is False]
 
 
+def untried(report: Report) -> str:
+    """The remedies that have no result, and what stopped the trials; "" if there is nothing to say."""
+    names = "; ".join(remedy.name for remedy in report.tried if remedy.helps is None)  # names may have commas
+    interrupted = report.trials_stopped_by == "interrupt"
+    sentences = ["The trials were interrupted."] if interrupted else []
+    if names and report.trials_stopped_by == "seconds":
+        sentences.append("The time for trials was up.")
+    if names:
+        sentences.append(f"Proposed, not tried{' to the end' if interrupted else ''}: {names}.")
+    return " ".join(sentences)
+
+
 def _cells(remedy: Remedy) -> list[str]:
     """The cells of a remedy's row, one for each of COLUMNS."""
     low, high = remedy.confidence

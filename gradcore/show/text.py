@@ -226,7 +226,6 @@ def _prediction(report: Report, terminal: Terminal) -> list[str]:
 def remedies(report: Report, terminal: Terminal) -> list[str]:
     """The table of remedies: the original net, those that helped, those that did not."""
     helped, failed = remedy_story.split(report)
-    untried = [remedy.name for remedy in report.tried if remedy.helps is None]
     tried = ", tried on this data" if helped or failed else ""
     lines = [terminal.rule(f"Remedies{tried}")] if report.tried else []
     if tried:
@@ -234,7 +233,7 @@ def remedies(report: Report, terminal: Terminal) -> list[str]:
         lines += _remedy_table(helped, failed, terminal)
     if failed and not helped:
         lines += terminal.wrap("None of the remedies tried helped.")
-    return lines + (terminal.wrap(f"Proposed, not tried: {', '.join(untried)}.") if untried else [])
+    return lines + terminal.wrap(remedy_story.untried(report))
 
 
 def _remedy_table(helped: Sequence[Remedy], failed: Sequence[Remedy], terminal: Terminal) -> list[str]:
@@ -272,7 +271,8 @@ def render_repair(repair: Repair) -> str:
         lines += terminal.wrap(remedy_story.effect_sentence(remedy))
         lines += terminal.wrap(remedy.note[:1].upper() + remedy.note[1:] + ".") if remedy.note else []
     lines += remedies(before, terminal)
-    return "\n".join(lines + _findings(after, terminal, "What remains" if repair.remedies else "Findings"))
+    lines += _findings(after, terminal, "What remains" if repair.remedies else "Findings")
+    return "\n".join(lines + (remedies(after, terminal) if repair.remedies else []))
 
 
 def _repair_head(repair: Repair, terminal: Terminal) -> list[str]:
