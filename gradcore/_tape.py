@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from . import _check
 from ._check import Array
 from .training import Rows, Run
 
@@ -18,6 +20,13 @@ if TYPE_CHECKING:
     from .optim import Optimizer
 
 _BYTES_A_STEP = 300  # size of a `Taken` without its rows
+
+
+def kept(run: Run, x: ArrayLike, target: ArrayLike) -> tuple[Array, Array]:
+    """Copies of a batch, because the loop that brings it may reuse its buffers."""
+    rows = _check.matrix(x, "x", run.net.dtype, run.net.in_features)
+    values = _check.target(target, run.net.dtype, run.loss, len(rows), run.net.out_features)
+    return rows.copy(), values.copy()
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from numpy.typing import ArrayLike
 
 from . import _actions, _check, _progress
 from ._schedule import Budget, Every
-from ._tape import Snapshot, Taken, Tape
+from ._tape import Snapshot, Taken, Tape, kept
 from .analysis import in_training
 from .analysis.analyze import WAKING_STEPS
 from .analysis.judge import judge, verdict_of
@@ -100,7 +100,8 @@ class Monitor(Callback):
             "restore": restore parameters, statistics and optimizer state of the last healthy check, or of the start;
             or a function of the TrainingFinding that returns such a name, several, or None. The last three names
             apply to what steps cause: non-finite numbers, exploding gradients, and units that die or saturate during
-            training; other findings only warn. () only collects.
+            training; other findings only warn. () only collects. An `info` finding (all rows of the data of a `fit`
+            have the same target) never ends the training.
         batches: recorded steps per check, >= 1. Batches may differ in size, and every row counts equally. With batch
             norm, batches of too few rows are skipped, and up to `batches` further steps are recorded.
         confirm: consecutive checks that must show a finding before it is analysed and raised, >= 1.
@@ -170,7 +171,7 @@ class Monitor(Callback):
         """Whether to record the coming step. rows: its rows; in your own loop the pair (x, target)."""
         run = self._running()
         self._schedule.entered()
-        self._rows = self._kept(*rows) if isinstance(rows, tuple) else rows
+        self._rows = kept(run, *rows) if isinstance(rows, tuple) else rows
         self._lr = run.optimizer.lr
         self._highest_lr = max(self._highest_lr, self._lr)
         # At its end, a schedule may make steps so small that nothing changes, by intention; checks would misjudge that.
@@ -262,13 +263,6 @@ class Monitor(Callback):
             raise ValueError("monitor: expected watch(net, optimizer) or a fit before the first step")
         return self._run
 
-    def _kept(self, x: ArrayLike, target: ArrayLike) -> tuple[_check.Array, _check.Array]:
-        """Copies of a batch, because the loop may reuse its buffers."""
-        run = self._running()
-        rows = _check.matrix(x, "x", run.net.dtype, run.net.in_features)
-        values = _check.target(target, run.net.dtype, run.loss, len(rows), run.net.out_features)
-        return rows.copy(), values.copy()
-
     # ---- checks ------------------------------------------------------------------------------------------------
 
     def _note(self, loss: float | None, total_norm: float) -> None:
@@ -294,6 +288,7 @@ class Monitor(Callback):
             if not any(finding.kind == "non_finite" and finding.ended is None for finding in self.findings):
                 self._on_broken(None)
             return
+        self._remark(findings, group)
         learned = loss * self.thresholds.norm_ratio < no_skill
         serious = [finding for finding in findings if finding.severity != "info"]
         counted = [finding for finding in serious if not learned or verdict_of([finding]) != "healthy"]
@@ -314,6 +309,12 @@ class Monitor(Callback):
         if pending and min(pending) < self.confirm:
             self._schedule.suspect(self.step + (_SECOND_LOOK << (min(pending) - 1)))
         self._schedule.finished(routine=not ready)
+
+    def _remark(self, findings: Iterable[Finding], group: in_training.Group) -> None:
+        """Raise, once and without actions, that all rows of the data of a fit have the same target."""
+        if not any(known.kind == _OF_DATA and known.severity == "info" for known in self.findings):
+            for finding in in_training.one_target(self._running(), findings):
+                self._raise(finding, _Suspicion(group.first_step, None, (), math.nan, self._healthy), None)
 
     def _alarming(self, loss: float) -> bool:
         """Whether a loss beyond the limit calls for a check: it lasts, or it is far above its batch's when healthy."""
@@ -337,7 +338,7 @@ class Monitor(Callback):
         """
         run, first_step = self._running(), group.first_step
         shown = {finding.kind: finding for finding in findings}
-        if any(finding.kind == _OF_DATA for finding in self.findings):
+        if any(finding.kind == _OF_DATA and finding.severity != "info" for finding in self.findings):
             shown.pop(_OF_DATA, None)
         for kind, finding in shown.items():
             known = self._suspicions.get(kind)
@@ -430,7 +431,7 @@ class Monitor(Callback):
     def _act(self, finding: TrainingFinding, wanted: tuple[str, ...], healthy: Snapshot) -> tuple[str, ...]:
         """Do what is wanted and applies; returns what was done, in words. healthy: the snapshot for "restore"."""
         changes = _actions.changes_for(finding, finding.healthy_until is not None, wanted)
-        stop = "stop" in wanted
+        stop = "stop" in wanted and finding.severity != "info"
         lost = bool(changes) and "restore" not in changes and not np.isfinite(self._running().net.parameters.flat).all()
         if changes and (lost or self._num_actions >= self.max_actions):
             changes, stop = [], True

@@ -280,3 +280,42 @@ def test_a_training_too_short_for_its_budget_says_what_it_owes(monkeypatch):
     assert "exceeds the budget of 1%" in text and "about 600 more steps would pay for them" in text
     fit(net, optimizer, monitor, epochs=40)
     assert monitor.report.cost["owed_steps"] == 0.0 and "exceeds the budget" not in str(monitor.report)
+
+
+# ---- data that teaches nothing ---------------------------------------------------------------------------------
+
+PLAIN = {"batch_size": BATCH, "progress": False}
+
+
+def test_a_training_on_a_single_class_is_told_so_once():
+    """Its loss falls to zero and all looks well; `analyze` says that nothing can be learned from such data."""
+    net, monitor = deep(), gc.Monitor(5, action="stop")
+    with pytest.warns(gc.TrainingWarning, match="All 640 rows have the same target, class 2: ") as warned:
+        net.fit(X, np.full(640, 2), epochs=3, optimizer=gc.optim.SGD(net, lr=0.01), callbacks=[monitor], **PLAIN)
+    (finding,) = monitor.findings
+    assert len(warned) == 1 and finding.actions == ("warned",) and monitor.step == 60  # it does not end the training
+    assert (finding.severity, finding.since, finding.raised, finding.ended) == ("info", 2, 5, None)
+    assert monitor.report.verdict == "healthy" and "the same target" in str(monitor.report)
+    assert "the same target" in monitor.report._repr_html_() and "the same target" in monitor.report.to_json()
+
+
+def test_it_does_not_hide_data_of_a_wrong_scale():
+    net, monitor = deep(), gc.Monitor(4, action=(), confirm=1)
+    optimizer = gc.optim.SGD(net, lr=1e-12)
+    net.fit(1e3 * X, np.full(640, 2), epochs=5, optimizer=optimizer, callbacks=[monitor], **PLAIN)
+    assert [finding.severity for finding in monitor.findings if finding.kind == "unscaled_input"] == ["info", "warning"]
+
+
+@pytest.mark.parametrize("own_loop", [False, True])
+def test_batches_of_one_class_are_not_taken_for_the_data(own_loop):
+    """Sorted rows, or a rare class: the rows of a few steps do not tell what the others are."""
+    labels = np.repeat([0, 1], 320)
+    net, monitor = deep(), gc.Monitor(4)
+    if own_loop:
+        monitor.watch(net, gc.optim.SGD(net, lr=1e-3))
+        for start in range(0, len(X), BATCH):
+            monitor.train_step(X[start : start + BATCH], labels[start : start + BATCH])
+    else:
+        optimizer = gc.optim.SGD(net, lr=1e-3)
+        net.fit(X, labels, epochs=1, optimizer=optimizer, callbacks=[monitor], shuffle=False, **PLAIN)
+    assert monitor.step == 20 and monitor.findings == []

@@ -133,21 +133,20 @@ def unscaled_input(subject: Subject) -> list[Finding]:
         findings.append(
             Finding("unscaled_input", "warning", (subject.depth - 1,), "target_scale", text, {"target_rms": scale})
         )
-    return [*findings, *_one_target(subject)]
+    return [*findings, *one_target(subject.case.target, subject.depth)]
 
 
-def _one_target(subject: Subject) -> list[Finding]:
-    """A finding (`info`) if all rows of the data have the same target."""
-    target = subject.case.target
-    if len(target) < 2 or not (target == target[0]).all():
+def one_target(target: np.ndarray, depth: int) -> list[Finding]:
+    """A finding (`info`) if all rows of the data have the same target, as a single row has."""
+    if not (target == target[0]).all():
         return []
-    same = f"All {len(target)} rows have the same target"
-    same += f", class {target[0]}" if target.dtype.kind == "i" else ""
+    same = f"All {len(target)} rows have the same target" if len(target) > 1 else "There is only one row"
+    same += f", class {target[0]}" if len(target) > 1 and target.dtype.kind == "i" else ""
     text = (
-        f"{same}: a constant output is right for all of them, whatever the inputs. So no loss, accuracy or remedy on "
-        "this data tells whether the net can learn from its inputs. Take rows with different targets."
+        f"{same}: a constant output is right, whatever the inputs. So no loss, accuracy or remedy on this data tells "
+        "whether the net can learn from its inputs. Take rows with different targets."
     )
-    return [Finding("unscaled_input", "info", (subject.depth - 1,), None, text, {"rows": len(target)})]
+    return [Finding("unscaled_input", "info", (depth - 1,), None, text, {"rows": len(target)})]
 
 
 def _seen_scale(subject: Subject, rms: float) -> float:

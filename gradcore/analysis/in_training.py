@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from .._tape import ReplayedStep, Snapshot, Tape
 from ..training import Rows, Run, extra_growth
-from . import causes, wording
+from . import causes, checks, wording
 from . import measure as measuring
 from .analyze import examine, make_case, report_of
 from .arithmetic import harmless, root_mean_square
@@ -157,6 +157,16 @@ def confirm(run: Run, recent: Sequence[Rows], rehearsal: Rehearsal, limits: Thre
     if measurement.interrupted:
         raise KeyboardInterrupt
     return report_of(case, measurement, limits, start)
+
+
+def one_target(run: Run, findings: Iterable[Finding]) -> list[Finding]:
+    """The remark that all rows of the data of a `fit` have the same target, which `analyze` makes, too; or nothing.
+
+    findings: of a check; unless its own rows have the same target, those of the data are not looked at. In the user's
+    own loop the data is unknown: of a rare class, many batches have no row.
+    """
+    remarked = any(finding.kind == "unscaled_input" and finding.severity == "info" for finding in findings)
+    return checks.one_target(run.target, run.net.depth) if remarked and run.target is not None else []
 
 
 # ---- numbers that are not finite ----

@@ -39,7 +39,7 @@ class TrainingFinding(Finding):
     healthy_until: last step known to be free of it; None if it was there from the start.
     onset_layers: the layers concerned when it was first seen. raised: the step after which it was confirmed.
     ended: first step of the checks that no longer showed it; None while it lasts. actions: what was done about it.
-    report: the analysis that confirmed it, with remedies to try; None for `non_finite`.
+    report: the analysis that confirmed it, with remedies to try; None for `non_finite` and for an `info`.
     """
 
     since: int = 0
