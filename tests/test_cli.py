@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import signal
 import subprocess
 import sys
 
@@ -14,7 +13,6 @@ import pytest
 
 import gradcore as gc
 from gradcore import cli
-from gradcore._status import Status
 from gradcore.cli import table as tables
 
 pytest.importorskip("sklearn")
@@ -218,6 +216,17 @@ def test_a_pipe_is_read_as_a_table(tmp_path):
         assert process.communicate()[0].startswith(f"{pipe}: 40 rows, 2 features")
 
 
+def test_a_file_that_is_named_as_messages_call_standard_input(tmp_path, monkeypatch):
+    """It was not read; standard input was."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "standard input").write_text("a,b\n1,2\n3,4\n")
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ValueError, match=r"^--data: expected 'digits', a \.csv.*, got 'standard input'$"):
+        tables.load("standard input")
+    with pytest.raises(ValueError, match=r"^--data: - is standard input, which is closed$"):
+        tables.load("-")
+
+
 def test_text_that_is_not_utf8(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"a,b\n1,\xff\n")
     with pytest.raises(ValueError, match="expected UTF-8 text, found byte 0xff"):
@@ -404,55 +413,6 @@ def test_demo_cures_the_net(capsys, tmp_path):
     assert cured > 95.0
     assert "the original net" in err
     assert page.stat().st_size > 20_000
-
-
-@pytest.fixture
-def pressed(monkeypatch):
-    """(part of a command's work at which Ctrl-C is pressed, the command) -> exit code."""
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell's children ignore it
-
-    def run_it(part, *arguments, after=0):
-        show = Status.__call__
-
-        def press(self, done, total, what):
-            show(self, done, total, what)
-            if what == part and done == after:
-                os.kill(os.getpid(), signal.SIGINT)
-
-        monkeypatch.setattr(Status, "__call__", press)
-        return cli.main(arguments)
-
-    yield run_it
-    signal.signal(signal.SIGINT, before)
-
-
-ANALYZE = ("analyze", "--data", "digits", "--widths", "64,16x12,10", "--activation", "sigmoid")
-
-
-def test_ctrl_c_ends_an_analysis_with_what_was_found(pressed, capsys):
-    pytest.importorskip("sklearn")
-    assert pressed("the original net", *ANALYZE) == 130
-    out, err = capsys.readouterr()
-    assert out.startswith("handwritten digits") and "VANISHING GRADIENTS" in out
-    assert "The trials were interrupted. Proposed, not tried to the end: " in " ".join(out.split())
-    assert err.endswith("gradcore: interrupted\n")
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL  # a second one ends it at once
-
-
-def test_a_measurement_cut_short_is_told_and_no_remedies_follow(pressed, capsys, monkeypatch):
-    pytest.importorskip("sklearn")
-    monkeypatch.setattr("gradcore.analysis.report.Report.remedies", lambda *arguments, **options: pytest.fail("tried"))
-    assert pressed("measuring gradients", *ANALYZE, after=2) == 130
-    assert "interrupted: not everything was measured" in " ".join(capsys.readouterr().out.split())
-
-
-def test_ctrl_c_ends_the_demo_after_the_part_it_cut_short(pressed, capsys, monkeypatch):
-    pytest.importorskip("sklearn")
-    monkeypatch.setattr("gradcore.cli.demo.Demo.train", lambda *arguments: 0.1)
-    assert pressed("the original net", "demo", "--quick") == 130
-    out, err = capsys.readouterr()
-    assert "Proposed, not tried" in out and "4. The cure" not in out and err.endswith("gradcore: interrupted\n")
 
 
 def test_info(capsys, num_threads):

@@ -28,7 +28,6 @@ CLASS_LOSSES = ("cross_entropy", "binary_cross_entropy")
 MAX_CLASSES = 20
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-_STANDARD_INPUT = "standard input"  # as messages call it
 _MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", "?"))
 
 
@@ -69,9 +68,9 @@ def load(source: str, *, target: str | None = None, loss: str | None = None, out
         ValueError: the file cannot be read as a table; names the place and the reason.
         ModuleNotFoundError: `digits` without scikit-learn.
     """
-    source = _STANDARD_INPUT if source == "-" else source
-    suffix = Path(source).suffix.lower()
-    columns = source == _STANDARD_INPUT or suffix in (".csv", ".tsv", ".txt")
+    standard, suffix = source == "-", Path(source).suffix.lower()
+    source = "standard input" if standard else source  # as messages call it
+    columns = standard or suffix in (".csv", ".tsv", ".txt")
     if target is not None and not columns:
         raise ValueError(f"--target names a column of a CSV file; {source} has no columns to choose from")
     if source == "digits":
@@ -79,7 +78,7 @@ def load(source: str, *, target: str | None = None, loss: str | None = None, out
     elif suffix == ".npz":
         x, raw, notes = read_npz(source)
     elif columns:
-        x, raw, notes = read_csv(source, target)
+        x, raw, notes = read_csv(_standard_input() if standard else source, target, source)
     else:
         raise ValueError(
             f"--data: expected 'digits', a .csv, .tsv, .txt or .npz file, or - for CSV from standard input, "
@@ -161,14 +160,23 @@ def _require_finite(path: str, name: str, values: np.ndarray) -> None:
 # ---- CSV -------------------------------------------------------------------------------------
 
 
-def read_csv(path: str, target: str | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _standard_input() -> int:
+    """The descriptor of standard input."""
+    if sys.stdin is None:
+        raise ValueError("--data: - is standard input, which is closed")
+    return sys.stdin.fileno()
+
+
+def read_csv(file: str | int, target: str | None, path: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Read a delimited text table, UTF-8, with or without a header line.
+
+    file: a path, or a descriptor, which stays open. path: what messages call it.
 
     The first line is a header if one of its cells is text above a number (or if all of its cells are text and there are
     no numbers below). All columns but the target must be numbers; the target may be text. An unnamed first column that
     counts the rows, as pandas and R write it, is not a feature.
     """
-    lines, rows, delimiter = _read_cells(path)
+    lines, rows, delimiter = _read_cells(file, path)
     header = rows[0] if _is_header(rows) else None
     if header:
         lines, rows = lines[1:], rows[1:]
@@ -190,16 +198,15 @@ def read_csv(path: str, target: str | None) -> tuple[np.ndarray, np.ndarray, lis
     return x, raw, [f"{path}: {len(rows)} rows, {len(features)} features, {first}; target {names[chosen]!r}"]
 
 
-def _read_cells(path: str) -> tuple[list[int], list[list[str]], str]:
+def _read_cells(file: str | int, path: str) -> tuple[list[int], list[list[str]], str]:
     """Line numbers, cells of every non-blank row, and delimiter; all rows have the same length."""
     lines: list[int] = []
     rows: list[list[str]] = []
     try:
-        source = sys.stdin.fileno() if path == _STANDARD_INPUT else path
-        with open(source, newline="", encoding="utf-8-sig", closefd=path != _STANDARD_INPUT) as file:
-            first = file.readline()  # a pipe cannot go back
+        with open(file, newline="", encoding="utf-8-sig", closefd=isinstance(file, str)) as source:
+            first = source.readline()  # a pipe cannot go back
             delimiter = max(",;\t|", key=re.sub('"[^"]*"', "", first).count)
-            text = itertools.chain([first] if first else [], file)
+            text = itertools.chain([first] if first else [], source)
             reader = csv.reader(text, delimiter=delimiter, strict=True, skipinitialspace=True)
             for cells in reader:
                 if not any(cell.strip() for cell in cells):

@@ -1,4 +1,4 @@
-"""Trials of remedies that Ctrl-C or a time limit ends: what there is is kept, and every form tells what is missing."""
+"""Work that Ctrl-C or a time limit ends: what there is is kept, and every form tells what is missing."""
 
 import json
 import os
@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import gradcore as gc
+from gradcore import cli
+from gradcore._status import Status
 from gradcore.analysis import trials
 
 RNG = np.random.default_rng(0)
@@ -169,3 +171,55 @@ def test_what_a_second_round_tried_is_shown():
     assert cure.before.trials_stopped_by == "end" and cure.after.trials_stopped_by == "interrupt"
     text = str(cure)
     assert "The trials were interrupted." in text[text.index("What remains") :]
+
+
+# ---- at the command line ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pressed(monkeypatch):
+    """(part of a command's work at which Ctrl-C is pressed, the command) -> exit code."""
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell's children ignore it
+
+    def run_it(part, *arguments, after=0):
+        show = Status.__call__
+
+        def press(self, done, total, what):
+            show(self, done, total, what)
+            if what == part and done == after:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        monkeypatch.setattr(Status, "__call__", press)
+        return cli.main(arguments)
+
+    yield run_it
+    signal.signal(signal.SIGINT, before)
+
+
+ANALYZE = ("analyze", "--data", "digits", "--widths", "64,16x12,10", "--activation", "sigmoid")
+
+
+def test_ctrl_c_ends_an_analysis_with_what_was_found(pressed, capsys):
+    pytest.importorskip("sklearn")
+    assert pressed("the original net", *ANALYZE) == 130
+    out, err = capsys.readouterr()
+    assert out.startswith("handwritten digits") and "VANISHING GRADIENTS" in out
+    assert "The trials were interrupted. Proposed, not tried to the end: " in " ".join(out.split())
+    assert err.endswith("gradcore: interrupted\n")
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL  # a second one ends it at once
+
+
+def test_a_measurement_cut_short_is_told_and_no_remedies_follow(pressed, capsys, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr("gradcore.analysis.report.Report.remedies", lambda *arguments, **options: pytest.fail("tried"))
+    assert pressed("measuring gradients", *ANALYZE, after=2) == 130
+    assert "interrupted: not everything was measured" in " ".join(capsys.readouterr().out.split())
+
+
+def test_ctrl_c_ends_the_demo_after_the_part_it_cut_short(pressed, capsys, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr("gradcore.cli.demo.Demo.train", lambda *arguments: 0.1)
+    assert pressed("the original net", "demo", "--quick") == 130
+    out, err = capsys.readouterr()
+    assert "Proposed, not tried" in out and "4. The cure" not in out and err.endswith("gradcore: interrupted\n")
