@@ -25,7 +25,8 @@ def set_num_threads(num_threads: int) -> None:
     time. Setting the number tries all of them again.
 
     The default is GRADCORE_NUM_THREADS from the environment, else OMP_NUM_THREADS, else the number of cores (not
-    hardware threads) that this process may run on, limited by the quota of its cgroup.
+    hardware threads) that this process may run on, limited by the quota of its cgroup. A variable that is not a
+    positive whole number (or a list that begins with one) is ignored; `gradcore info` tells.
     """
     _core.set_num_threads(min(_check.integer(num_threads, "num_threads", 1), 2**31 - 1))
 

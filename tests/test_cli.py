@@ -438,6 +438,21 @@ def test_info_tells_whether_the_environment_chose_the_target(run_python):
     assert "GRADCORE_TARGET" not in run_python(code, GRADCORE_TARGET="")
 
 
+@pytest.mark.parametrize(
+    ("own", "omp", "ignored"),
+    [
+        ("2.5", "3", ["GRADCORE_NUM_THREADS=2.5"]),
+        ("two", "-1", ["GRADCORE_NUM_THREADS=two", "OMP_NUM_THREADS=-1"]),
+        ("3", "x", []),  # the second is not asked for
+        ("", "", []),
+    ],
+)
+def test_info_tells_which_numbers_of_threads_it_ignores(own, omp, ignored, run_python):
+    code = "import sys; from gradcore import cli; sys.exit(cli.main(['info']))"
+    (line,) = re.findall("^threads .*$", run_python(code, GRADCORE_NUM_THREADS=own, OMP_NUM_THREADS=omp), re.M)
+    assert re.findall(r"; (\S+) is ignored: it is not a positive whole number", line) == ignored
+
+
 def test_version_and_help(capsys):
     assert run(capsys, "--version") == (0, f"gradcore {gc.__version__}\n", "")
     code, out, _ = run(capsys, "analyze", "--help")

@@ -448,9 +448,16 @@ def test_what_decided_the_number_of_threads(source, own, omp, before, run_python
     assert run_python(code, GRADCORE_NUM_THREADS=own, OMP_NUM_THREADS=omp) == source
 
 
-@pytest.mark.parametrize("value", ["0", "-2", "many", "1e9", "3.5"])
+@pytest.mark.parametrize("value", ["0", "-2", "many", "1e9", "3.5", "2x", "2;3", ",3", " "])
 def test_unusable_environment_falls_back(run_python, value):
-    assert int(run_python(SHOW_THREADS, GRADCORE_NUM_THREADS=value, OMP_NUM_THREADS="")) >= 1
+    """As a whole: 3.5 is not 3."""
+    assert run_python(SHOW_THREADS, GRADCORE_NUM_THREADS=value, OMP_NUM_THREADS="5") == "5"
+    assert int(run_python(SHOW_THREADS, GRADCORE_NUM_THREADS="", OMP_NUM_THREADS=value)) >= 1
+
+
+@pytest.mark.parametrize("value", ["6,2", " 6 , 2", "6\n", "+6"])
+def test_the_first_number_of_a_list_counts(run_python, value):
+    assert run_python(SHOW_THREADS, GRADCORE_NUM_THREADS="", OMP_NUM_THREADS=value) == "6"
 
 
 def test_target_of_the_environment(run_python, target):

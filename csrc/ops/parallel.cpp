@@ -11,6 +11,7 @@
 #include <chrono>
 #include <climits>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <new>
 #include <thread>
@@ -48,12 +49,15 @@ std::int64_t nanoseconds() noexcept {
 // How long this thread has waited at gates, without the spinning.
 thread_local std::int64_t waited = 0;
 
+// A positive whole number, or the first of a list of them, as in OMP_NUM_THREADS; 0 for anything else, such as 2.5.
 int positive_from_environment(const char *name) noexcept {
   const char *text = std::getenv(name);
   if (!text) return 0;
   char *end = nullptr;
-  const long value = std::strtol(text, &end, 10);  // OMP_NUM_THREADS may be a list; its first number counts
-  return end != text && value > 0 ? int(value < kMaxThreads ? value : kMaxThreads) : 0;
+  const long value = std::strtol(text, &end, 10);
+  end += std::strspn(end, " \t\r\n");
+  const bool whole = end != text && (*end == '\0' || *end == ',');
+  return whole && value > 0 ? int(value < kMaxThreads ? value : kMaxThreads) : 0;
 }
 
 struct ThreadCount {

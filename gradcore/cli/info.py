@@ -35,6 +35,14 @@ def run_info(arguments: argparse.Namespace) -> int:
     print(f"gradcore  {info['version']} (ABI {info['abi']})")
     print(f"target    {info['target']}{forced}; supported: {', '.join(info['supported'])}{rest}")
     print(f"bfloat16  {'native products' if info['bfloat16_products'] else 'products of rounded float32'}")
-    print(f"threads   {info['num_threads']}, from {info['threads_from']}")
+    print(f"threads   {info['num_threads']}, from {info['threads_from']}{_ignored(info['threads_from'])}")
     print(f"NumPy     {info['numpy']}, Python {info['python']}")
     return OK
+
+
+def _ignored(source: str) -> str:
+    """The variables that would have come before the source of the number of threads, in words: they have no number."""
+    names = ["GRADCORE_NUM_THREADS", "OMP_NUM_THREADS"]
+    before = {"set_num_threads": [], names[0]: [], names[1]: names[:1]}.get(source, names)
+    given = [f"{name}={os.environ[name]}" for name in before if os.environ.get(name)]
+    return "".join(f"; {each} is ignored: it is not a positive whole number" for each in given)
