@@ -152,7 +152,9 @@ def test_own_table(capsys, csv):
         (["--data", "digits", "--widths", "64,5,10", "--activation", "rely"], "invalid choice: 'rely'"),
         (["--data", "digits", "--widths", "64,5,10", "--batches", "0"], "at least 1, got '0'"),
         (["--data", "digits", "--widths", "64,5,10", "--seed", "-1"], "seed"),
-        (["--data", "digits", "--widths", "64,5,10", "--lr", "nan"], "lr: expected"),
+        (["--data", "digits", "--widths", "64,5,10", "--lr", "nan"], "--lr: expected a finite number >= 0, got 'nan'"),
+        (["--data", "no.csv", "--widths", "64,5,10", "--lr", "x"], "--lr: expected a finite number >= 0, got 'x'"),
+        (["--data", "no.csv", "--widths", "64,5,10", "--lr=-1"], "--lr: expected a finite number >= 0, got '-1'"),
         (["--data", "digits", "--widths", "64,5,10", "--html", "/no/such/place/r.html"], "--html: cannot write"),
         (["--data", "digits", "--widths", "64,5,10", "--json", "."], "--json: cannot write"),
         (["--data", "no.csv", "--widths", "64,5,10"], "no.csv: no such file"),
@@ -164,6 +166,16 @@ def test_every_error_is_one_line_and_code_2(capsys, arguments, message):
     assert (code, out) == (2, "")
     assert re.fullmatch(r"gradcore: [^\n]+\n", err)
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "bound"),
+    [("weight-var", "0", "> 0"), ("weight-var", "1e400", "> 0"), ("bias-var", "x", ">= 0"), ("bias-var", "-1", ">= 0")],
+)
+def test_a_variance_that_is_none_is_told_by_the_name_of_its_option(capsys, option, value, bound):
+    code, _, err = run(capsys, "predict", "--widths", "64,10x3,10", f"--{option}={value}")
+    assert code == 2
+    assert err.startswith(f"gradcore: argument --{option}: expected a finite number {bound}, got '{value}'")
 
 
 # ---- tables ------------------------------------------------------------------------------------------------

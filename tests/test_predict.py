@@ -260,8 +260,6 @@ def test_the_command_line(capsys, tmp_path):
     page = tmp_path / "prediction.html"
     assert cli.main(["predict", "--widths", "8,16x12,2", "--html", str(page)]) == 0
     assert "8, 16 x 12, 2" in page.read_text() and str(page) in capsys.readouterr().err
-    assert cli.main(["predict", "--widths", "8,16x12,2", "--bias-var", "-1"]) == 2
-    assert "bias_var" in capsys.readouterr().err
 
 
 # ---- page and figure -------------------------------------------------------------------------

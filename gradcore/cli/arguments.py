@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -120,7 +121,7 @@ def _add_analyze(commands: Any) -> None:
         choices=OPTIMIZERS,
         help="judge for this optimizer (default: plain SGD at a rate that suits the net)",
     )
-    add("--lr", type=float, help="learning rate of the optimizer (default: 0.1 for sgd, 1e-3 for the others)")
+    add("--lr", type=_number(">= 0"), help="learning rate of the optimizer (default: 0.1 for sgd, 1e-3 for the others)")
     add("--batch-size", type=_count, default=128, metavar="N", help="rows per batch (default 128)")
     add("--batches", type=_count, default=8, metavar="N", help="number of batches to measure (default 8)")
     add("--seed", type=_seed, default=0, help="seed of weights and batches (default 0)")
@@ -151,8 +152,10 @@ def _add_predict(commands: Any) -> None:
     )
     _add_design(predict)
     add = predict.add_argument
-    add("--weight-var", type=float, metavar="V", help="variance of the weights times fan_in, instead of --init")
-    add("--bias-var", type=float, metavar="V", help="variance of the biases (default 0)")
+    add(
+        "--weight-var", type=_number("> 0"), metavar="V", help="variance of the weights times fan_in, instead of --init"
+    )
+    add("--bias-var", type=_number(">= 0"), metavar="V", help="variance of the biases (default 0)")
     add("--batch-size", type=_count, default=128, metavar="N", help="rows per batch, for batch norm (default 128)")
     _add_outputs(predict)
     predict.set_defaults(run=run_predict)
@@ -215,6 +218,21 @@ def _values(kind: Callable[[str], float]) -> Callable[[str], list[float]]:
             raise argparse.ArgumentTypeError(
                 f"expected {expected} such as 5,10,20 or first:last:count, got {argument!r}"
             ) from None
+
+    return read
+
+
+def _number(bound: str) -> Callable[[str], float]:
+    """A parser of a finite number; bound: ">= 0" or "> 0"."""
+
+    def read(argument: str) -> float:
+        try:
+            value = float(argument)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or value < 0.0 or (value == 0.0 and bound == "> 0"):
+            raise argparse.ArgumentTypeError(f"expected a finite number {bound}, got {argument!r}")
+        return value
 
     return read
 
