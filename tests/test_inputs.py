@@ -146,6 +146,13 @@ class TestInputForms:
         for other in ("float32", "float64"):
             assert case.mlp.loss_and_gradients(case.x, np.repeat(values.astype(other), 3)[::3], loss="mse") == expected
 
+    @pytest.mark.parametrize("x", [np.zeros(3), np.zeros(3, "float32"), np.float32(0), np.zeros((3, 1, 1)), [0.0, 0.0]])
+    def test_a_column_of_inputs_is_not_guessed(self, x):
+        net = gc.MLP([1, 4, 2])
+        for call in (net, net.forward, lambda x: net.loss(x, [0, 1, 0]), lambda x: net.loss_and_gradients(x, [0, 1, 0])):
+            with pytest.raises(ValueError, match=r"x: expected a 2-D array \[batch, 1\], got shape"):
+                call(x)
+
     @pytest.mark.parametrize("bad", [1e39, np.nan, -np.inf])
     def test_copies_that_are_not_finite_are_refused_as_they_came(self, bad):
         net = gc.MLP([4, 8, 2])

@@ -171,7 +171,7 @@ class Batch {
   // x [rows, cols].
   gradcore_matrix input(py::handle x, int32_t dtype, py::ssize_t cols) {
     gradcore_matrix matrix{};
-    if (!as_matrix(x, dtype, &matrix) && !copy(x, dtype, cols, &x_, &matrix)) matrix = matrix_of(x, dtype, "x");
+    if (!as_matrix(x, dtype, &matrix) && !copy(x, 2, dtype, cols, &x_, &matrix)) matrix = matrix_of(x, dtype, "x");
     expect_shape(matrix, matrix.rows, cols, "x");
     return matrix;
   }
@@ -179,18 +179,19 @@ class Batch {
   gradcore_target_data target(py::handle y, int32_t dtype, int32_t loss, py::ssize_t rows, py::ssize_t cols) {
     gradcore_target_data target{};
     if (loss == GRADCORE_CROSS_ENTROPY && labels(y, rows, &target)) return target;
-    if (!as_matrix(y, dtype, &target.values) && !copy(y, dtype, cols, &y_, &target.values))
+    if (!as_matrix(y, dtype, &target.values) && !copy(y, cols == 1 ? 1 : 2, dtype, cols, &y_, &target.values))
       throw ConversionNeeded("target: expected labels [batch] or values [batch, out]");
     expect_shape(target.values, rows, cols, "target");
     return target;
   }
 
  private:
-  static bool copy(py::handle object, int32_t dtype, py::ssize_t cols, py::object *kept, gradcore_matrix *matrix) {
+  // least_ndim: 1 takes a vector for a column.
+  static bool copy(py::handle object, py::ssize_t least_ndim, int32_t dtype, py::ssize_t cols, py::object *kept,
+                   gradcore_matrix *matrix) {
     if (!py::isinstance<py::array>(object)) return false;
     const auto array = py::reinterpret_borrow<py::array>(object);
-    const bool vector = array.ndim() == 1 && cols == 1;
-    if (!vector && (array.ndim() != 2 || array.shape(1) != cols)) return false;
+    if (array.ndim() < least_ndim || array.ndim() > 2 || (array.ndim() == 2 && array.shape(1) != cols)) return false;
     const bool wide = has_dtype(array, GRADCORE_FLOAT64);
     if (!wide && !has_dtype(array, GRADCORE_FLOAT32)) return false;
     const py::ssize_t rows = array.shape(0);
