@@ -149,7 +149,12 @@ class TestInputForms:
     @pytest.mark.parametrize("x", [np.zeros(3), np.zeros(3, "float32"), np.float32(0), np.zeros((3, 1, 1)), [0.0, 0.0]])
     def test_a_column_of_inputs_is_not_guessed(self, x):
         net = gc.MLP([1, 4, 2])
-        for call in (net, net.forward, lambda x: net.loss(x, [0, 1, 0]), lambda x: net.loss_and_gradients(x, [0, 1, 0])):
+        for call in (
+            net,
+            net.forward,
+            lambda x: net.loss(x, [0, 1, 0]),
+            lambda x: net.loss_and_gradients(x, [0, 1, 0]),
+        ):
             with pytest.raises(ValueError, match=r"x: expected a 2-D array \[batch, 1\], got shape"):
                 call(x)
 
