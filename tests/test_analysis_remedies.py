@@ -11,14 +11,7 @@ from gradcore.analysis import Thresholds, trials
 from gradcore.analysis.candidates import Candidate, Preparation, combined, lower_learning_rate, yardstick
 from gradcore.analysis.trials import Trial, effects
 from gradcore.analysis.verification import Verification
-
-RNG = np.random.default_rng(0)
-X = RNG.standard_normal((800, 20)).astype("f4")
-LABELS = (X @ RNG.standard_normal((20, 5))).argmax(axis=1)
-
-
-def sick_net():
-    return gc.MLP([20] + [40] * 10 + [5], activation="sigmoid", init="glorot_normal")
+from sick import LABELS, X, sick_net
 
 
 @pytest.fixture(scope="module")

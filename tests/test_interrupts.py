@@ -5,22 +5,15 @@ import os
 import signal
 import sys
 
-import numpy as np
 import pytest
 
 import gradcore as gc
 from gradcore import cli
 from gradcore._status import Status
 from gradcore.analysis import trials
+from sick import LABELS, X, sick_net
 
-RNG = np.random.default_rng(0)
-X = RNG.standard_normal((800, 20)).astype("f4")
-LABELS = (X @ RNG.standard_normal((20, 5))).argmax(axis=1)
 QUICK = {"steps": 2, "seeds": 2}
-
-
-def sick_net():
-    return gc.MLP([20] + [40] * 10 + [5], activation="sigmoid", init="glorot_normal")
 
 
 def analysed():

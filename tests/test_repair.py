@@ -9,15 +9,9 @@ import pytest
 
 import gradcore as gc
 from nets import assert_same_bits, copies
+from sick import LABELS, X, sick_net
 
-RNG = np.random.default_rng(0)
-X = RNG.standard_normal((800, 20)).astype("f4")
-LABELS = (X @ RNG.standard_normal((20, 5))).argmax(axis=1)
 QUICK = {"steps": 40, "seeds": 2}
-
-
-def sick_net():
-    return gc.MLP([20] + [40] * 10 + [5], activation="sigmoid", init="glorot_normal")
 
 
 @pytest.fixture(scope="module")

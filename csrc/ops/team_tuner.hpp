@@ -1,6 +1,6 @@
 // How many threads a repeated call is fastest with. FLOPs tell how many could pay, but what threads cost depends on the
 // machine: above all on how long a cache line takes from one core to another, which may be 0.1 us or, between sockets
-// or on a virtual machine, 0.35. Then a training step of 32 rows of w64 d10 takes 1.8 times as long with two threads as
+// or on a virtual machine, 0.35. Then a training step of 32 rows of w64 d10 takes 1.7 times as long with two threads as
 // with one, although it takes 0.75 of the time where lines travel fast (bench/experiments.md).
 //
 // So once in a while half or twice as many threads are tried for a few calls, and kept if these are faster. A trial
