@@ -91,13 +91,9 @@ struct MathConstants<float> {
   static constexpr float kExpMin = -120.0f;
   static constexpr int kExpShift = 64;
   static constexpr float kExpUnshift = 0x1p-64f;
-  // (exp(r) - 1 - r) / r^2 on |r| <= ln2/2: 2^-31.8 of exp(r) - 1.
-  static constexpr float kExp[] = {0.5f,
-                                   0.1666666716337204f,
-                                   0.041666366159915924f,
-                                   0.00833327416330576f,
-                                   0.0013940377393737435f,
-                                   0.00019913741562049836f};
+  // (exp(r) - 1 - r) / r^2 on |r| <= ln2/2: 2^-27.9 of exp(r), 2^-25.7 of exp(r) - 1.
+  static constexpr float kExp[] = {0.5f, 0.16666534543037415f, 0.041667237877845764f, 0.00836750864982605f,
+                                   0.001386375748552382f};
   // (log(1 + x) - x) / x^2 on [0, 1]: 2^-30.3 of log(1 + x).
   static constexpr float kLog1p[] = {
       -0.4999998211860657f, 0.33332559466362f,     -0.24987271428108215f, 0.19890747964382172f,  -0.16105692088603973f,
@@ -108,7 +104,7 @@ struct MathConstants<float> {
   static constexpr float kMillsU[] = {-0.39589086174964905f, -0.07966345548629761f, 0.04257534444332123f,
                                       0.024240441620349884f, 0.004090242087841034f};
   // Beyond this Phi(-t) * t rounds to zero.
-  static constexpr float kMillsMax = 15.0f;
+  static constexpr float kMillsMax = 14.75f;
 };
 
 template <>
@@ -294,16 +290,59 @@ GRADCORE_INLINE Vec<T> log_above_one(Vec<T> x) {
 
 // ---- the normal law ----
 
-// Mills' ratio of the normal distribution: Phi(-t) = exp(-t^2/2) * mills(t, t^2), for t in [0, kMillsMax]. The fit
+// Mills' ratio of the normal distribution: Phi(-t) = exp(-t^2/2) * mills(t), for t in [0, kMillsMax]. The fit
 // 1 / (2 + 2 t + t U/P) is exact at 0, U is a small part of the result, and the rounding errors of P nearly cancel:
 // 1.5 ULP, where a plain P/Q of these degrees has 4.
 template <class T>
-GRADCORE_INLINE Vec<T> mills(Vec<T> t, Vec<T> t2) {
+GRADCORE_INLINE Vec<T> mills(Vec<T> t) {
   using C = MathConstants<T>;
-  const Vec<T> p = horner_pairs<T>(t, t2, C::kMillsP);
+  const Vec<T> t2 = t * t, p = horner_pairs<T>(t, t2, C::kMillsP);
   const Vec<T> rest = fma(t, horner_pairs<T>(t, t2, C::kMillsU), p + p);
   const Vec<T> q = fma(t + t, p, rest);
   return quotient(p, q);
 }
+
+#if GRADCORE_VECTOR_BYTES == 64
+// AVX-512 looks up 16 floats at a time, beside the multiplications, which bound every activation. mills() is then one
+// of 16 polynomials, 6 multiplications instead of 15 (GELU with its derivative 1.2 times as fast), to 2^-27.0. They are
+// chosen by the last four bits of (1 + t) >> 21, two of the exponent and two of the mantissa, and expanded around
+// points near the middle of their intervals where kMills[0] has no rounding error (2^-31). The first interval, at index
+// 12, is expanded around 0, where it is exact.
+inline constexpr float kMillsAt[] = {1.2500103f, 1.750042f,  2.2500257f,  2.7500734f, 3.5000546f, 4.500178f,
+                                     5.500189f,  6.500113f,  8.000131f,   10.000067f, 12.000008f, 14.000026f,
+                                     0,          0.3750021f, 0.62500024f, 0.87501925f};
+inline constexpr float kMills[][16] = {
+    {0.23075919f, 0.18522853f, 0.15365057f, 0.13072184f, 0.106343694f, 0.08480031f, 0.07034042f, 0.060014676f,
+     0.049121767f, 0.039506435f, 0.03301895f, 0.028352609f, 0.5f, 0.3796039f, 0.32335612f, 0.2797676f},
+    {-0.11049093f, -0.074784584f, -0.05322455f, -0.039447628f, -0.02673355f, -0.017325802f, -0.012056704f,
+     -0.008840103f, -0.005961726f, -0.0038752893f, -0.0027146242f, -0.0020050257f, -0.39894226f, -0.25659004f,
+     -0.19684462f, -0.15414025f},
+    {0.046322197f, 0.027176177f, 0.01694698f, 0.011118981f, 0.0063874135f, 0.0034155624f, 0.002013137f, 0.0012765067f,
+     0.0007135974f, 0.00037664289f, 0.00022172024f, 0.00014109834f, 0.24999954f, 0.14169106f, 0.10016409f, 0.07244597f},
+    {-0.017528648f, -0.009074865f, -0.0050310637f, -0.0029565087f, -0.0014589311f, -0.0006516849f, -0.00032801315f,
+     -0.00018088486f, -8.427137e-05f, -3.627597e-05f, -1.7992441e-05f, -9.8815035e-06f, -0.1329688f, -0.06781832f,
+     -0.044747222f, -0.030249504f},
+    {0.0061025196f, 0.0028236923f, 0.001406714f, 0.000747059f, 0.00032011364f, 0.00012067109f, 5.2237378e-05f,
+     2.5177762e-05f, 9.8266155e-06f, 3.4636323e-06f, 1.4509723e-06f, 6.887971e-07f, 0.062356237f, 0.029064223f,
+     0.018049056f, 0.011493276f},
+    {-0.001999256f, -0.0008330395f, -0.00037563482f, -0.00018140349f, -6.893382e-05f, -2.2019136e-05f, -8.221253e-06f,
+     -3.4722482e-06f, -1.1576187e-06f, -3.3297064e-07f, -1.1752952e-07f, -4.814173e-08f, -0.025710398f, -0.011417952f,
+     -0.0067123384f, -0.004046899f},
+    {0.00060899765f, 0.00023009755f, 9.480927e-05f, 4.2072796e-05f, 1.4066767e-05f, 3.8583785e-06f, 1.2526538e-06f,
+     4.6740897e-07f, 1.3160475e-07f, 3.1251197e-08f, 9.336245e-09f, 3.3042706e-09f, 0.0076457513f, 0.004155853f,
+     0.0023207765f, 0.0013633692f}};
+GRADCORE_INLINE Vec<float> look_up(const float (&table)[16], IVec<float> i) {
+  return Vec<float>(_mm512_permutexvar_ps(__m512i(i), __m512(load(table))));
+}
+template <>
+inline __attribute__((always_inline)) Vec<float> mills<float>(Vec<float> t) {
+  const IVec<float> i = shift_right_logical<float>(to_bits(t + 1.0f), 21);
+  const Vec<float> r = t - look_up(kMillsAt, i);
+  Vec<float> sum = look_up(kMills[6], i);
+#pragma GCC unroll 6
+  for (int k = 5; k >= 0; k--) sum = fma(sum, r, look_up(kMills[k], i));
+  return sum;
+}
+#endif
 
 }  // namespace gradcore::GRADCORE_TARGET
