@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 
 from .. import _check
 from .._status import Progress, shown
+from ..mlp import MLP
+from ..optim import Optimizer
 from . import measure as measuring
 from .arithmetic import harmless
 from .case import SGD_LR, Case, batch_rows
@@ -105,9 +107,6 @@ def make_case(
     net: Any, x: ArrayLike, target: ArrayLike, loss: str, optimizer: Any, batch_size: int, batches: int, seed: int
 ) -> Case:
     """The Case of the arguments of `analyze`, which are checked; the net is copied."""
-    from ..mlp import MLP
-    from ..optim import Optimizer
-
     _check.instance(net, "net", MLP, "a gradcore.MLP")
     if optimizer is not None:
         _check.instance(optimizer, "optimizer", Optimizer, "one of gc.optim made for this net, or None")

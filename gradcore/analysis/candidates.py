@@ -16,7 +16,7 @@ import numpy as np
 
 from .._scaling import standard_scaling, standardized
 from ..init import CRITICAL_GAIN_SQUARED, lsuv
-from ..mlp import skip_connections
+from ..mlp import MLP, skip_connections
 from . import mean_field as theory
 from .arithmetic import TINY, bounded_exp
 from .case import Case
@@ -81,8 +81,6 @@ class Candidate:
 
     def build(self, case: Case, seed: int | None = None) -> Any:
         """A fresh net with the change, or a copy if the net stays as it is. seed: None for that of the analysed net."""
-        from ..mlp import MLP
-
         config = case.net.config
         if self.keeps_net:
             return case.net.copy()

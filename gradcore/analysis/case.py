@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _check, ops
+from ..optim import SGD
 from .arithmetic import root_mean_square
 
 # Learning rate of the plain SGD judged for when no optimizer is given: the usual default for SGD.
@@ -107,8 +108,6 @@ class Case:
         fit a net of fewer layers that has kept its weights. anew: start without a state in any case.
         """
         if self.optimizer is None:
-            from ..optim import SGD
-
             return SGD(net, lr=self.step_size)
         fits = net.parameters.flat.shape == self.optimizer.net.parameters.flat.shape
         return self.optimizer._made_for(net, self.step_size, keep_state=self.trained and fits and not anew)

@@ -22,7 +22,7 @@ import numpy as np
 from .. import _check
 from ..init import CRITICAL_GAIN_SQUARED
 from ..init import check as check_init
-from ..mlp import skip_connections
+from ..mlp import MLP, skip_connections
 from . import mean_field as theory
 from .arithmetic import GAUSS_95, TINY, bounded_exp, harmless
 from .propagation import NEIGHBOUR_COSINE
@@ -47,8 +47,6 @@ def scheme_scales(config: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """
     widths, scheme = np.array(config["widths"], dtype=np.float64), config["init"]
     if callable(scheme):
-        from ..mlp import MLP
-
         return layer_scales(MLP(**config))
     fan_in, fan_out = widths[:-1], widths[1:]
     gains = np.array([CRITICAL_GAIN_SQUARED[name] for name in [*config["activation"], "identity"]])
@@ -115,8 +113,6 @@ def predict(
 
 def _scales_of(design: Any, options: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """The config of a net or of widths with options, and the scales of its weights and biases."""
-    from ..mlp import MLP
-
     if isinstance(design, MLP):
         if options:
             raise TypeError(f"{next(iter(options))}: expected only with widths, got it beside a net, which has its own")

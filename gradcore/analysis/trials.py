@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .. import ops
 from ..training import accuracy
 from .arithmetic import harmless
 from .candidates import Candidate, Preparation
@@ -184,8 +185,6 @@ def train(contestant: Contestant, split: Split, *, steps: int, seed: int, lr: fl
 @harmless
 def _evaluate(net: Any, case: Case, x: np.ndarray, rows: np.ndarray, preparation: Preparation) -> tuple[float, float]:
     """(loss, accuracy) on some rows, in inference mode and in the units of the targets; (inf, NaN) if not finite."""
-    from .. import ops
-
     output = np.asarray(preparation.restore(net(x[rows])), dtype=np.float64)
     if not np.isfinite(output).all():
         return math.inf, math.nan

@@ -20,9 +20,11 @@ from ..mlp import skip_connections
 from . import mean_field as theory
 from . import measure as measuring
 from . import trials, wording
+from .analyze import examine
 from .arithmetic import bounded_exp
 from .candidates import Candidate, Preparation, around_net, changed_settings, with_learning_rate, yardstick
 from .case import Case
+from .judge import judge
 from .outlook import MOST_STEPS, look_ahead
 from .rehearsal import rehearse
 from .report import Outcome, Remedy, Report
@@ -394,9 +396,6 @@ class Verification:
         It is built from the seed of the sick net and measured on the first of its batches, standardized if the change
         asks for that.
         """
-        from .analyze import examine
-        from .judge import judge
-
         case = replace(
             contestant.case,
             net=contestant.net(),

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import Any
 
+from .. import _check, analysis, optim
 from .._status import Status
+from ..analysis.candidates import starts_small
+from ..mlp import MLP
 from ..show import story, text
 from .outputs import OK, UNHEALTHY, check_outputs, write_outputs
 from .table import Table, load
 
-OPTIMIZERS = ("sgd", "rmsprop", "adam", "adamw")
-NORMALIZATIONS: dict[Any, Any] = {"none": None, "batch": "batch", "layer": "layer", "rms": "rms"}
+OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
+    "sgd": optim.SGD,
+    "rmsprop": optim.RMSprop,
+    "adam": optim.Adam,
+    "adamw": optim.AdamW,
+}
+NORMALIZATIONS: dict[Any, str | None] = {name or "none": name for name in _check.NORMALIZATIONS}
 
 
 def run_analyze(arguments: argparse.Namespace) -> int:
     """`gradcore analyze`; returns the exit code, which gives the verdict."""
-    from .. import analysis
-    from ..analysis.candidates import starts_small
-
     check_outputs(arguments)
     table = _load_table(arguments)
     net = _build_net(arguments)
@@ -47,8 +53,6 @@ def run_analyze(arguments: argparse.Namespace) -> int:
 
 def run_predict(arguments: argparse.Namespace) -> int:
     """`gradcore predict`."""
-    from .. import analysis
-
     check_outputs(arguments)
     prediction = analysis.predict(
         arguments.widths,
@@ -78,9 +82,7 @@ def _load_table(arguments: argparse.Namespace) -> Table:
     return table.standardized() if arguments.standardize else table
 
 
-def _build_net(arguments: argparse.Namespace) -> Any:
-    from ..mlp import MLP
-
+def _build_net(arguments: argparse.Namespace) -> MLP:
     return MLP(
         arguments.widths,
         activation=arguments.activation,
@@ -91,12 +93,9 @@ def _build_net(arguments: argparse.Namespace) -> Any:
     )
 
 
-def _build_optimizer(arguments: argparse.Namespace, net: Any) -> Any:
-    from .. import optim
-
+def _build_optimizer(arguments: argparse.Namespace, net: MLP) -> optim.Optimizer | None:
     if arguments.optimizer is None and arguments.lr is None:
         return None
-    kinds = (optim.SGD, optim.RMSprop, optim.Adam, optim.AdamW)
     name = arguments.optimizer or "sgd"
     default = 0.1 if name == "sgd" else 1e-3
-    return dict(zip(OPTIMIZERS, kinds, strict=True))[name](net, default if arguments.lr is None else arguments.lr)
+    return OPTIMIZERS[name](net, default if arguments.lr is None else arguments.lr)

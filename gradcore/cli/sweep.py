@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from .. import _check, _files
 from .._runtime import get_num_threads
 from .._status import Status
 from ..show import sweep_text
-from ..sweeps import SweepResult
+from ..sweeps import SweepResult, sweep
 from ..sweeps.grid import checked_axes
 from .analyze import NORMALIZATIONS
 from .outputs import INTERRUPTED, OK, check_outputs, write_outputs
@@ -23,10 +24,6 @@ _RESIDUAL: dict[Any, Any] = {"no": False, "yes": True}
 
 def run_sweep(arguments: argparse.Namespace) -> int:
     """`gradcore sweep`."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from ..sweeps import sweep
-
     check_outputs(arguments)
     names = ("depth", "width", "activation", "init", "weight_var", "bias_var")
     grid = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}

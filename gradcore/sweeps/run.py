@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from .. import _check
 from .._runtime import get_num_threads
 from .._status import Progress, shown
+from ..analysis.analyze import analyze
 from ..analysis.arithmetic import bounded_exp
 from ..analysis.measure import travelling_norm
 from ..analysis.report import Report
@@ -193,8 +194,6 @@ class _Work:
     dtype: str
 
     def __call__(self, point: Row) -> Row:
-        from ..analysis import analyze
-
         net = build(point, self.x.shape[1], self.out_features, self.dtype)
         report = analyze(
             net,
