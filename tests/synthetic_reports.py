@@ -15,6 +15,7 @@ from gradcore.analysis.report import (
     Report,
     Slope,
 )
+from gradcore.analysis.subject import Thresholds
 
 FORMATS = ("fp16", "bf16", "e4m3", "e5m2")
 
@@ -36,13 +37,20 @@ def make_report(verdict="vanishing", num_hidden=30, gain=0.0562, activation="sig
         prediction=_prediction(gain, depth, delta_log),
         config={
             "widths": [64, *[100] * num_hidden, 10],
-            "activation": activation,
+            "activation": [activation] * num_hidden,
             "normalization": None,
             "residual": False,
             "init": "auto",
             "dtype": "float32",
         },
-        conditions={"loss": "cross_entropy", "optimizer": None, "batches": 8, "batch_size": 128, "seed": 0},
+        conditions={
+            "loss": "cross_entropy",
+            "optimizer": None,
+            "batches": 8,
+            "batch_size": 128,
+            "interrupted": False,
+            "thresholds": Thresholds().to_dict(),
+        },
         loss=2.351,
         tried=_remedies(gain) if tried else (),
         flows=(_flow(delta_log),),

@@ -253,8 +253,9 @@ def test_a_regression_has_no_accuracy():
 
 def test_everything_is_escaped():
     nasty = '<script>alert("x")</script>'
-    config = {"widths": [1, 1], "activation": nasty, "init": nasty, "residual": False}
-    report = make_report(config=config, conditions={"loss": nasty})
+    report = make_report()
+    report.config |= {"activation": [nasty], "init": nasty}
+    report.conditions["loss"] = nasty
     remedy = report.tried[0]
     object.__setattr__(remedy, "name", nasty)
     object.__setattr__(remedy, "note", nasty)
@@ -335,9 +336,8 @@ def test_a_chart_over_checks_tells_their_steps():
     steps = np.array([5.0, 40.0, 900.0])
     history = {name: np.ones((3, 2)) for name in PROFILES} | {"step": steps, "loss": np.array([1.0, 0.5, 0.1])}
     cost = {"checks": 3, "recorded_passes": 3, "analyses": 0}
-    report = TrainingReport(
-        "healthy", (), 900, history, {"widths": [4, 4, 2]}, {"loss": "mse", "optimizer": "SGD"}, cost
-    )
+    conditions = {"loss": "mse", "optimizer": "SGD"}
+    report = TrainingReport("healthy", (), 900, history, gc.MLP([4, 4, 2]).config, conditions, cost)
     page = report._repr_html_()
     loss = page[page.index("Loss at the checks") :]
     assert re.findall(r"<title>step (\d+): ", loss) == ["5", "40", "900"]
@@ -445,7 +445,7 @@ def test_words_after_a_power_of_ten_stand_on_the_line():
 def test_maps_of_a_training_that_broke_at_once_are_red():
     pytest.importorskip("matplotlib")
     history = {name: np.full((1, 3), np.nan) for name in PROFILES} | {"step": np.zeros(1), "loss": np.full(1, np.nan)}
-    report = TrainingReport("non_finite", (), 0, history, {"widths": [4, 4, 4, 2]}, {}, {"checks": 1})
+    report = TrainingReport("non_finite", (), 0, history, gc.MLP([4, 4, 4, 2]).config, {}, {"checks": 1})
     assert all(len(ax.images) == 1 for ax in report.plot().axes[:4])
 
 

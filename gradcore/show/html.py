@@ -21,7 +21,7 @@ from .svg import Chart, layer_range, log_range
 
 def page(report: Report) -> str:
     """A complete HTML document."""
-    return document(f"{story.title(report)}: {story.net_line(report)}", render(report))
+    return document(f"{story.title(report)}: {story.net_words(report.config)}", render(report))
 
 
 def document(title: str, body: str) -> str:
@@ -52,7 +52,7 @@ def _head(report: Report) -> str:
     sentences = "".join(f"<p>{story.formulas(sentence)}</p>" for sentence in story.why(report))
     return (
         f'<header><p class="verdict {report.verdict}">{escape(story.title(report))}</p>'
-        f"<h1>{escape(story.net_line(report))}</h1>"
+        f"<h1>{escape(story.net_words(report.config))}</h1>"
         f'<p class="muted">{escape(story.conditions_line(report))}</p></header>{_tiles(report)}{sentences}'
     )
 
@@ -134,7 +134,7 @@ def _profile_section(report: Report) -> str:
         "weight gradient": "Weight gradients, norm",
         "update": "One step of the optimizer, relative to the weights",
     }
-    rounding = {"update": UNIT_ROUNDOFF.get(str(report.config.get("dtype")), 0.0)}
+    rounding = {"update": UNIT_ROUNDOFF[report.config["dtype"]]}
     figures = [_figure(title, _profile_chart(profiles[name], title, rounding.get(name, 0.0)))
                for name, title in titles.items()]  # fmt: skip
     figures.append(_figure("Size of single deltas, and where low precision loses them", exponent_chart(report)))

@@ -25,7 +25,7 @@ def plot(report: Report) -> Any:
     """
     figure = new_figure(13, 7.6)
     axes = figure.subplots(2, 3)
-    figure.suptitle(f"{story.title(report)}: {story.net_line(report)}", fontweight="bold")
+    figure.suptitle(f"{story.title(report)}: {story.net_words(report.config)}", fontweight="bold")
     _deltas(axes[0, 0], report)
     profiles = story.profiles(report)
     _profile(axes[0, 1], profiles["activation"], "activations, root mean square")

@@ -53,7 +53,7 @@ def _slope_sentence(prediction: Prediction) -> str:
 def _limit_sentence(prediction: Prediction) -> str:
     """The limit of large depth, in a sentence."""
     depth_scale, trainable = (story.number(value) for value in (prediction.depth_scale, prediction.trainable_depth))
-    normalization = prediction.config.get("normalization")
+    normalization = prediction.config["normalization"]
     if normalization is not None:
         batch = f" at {prediction.batch_size} rows per batch" if normalization == "batch" else ""
         text = (
@@ -72,7 +72,7 @@ def _limit_sentence(prediction: Prediction) -> str:
 
 
 def _gain_sentence(prediction: Prediction) -> str:
-    if prediction.config.get("normalization") is not None or skip_connections(prediction.config).any():
+    if prediction.config["normalization"] is not None or skip_connections(prediction.config).any():
         return ""
     if math.isnan(prediction.critical_gain):
         return "No weight scale keeps both signal and gradient level for this activation."

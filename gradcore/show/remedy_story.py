@@ -13,7 +13,7 @@ COLUMNS = ("gradients", "gain/layer", "loss", "accuracy", "loss reduced by", "ti
 
 def note(report: Report) -> str:
     """How the remedies were tried."""
-    rate = "" if report.conditions.get("optimizer") else ", at the best of three learning rates"
+    rate = "" if report.conditions["optimizer"] else ", at the best of three learning rates"
     outcomes = [outcome for remedy in report.tried for outcome in (remedy.before, remedy.after) if outcome is not None]
     classes = any(math.isfinite(outcome.accuracy) for outcome in outcomes)
     held_out = "Loss and accuracy are" if classes else "The loss is"

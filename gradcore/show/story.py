@@ -114,25 +114,17 @@ def architecture(widths: Sequence[int]) -> str:
     return ", ".join(str(width) if count == 1 else f"{width} x {count}" for width, count in runs)
 
 
-def net_line(report: Report) -> str:
-    """One line that describes the net."""
-    widths = [report.layers[0].in_features, *(record.out_features for record in report.layers)]
-    return net_words({"widths": widths, **report.config})
-
-
 _GIVEN_SCALES = {"weight_var": "weight", "bias_var": "bias"}  # settings that only a prediction may have
 
 
 def net_words(config: Mapping[str, Any]) -> str:
-    """A net's settings in one line."""
-    activation = config.get("activation", "")
-    names = dict.fromkeys([activation] if isinstance(activation, str) else activation)
-    parts = [architecture(config["widths"]), " / ".join(names)]
-    if config.get("normalization"):
+    """The settings of a net, or of a prediction, in one line."""
+    parts = [architecture(config["widths"]), " / ".join(dict.fromkeys(config["activation"]))]
+    if config["normalization"]:
         parts.append(f"{config['normalization']} norm")
-    if config.get("residual"):
+    if config["residual"]:
         parts.append("residual")
-    init = config.get("init")
+    init = config["init"]
     if init:
         parts.append(f"init {init if isinstance(init, str) else getattr(init, '__name__', 'of its own')}")
     parts += [
@@ -152,18 +144,13 @@ _NO_OPTIMIZER = "plain SGD at a suitable learning rate"
 def conditions_line(report: Report) -> str:
     """One line with the measurement and the optimizer that it is judged for."""
     conditions = report.conditions
-    parts = [str(conditions.get("loss", ""))]
-    if "batches" in conditions:
-        rows = conditions.get("batch_size", conditions.get("rows"))
-        batches = counted(conditions["batches"], "batch", "batches")
-        parts.append(batches + (f" of {counted(rows, 'row')}" if rows else ""))
-    parts.append(f"loss {number(report.loss, 3)}")
+    batches = f"{counted(conditions['batches'], 'batch', 'batches')} of {counted(conditions['batch_size'], 'row')}"
     # settings that are off would only lengthen the line
-    optimizer = re.sub(r", \w+=(False|0\.0)\b", "", conditions.get("optimizer") or _NO_OPTIMIZER)
-    parts.append(f"judged for {optimizer}")
-    if conditions.get("interrupted"):
+    optimizer = re.sub(r", \w+=(False|0\.0)\b", "", conditions["optimizer"] or _NO_OPTIMIZER)
+    parts = [conditions["loss"], batches, f"loss {number(report.loss, 3)}", f"judged for {optimizer}"]
+    if conditions["interrupted"]:
         parts.append("interrupted: not everything was measured")
-    return ", ".join(filter(None, parts))
+    return ", ".join(parts)
 
 
 # ---- the verdict and its reason --------------------------------------------------------------
@@ -249,7 +236,7 @@ def _factor_sentence(report: Report) -> list[str]:
     if not factors or report.verdict == "healthy" or report.slope.inside_band:
         return []
     words = dict(FACTORS)
-    if report.config.get("normalization"):  # it undoes the scale of the weights, so neither is a cause by itself
+    if report.config["normalization"]:  # it undoes the scale of the weights, so neither is a cause by itself
         factors["normalization"] = factors.get("normalization", 1.0) * factors.pop("weight_scale", 1.0)
         words["normalization"] = "normalization (the size of the weights cancels)"
     sign = 1.0 if report.slope.value > 0 else -1.0
@@ -266,7 +253,7 @@ def _but_sentence(report: Report) -> list[str]:
         return []
     if not beyond_band(slope):
         return ["It may be outside that band only by the noise of batches or the luck of this draw of weights."]
-    optimizer = (report.conditions.get("optimizer") or "SGD").split("(")[0]
+    optimizer = (report.conditions["optimizer"] or "SGD").split("(")[0]
     return [f"But under {optimizer} this does not stop the layers from moving."]
 
 
@@ -321,7 +308,7 @@ def depth_lines(report: Report) -> list[str]:
     limit = report.depth_limit
     if limit is None or math.isnan(limit.carried):
         return []
-    ratio = number(float(report.conditions.get("thresholds", {}).get("norm_ratio", 100.0)))
+    ratio = number(report.conditions["thresholds"]["norm_ratio"])
     interval = f"{_layer_count(limit.measured_low)} to {_layer_count(limit.measured_high)}"
     line = (
         f"This design can carry {_layer_count(limit.carried)} layers before the gradient norms at the two ends differ "

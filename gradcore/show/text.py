@@ -113,7 +113,7 @@ def render(
 
 def _head(report: Report, terminal: Terminal) -> list[str]:
     title = terminal.style(story.title(report).upper(), VERDICT_STYLE[report.verdict])
-    subtitle = terminal.wrap(story.net_line(report), story.conditions_line(report), style="dim")
+    subtitle = terminal.wrap(story.net_words(report.config), story.conditions_line(report), style="dim")
     return [title, *subtitle, "", *terminal.wrap(*story.why(report))]
 
 
@@ -262,9 +262,9 @@ def render_repair(repair: Repair) -> str:
     """The text of a repair: what was wrong, what was changed, and the result."""
     terminal = Terminal.of(sys.stdout)
     before, after = repair.before, repair.after
-    lines = [*_repair_head(repair, terminal), *terminal.wrap(f"before: {story.net_line(before)}")]
+    lines = [*_repair_head(repair, terminal), *terminal.wrap(f"before: {story.net_words(before.config)}")]
     if repair.remedies:
-        lines += terminal.wrap(f"after:  {story.net_line(after)}")
+        lines += terminal.wrap(f"after:  {story.net_words(after.config)}")
     lines += terminal.wrap(*story.why(before))
     for remedy in repair.remedies:
         lines += [terminal.rule(f"Applied: {remedy.name}"), *terminal.wrap(f"Why: {remedy.reason}.")]
