@@ -158,7 +158,7 @@ def _profile_chart(values: np.ndarray, label: str, rounding: float = 0.0) -> str
     chart = Chart(layer_range(len(log)), log_range(log))
     chart.line(log, "measured", dots=True)
     if rounding:
-        chart.level(math.log10(rounding), "limit", "below this: lost to rounding")
+        chart.level(math.log10(rounding), "below this: lost to rounding")
     chart.missing(values)
     return chart.svg(f"{label}, over the layers")
 
@@ -188,7 +188,7 @@ def exponent_chart(report: Report) -> str:
     chart.band(ribbons[1], ribbons[3], "spread")
     chart.line(ribbons[2], "measured")
     for name, exponent in story.FLUSH_EXPONENTS.items():
-        chart.level(scale * exponent, "limit", f"{name}: zero below")
+        chart.level(scale * exponent, f"{name}: zero below")
     return chart.svg("Median, middle half and middle 90% of the single deltas of each layer")
 
 

@@ -12,7 +12,7 @@ from ..analysis.report import GainFactors, Prediction, Report
 from ..analysis.training_report import TrainingReport
 from . import remedy_story, story
 
-_BLUE, _GOLD, _GREEN, _RED, _GREY = "#1d5fc4", "#8a6d1d", "#17794a", "#bb2b33", "#5a6472"
+_BLUE, _GOLD, GREEN, RED, _GREY = "#1d5fc4", "#8a6d1d", "#17794a", "#bb2b33", "#5a6472"
 
 
 def plot(report: Report) -> Any:
@@ -53,7 +53,7 @@ def plot_training(report: TrainingReport) -> Any:
         ax.set(title=words, ylabel="layer")
         values = map_values(report, name)
         if len(values):
-            ax.set_facecolor(_RED)  # shows through where a value is zero or not finite
+            ax.set_facecolor(RED)  # shows through where a value is zero or not finite
             image = ax.imshow(values.T, origin="lower", aspect="auto", cmap="Blues", interpolation="nearest")
             image.set_clim(*map_range(values))
             figure.colorbar(image, ax=ax, label="log10", pad=0.01)
@@ -63,7 +63,7 @@ def plot_training(report: TrainingReport) -> Any:
     axes[-1].set_xticks(ticks, [f"{steps[tick]:.0f}" for tick in ticks])
     for finding in report.findings:
         for ax in axes:
-            ax.axvline(float(np.searchsorted(steps, finding.since)) - 0.5, color=_RED, ls="--", lw=1)
+            ax.axvline(float(np.searchsorted(steps, finding.since)) - 0.5, color=RED, ls="--", lw=1)
     return figure
 
 
@@ -83,7 +83,7 @@ def plot_prediction(prediction: Prediction) -> Any:
     axes = [figure.add_subplot(grid[0, :])]
     low, high, middle = story.expected_deltas(prediction)
     layers = np.arange(len(middle))
-    axes[0].fill_between(layers, *story.expected_cone(prediction), color=_GREEN, alpha=0.18, lw=0,
+    axes[0].fill_between(layers, *story.expected_cone(prediction), color=GREEN, alpha=0.18, lw=0,
                          label="healthy at this depth")  # fmt: skip
     axes[0].fill_between(layers, low, high, color=_GOLD, alpha=0.2, lw=0, label="95% of random draws")
     axes[0].plot(layers, middle, ".-", color=_GOLD, label="typical net")
@@ -98,7 +98,7 @@ def plot_prediction(prediction: Prediction) -> Any:
         if title.startswith("chi"):
             ax.axhline(0, color=_GREY, lw=0.8)
         if log:
-            _at_least(ax, 2.0)
+            _two_decades(ax)
         else:
             ax.set_ylim(min(0.0, float(np.nanmin(values))), 1.03)
         axes.append(ax)
@@ -106,11 +106,11 @@ def plot_prediction(prediction: Prediction) -> Any:
     return figure
 
 
-def _at_least(ax: Any, decades: float) -> None:
-    """Widen the y axis, so that a flat profile looks flat."""
+def _two_decades(ax: Any) -> None:
+    """Widen a logarithmic y axis to at least two decades, so that a flat profile looks flat."""
     low, high = ax.get_ylim()
-    if high - low < decades:
-        ax.set_ylim((low + high - decades) / 2, (low + high + decades) / 2)
+    if high - low < 2.0:
+        ax.set_ylim((low + high) / 2 - 1.0, (low + high) / 2 + 1.0)
 
 
 def _whole_layers(ax: Any) -> None:
@@ -136,7 +136,7 @@ def _deltas(ax: Any, report: Report) -> None:
     low, high, middle = story.predicted_deltas(report)
     cone_low, cone_high = story.healthy_cone(report)
     if np.isfinite(cone_low).sum() > 1:
-        ax.fill_between(layers, cone_low, cone_high, color=_GREEN, alpha=0.18, lw=0, label="healthy at this depth")
+        ax.fill_between(layers, cone_low, cone_high, color=GREEN, alpha=0.18, lw=0, label="healthy at this depth")
     if report.prediction.valid:
         ax.fill_between(layers, low, high, color=_GOLD, alpha=0.2, lw=0)
         ax.plot(layers, middle, "--", color=_GOLD, lw=1.3, label="mean-field theory, 95% band")
@@ -152,10 +152,8 @@ def _profile(ax: Any, values: np.ndarray, title: str) -> None:
                                        ("$0$", "exactly 0", 0.03, values == 0)):  # fmt: skip
         if where.any():
             edge = np.full(where.sum(), height)
-            ax.plot(
-                layers[where], edge, ls="", marker=mark, color=_RED, label=words, transform=ax.get_xaxis_transform()
-            )
-    _at_least(ax, 2.0)
+            ax.plot(layers[where], edge, ls="", marker=mark, color=RED, label=words, transform=ax.get_xaxis_transform())
+    _two_decades(ax)
     _whole_layers(ax)
     ax.set(title=title, xlabel="layer (0 is at the input)", ylabel="log10")
 
@@ -211,9 +209,9 @@ def _exponents(ax: Any, report: Report) -> None:
     ax.figure.colorbar(image, ax=ax, label="share of the layer", pad=0.01)
     for name, exponent in story.FLUSH_EXPONENTS.items():
         if exponents[first] < exponent <= exponents[last - 1] + 1:
-            ax.axhline(exponent, color=_RED, ls=":", lw=1)
+            ax.axhline(exponent, color=RED, ls=":", lw=1)
             inwards = "top" if 2 * exponent > exponents[first] + exponents[last - 1] + 1 else "bottom"
-            ax.text(-0.3, exponent, f" zero in {name}", color=_RED, fontsize=7, va=inwards)
+            ax.text(-0.3, exponent, f" zero in {name}", color=RED, fontsize=7, va=inwards)
     _whole_layers(ax)
     ax.set(xlabel="layer", ylabel="log2 of the size")
 
@@ -228,7 +226,7 @@ def _remedies(ax: Any, report: Report) -> None:
     for row, remedy in enumerate(reversed(tried)):
         assert remedy.before is not None
         assert remedy.after is not None
-        color = _GREEN if remedy.helps else _GREY
+        color = GREEN if remedy.helps else _GREY
         ax.plot([remedy.before.loss, remedy.after.loss], [row, row], color=color, lw=1.5)
         ax.plot(remedy.before.loss, row, "o", mfc="white", mec=color)
         ax.plot(remedy.after.loss, row, "o", color=color)

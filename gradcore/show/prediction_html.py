@@ -74,7 +74,7 @@ def _profile_section(prediction: Prediction) -> str:
         limits = log_range(shown) if log else (min(0.0, float(np.nanmin(shown))), 1.0)
         chart = Chart(layer_range(len(shown)), limits, log=log)
         if title.startswith("chi"):
-            chart.level(0.0, "limit", "above it gradients grow, below it they shrink")
+            chart.level(0.0, "above it gradients grow, below it they shrink")
         chart.line(shown, "theory", dots=True)
         figures.append(f"<figure><figcaption>{story.formulas(title)}</figcaption>{chart.svg(title)}</figure>")
     return f'<section><h2>What determines it</h2><div class="grid">{"".join(figures)}</div></section>'

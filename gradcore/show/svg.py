@@ -83,7 +83,7 @@ class Chart:
             back = [f"{self.x(i)},{self.y(low[i])}" for i in reversed(range(start, stop))]
             self.marks.append(f'<polygon class="{css}" points="{" ".join(forth + back)}"/>')
 
-    def level(self, value: float, css: str, label: str) -> None:
+    def level(self, value: float, label: str) -> None:
         """A horizontal line with its label, if it lies inside the frame; labels never cover each other."""
         if not self.y0 <= value <= self.y1:
             return
@@ -91,7 +91,7 @@ class Chart:
         x = self.left + 4 + 120 * sum(abs(y - other) < 11 for other in self._levels)
         self._levels.append(y)
         self.marks.append(
-            f'<line class="{css}" x1="{self.left}" x2="{self.width - self.right}" y1="{y}" y2="{y}"/>'
+            f'<line class="limit" x1="{self.left}" x2="{self.width - self.right}" y1="{y}" y2="{y}"/>'
             f'<text class="small" x="{x}" y="{y - 3}">{escape(label)}</text>'
         )
 

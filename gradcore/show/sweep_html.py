@@ -13,7 +13,6 @@ from .sweep_story import Panel
 
 _CELL_WIDTH, _CELL_HEIGHT = 44, 30
 _TOP, _BOTTOM, _RIGHT, _LETTER = 8, 40, 10, 6.2  # pixels; _LETTER: width of a letter of an 11 px label
-_MAX_TEXT_CELLS = 16  # with more columns, numbers in the cells would overlap
 _PANEL_WIDTH = 860
 
 
@@ -103,7 +102,7 @@ def _cell(frame: _Frame, x: int, y: int, row: Row, panel: Panel) -> str:
     if row["healthy"] == 1.0:
         # many readers cannot tell green from red, so the ring lies on a wider one of the page's colour
         mark += "".join(f'<rect class="{ring}" {_box(frame, x, y, 2)} rx="3"/>' for ring in ("ring halo", "ring"))
-    if len(panel.xs) <= _MAX_TEXT_CELLS:
+    if sweep_story.has_room(panel):
         shown = "&#215;" if broken else sweep_story.shown(row[panel.value])
         place = f'text-anchor="middle" x="{frame.x(x):.1f}" y="{frame.y(y) + 4:.1f}"'
         mark += f'<text class="{"onfull" if opacity > 0.6 else "cell"}" {place}>{shown}</text>'
@@ -119,11 +118,10 @@ def _box(frame: _Frame, x: int, y: int, margin: int) -> str:
 
 def _axes(panel: Panel, frame: _Frame, width: float, height: float) -> list[str]:
     floor = height - _BOTTOM
-    step = 1 if len(panel.xs) <= _MAX_TEXT_CELLS else -(-len(panel.xs) // _MAX_TEXT_CELLS)
     marks = [
         f'<text text-anchor="middle" x="{frame.x(i):.1f}" y="{floor + 14}">'
         f"{escape(sweep_story.tick(panel.x_name, panel.xs[i]))}</text>"
-        for i in range(0, len(panel.xs), step)
+        for i in sweep_story.ticks(panel)
     ]
     marks += [
         f'<text text-anchor="end" x="{frame.left - 5:.1f}" y="{frame.y(i) + 4:.1f}">{escape(_y_tick(panel, y))}</text>'

@@ -10,11 +10,9 @@ import numpy as np
 
 from ..sweeps import SweepResult
 from . import sweep_story
-from .plots import new_figure
+from .plots import GREEN, RED, new_figure
 from .sweep_story import Panel
 
-_GREEN, _MISSING = "#17794a", "#bb2b33"
-_MAX_TEXT_CELLS = 16
 _TITLE_LETTERS = 9  # letters per inch in a figure's bold title
 _THEORY = "critical line of mean-field theory"
 
@@ -61,10 +59,10 @@ def _heat_map(ax: Any, panel: Panel) -> Any:
             if row["healthy"] == 1.0:
                 frame = np.array([-1, 1, 1, -1, -1]) * 0.44 + x, np.array([-1, -1, 1, 1, -1]) * 0.42 + y
                 ax.plot(*frame, color="white", lw=3)  # many readers cannot tell green from red
-                ax.plot(*frame, color=_GREEN, lw=1)
+                ax.plot(*frame, color=GREEN, lw=1)
             if sweep_story.broken(row, panel.value):
-                ax.plot(x, y, "x", color=_MISSING)
-            elif len(panel.xs) <= _MAX_TEXT_CELLS:
+                ax.plot(x, y, "x", color=RED)
+            elif sweep_story.has_room(panel):
                 tone = "white" if abs(shade) > 0.7 else "black"
                 ax.text(x, y, sweep_story.shown(row[panel.value]), ha="center", va="center", fontsize=7, color=tone)
     _ticks(ax, panel)
@@ -78,8 +76,7 @@ def _heat_map(ax: Any, panel: Panel) -> Any:
 
 
 def _ticks(ax: Any, panel: Panel) -> None:
-    step = -(-len(panel.xs) // _MAX_TEXT_CELLS)
-    places = range(0, len(panel.xs), step)
+    places = sweep_story.ticks(panel)
     ax.set_xticks(places, [sweep_story.tick(panel.x_name, panel.xs[i]) for i in places], fontsize=8)
     ax.set_xlabel(sweep_story.TITLES[panel.x_name])
     if panel.y_name is None:

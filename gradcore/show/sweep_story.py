@@ -27,6 +27,7 @@ TITLES = {
 }
 _NUMERIC = ("depth", "weight_var", "bias_var", "width")
 MAX_PANELS = 24
+_MAX_TEXT_CELLS = 16  # in a row; with more, numbers in the cells would overlap
 _LINE_POINTS = 60
 
 # A factor of 2 per layer has the full colour: over ten layers it makes 1000.
@@ -135,6 +136,16 @@ def colour(gain: float) -> float:
 def broken(row: Row, value: str) -> bool:
     """Whether a design has no gain because its gradients are zero or not finite, rather than because it is shallow."""
     return math.isnan(row[value]) and row["verdict"] != "healthy"
+
+
+def has_room(panel: Panel) -> bool:
+    """Whether numbers fit into the cells of a panel."""
+    return len(panel.xs) <= _MAX_TEXT_CELLS
+
+
+def ticks(panel: Panel) -> range:
+    """Columns of a panel whose values fit below the x axis."""
+    return range(0, len(panel.xs), -(-len(panel.xs) // _MAX_TEXT_CELLS))
 
 
 def shown(gain: float) -> str:
