@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike
 from . import _check, _progress, ops
 from .history import History as History
 from .history import Logs as Logs
-from .mlp import MLP, skip_connections
+from .mlp import MLP
 from .optim import Optimizer, check_step
 
 Array = _check.Array
@@ -254,6 +254,7 @@ class _Batches:
 
 def _warn_of_small_batch(net: MLP, num_rows: int, batch_size: int) -> None:
     """Warn if batch norm makes the gradients of the last batch far larger than others, because it has few rows."""
+    from .analysis.predict import extra_growth
     from .analysis.subject import Thresholds
 
     last, limit = num_rows % batch_size, Thresholds().norm_ratio
@@ -270,22 +271,6 @@ def _warn_of_small_batch(net: MLP, num_rows: int, batch_size: int) -> None:
     )
     text += "" if other is None else f", or take another batch size, such as {other}"
     _progress.warn(f"{text}.", TrainingWarning)
-
-
-def extra_growth(net: MLP, few: int, batch_size: int) -> float:
-    """The gradient's norm in the first layer for a batch of `few` rows, over that for `batch_size`; 1 if not fewer.
-
-    Mean-field theory: in the backward pass every batch norm but the last multiplies |delta|^2 by a factor that grows
-    without bound for few rows, (B - 2) / (B - 3). Skip connections bypass it.
-    """
-    from .analysis.mean_field import batch_norm_growth
-
-    if net.normalization != "batch" or not 1 < few < batch_size or skip_connections(net.config).any():
-        return 1.0
-    growth = 0.0
-    for activation in net.activations[:-1]:
-        growth += math.log(batch_norm_growth(activation, few)) - math.log(batch_norm_growth(activation, batch_size))
-    return math.exp(min(0.5 * growth, 700.0)) if math.isfinite(growth) else math.inf
 
 
 # ---- the loop ----------------------------------------------------------------------------------------------

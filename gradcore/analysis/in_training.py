@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._tape import ReplayedStep, Snapshot, Tape
-from ..training import Rows, Run, extra_growth
+from ..training import Rows, Run
 from . import causes, checks, wording
 from . import measure as measuring
 from .analyze import examine, make_case, report_of
@@ -24,6 +24,7 @@ from .case import Case, loss_in_training
 from .doubt import steps_in_doubt
 from .judge import judge
 from .measure import Rehearsal, summarize
+from .predict import extra_growth
 from .report import Finding, Report
 from .subject import Subject, Thresholds
 
@@ -198,8 +199,7 @@ def explain(tape: Tape, healthy: Snapshot, limits: Thresholds) -> tuple[Replayed
         if not passed:
             net.parameters.flat[:] = replayed._before  # the pass broke with these; the update is only a consequence
         case = _case(tape.run, net, [replayed._rows])
-        gradients = net.gradients
-        measurement = summarize(net, [replayed.flow], [replayed.loss], gradients, root_mean_square(case.x))
+        measurement = summarize(net, [replayed.flow], [replayed.loss], net.gradients, root_mean_square(case.x))
         subject = examine(case, measurement, limits)
         finding = next((entry for entry in judge(subject)[1] if entry.kind == "non_finite"), None)
         if finding is None:

@@ -327,3 +327,19 @@ def _critical_gain(stack: _Stack, activation: str, bias_var: float) -> float:
     if stack.normalization is not None or stack.skips.any():
         return math.nan
     return math.sqrt(theory.level_weight_var(activation, bias_var))
+
+
+def extra_growth(net: MLP, few: int, batch_size: int) -> float:
+    """The gradient's norm in the first layer for a batch of `few` rows, over that for `batch_size`; 1 if not fewer.
+
+    Mean-field theory: in the backward pass every batch norm but the last multiplies |delta|^2 by a factor that grows
+    without bound for few rows, (B - 2) / (B - 3). Skip connections bypass it.
+    """
+    if net.normalization != "batch" or not 1 < few < batch_size or skip_connections(net.config).any():
+        return 1.0
+    growth = 0.0
+    for activation in net.activations[:-1]:
+        growth += math.log(theory.batch_norm_growth(activation, few)) - math.log(
+            theory.batch_norm_growth(activation, batch_size)
+        )
+    return bounded_exp(0.5 * growth) if math.isfinite(growth) else math.inf
