@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _check
-
-Logs = dict[str, float]
+from ._status import REFRESH_SECONDS
+from .history import Logs
 
 _MAX_LINES = 20
-_REFRESH_SECONDS = 0.1
 _PACKAGE = os.path.join(os.path.dirname(__file__), "")
 
 
@@ -77,7 +76,7 @@ class _Bar:
 
     def on_step(self, logs: Logs) -> None:
         now = time.monotonic()
-        if now - self._shown >= _REFRESH_SECONDS:
+        if now - self._shown >= REFRESH_SECONDS:
             self._shown = now
             done = logs["epoch"] + (logs["step"] + 1) / logs["num_steps"]
             self._progress.update(self._task, completed=done, refresh=True)

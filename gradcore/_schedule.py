@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
+from time import perf_counter
 
 
 class Every:
@@ -83,9 +82,9 @@ class Budget(Every):
         trained, spent, noted: seconds that the steps, the checks and noting the steps took.
     """
 
-    def __init__(self, share: float, first: int, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, share: float, first: int) -> None:
         super().__init__(0, first)
-        self._share, self._clock = share, clock
+        self._share = share
         self._forced: int | None = first
         self._mark = self._price = self._spent_before = 0.0
         self._plain = _Steps()
@@ -109,17 +108,17 @@ class Budget(Every):
 
     def entered(self) -> None:
         """Start the clock for the monitor's work before a step."""
-        self._mark = self._clock()
+        self._mark = perf_counter()
 
     def before(self) -> None:
         """Add the time of that work, and start the clock for the step."""
-        now = self._clock()
+        now = perf_counter()
         self.noted += now - self._mark
         self._mark = now
 
     def after(self, recorded: bool, rows: int) -> None:
         """Add the time of the step; what recording added to it counts as a check's."""
-        now = self._clock()
+        now = perf_counter()
         seconds, plain = now - self._mark, self._plain.expected(rows)
         if not recorded or math.isnan(plain):
             self._plain.add(rows, seconds)
@@ -131,7 +130,7 @@ class Budget(Every):
 
     def done(self, worked: bool) -> None:
         """Add the time of the monitor's work after the step."""
-        seconds = self._clock() - self._mark
+        seconds = perf_counter() - self._mark
         if worked:
             self.spent += seconds
         else:
@@ -140,7 +139,7 @@ class Budget(Every):
     def finished(self, routine: bool) -> None:
         """The cost of a routine check is the expected price of the next one."""
         if routine:
-            self._price = self.spent - self._spent_before + self._clock() - self._mark
+            self._price = self.spent - self._spent_before + perf_counter() - self._mark
 
     def cost(self) -> dict[str, float]:
         """The cost so far.

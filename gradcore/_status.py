@@ -15,7 +15,7 @@ from . import _check
 
 Progress = Callable[[int, int, str], Any]  # (done, total, what)
 
-_REFRESH_SECONDS = 0.1
+REFRESH_SECONDS = 0.1
 _BAR_WIDTH = 24
 # Work that ends sooner shows nothing.
 _SHORT_SECONDS = 0.5
@@ -71,7 +71,7 @@ class Status:
         if not self._live:
             if what != self._what:
                 print(f"  {now - self._start:5.1f} s  {what}", file=self._stream, flush=True)
-        elif now >= self._first and (what != self._what or done >= total or now - self._drawn >= _REFRESH_SECONDS):
+        elif now >= self._first and (what != self._what or done >= total or now - self._drawn >= REFRESH_SECONDS):
             filled = round(_BAR_WIDTH * min(done / total, 1.0)) if total else 0
             bar = "#" * filled + "." * (_BAR_WIDTH - filled)
             self._draw(f"  [{bar}] {now - self._start:5.1f} s  {what}"[: self._columns])

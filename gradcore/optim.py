@@ -184,7 +184,7 @@ class Optimizer:
             view[...] = values
         self._core.step_count = step_count
 
-    def _made_for(self, net: MLP, lr: float | Schedule | None = None, *, keep_state: bool = False) -> Any:
+    def _made_for(self, net: MLP, lr: float | Schedule | None, *, keep_state: bool = False) -> Any:
         """An optimizer of the same kind and settings for another net; lr None: with the same rate or schedule.
 
         keep_state: it continues from this one's step count and state vectors.

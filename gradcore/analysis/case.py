@@ -48,8 +48,7 @@ class Case:
 
     def batch(self, index: int) -> tuple[Floats, Floats]:
         """Inputs and targets of measured batch number `index`; after the last batch, the first one follows."""
-        rows = self.rows[index % len(self.rows)]
-        return self.x[rows], self.trainable(self.net, self.target[rows])
+        return self.batch_of(self.net, self.rows[index % len(self.rows)])
 
     def random_batch(self, net: Any, rng: np.random.Generator) -> tuple[Floats, Floats]:
         """Inputs and `trainable` targets of as many random rows as a step takes."""

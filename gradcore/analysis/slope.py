@@ -161,7 +161,7 @@ def _is_random(luck: float, drift: float, alignment_noise: np.ndarray) -> bool:
     return drift - RANDOM_WITHIN * spread <= luck <= RANDOM_WITHIN * spread
 
 
-def error_of_mean(values: np.ndarray, weights: np.ndarray | None = None) -> float:
+def error_of_mean(values: np.ndarray, weights: np.ndarray | None) -> float:
     """Standard error of the mean of independent values; NaN for a single value.
 
     weights: of a weighted mean; their own mean is 1. None: all values count the same.

@@ -27,7 +27,7 @@ from .case import Case
 from .judge import judge
 from .outlook import MOST_STEPS, look_ahead
 from .rehearsal import rehearse
-from .report import Outcome, Remedy, Report
+from .report import Outcome, Remedy, Report, worst_cause
 from .slope import half_interval
 from .subject import Thresholds
 from .trials import Contestant, Crew, Split, Trial
@@ -411,10 +411,9 @@ class Verification:
             measurement = replace(measurement, outlook=ahead)
         subject = examine(case, measurement, self.limits)
         verdict, findings = judge(subject)
-        serious = [finding.cause for finding in findings if finding.severity != "info"]
         outlook = measurement.outlook
         cut = len(outlook.losses) if outlook is not None and outlook.cut_short else 0
-        return Measured(verdict, subject.slope.value, serious[0] if serious else None, cut)
+        return Measured(verdict, subject.slope.value, worst_cause(findings), cut)
 
     def _tick(self, *_: object) -> None:
         """Called at every trial step: an interrupt need not wait for a thousand of them."""

@@ -20,7 +20,7 @@ from .._status import Progress, shown
 from ..analysis.analyze import analyze
 from ..analysis.arithmetic import bounded_exp
 from ..analysis.measure import travelling_norm
-from ..analysis.report import Report
+from ..analysis.report import Report, worst_cause
 from ..mlp import MLP
 from .file import SweepFile
 from .grid import Array, Row, build, checked_axes, key, points
@@ -221,11 +221,10 @@ class _Work:
 def _measured(net: MLP, report: Report) -> Row:
     """The numbers of a report that go into the row of its point."""
     slope, prediction, hidden = report.slope, report.prediction, report.layers[:-1]
-    judged = [finding.cause for finding in report.findings if finding.severity != "info"]
     ends = hidden[0].delta_norm / hidden[-1].delta_norm if hidden and hidden[-1].delta_norm else math.nan
     return {
         "verdict": report.verdict,
-        "cause": judged[0] if judged else None,
+        "cause": worst_cause(report.findings),
         "gain": bounded_exp(slope.value),
         "gain_low": bounded_exp(slope.low),
         "gain_high": bounded_exp(slope.high),
