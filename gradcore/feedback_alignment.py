@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _check, ops
+from . import _check, _layers, ops
 from .mlp import MLP, Step
 from .optim import Optimizer, check_step
 
@@ -139,16 +139,13 @@ class DirectFeedbackMLP(MLP):
     def _feedback_pass(self, x: Array, target: Array, loss: str) -> float:
         """A forward pass, then the gradients of each layer, none of which depends on another's. Returns the loss."""
         inputs, hidden = [x], []
-        for layer, name in enumerate(self.activations):
-            z = ops.dense(inputs[-1], self.parameters[f"dense{layer}.weight"], self._bias(layer))
-            y, saved = self._normalized(layer, z)
-            h = ops.activation(y, name)
-            if self.residual and h.shape == inputs[-1].shape:
-                h += inputs[-1]
+        last = self.depth - 1
+        for layer in range(last):
+            z = self._dense(layer, inputs[-1])
+            h, y, saved = _layers.hidden(self, layer, inputs[-1], z)
             hidden.append((z, y, saved))
             inputs.append(h)
-        last = self.depth - 1
-        output = ops.dense(inputs[-1], self.parameters[f"dense{last}.weight"], self._bias(last))
+        output = self._dense(last, inputs[-1])
         error = ops.loss_backward(output, target, loss)
         with np.errstate(over="ignore", invalid="ignore"):  # shows in loss and norm, as in MLP
             self._store(last, error, inputs[-1])
@@ -160,8 +157,9 @@ class DirectFeedbackMLP(MLP):
     def _weight_gradients(self) -> list[Array]:
         return [self.gradients[f"dense{layer}.weight"].astype(np.float64) for layer in range(self.depth)]
 
-    def _bias(self, layer: int) -> Array | None:
-        return self.parameters[f"dense{layer}.bias"] if self.bias else None
+    def _dense(self, layer: int, x: Array) -> Array:
+        bias = self.parameters[f"dense{layer}.bias"] if self.bias else None
+        return ops.dense(x, self.parameters[f"dense{layer}.weight"], bias)
 
     def _store(self, layer: int, delta: Array, x: Array) -> None:
         """The gradients of a dense layer from its delta and its input."""
@@ -169,19 +167,7 @@ class DirectFeedbackMLP(MLP):
         if self.bias:
             np.sum(delta, axis=0, out=self.gradients[f"dense{layer}.bias"])
 
-    def _normalized(self, layer: int, z: Array) -> tuple[Array, tuple[Array, ...]]:
-        """y = norm(z) in training mode, and the statistics its backward needs."""
-        if self.normalization is None:
-            return z, ()
-        weight = self.parameters[f"norm{layer}.weight"]
-        if self.normalization == "rms":
-            y, *saved = ops.rms_norm(z, weight)
-        else:
-            normalize = ops.batch_norm if self.normalization == "batch" else ops.layer_norm
-            y, *saved = normalize(z, weight, self.parameters[f"norm{layer}.bias"])
-        return y, tuple(saved)
-
-    def _normalized_backward(self, layer: int, grad: Array, z: Array, saved: tuple[Array, ...]) -> Array:
+    def _normalized_backward(self, layer: int, grad: Array, z: Array, saved: list[Array]) -> Array:
         """dL/dz from dL/dy; stores the gradients of the normalization on the way."""
         if self.normalization is None:
             return grad

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _check, _core, ops
+from . import _check, _core, _layers, ops
 
 if TYPE_CHECKING:
     from .mlp import MLP
@@ -144,7 +144,7 @@ def lsuv(net: MLP, x: ArrayLike, *, seed: int = 0) -> None:
         weight /= deviation
         z /= deviation
         if layer + 1 < net.depth:
-            h = _hidden_output(draft, layer, h, z)
+            h = _layers.hidden(draft, layer, h, z)[0]
     net.parameters.flat[:] = draft.parameters.flat
 
 
@@ -153,17 +153,3 @@ def _deviation(values: Array) -> float:
     exponent = math.frexp(float(np.abs(values).max()))[1]
     with np.errstate(invalid="ignore"):  # infinity - infinity, if there are infinite values
         return float(np.ldexp(float(np.ldexp(values.astype(np.float64), -exponent).std()), exponent))
-
-
-def _hidden_output(net: MLP, layer: int, h: Array, z: Array) -> Array:
-    """Output of hidden layer `layer` for its pre-activations `z`, in training mode."""
-    y = z
-    if net.normalization == "rms":
-        y = ops.rms_norm(z, net.parameters[f"norm{layer}.weight"])[0]
-    elif net.normalization is not None:
-        normalize = ops.batch_norm if net.normalization == "batch" else ops.layer_norm
-        y = normalize(z, net.parameters[f"norm{layer}.weight"], net.parameters[f"norm{layer}.bias"])[0]
-    output = ops.activation(y, net.activations[layer])
-    if net.residual and h.shape == output.shape:
-        output += h
-    return output
