@@ -40,7 +40,7 @@ from .analysis import in_training
 from .analysis.analyze import WAKING_STEPS
 from .analysis.judge import judge, verdict_of
 from .analysis.report import Finding, Report
-from .analysis.subject import Subject, Thresholds
+from .analysis.subject import Subject, Thresholds, checked_limits
 from .analysis.training_report import PROFILES, SERIES, TrainingFinding, TrainingReport
 from .mlp import MLP, Step
 from .optim import Optimizer, check_step
@@ -134,8 +134,7 @@ class Monitor(Callback):
         self.budget = _check.number(budget, "budget", "a number in (0, 1)", lambda x: 0 < x < 1)
         self.action = action if callable(action) else _actions.names(action, "action")
         self.confirm = _check.integer(confirm, "confirm", 1)
-        self.thresholds = Thresholds() if thresholds is None else thresholds
-        _check.instance(self.thresholds, "thresholds", Thresholds, "a gradcore.analysis.Thresholds or None")
+        self.thresholds = checked_limits(thresholds)
         self.lr_factor = _check.number(lr_factor, "lr_factor", "a number in (0, 1)", lambda x: 0 < x < 1)
         self.max_actions = _check.integer(max_actions, "max_actions", 0)
         self._run: Run | None = None

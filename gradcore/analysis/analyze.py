@@ -25,7 +25,7 @@ from .propagation import propagate
 from .rehearsal import rehearse
 from .report import Prediction, Report
 from .slope import estimate
-from .subject import Subject, Thresholds
+from .subject import Subject, Thresholds, checked_limits
 
 # Steps within which layers without a gradient at the start must receive one: one step for each of two layers in a row
 # whose weights start at zero.
@@ -75,8 +75,7 @@ def analyze(
     """
     start = time.perf_counter()
     case = make_case(net, x, target, loss, optimizer, batch_size, batches, seed)
-    limits = Thresholds() if thresholds is None else thresholds
-    _check.instance(limits, "thresholds", Thresholds, "a gradcore.analysis.Thresholds or None")
+    limits = checked_limits(thresholds)
     with shown(progress) as show:
         measurement = measure_and_rehearse(case, limits, show)
     return report_of(case, measurement, limits, start)

@@ -85,6 +85,13 @@ class Thresholds(Record):
             _check.number(getattr(self, entry.name), f"thresholds.{entry.name}", expected, accept)
 
 
+def checked_limits(thresholds: Thresholds | None) -> Thresholds:
+    """A `thresholds` argument: these, or for None the usual ones."""
+    limits = Thresholds() if thresholds is None else thresholds
+    _check.instance(limits, "thresholds", Thresholds, "a gradcore.analysis.Thresholds or None")
+    return limits
+
+
 _POSITIVE = "a finite number > 0", lambda x: 0.0 < x < math.inf
 _RATIO = "a finite number > 1", lambda x: 1.0 < x < math.inf
 _SHARE = "a number in (0, 1]", lambda x: 0.0 < x <= 1.0
