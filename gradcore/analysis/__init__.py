@@ -5,10 +5,12 @@
     for remedy in report.remedies():
         print(remedy.name, remedy.effect, remedy.confidence)
 
-`analyze` leads through it. `measure` measures a `case`; `rehearsal` and `outlook` try steps of the optimizer; `slope`
-estimates the slope; `mean_field` and `predict` compute what theory expects; `judge` (with `steps`, `checks`, `causes`
-and `wording`) turns a `subject` into findings; `remedies` tries cures (`candidates`); `report` holds the results.
-`in_training` does the same for a net while it is trained.
+`analyze` leads through it. `measure` measures a `case`, and `propagation` what it does to small changes of its inputs;
+`rehearsal` and `outlook` try steps of the optimizer, whose losses `doubt` reads; `slope` estimates the slope;
+`mean_field` and `predict` compute what theory expects, `depth` how many layers the design can carry. `judge` turns a
+`subject` into findings (with `silence`, `harm`, `steps`, `checks`, `causes` and `wording`). `remedies` tries the
+`candidates` of `proposals` (with `verification`, `trials` and `weights`); `repair` applies the best. `report` holds the
+results. `in_training` does the same for a net while it is trained.
 """
 
 from __future__ import annotations

@@ -18,8 +18,9 @@ from typing import Any
 from .. import _check
 from .._runtime import get_num_threads
 from .._status import Progress, shown
-from .candidates import Candidate, combined, propose
+from .candidates import Candidate, combined
 from .case import Case
+from .proposals import propose
 from .report import Remedy, Report
 from .subject import Thresholds
 from .trials import Crew, default_steps

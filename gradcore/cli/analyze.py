@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import _check, analysis, optim
 from .._status import Status
-from ..analysis.candidates import starts_small
+from ..analysis.proposals import starts_small
 from ..mlp import MLP
 from ..show import story, text
 from .outputs import OK, UNHEALTHY, check_outputs, write_outputs
