@@ -64,8 +64,8 @@ class Judge {
   double speed(const LayerEvidence &layer) const noexcept;
   bool has_signal() const noexcept;
 
-  // Appends the layers below `end` that pass a test to Judgement::layers; returns their number.
-  int collect(int end, Test test);
+  // Appends the layers below `end`, or those of them that pass a test, to Judgement::layers; returns their number.
+  int collect(int end, Test test = [](const LayerEvidence &, int) { return true; });
   // Adds a finding on the last `count` layers collected, or on `count` layers from `first` on.
   __attribute__((format(printf, 6, 7))) void add(int kind, int severity, int cause, int count, const char *format, ...);
   __attribute__((format(printf, 7, 8))) void add_from(int first, int kind, int severity, int cause, int count,
@@ -195,8 +195,7 @@ bool Judge::non_finite() {
 
 bool Judge::nothing_to_learn() {
   if (evidence_.loss == GRADCORE_CROSS_ENTROPY && evidence_.net->out_features() == 1) {
-    add(GRADCORE_FINDING_LOSS_OUTPUT_MISMATCH, GRADCORE_CRITICAL, GRADCORE_CAUSE_LOSS_OUTPUT,
-        collect(depth_, [](const LayerEvidence &, int) { return true; }),
+    add(GRADCORE_FINDING_LOSS_OUTPUT_MISMATCH, GRADCORE_CRITICAL, GRADCORE_CAUSE_LOSS_OUTPUT, collect(depth_),
         "A softmax over one output is always 1, so every gradient is exactly zero. Use two outputs, "
         "or the binary cross entropy.");
     return true;
@@ -274,7 +273,7 @@ bool Judge::gradient_slope() {
 void Judge::slope_finding(int kind, bool harm, int cause, int first, int count, const char *why) {
   const double ends = 0.5 * std::max(-slope_.typical(), slope_.systematic) * slope_.steps;
   const bool critical = absolute_ || ends > 2 * std::log(limits::kNormRatio);
-  if (count == 0) count = collect(1, [](const LayerEvidence &, int) { return true; });
+  if (count == 0) count = collect(1);
   add_from(first, kind,
            !harm      ? GRADCORE_INFO
            : critical ? GRADCORE_CRITICAL
@@ -352,9 +351,7 @@ bool Judge::harms_when_exploding() noexcept {
 // Adds the finding for a profile that leaves the band although a typical draw of the design does not.
 void Judge::luck() {
   add(slope_.value < 0 ? GRADCORE_FINDING_VANISHING : GRADCORE_FINDING_EXPLODING, GRADCORE_INFO,
-      GRADCORE_CAUSE_NARROW_LAYER,
-      collect(
-          1, [](const LayerEvidence &, int) { return true; }),
+      GRADCORE_CAUSE_NARROW_LAYER, collect(1),
       "With this draw of the weights, the profile leaves the healthy band: its slope is %+.2g per layer, of which "
       "%+.2g comes from the sizes of weights and derivatives. The rest is chance (%+.2g in a typical draw of layers "
       "this narrow).",
@@ -365,8 +362,7 @@ void Judge::luck() {
 void Judge::undecided() {
   const bool shrinks = slope_.value < 0;
   add(shrinks ? GRADCORE_FINDING_VANISHING : GRADCORE_FINDING_EXPLODING, GRADCORE_INFO,
-      shrinks ? cause_of_vanishing(evidence_, slope_) : cause_of_exploding(evidence_, slope_),
-      collect(1, [](const LayerEvidence &, int) { return true; }),
+      shrinks ? cause_of_vanishing(evidence_, slope_) : cause_of_exploding(evidence_, slope_), collect(1),
       "The profile leaves the healthy band, but by less than the noise of batches: its slope is %+.2g per layer "
       "(interval %+.2g to %+.2g; healthy: within +-%.2g). More batches would decide.",
       slope_.value, slope_.value - slope_.batch_half, slope_.value + slope_.batch_half, slope_.band);
@@ -384,7 +380,7 @@ void Judge::small_steps(bool explained) {
     for (const LayerEvidence &layer : layers_)
       if (!is_rounded_away(update(layer))) return;
   }
-  const int count = collect(depth_, [](const LayerEvidence &, int) { return true; });
+  const int count = collect(depth_);
   if (standing)
     add(GRADCORE_FINDING_UPDATE_RATIO, GRADCORE_WARNING, GRADCORE_CAUSE_LEARNING_RATE, count,
         "The learning rate is 0, as before a warm-up or after a schedule has ended: no step changes the weights.");
@@ -398,8 +394,7 @@ void Judge::small_steps(bool explained) {
 // Batch norm over two or three rows: the mean growth of a gradient on its way back has no limit.
 void Judge::few_rows() {
   if (layers_[0].spec->normalization != GRADCORE_NORM_BATCH || evidence_.rows() > 3) return;
-  add(GRADCORE_FINDING_UPDATE_RATIO, GRADCORE_WARNING, GRADCORE_CAUSE_BATCH_NORM,
-      collect(depth_ - 1, [](const LayerEvidence &, int) { return true; }),
+  add(GRADCORE_FINDING_UPDATE_RATIO, GRADCORE_WARNING, GRADCORE_CAUSE_BATCH_NORM, collect(depth_ - 1),
       "With %.0f rows, batch norm divides by standard deviations that can be close to zero by chance, so some steps "
       "are far larger than others. Use batches of 8 rows or more, or layer norm.",
       evidence_.rows());
@@ -454,8 +449,7 @@ void Judge::unscaled_input() {
   const bool mended = first.batch_norm() || (first.row_norm() && first.bias < 0);
   const double seen = mended ? rms / std::hypot(rms, std::sqrt(kNormEps)) : rms;
   if (rms > limits::kInputScale || (seen > 0 && seen < std::pow(limits::kInputScale, evidence_.adaptive() ? -2 : -1)))
-    add(GRADCORE_FINDING_UNSCALED_INPUT, GRADCORE_WARNING, GRADCORE_CAUSE_INPUT_SCALE,
-        collect(1, [](const LayerEvidence &, int) { return true; }),
+    add(GRADCORE_FINDING_UNSCALED_INPUT, GRADCORE_WARNING, GRADCORE_CAUSE_INPUT_SCALE, collect(1),
         "Inputs have a root mean square of %.3g: the first layer's outputs and gradients inherit that scale. "
         "Standardize each column to mean 0 and variance 1.",
         rms);

@@ -49,6 +49,13 @@ double slope_of_pass(const Evidence &evidence, int pass, int steps) noexcept {
   return sum / steps;
 }
 
+// Half width of the 95 % interval of a mean of `count` values with this standard error; 0 for a single one.
+double half_interval(double error, int count) noexcept {
+  constexpr int kListed = sizeof kStudent95 / sizeof *kStudent95;
+  if (count < 2) return 0;
+  return error * (count - 1 <= kListed ? kStudent95[count - 2] : kGauss95 + 2.5 / (count - 1));
+}
+
 // Sets the mean over the passes and its standard error, which is NaN for a single pass.
 void set_value(const Evidence &evidence, int steps, Slope *slope) noexcept {
   const int count = evidence.passes();
@@ -83,12 +90,6 @@ void set_systematic(const Evidence &evidence, const Sums &sums, Slope *slope) no
 }
 
 }  // namespace
-
-double half_interval(double error, int count) noexcept {
-  constexpr int kListed = sizeof kStudent95 / sizeof *kStudent95;
-  if (count < 2) return 0;
-  return error * (count - 1 <= kListed ? kStudent95[count - 2] : kGauss95 + 2.5 / (count - 1));
-}
 
 Slope estimate_slope(const Evidence &evidence) noexcept {
   const Sums sums = sums_over_steps(evidence);

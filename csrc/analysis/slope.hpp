@@ -19,9 +19,6 @@ struct Slope {
   double typical() const noexcept { return random ? systematic + drift : systematic; }
 };
 
-// Half width of the 95 % interval of a mean of `count` values with this standard error; 0 for a single one.
-double half_interval(double error, int count) noexcept;
-
 Slope estimate_slope(const Evidence &evidence) noexcept;
 
 }  // namespace gradcore

@@ -89,10 +89,6 @@ std::string architecture_text(const Network &net) {
   return text + ", \"seed\": " + (net.origin.seed.empty() ? "null" : net.origin.seed) + "}";
 }
 
-}  // namespace
-
-namespace {
-
 std::string head_of(const char *key, const std::string &metadata, const std::vector<Place> &places,
                     gradcore_dtype dtype) {
   std::string text = "{\"__metadata__\":{\"" + std::string(key) + "\":" + json::quoted(metadata) + "}";

@@ -259,8 +259,7 @@ gradcore_status Network::report_non_finite(const char *name, const gradcore_matr
 
 gradcore_status Network::report_norm(double total_norm) const noexcept {
   for (const TensorInfo &tensor : net_.parameters) {
-    const std::size_t element = f32_ ? 4 : 8;
-    const gradcore_matrix gradient{static_cast<const char *>(gradients_.data()) + std::size_t(tensor.offset) * element,
+    const gradcore_matrix gradient{static_cast<const char *>(gradients_.data()) + tensor.offset * net_.element_size(),
                                    tensor.rows, tensor.cols, tensor.cols};
     const index at = f32_ ? find_non_finite<float>(gradient) : find_non_finite<double>(gradient);
     if (at >= 0)
@@ -415,7 +414,7 @@ int Network::num_flow_layers() const noexcept {
   return with_schedule([](auto &schedule) { return schedule.flow().num_layers(); });
 }
 gradcore_layer_flow Network::flow(int layer) const noexcept {
-  return f32_ ? f32_->flow().layer(layer) : f64_->flow().layer(layer);
+  return with_schedule([&](auto &schedule) { return schedule.flow().layer(layer); });
 }
 void Network::flow_histogram(int layer, int which, index *histogram) const noexcept {
   with_schedule([&](auto &schedule) { schedule.flow().histogram(layer, which, histogram); });
