@@ -19,9 +19,9 @@ def array_dtype(dtype):
     return np.dtype("float32" if dtype == "bfloat16" else dtype)
 
 
-def build(net, params, dtype, **options):
-    """The gc.MLP of this architecture with these parameters."""
-    mlp = gc.MLP(
+def build(net, params, dtype, kind=gc.MLP, **options):
+    """The gc.MLP, or another kind, of this architecture with these parameters."""
+    mlp = kind(
         list(net.widths),
         activation=list(net.activations),
         normalization=net.normalization,

@@ -10,25 +10,14 @@ import gradcore as gc
 import reference
 import tolerances
 from gradcore.feedback_alignment import DirectFeedbackMLP
-from nets import Case, assert_gradients_close, assert_same_bits, copies, smooth_case
+from nets import Case, assert_gradients_close, assert_same_bits, build, copies, smooth_case
 from reference import Net
 
 
 def feedback_case(net, dtype="float64", loss="mse", **options):
     """A Case, and the DirectFeedbackMLP with its parameters."""
     case = smooth_case(net, dtype, batch_size=13, loss=loss)
-    mlp = DirectFeedbackMLP(
-        list(net.widths),
-        activation=list(net.activations),
-        normalization=net.normalization,
-        residual=net.residual,
-        bias=net.bias,
-        dtype=np.dtype(dtype).name,
-        **options,
-    )
-    for name, value in case.params.items():
-        mlp.parameters[name] = value
-    return case, mlp
+    return case, build(net, case.params, dtype, DirectFeedbackMLP, **options)
 
 
 def oracle(case, feedback):

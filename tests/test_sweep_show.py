@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import gradcore as gc
-from gradcore import cli, sweeps
+from gradcore import sweeps
 from gradcore.show import sweep_html, sweep_story, sweep_text
+from test_cli import run
 from test_show import Checker
 from test_sweep import GRID, SMALL
 
@@ -171,13 +172,8 @@ def test_a_net_that_overflows_is_a_cross():
 # ---- the command -------------------------------------------------------------------------------------------
 
 
-def run(capsys, *arguments):
-    try:
-        code = cli.main(["sweep", "--width", "8", "--batch-size", "16", *arguments])
-    except SystemExit as ending:
-        code = ending.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+def run_sweep(capsys, *arguments):
+    return run(capsys, "sweep", "--width", "8", "--batch-size", "16", *arguments)
 
 
 def test_command(capsys, tmp_path):
@@ -192,7 +188,9 @@ def test_command(capsys, tmp_path):
         "--residual",
         "no,yes",
     ]
-    code, out, err = run(capsys, *arguments, "--seeds", "2", "--html", str(page), "--out", str(file), "--workers", "2")
+    code, out, err = run_sweep(
+        capsys, *arguments, "--seeds", "2", "--html", str(page), "--out", str(file), "--workers", "2"
+    )
     assert code == 0
     assert out.startswith(
         "Sweep of 24 designs over depth (dense layers), activation, normalization, residual, 2 seeds each"
@@ -200,22 +198,22 @@ def test_command(capsys, tmp_path):
     assert f"wrote {page}" in err
     assert page.read_text(encoding="utf-8").count("<svg") == 4
     assert len(sweeps.load(file)) == 48
-    code, again, _ = run(capsys, *arguments, "--seeds", "2", "--out", str(file))
+    code, again, _ = run_sweep(capsys, *arguments, "--seeds", "2", "--out", str(file))
     assert (code, again) == (0, out)
 
 
 def test_command_on_a_plane_and_as_data(capsys):
-    code, out, _ = run(capsys, "--weight-var", "1:2:2", "--bias-var", "0,0.1", "--depth", "6", "--csv", "-")
+    code, out, _ = run_sweep(capsys, "--weight-var", "1:2:2", "--bias-var", "0,0.1", "--depth", "6", "--csv", "-")
     assert (code, len(out.splitlines())) == (0, 5)
     assert out.startswith("depth,width")
-    code, out, _ = run(capsys, "--depth", "2", "--json", "-")
+    code, out, _ = run_sweep(capsys, "--depth", "2", "--json", "-")
     assert (code, len(json.loads(out)["rows"])) == (0, 1)
 
 
 def test_command_on_a_table(capsys, tmp_path):
     rows = [f"{a:.3f},{b:.3f},{a * b:.3f}" for a, b in np.random.default_rng(0).normal(size=(40, 2))]
     (tmp_path / "t.csv").write_text("a,b,product\n" + "\n".join(rows))
-    code, out, _ = run(capsys, "--data", str(tmp_path / "t.csv"), "--standardize", "--depth", "3")
+    code, out, _ = run_sweep(capsys, "--data", str(tmp_path / "t.csv"), "--standardize", "--depth", "3")
     assert code == 0
     assert "mse" in out
 
@@ -237,7 +235,7 @@ def test_command_on_a_table(capsys, tmp_path):
     ],
 )
 def test_command_errors_are_one_line(capsys, arguments, message):
-    code, out, err = run(capsys, *arguments)
+    code, out, err = run_sweep(capsys, *arguments)
     assert (code, out) == (2, "")
     assert re.fullmatch(r"gradcore: [^\n]+\n", err)
     assert message in err
@@ -245,6 +243,6 @@ def test_command_errors_are_one_line(capsys, arguments, message):
 
 def test_command_interrupted(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("gradcore._status.Status.__call__", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
-    code, out, _ = run(capsys, "--depth", "2,3", "--out", str(tmp_path / "s.jsonl"))
+    code, out, _ = run_sweep(capsys, "--depth", "2,3", "--out", str(tmp_path / "s.jsonl"))
     assert code == 130
     assert "interrupted" in out

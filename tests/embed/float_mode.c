@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "must.h"
+
 enum { ROWS = 37, IN = 9, HIDDEN = 21, CLASSES = 5 };
 
 static union {
@@ -13,12 +15,6 @@ static union {
   float f32[ROWS * HIDDEN];
 } x, y;
 static int64_t labels[ROWS], bins[GRADCORE_NUM_BINS_F64];
-
-static void must(gradcore_status status) {
-  if (status == GRADCORE_OK) return;
-  fprintf(stderr, "%s\n", gradcore_last_error());
-  exit(1);
-}
 
 static gradcore_net *new_net(int32_t dtype, int32_t activation, int32_t normalization, int32_t initializer) {
   const int64_t widths[] = {IN, HIDDEN, HIDDEN, CLASSES};

@@ -2,16 +2,11 @@
 #include <gradcore/gradcore.h>
 #include <locale.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-enum { WIDTH = 32, DEPTH = 20, ROWS = 64 };
+#include "must.h"
 
-static void must(gradcore_status status) {
-  if (status == GRADCORE_OK) return;
-  fprintf(stderr, "%s\n", gradcore_last_error());
-  exit(1);
-}
+enum { WIDTH = 32, DEPTH = 20, ROWS = 64 };
 
 static gradcore_net *new_net(void) {
   int64_t widths[DEPTH];

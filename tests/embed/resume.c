@@ -5,13 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { BATCH = 12 };
+#include "must.h"
 
-static void check(gradcore_status status) {
-  if (status == GRADCORE_OK) return;
-  fprintf(stderr, "resume: %s\n", gradcore_last_error());
-  exit(1);
-}
+enum { BATCH = 12 };
 
 static void *read_file(const char *path, int64_t *size) {
   FILE *file = fopen(path, "rb");
@@ -30,9 +26,9 @@ static int exists(const char *path) {
 int main(int argc, char **argv) {
   if (argc != 3) return 2;
   gradcore_net *net;
-  check(gradcore_net_load("net.safetensors", &net));
+  must(gradcore_net_load("net.safetensors", &net));
   gradcore_net_config config = {.size = sizeof config};
-  check(gradcore_net_get_config(net, &config));
+  must(gradcore_net_get_config(net, &config));
   const int32_t kind = atoi(argv[1]);
   const gradcore_optimizer_config rule = {.size = sizeof rule,
                                           .kind = kind,
@@ -44,8 +40,8 @@ int main(int argc, char **argv) {
                                           .beta2 = 0.999,
                                           .eps = 1e-8};
   gradcore_optimizer *optimizer;
-  check(gradcore_optimizer_create(net, &rule, &optimizer));
-  if (exists("optimizer.safetensors")) check(gradcore_optimizer_load(optimizer, "optimizer.safetensors"));
+  must(gradcore_optimizer_create(net, &rule, &optimizer));
+  if (exists("optimizer.safetensors")) must(gradcore_optimizer_load(optimizer, "optimizer.safetensors"));
 
   int64_t x_size, labels_size;
   char *x = read_file("x.bin", &x_size);
@@ -57,10 +53,10 @@ int main(int argc, char **argv) {
     const gradcore_matrix input = {x + first * row_bytes, BATCH, cols, cols};
     const gradcore_target_data target = {.labels = labels + first, .num_labels = BATCH};
     gradcore_step step;
-    check(gradcore_net_train_step(net, &input, &target, GRADCORE_CROSS_ENTROPY, optimizer, 1.0, 0.0, 0, &step));
+    must(gradcore_net_train_step(net, &input, &target, GRADCORE_CROSS_ENTROPY, optimizer, 1.0, 0.0, 0, &step));
   }
-  check(gradcore_net_save(net, "net.safetensors"));
-  check(gradcore_optimizer_save(optimizer, "optimizer.safetensors"));
+  must(gradcore_net_save(net, "net.safetensors"));
+  must(gradcore_optimizer_save(optimizer, "optimizer.safetensors"));
   gradcore_optimizer_destroy(optimizer);
   gradcore_net_destroy(net);
   free(x), free(labels);

@@ -3,8 +3,9 @@
 #include <gradcore/gradcore.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+
+#include "must.h"
 
 enum { IN = 7, HIDDEN = 9, OUT = 5, MOST = HIDDEN * HIDDEN };
 
@@ -14,12 +15,6 @@ static struct {
   double loss;
   gradcore_step step;
 } results;
-
-static void must(gradcore_status status) {
-  if (status == GRADCORE_OK) return;
-  fprintf(stderr, "%s\n", gradcore_last_error());
-  exit(1);
-}
 
 static void use_net(int32_t normalization, int64_t stride) {
   const int64_t widths[] = {IN, HIDDEN, OUT};

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "must.h"
+
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 enum { STACK = 2 << 20 }; /* the sanitizers take more */
 #else
@@ -18,12 +20,6 @@ static union {
   float f32[ROWS * WIDTH];
 } x;
 static int64_t labels[ROWS], bins[GRADCORE_NUM_BINS_F64];
-
-static void must(gradcore_status status) {
-  if (status == GRADCORE_OK) return;
-  fprintf(stderr, "%s\n", gradcore_last_error());
-  exit(1);
-}
 
 static void train(gradcore_net *net, gradcore_optimizer *optimizer) {
   const gradcore_matrix input = {&x, ROWS, WIDTH, WIDTH};
