@@ -152,11 +152,8 @@ gradcore_status gradcore_net_set_threads(gradcore_net *net, gradcore_parallel_fo
 gradcore_status gradcore_net_get_config(const gradcore_net *net, gradcore_net_config *config) {
   if (!net) return null_argument("net");
   if (!config) return null_argument("config");
-  const gradcore_net_config given = net->config();
-  if (config->size < kFirstNetConfig)
-    return fail(GRADCORE_INVALID_ARGUMENT, "config.size: expected %zu, got %zu", sizeof given, config->size);
-  const std::size_t size = config->size < sizeof given ? config->size : sizeof given;
-  std::memcpy(&config->widths, &given.widths, size - offsetof(gradcore_net_config, widths));
+  GRADCORE_TRY(check_size("config", *config, kFirstNetConfig));
+  give(net->config(), config);
   return GRADCORE_OK;
 }
 const char *gradcore_net_init(const gradcore_net *net) { return net ? net->origin.init.c_str() : nullptr; }

@@ -1,7 +1,7 @@
 // The C interface of the diagnosis: recorded passes in, a verdict and findings out. No exception passes.
 #include <algorithm>
 #include <cstddef>
-#include <cstring>
+#include <utility>
 #include <vector>
 
 #include "handles.hpp"
@@ -45,17 +45,6 @@ gradcore_status check_input(const gradcore_matrix &input, int64_t rows, int64_t 
                 "input: expected that of the recorded pass, [%lld, %lld], got [%lld, %lld] with a stride of %lld",
                 (long long)rows, (long long)cols, (long long)input.rows, (long long)input.cols,
                 (long long)input.stride);
-  return GRADCORE_OK;
-}
-
-// Copies the members that the caller's struct has, which may be of an older version.
-template <class Struct>
-gradcore_status give(const char *name, const Struct &known, Struct *to, std::size_t least) noexcept {
-  if (to->size < least)
-    return fail(GRADCORE_INVALID_ARGUMENT, "%s.size: expected %zu, got %zu", name, sizeof known, to->size);
-  const std::size_t size = to->size < sizeof known ? to->size : sizeof known;
-  std::memcpy(reinterpret_cast<char *>(to) + sizeof known.size,
-              reinterpret_cast<const char *>(&known) + sizeof known.size, size - sizeof known.size);
   return GRADCORE_OK;
 }
 
@@ -107,14 +96,14 @@ gradcore_status gradcore_diagnosis_add(gradcore_diagnosis *diagnosis, const grad
   Recorder &recorder = diagnosis->recorder;
   if (net.num_flow_layers() == 0)
     return fail(GRADCORE_INVALID_STATE, "diagnosis: expected a recorded pass (record = 1) before, got none");
-  const int64_t rows = net.flow(0).activation.count / net.architecture().layers[0].out;
-  if (recorder.passes() > 0 && rows != recorder.rows())
-    return fail(GRADCORE_INVALID_ARGUMENT, "diagnosis: expected a pass of %lld rows as those before, got %lld",
-                (long long)recorder.rows(), (long long)rows);
-  if (input) GRADCORE_TRY(check_input(*input, rows, net.architecture().in_features()));
   return guarded([&] {
     std::vector<gradcore_layer_flow> flows;
     for (int l = 0; l < net.num_flow_layers(); l++) flows.push_back(net.flow(l));
+    const int64_t rows = flows[0].activation.count / net.architecture().layers[0].out;
+    if (recorder.passes() > 0 && rows != recorder.rows())
+      return fail(GRADCORE_INVALID_ARGUMENT, "diagnosis: expected a pass of %lld rows as those before, got %lld",
+                  (long long)recorder.rows(), (long long)rows);
+    if (input) GRADCORE_TRY(check_input(*input, rows, net.architecture().in_features()));
     recorder.add(flows.data(), net.gradients(), input, loss_value);
     return GRADCORE_OK;
   });
@@ -129,6 +118,7 @@ gradcore_status gradcore_diagnosis_judge(gradcore_diagnosis *diagnosis, const gr
     return fail(GRADCORE_INVALID_ARGUMENT, "optimizer: expected one of the diagnosed net, got another net's");
   if (diagnosis->recorder.passes() == 0)
     return fail(GRADCORE_INVALID_STATE, "diagnosis: expected gradcore_diagnosis_add before, got no pass");
+  GRADCORE_TRY(check_size("judgement", *judgement, kFirstJudgement));
   return guarded([&] {
     Evidence &evidence = diagnosis->recorder.evidence(diagnosis->net.parameters());
     const gradcore_optimizer_config plain{sizeof plain, GRADCORE_SGD, 0, 0.01, 0, 0, 0, 0, 0, 1e-8};
@@ -138,8 +128,11 @@ gradcore_status gradcore_diagnosis_judge(gradcore_diagnosis *diagnosis, const gr
     evidence.kind = config.kind, evidence.lr = config.lr, evidence.eps = config.eps;
     evidence.added_decay = config.kind == GRADCORE_ADAMW ? 0 : config.weight_decay;
     evidence.memory = 1 / std::max(1 - config.momentum, 0.0);
-    judge(evidence, &diagnosis->judgement);
-    return give("judgement", as_struct(*diagnosis), judgement, kFirstJudgement);
+    Judgement made;
+    judge(evidence, &made);
+    diagnosis->judgement = std::move(made);
+    give(as_struct(*diagnosis), judgement);
+    return GRADCORE_OK;
   });
 }
 
@@ -148,12 +141,13 @@ gradcore_status gradcore_diagnosis_finding(const gradcore_diagnosis *diagnosis, 
   constexpr std::size_t kFirstFinding = offsetof(gradcore_finding, explanation) + sizeof(char *);
   if (!diagnosis) return null_argument("diagnosis");
   if (!finding) return null_argument("finding");
+  GRADCORE_TRY(check_size("finding", *finding, kFirstFinding));
   const std::vector<Finding> &found = diagnosis->judgement.findings;
   if (index < 0 || index >= int32_t(found.size()))
     return fail(GRADCORE_INVALID_ARGUMENT, "index: expected one of the last judgement's %d findings, from 0 on, got %d",
                 int(found.size()), index);
   const Finding &from = found[std::size_t(index)];
   const int32_t *layers = diagnosis->judgement.layers.data() + from.first;
-  const gradcore_finding known{sizeof known, from.kind, from.severity, from.cause, from.count, layers, from.text};
-  return give("finding", known, finding, kFirstFinding);
+  give({sizeof *finding, from.kind, from.severity, from.cause, from.count, layers, from.text}, finding);
+  return GRADCORE_OK;
 }

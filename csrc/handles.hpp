@@ -26,14 +26,20 @@ struct gradcore_diagnosis {
 
 namespace gradcore {
 
+// The size that a caller has set in a struct, which may be of another version. `least`: size in the first version.
+template <class Struct>
+gradcore_status check_size(const char *name, const Struct &given, std::size_t least) noexcept {
+  constexpr std::size_t kMost = 4096;  // beyond any future version: not a size that anyone has set
+  if (given.size >= least && given.size <= kMost) return GRADCORE_OK;
+  return fail(GRADCORE_INVALID_ARGUMENT, "%s.size: expected %zu, got %zu", name, sizeof given, given.size);
+}
+
 // A caller's configuration as this library knows it. An older caller's struct is shorter; missing members are zero. A
-// newer caller's may be longer if the extra members are zero. `least`: size in the first version.
+// newer caller's may be longer if the extra members are zero.
 template <class Config>
 gradcore_status read_config(const Config *given, std::size_t least, Config *config) noexcept {
-  constexpr std::size_t kMost = 4096;  // beyond any future version: not a size that anyone has set
   if (!given) return fail(GRADCORE_INVALID_ARGUMENT, "config: expected a configuration, got NULL");
-  if (given->size < least || given->size > kMost)
-    return fail(GRADCORE_INVALID_ARGUMENT, "config.size: expected %zu, got %zu", sizeof *given, given->size);
+  GRADCORE_TRY(check_size("config", *given, least));
   const unsigned char *bytes = reinterpret_cast<const unsigned char *>(given);
   for (std::size_t i = sizeof *given; i < given->size; i++)
     if (bytes[i])
@@ -43,6 +49,15 @@ gradcore_status read_config(const Config *given, std::size_t least, Config *conf
   std::memcpy(static_cast<void *>(config), given, given->size < sizeof *given ? given->size : sizeof *given);
   config->size = sizeof *config;
   return GRADCORE_OK;
+}
+
+// Fills a caller's struct, whose size has been checked: members that it does not have are left out, and those that this
+// library does not know stay as they are.
+template <class Struct>
+void give(const Struct &known, Struct *to) noexcept {
+  constexpr std::size_t kFirst = sizeof known.size;
+  const std::size_t size = to->size < sizeof known ? to->size : sizeof known;
+  std::memcpy(reinterpret_cast<char *>(to) + kFirst, reinterpret_cast<const char *>(&known) + kFirst, size - kFirst);
 }
 
 }  // namespace gradcore

@@ -495,6 +495,12 @@ static void check_diagnosis_arguments(void) {
         finding.kind == GRADCORE_FINDING_NON_FINITE);
   gradcore_diagnosis_reset(NULL);
   gradcore_diagnosis_reset(diagnosis);
+  CHECK(gradcore_diagnosis_add(diagnosis, &input, value) == GRADCORE_OK);
+  judgement.size = 8;
+  REFUSED(gradcore_diagnosis_judge(diagnosis, NULL, &judgement)); /* the last judgement is still that before */
+  CHECK(gradcore_diagnosis_finding(diagnosis, 0, &finding) == GRADCORE_OK &&
+        finding.kind == GRADCORE_FINDING_NON_FINITE && finding.explanation[0] != '\0');
+  gradcore_diagnosis_reset(diagnosis);
   REFUSED_AS(GRADCORE_INVALID_STATE, gradcore_diagnosis_judge(diagnosis, NULL, &judgement));
   CHECK(!gradcore_verdict_name(-1) && !gradcore_verdict_name(GRADCORE_NUM_VERDICTS));
   CHECK(!gradcore_severity_name(-1) && !gradcore_severity_name(GRADCORE_NUM_SEVERITIES));

@@ -67,6 +67,29 @@ static void use_net(int32_t dtype, int32_t activation, int32_t normalization) {
   gradcore_net_destroy(net);
 }
 
+/* Every output of the first layer is infinite, and none has a share in its mean. */
+static void overflow(void) {
+  const int64_t widths[] = {2, 3, 1};
+  const int32_t activations[] = {GRADCORE_IDENTITY};
+  const gradcore_net_config config = {sizeof config, widths, 3, activations, 0, 0, 0, GRADCORE_FLOAT32};
+  const float inputs[] = {2, 3}, values[] = {0};
+  const gradcore_matrix input = {inputs, 1, 2, 2};
+  const gradcore_target_data target = {NULL, {values, 1, 1, 1}, 0};
+  gradcore_net *net = NULL;
+  gradcore_diagnosis *diagnosis = NULL;
+  gradcore_judgement judgement = {.size = sizeof judgement};
+  double loss;
+  must(gradcore_net_create(&config, &net));
+  for (int i = 0; i < 6; i++) ((float *)gradcore_net_parameters(net))[i] = 3e38f;
+  gradcore_net_parameters_changed(net);
+  must(gradcore_diagnosis_create(net, GRADCORE_MSE, &diagnosis));
+  must(gradcore_net_loss_and_gradients(net, &input, &target, GRADCORE_MSE, 1, &loss));
+  must(gradcore_diagnosis_add(diagnosis, &input, loss));
+  must(gradcore_diagnosis_judge(diagnosis, NULL, &judgement));
+  gradcore_diagnosis_destroy(diagnosis);
+  gradcore_net_destroy(net);
+}
+
 /* Even what is refused. */
 static void pass_nan(void) {
   const double nan = strtod("nan", NULL);
@@ -115,6 +138,7 @@ int main(void) {
       feclearexcept(FE_ALL_EXCEPT);
       if (feenableexcept(wanted) == -1) return puts("this CPU traps nothing") == EOF;
       pass_nan();
+      overflow();
       for (int32_t activation = 0; activation < GRADCORE_NUM_ACTIVATIONS; activation++) {
         for (int32_t normalization = 0; normalization < 4; normalization++) use_net(dtype, activation, normalization);
         if (dtype != GRADCORE_BFLOAT16) use_ops(dtype, activation);
