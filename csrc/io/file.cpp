@@ -47,11 +47,17 @@ std::string draft_name() {
 // Writes the new name to the disk. Some file systems cannot do this; the content of the file is safe nevertheless.
 void sync_folder(const std::string &folder) noexcept {
   Descriptor descriptor;
-  descriptor.number = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  descriptor.open(folder.c_str(), O_RDONLY | O_DIRECTORY);
   if (descriptor.number >= 0) fsync(descriptor.number);
 }
 
 }  // namespace
+
+// As ::open. Opening is slow on some file systems, and then a signal may interrupt it, as it may any other call.
+void Descriptor::open(const char *path, int flags) noexcept {
+  do number = ::open(path, flags | O_CLOEXEC, 0666);
+  while (number < 0 && errno == EINTR);
+}
 
 void Descriptor::close() noexcept {
   if (number < 0) return;
@@ -63,7 +69,7 @@ void Descriptor::close() noexcept {
 
 gradcore_status FileReader::open(const char *path, int64_t *size) {
   struct stat status{};
-  file_.number = ::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // must not block on a pipe without a writer
+  file_.open(path, O_RDONLY | O_NONBLOCK);  // must not block on a pipe without a writer
   if (file_.number < 0 || fstat(file_.number, &status) != 0) return fail_io("a file that can be read");
   if (!S_ISREG(status.st_mode)) return fail_irregular(status);
   *size = int64_t(status.st_size);
@@ -115,7 +121,7 @@ gradcore_status FileDraft::open(const char *path) {
   folder_ = folder_of_path();
   if (folder_.empty()) folder_ = ".";
   std::string draft = folder_ + "/" + draft_name();
-  file_.number = ::open(draft.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  file_.open(draft.c_str(), O_WRONLY | O_CREAT | O_EXCL);
   if (file_.number < 0) return fail_io("a file that can be written");
   draft_ = std::move(draft);
   if (!exists) return GRADCORE_OK;
@@ -138,7 +144,8 @@ gradcore_status FileDraft::write(const void *data, std::size_t size) {
 }
 
 gradcore_status FileDraft::commit() {
-  if (fsync(file_.number) != 0) return fail_io("a file that can be written");
+  while (fsync(file_.number) != 0)
+    if (errno != EINTR) return fail_io("a file that can be written");
   file_.close();
   if (rename(draft_.c_str(), path_.c_str()) != 0) return fail_io("a file that can be replaced");
   draft_.clear();

@@ -17,6 +17,7 @@ class Descriptor {
   Descriptor(const Descriptor &) = delete;
   Descriptor &operator=(const Descriptor &) = delete;
   ~Descriptor() { close(); }
+  void open(const char *path, int flags) noexcept;
   void close() noexcept;  // keeps errno
   int number = -1;
 };

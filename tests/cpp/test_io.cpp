@@ -8,18 +8,20 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdarg>
 #include <cstdlib>
 
 #include "check.hpp"
 #include "gradcore/gradcore.h"
 
-// Replaces system calls for the library in this program: a chosen call fails, or writes little at a time.
+// Replaces system calls for the library in this program: a chosen call fails, or signals interrupt every other call and
+// little is written at a time.
 namespace {
 enum class Failing { nothing, write, fsync, rename };
 Failing failing = Failing::nothing;
-int calls_before = 0;        // calls of the failing function that succeed first
-bool writes_little = false;  // and is interrupted in between
-int writes = 0;
+int calls_before = 0;  // calls of the failing function that succeed first
+bool interrupts = false;
+int calls = 0;
 mode_t mode_written = 0;  // of the file that the last write went to
 
 bool fails(Failing what) {
@@ -27,17 +29,32 @@ bool fails(Failing what) {
   errno = ENOSPC;
   return true;
 }
+bool is_interrupted() {
+  if (!interrupts || calls++ % 2 != 0) return false;
+  errno = EINTR;
+  return true;
+}
 }  // namespace
 
 extern "C" {
 ssize_t write(int file, const void *data, size_t size) {
   if (fails(Failing::write)) return -1;
-  if (writes_little && writes++ % 2 == 0) return errno = EINTR, -1;
+  if (is_interrupted()) return -1;
   struct stat status{};
   if (fstat(file, &status) == 0) mode_written = status.st_mode & 0777;
-  return syscall(SYS_write, file, data, writes_little && size > 7 ? 7 : size);
+  return syscall(SYS_write, file, data, interrupts && size > 7 ? 7 : size);
 }
-int fsync(int file) { return fails(Failing::fsync) ? -1 : int(syscall(SYS_fsync, file)); }
+ssize_t read(int file, void *data, size_t size) {
+  return is_interrupted() ? -1 : syscall(SYS_read, file, data, interrupts && size > 7 ? 7 : size);
+}
+int open(const char *path, int flags, ...) {
+  va_list more;
+  va_start(more, flags);
+  const mode_t mode = flags & O_CREAT ? va_arg(more, mode_t) : 0;
+  va_end(more);
+  return is_interrupted() ? -1 : int(syscall(SYS_openat, AT_FDCWD, path, flags, mode));
+}
+int fsync(int file) { return fails(Failing::fsync) || is_interrupted() ? -1 : int(syscall(SYS_fsync, file)); }
 int rename(const char *from, const char *to) noexcept {
   return fails(Failing::rename) ? -1 : int(syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0));
 }
@@ -147,10 +164,13 @@ void check_failing_system() {
   failing = Failing::fsync, calls_before = 1;  // the fsync of the folder; the file itself is safe
   CHECK(gradcore_net_save(other, path.c_str()) == GRADCORE_OK);
   failing = Failing::nothing;
-  writes_little = true;
+  gradcore_net *loaded = nullptr;
+  interrupts = true;
   CHECK(gradcore_net_save(old, path.c_str()) == GRADCORE_OK);
-  writes_little = false;
-  CHECK(content(path) == before && files_in_folder() == 1);
+  CHECK(gradcore_net_load(path.c_str(), &loaded) == GRADCORE_OK);
+  interrupts = false;
+  CHECK(content(path) == before && files_in_folder() == 1 && bytes_of(loaded) == before);
+  gradcore_net_destroy(loaded);
   gradcore_net_destroy(old);
   gradcore_net_destroy(other);
 }
