@@ -464,13 +464,13 @@ gradcore_status gradcore_op_loss(int32_t dtype, int32_t loss, const gradcore_mat
   const Checked own_output(output);
   return with_kernels(dtype, [&](const auto &kernels) {
     using T = ElementOf<decltype(kernels)>;
-    const TargetView<T> view{target->labels, static_cast<const T *>(target->values.data), stride_of(target->values)};
+    const TargetView<T> targets = view<T>(*target);
     const double scale = loss_scale(loss, n, c);
     std::vector<double> sums(std::size_t(num_tiles(n)));
     for_tiles(n, kFlopsPerTranscendental * double(n) * double(c), [&](int64_t first, int64_t rows) {
       sums[std::size_t(first / kTileRows)] = loss_rows(
           kernels, loss, rows, c, static_cast<const T *>(output->data) + first * output->stride, output->stride,
-          view.from_row(first), T(scale), grad_output ? static_cast<T *>(grad_output) + first * c : nullptr, c);
+          targets.from_row(first), T(scale), grad_output ? static_cast<T *>(grad_output) + first * c : nullptr, c);
     });
     double sum = 0;
     for (const double part : sums) sum += part;

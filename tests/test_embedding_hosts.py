@@ -53,3 +53,10 @@ def test_rounding_and_traps_are_the_hosts_own_affair(compile_program):
 
 def test_the_stride_of_a_single_row_may_be_any_number(compile_program):
     assert native.run(compile_program(EMBED / "single_row.c")) == "any stride\n"
+
+
+@pytest.mark.skipif(bool(native.extra_flags()), reason="valgrind cannot run sanitizers")
+def test_values_beside_labels_are_not_read(compile_program):
+    """They may be uninitialized, as gradcore.h lets a caller leave them."""
+    program = compile_program(EMBED / "labels.c")
+    assert native.run(native.needs("valgrind"), "-q", "--error-exitcode=9", program) == "1.0986 1.0986 1.0986\n"

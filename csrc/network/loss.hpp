@@ -2,6 +2,7 @@
 #ifndef GRADCORE_NETWORK_LOSS_HPP
 #define GRADCORE_NETWORK_LOSS_HPP
 
+#include "error.hpp"
 #include "kernels/kernel_table.hpp"
 
 namespace gradcore {
@@ -17,6 +18,13 @@ struct TargetView {
     return {labels ? labels + row : nullptr, values ? values + row * stride : nullptr, stride};
   }
 };
+
+// Reads no values beside labels: a caller may have left them uninitialized.
+template <class T>
+TargetView<T> view(const gradcore_target_data &target) noexcept {
+  if (target.labels) return {target.labels, nullptr, 0};
+  return {nullptr, static_cast<const T *>(target.values.data), stride_of(target.values)};
+}
 
 inline double loss_scale(int loss, index rows, index cols) noexcept {
   return 1.0 / (double(rows) * (loss == GRADCORE_CROSS_ENTROPY ? 1.0 : double(cols)));

@@ -27,11 +27,6 @@ OutputView<T> view(const gradcore_output_matrix &matrix) noexcept {
 }
 
 template <class T>
-TargetView<T> view(const gradcore_target_data &target) noexcept {
-  return {target.labels, static_cast<const T *>(target.values.data), stride_of(target.values)};
-}
-
-template <class T>
 Optimizer<T> *state_of(NetOptimizer *optimizer) noexcept {
   if (!optimizer) return nullptr;
   if constexpr (sizeof(T) == 4)
