@@ -1,5 +1,7 @@
 """libgradcore in hosts of all kinds: their locale, their files, their limits."""
 
+import platform
+
 import pytest
 
 import native
@@ -53,6 +55,12 @@ def test_rounding_and_traps_are_the_hosts_own_affair(compile_program):
 
 def test_the_stride_of_a_single_row_may_be_any_number(compile_program):
     assert native.run(compile_program(EMBED / "single_row.c")) == "any stride\n"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="stands in front of glibc's malloc")
+def test_repeated_calls_allocate_nothing(compile_program):
+    """On any number of threads: a trial of another number needed another layout of the workspace, and more memory."""
+    assert native.run(compile_program(EMBED / "steady.c", "-pthread")) == "no allocation\n"
 
 
 @pytest.mark.skipif(bool(native.extra_flags()), reason="valgrind cannot run sanitizers")

@@ -83,10 +83,10 @@ PassResult Schedule<T>::run(const PassRequest<T> &request) {
   const bool forward = has_forward(request.kind);
   const int slots = forward ? most_threads() : workspace_.shape().threads;
   TeamTuner &tuner = pass_tuners_[int(request.kind)];
-  const int threads = tuned(tuner, std::min(slots, threads_for_pass(request, plan)), request);
-  workspace_.prepare({plan, slots, forward ? threads : workspace_.shape().team, training, request.record});
+  const int most = std::min(slots, threads_for_pass(request, plan)), threads = tuned(tuner, most, request);
+  workspace_.prepare({plan, slots, forward ? threads : workspace_.shape().team, training, request.record}, most);
   recorder_ = request.record ? &flow_ : nullptr;
-  if (recorder_) flow_.begin(plan, threads);
+  if (recorder_) flow_.begin(plan, most);
   begin_run();
   if (has_backward(request.kind)) choose_panels(request, threads);
   steps_.begin(request, recorder_, backward_from_panels_);

@@ -100,12 +100,12 @@ Workspace<T>::Workspace(const Architecture &net, const KernelSet<T> &kernels, T 
 }
 
 template <class T>
-void Workspace<T>::prepare(const WorkspaceShape &shape) {
+void Workspace<T>::prepare(const WorkspaceShape &shape, int most_team) {
   std::fill(tile_loss.begin(), tile_loss.end(), 0.0);
   if (shape == shape_) return;
   shape_ = WorkspaceShape{};  // until everything is in place, because reserve may throw
   Arena measure(nullptr);
-  place_rows(shape, measure);
+  place_rows(shape.largest(most_team), measure);
   rows_.reserve(measure.used());
   tile_loss.assign(std::size_t(shape.plan.num_sums()), 0.0);
   Arena arena(rows_.data());

@@ -109,6 +109,13 @@ struct WorkspaceShape {
   // Pieces of the rows: one per thread if their shares are equal, else fewer.
   index num_pieces() const noexcept { return plan.shares_chunks() ? std::gcd(plan.max_tiles(), index(team)) : threads; }
 
+  // The same for the team of at most `most` threads that needs the most memory.
+  WorkspaceShape largest(int most) const noexcept {
+    WorkspaceShape shape = *this;
+    for (shape.team = most; plan.max_tiles() % shape.team != 0;) shape.team--;
+    return shape;
+  }
+
   bool operator==(const WorkspaceShape &other) const noexcept {
     return plan.rows == other.plan.rows && plan.chunk_rows == other.plan.chunk_rows &&
            plan.tile_rows == other.plan.tile_rows && plan.span_tiles == other.plan.span_tiles &&
@@ -122,8 +129,9 @@ class Workspace {
  public:
   Workspace(const Architecture &net, const KernelSet<T> &kernels, T *parameters, T *buffers);
 
-  // Lays out the matrices for a pass. May throw std::bad_alloc; the packed weights are unchanged.
-  void prepare(const WorkspaceShape &shape);
+  // Lays out the matrices for a pass. The memory suffices for passes of all teams of at most `most_team` threads, as
+  // TeamTuner may choose another one for the next call. May throw std::bad_alloc; the packed weights are unchanged.
+  void prepare(const WorkspaceShape &shape, int most_team);
 
   std::vector<LayerState<T>> layers;
   std::vector<double> tile_loss;  // [num_sums]: over the chunks

@@ -22,10 +22,11 @@
  *     effect after a call, not within it. The shared library stays loaded once its threads have started; a plugin that
  *     links it statically and may be unloaded must itself be linked with -Wl,-z,nodelete.
  *   - A pass or step allocates nothing and takes no lock if the net has run the same kind with the same number of rows
- *     before (a different, even smaller, number of rows may need another memory layout, and more memory). To avoid
- *     waiting for other threads as well, use gradcore_net_set_threads(net, NULL, NULL, 1). If the library was loaded by
- *     dlopen, the C library allocates 528 bytes in a thread's first call, and ends the process if it cannot: let each
- *     thread call gradcore_last_error() when it starts.
+ *     before (a different, even smaller, number of rows may need another memory layout, and more memory), unless it
+ *     starts threads: the library's own threads start in the first call that wants as many. To avoid waiting for other
+ *     threads as well, use gradcore_net_set_threads(net, NULL, NULL, 1). If the library was loaded by dlopen, the C
+ *     library allocates 528 bytes in a thread's first call, and ends the process if it cannot: let each thread call
+ *     gradcore_last_error() when it starts.
  *   - A net may be used by one thread at a time; different nets may be used concurrently. A call that finds the thread
  *     pool taken runs on the calling thread alone, with bit-identical results.
  *   - All threads of a call use the calling thread's rounding mode and treatment of subnormal numbers; initial weights
@@ -202,7 +203,8 @@ typedef void (*gradcore_parallel_for)(void *context, int32_t num_tasks, gradcore
 GRADCORE_API gradcore_status gradcore_net_set_threads(gradcore_net *net, gradcore_parallel_for parallel_for,
                                                       void *context, int32_t num_threads);
 
-/* Fills *config, whose size the caller has set, with the net's configuration. The arrays live as long as the net. */
+/* Fills *config, whose size the caller has set, with the net's configuration; members unknown to this library are not
+ * changed, so set them to zero before. The arrays live as long as the net. */
 GRADCORE_API gradcore_status gradcore_net_get_config(const gradcore_net *net, gradcore_net_config *config);
 
 /* The origin of a net's initial weights, as stored in its files: the name of an initializer ("custom" for any other
@@ -226,9 +228,10 @@ GRADCORE_API gradcore_status gradcore_net_parameter(const gradcore_net *net, int
 GRADCORE_API int32_t gradcore_net_num_buffers(const gradcore_net *net);
 GRADCORE_API gradcore_status gradcore_net_buffer(const gradcore_net *net, int32_t index, gradcore_tensor *tensor);
 
-/* The flat buffers, 64-byte aligned; they live as long as the net. The padding between tensors is zero and must stay
- * zero; a pass that writes the gradients also clears theirs. After writing parameters, call
- * gradcore_net_parameters_changed, because the net keeps packed copies of its weights. */
+/* The flat buffers, 64-byte aligned; they live as long as the net. gradcore_net_buffers returns NULL without running
+ * statistics. The padding between tensors is zero and must stay zero; a pass that writes the gradients also clears
+ * theirs. After writing parameters, call gradcore_net_parameters_changed, because the net keeps packed copies of its
+ * weights. */
 GRADCORE_API int64_t gradcore_net_flat_size(const gradcore_net *net);
 GRADCORE_API int64_t gradcore_net_flat_buffer_size(const gradcore_net *net);
 GRADCORE_API void *gradcore_net_parameters(gradcore_net *net);
