@@ -1,6 +1,7 @@
 """libgradcore in hosts of all kinds: their locale, their files, their limits."""
 
 import platform
+import shutil
 
 import pytest
 
@@ -68,3 +69,56 @@ def test_values_beside_labels_are_not_read(compile_program):
     """They may be uninitialized, as gradcore.h lets a caller leave them."""
     program = compile_program(EMBED / "labels.c")
     assert native.run(native.needs("valgrind"), "-q", "--error-exitcode=9", program) == "1.0986 1.0986 1.0986\n"
+
+
+def build(folder, lists, *options, **sources):
+    """Configures and builds a project of these files with CMake; gives the folder of what was built."""
+    (folder / "CMakeLists.txt").write_text("cmake_minimum_required(VERSION 3.18)\n" + lists)
+    for name, text in sources.items():
+        (folder / name.replace("_", ".")).write_text(text)
+    native.run(native.needs("cmake"), "-S", folder, "-B", folder / "build", *options)
+    native.run(native.needs("cmake"), "--build", folder / "build")
+    return folder / "build"
+
+
+A_TARGET_NAMED_M = """
+project(host C)
+find_package(gradcore CONFIG REQUIRED)
+add_executable(m m.c)
+target_link_libraries(m PRIVATE gradcore::gradcore)
+"""
+
+
+def test_a_host_in_c_may_have_a_target_of_any_name(tmp_path):
+    """A static library's libm was taken for it."""
+    program = (
+        "#include <gradcore/gradcore.h>\nint main(void) { return gradcore_abi_version() != GRADCORE_ABI_VERSION; }\n"
+    )
+    native.run(build(tmp_path, A_TARGET_NAMED_M, f"-Dgradcore_DIR={native.cmake_dir()}", m_c=program) / "m")
+
+
+SANITIZED_FOR_C = """
+project(host C CXX)
+include(cmake/options.cmake)
+add_library(part SHARED part.cpp)
+gradcore_compile_options(part)
+gradcore_link_options(part)
+add_executable(program program.c)
+target_link_libraries(program PRIVATE part)
+"""
+
+
+def test_a_host_in_c_links_a_sanitized_library(compilers, tmp_path):
+    """Clang brings what checks calls of virtual functions, here of the standard library, to programs in C++ alone."""
+    shutil.copytree(native.ROOT / "cmake", tmp_path / "cmake")
+    options = "-DGRADCORE_SANITIZE=undefined", "-DCMAKE_BUILD_TYPE=Debug", f"-DCMAKE_C_COMPILER={compilers[0]}"
+    part = """#include <system_error>
+extern "C" __attribute__((visibility("default"))) int gradcore_part(int reason) {
+  return std::generic_category().message(reason).empty();
+}
+"""
+    program = "int gradcore_part(int reason);\nint main(void) { return gradcore_part(1); }\n"
+    folder = build(
+        tmp_path, SANITIZED_FOR_C, *options, f"-DCMAKE_CXX_COMPILER={compilers[1]}", part_cpp=part, program_c=program
+    )
+    native.run(folder / "program")
