@@ -276,9 +276,10 @@ def changed_line(line, part, **entries):
         (2, "result", {"gain": "1.0"}, "remove it"),
         (2, "result", {"verdict": "fine"}, "remove it"),
         (1, "grid", {"depth": None}, "use another file"),
+        (1, "settings", {"batch_size": None}, "use another file"),
     ],
 )
-def test_lines_of_other_axes_or_results_are_refused(path, number, part, entries, advice):
+def test_lines_of_other_axes_settings_or_results_are_refused(path, number, part, entries, advice):
     """They were taken, and the result failed where it was shown; or a KeyError named the axis."""
     grid = {"depth": [2, 3], "width": 4}
     gc.sweep(grid, path=path, **SMALL)

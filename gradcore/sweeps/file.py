@@ -19,6 +19,7 @@ from .grid import AXES
 from .row import is_measured
 
 FORMAT = 1
+SETTINGS = ("loss", "batch_size", "batches", "seed", "dtype", "out_features")  # and what describes the data
 _MARK = b'{"gradcore_sweep": '
 
 
@@ -102,8 +103,8 @@ class SweepFile:
             try:
                 record = json.loads(line)
                 records.append((dict(record[first]), dict(record[second])))
-                if not (is_measured(*records[-1]) if number > 1 else set(records[0][0]) == set(AXES)):
-                    raise ValueError("not all axes and results")
+                if not (is_measured if number > 1 else _is_complete)(*records[-1]):
+                    raise ValueError("not all axes, settings or results")
             except (ValueError, TypeError, KeyError):
                 advice = "use another file" if number == 1 else "remove it, and its net is measured again"
                 text = f"{self.path} line {number}: expected a line written by gc.sweep, got another one: {advice}"
@@ -113,6 +114,11 @@ class SweepFile:
         if not records:
             return {}, []
         return {"grid": records[0][0], "settings": records[0][1]}, records[1:]
+
+
+def _is_complete(grid: dict[str, Any], settings: dict[str, Any]) -> bool:
+    """Whether these are all axes of a grid, and all settings that files of every version have."""
+    return set(grid) == set(AXES) and {*SETTINGS, "in_features", "data"} <= set(settings)
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from ..analysis.arithmetic import bounded_exp
 from ..analysis.measure import travelling_norm
 from ..analysis.report import Report, worst_cause
 from ..mlp import MLP
-from .file import SweepFile
+from .file import SETTINGS, SweepFile
 from .grid import Array, Row, build, checked_axes, key, points
 from .result import SweepResult
 from .row import as_row
@@ -211,11 +211,10 @@ class _Work:
         digest = hashlib.sha256()
         for array in (self.x, self.target):
             digest.update(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-        names = ("loss", "batch_size", "batches", "seed", "dtype", "out_features")
         fingerprint = digest.hexdigest()[:16]
         rows, columns = self.x.shape
         shapes = {"rows": rows, "in_features": columns}
-        return {**{name: getattr(self, name) for name in names}, **shapes, "data": fingerprint}
+        return {**{name: getattr(self, name) for name in SETTINGS}, **shapes, "data": fingerprint}
 
 
 def _measured(net: MLP, report: Report) -> Row:
