@@ -106,11 +106,11 @@ GRADCORE_API gradcore_status gradcore_diagnosis_add(gradcore_diagnosis *diagnosi
 /* Discards all passes. */
 GRADCORE_API void gradcore_diagnosis_reset(gradcore_diagnosis *diagnosis);
 /* Judges all passes added, for this optimizer (NULL: plain SGD at a learning rate of 0.01) and the current parameters
- * of the net. *judgement is filled up to its size. */
+ * of the net. *judgement is filled up to its size; members unknown to this library are not changed. */
 GRADCORE_API gradcore_status gradcore_diagnosis_judge(gradcore_diagnosis *diagnosis,
                                                       const gradcore_optimizer *optimizer,
                                                       gradcore_judgement *judgement);
-/* The findings of the last judgement, worst first. */
+/* The findings of the last judgement, worst first; *finding is filled likewise. */
 GRADCORE_API gradcore_status gradcore_diagnosis_finding(const gradcore_diagnosis *diagnosis, int32_t index,
                                                         gradcore_finding *finding);
 
