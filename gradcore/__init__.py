@@ -7,6 +7,18 @@
     step = net.train_step(x, labels, optimizer, clip_norm=1.0)
     print(gc.analyze(net, x, labels))
 
+    nets             MLP, load, Step, GradientFlow (`net.flow`), DirectFeedbackMLP (without backpropagation)
+    training         optim (optimizers, schedules), Callback, EarlyStopping, History, TrainingWarning
+    what is wrong    analyze (on data), predict (by theory), Monitor (while a net trains), sweep (of many designs)
+    what cures it    repair; analyze(...).remedies()
+    clipping         clip_grad_norm_, clip_grad_value_, clip_grad_adaptive_: of a net or of any arrays
+    initial weights  initializers, activations, init (critical gains, LSUV)
+    single kernels   ops
+    other programs   from_torch, to_torch, from_sklearn, export_c
+    CPU and threads  cpu_info, get_num_threads, set_num_threads
+    C, C++, Cython   get_include, get_library_dir, get_cmake_dir, get_pkgconfig_dir
+    further modules  analysis (records of a report, mean-field theory), training, sweeps, flow, clip
+
 Importing starts no thread and loads only NumPy and the native library.
 """
 

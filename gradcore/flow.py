@@ -48,23 +48,39 @@ class GradientFlow:
         z = W x + b,   y = norm(z),   h = act(y) (+ x with a residual connection),   delta = dL/dz
 
     where L is the loss of the whole batch, including its mean reduction. In the last layer h = y = z. Means, variances,
-    norms and maxima are over the finite entries; shares are of all entries.
+    norms and maxima are over the finite entries; shares are of all entries. Norms are Frobenius norms, over the batch.
+
+    Attributes:
+        num_layers, batch_size, dtype: dense layers and dtype of the net; rows of the pass.
+        activation_mean, activation_var, activation_max_abs, activation_norm, activation_nonfinite_share: of h.
+        activation_zero_share: zeros among the entries of act(y).
+        saturated_share: entries with |act'(y)| below 1 % of its maximum.
+        dead_units, dead_share: units whose act(y) is zero on every row, int64, and their share; 0 for the last layer.
+        mean_squared_derivative: mean of act'(y)^2; 1 for the last layer.
+        delta_mean, delta_var, delta_max_abs, delta_norm, delta_zero_share, delta_subnormal_share,
+            delta_nonfinite_share: of delta.
+        grad_output_norm, grad_preact_norm: |dL/dh| and |dL/dy|.
+        weight_norm, bias_grad_norm: |W| and |dL/db|.
+        weight_grad_norm, weight_grad_max_abs, weight_grad_zero_share, weight_grad_nonfinite_share: of dL/dW.
+        update_ratio: |change of W| / |W| in the recorded step; NaN where none was taken.
+        delta_histogram, weight_grad_histogram: int64 [num_layers, bins], the number of entries with
+            floor(log2 |x|) == exponents[bin]. exponents: int64 [bins].
     """
 
     num_layers: int
     batch_size: int
     dtype: str
 
-    activation_mean: Floats  # of h
+    activation_mean: Floats
     activation_var: Floats
     activation_max_abs: Floats
-    activation_norm: Floats  # Frobenius, over the batch
+    activation_norm: Floats
     activation_nonfinite_share: Floats
-    activation_zero_share: Floats  # of act(y)
-    saturated_share: Floats  # |act'(y)| below 1 % of its maximum
-    dead_units: Ints  # units whose act(y) is zero on every row; none in the last layer
+    activation_zero_share: Floats
+    saturated_share: Floats
+    dead_units: Ints
     dead_share: Floats
-    mean_squared_derivative: Floats  # mean of act'(y)^2; 1 for the last layer
+    mean_squared_derivative: Floats
 
     delta_mean: Floats
     delta_var: Floats
@@ -73,8 +89,8 @@ class GradientFlow:
     delta_zero_share: Floats
     delta_subnormal_share: Floats
     delta_nonfinite_share: Floats
-    grad_output_norm: Floats  # |dL/dh|
-    grad_preact_norm: Floats  # |dL/dy|
+    grad_output_norm: Floats
+    grad_preact_norm: Floats
 
     weight_norm: Floats
     weight_grad_norm: Floats
@@ -82,11 +98,11 @@ class GradientFlow:
     weight_grad_zero_share: Floats
     weight_grad_nonfinite_share: Floats
     bias_grad_norm: Floats
-    update_ratio: Floats  # |change of W| / |W| in the recorded step; NaN where none was taken
+    update_ratio: Floats
 
-    delta_histogram: Ints  # [num_layers, bins]: entries with floor(log2 |x|) == exponents[bin]
+    delta_histogram: Ints
     weight_grad_histogram: Ints
-    exponents: Ints  # [bins]
+    exponents: Ints
     _flushed: Ints  # [2, num_layers, formats]: entries of delta and of the weight gradient
     _overflowed: Ints
 

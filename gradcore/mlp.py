@@ -113,12 +113,15 @@ class MLP:
         widths, depth, in_features, out_features: the shape; depth is the number of dense layers.
         activations: one name per hidden layer. normalization, residual, bias: as given.
         dtype: numpy.dtype of all arrays. compute_dtype: the name given as dtype, the type of the dense products.
-        parameters, gradients, buffers: mappings from names to writable views; see `Tensors`.
+        parameters, gradients, buffers: mappings from names to writable views; see `gradcore.mlp.Tensors`.
             "dense0.weight" [out_features, in_features], "dense0.bias", "norm0.weight", "norm0.bias", ...;
             buffers are the running statistics of batch norm.
 
     Raises:
         ValueError, TypeError: naming the argument.
+
+    Data may be nested lists, or anything with the buffer protocol, `__array__` or DLPack: NumPy arrays, pandas tables,
+    tensors of PyTorch and JAX on the CPU.
 
     A net can be used by one thread at a time; a second thread gets a ValueError.
     """

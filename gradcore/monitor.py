@@ -83,15 +83,16 @@ class _Suspicion:
 class Monitor(Callback):
     """Monitors a training run, as a callback of `fit` or in your own loop.
 
-    Unless an action changes something, the training is bit for bit the same as without the monitor.
+    Unless an action changes something, the training is bit for bit the same as without the monitor. The monitor holds a
+    few copies of the parameters and the optimizer state, and up to 64 MB of the steps since the last check.
 
     Args:
         every: steps from the start of one check to the start of the next, >= `batches`. The first check is at step 2,
             when layers that start at zero have woken up. None: as often as `budget` allows, by measured times.
         budget: share of the training time, in (0, 1), that checks may take if `every` is None. The first check and
             those that confirm a suspicion run on credit, and later checks wait until it is paid. A short training may
-            end before that; the report says so. The report also gives the cost of noting each step, about 10
-            microseconds.
+            end before that; the report says so. The report also gives the cost of logging each step: about 10
+            microseconds and, in your own loop, a copy of the batch.
         action: what to do about a finding, one or several of
             "warn": issue a TrainingWarning (the other names do so as well);
             "stop": end the training;
@@ -105,8 +106,7 @@ class Monitor(Callback):
         batches: recorded steps per check, >= 1. Batches may differ in size, and every row counts equally. With batch
             norm, batches of too few rows are skipped, and up to `batches` further steps are recorded.
         confirm: consecutive checks that must show a finding before it is analysed and raised, >= 1.
-        thresholds: limits of the judgement; see `gc.analysis.Thresholds`.
-        lr_factor: in (0, 1); see "lower_lr".
+        thresholds: limits of the judgement, a `gc.analysis.Thresholds`. lr_factor: in (0, 1); see "lower_lr".
         max_actions: after this many findings that changed something, the next such finding ends the training.
 
     Attributes:
@@ -245,6 +245,7 @@ class Monitor(Callback):
             Step(loss, total_norm); NaN for a step that clipping refused and an action dealt with.
 
         Raises:
+            ValueError, TypeError: as `MLP.train_step`, or no `watch` before.
             FloatingPointError: as `MLP.train_step`, unless an action deals with it.
         """
         record = self.before_step((x, target))

@@ -221,19 +221,27 @@ def _loss_arguments(output: Any, target: Any, loss: str) -> tuple[int, Array, Ar
 
 @dataclass(frozen=True, eq=False)
 class ArrayStats:
-    """Statistics of one array; mean, variance, norm and max_abs are over its finite elements."""
+    """Statistics of one array; mean, variance, norm and max_abs are over its finite elements.
+
+    Attributes:
+        count, zeros, subnormals, nonfinite: numbers of elements.
+        mean, variance, norm, max_abs: with the biased variance and the L2 norm, without overflow.
+        underflow: number of finite nonzero elements that become 0 in "fp16", "bf16", "e4m3" and "e5m2".
+        overflow: number of finite elements that exceed the largest finite value of each of these formats.
+        histogram: int64 [bins], the number of elements with floor(log2 |x|) == exponents[bin]. exponents: int64 [bins].
+    """
 
     count: int
     zeros: int
     subnormals: int
     nonfinite: int
     mean: float
-    variance: float  # biased
-    norm: float  # L2, without overflow
+    variance: float
+    norm: float
     max_abs: float
-    underflow: Mapping[str, int]  # finite nonzero elements that become 0 in "fp16", "bf16", "e4m3", "e5m2"
-    overflow: Mapping[str, int]  # finite elements that exceed the largest finite value of each format
-    histogram: NDArray[np.int64]  # elements with floor(log2 |x|) == exponents[bin]
+    underflow: Mapping[str, int]
+    overflow: Mapping[str, int]
+    histogram: NDArray[np.int64]
     exponents: NDArray[np.int64]
 
 

@@ -120,8 +120,8 @@ class EarlyStopping(Callback):
         restore_best: restore the parameters and buffers of the best epoch at the end.
 
     Attributes:
-        best, best_epoch: the best value and its epoch; before the first one has ended, infinity (for "max": -infinity)
-            and -1.
+        best, best_epoch: the best value and its epoch, once a training has begun; until its first epoch has ended,
+            infinity (for "max": -infinity) and -1.
 
     Raises:
         ValueError, TypeError: naming the argument; at the end of the first epoch, if its logs have no such quantity.

@@ -1,6 +1,7 @@
 """The code as text: versions that agree, documentation that is there, sizes within the project's limits."""
 
 import ast
+import dataclasses
 import importlib.metadata
 import inspect
 import operator
@@ -99,6 +100,22 @@ def test_every_public_name_is_documented():
                 for member, function in members
                 if not member.startswith("_") and not inspect.getdoc(function)
             ]
+    assert bare == []
+
+
+def test_the_overview_lists_every_name():
+    assert [name for name in gc.__all__ if not re.search(rf"\b{name}\b", gc.__doc__)] == []
+
+
+def test_every_field_of_a_record_is_documented():
+    """LayerRecord names only the fields that are not GradientFlow's."""
+    records = {name: value for name, value in public_names() if dataclasses.is_dataclass(value)}
+    assert len(records) >= 15
+    bare = []
+    for name, record in records.items():
+        known = " ".join(base.__doc__ or "" for base in (*record.__mro__, *[gc.GradientFlow] * ("Layer" in name)))
+        fields = [field.name for field in dataclasses.fields(record) if not field.name.startswith("_")]
+        bare += [f"{name}.{field}" for field in fields if not re.search(rf"\b{field}\b", known)]
     assert bare == []
 
 

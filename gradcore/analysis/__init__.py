@@ -19,13 +19,26 @@ from . import mean_field
 from .analyze import analyze
 from .predict import predict
 from .repair import Repair, repair
-from .report import Finding, GainFactors, LayerRecord, Outcome, Prediction, Remedy, Report, Slope
+from .report import (
+    DepthLimit,
+    Finding,
+    GainFactors,
+    Jacobian,
+    LayerRecord,
+    Outcome,
+    Prediction,
+    Remedy,
+    Report,
+    Slope,
+)
 from .subject import Thresholds
 from .training_report import TrainingFinding, TrainingReport
 
 __all__ = [
+    "DepthLimit",
     "Finding",
     "GainFactors",
+    "Jacobian",
     "LayerRecord",
     "Outcome",
     "Prediction",

@@ -336,7 +336,7 @@ def correlation_scale(activation: str | Nonlinearity, q: float, weight_var: floa
     return depth_scale(chi_c(activation, c_star, q, weight_var))
 
 
-# Inputs stay distinguishable for about six correlation scales (Schoenholz et al. 2017, section 6).
+# Inputs stay distinguishable for about six correlation scales (the experiments of Schoenholz et al. 2017).
 TRAINABLE_SCALES = 6.0
 
 

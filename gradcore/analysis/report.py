@@ -85,8 +85,9 @@ def plain(value: Any) -> Any:
 class Finding(Record):
     """One finding of an analysis.
 
-    kind: one of KINDS. severity: one of SEVERITIES; `info` findings never change the verdict.
-    layers: the dense layers concerned, 0 at the input. cause: one of CAUSES, or None.
+    kind, severity, cause: one of KINDS, SEVERITIES and CAUSES in `gradcore.analysis.report`; cause may be None. `info`
+        findings never change the verdict.
+    layers: the dense layers concerned, 0 at the input.
     explanation: sentences for the reader. evidence: the numbers behind them, by name.
     """
 
@@ -134,9 +135,9 @@ class LayerRecord(Record):
 
     The three profiles are separate: activations h, deltas dL/dz, weight gradients dL/dW. Norms are those of
     GradientFlow (over the batch, with the mean reduction of the loss), but NaN if any of their entries is NaN or
-    infinite, because the finite rest does not represent the layer.
+    infinite, because the finite rest does not represent the layer. Fields not named here are GradientFlow's.
 
-    activation: None for the output layer.
+    index, in_features, out_features: the layer, 0 at the input. activation: None for the output layer.
     delta_gain, factors: from layer l + 1 to layer l; NaN and None for the output layer and next to a non-finite layer.
     gradient_signal: estimate of |E dL/dW|^2, free of batch noise (may be negative: no signal).
     gradient_noise: variance of dL/dW over batches of this size. signal_to_noise: the ratio of the two.
@@ -183,6 +184,8 @@ class LayerRecord(Record):
 @dataclass(frozen=True)
 class Slope(Record):
     """Growth of ln |delta|^2 per layer towards the input; negative if gradients shrink.
+
+    With skip connections, of ln |dL/dh|^2. NaN with fewer than two hidden layers.
 
     value, low, high: estimate from the measured deltas, and its confidence interval for batch noise (batch_error) and
         the noise of finite width (width_error).
@@ -245,7 +248,8 @@ class Prediction(Record):
         at this batch size. depth_scale: layers over which the squared gradient changes by a factor e.
     trainable_depth: layers through which inputs stay distinguishable.
     critical_gain: the gain (std of weights * sqrt(fan_in)) for which chi is 1; NaN if there is none.
-    slope: mean change of delta_log per hidden layer, towards the input. valid: False if no theory covers the design.
+    slope: mean change of delta_log per hidden layer, towards the input. valid: False if no theory covers the design;
+        note says why.
     correlation: predicted LayerRecord.correlation; NaN with batch norm.
     carried_depth: dense layers after which gradient norms at the two ends differ by a factor of 100.
     config, batch_size: the design predicted.
@@ -342,7 +346,7 @@ class DepthLimit(Record):
 class Outcome(Record):
     """Results of measuring a net and training it for a short budget; means over the seeds.
 
-    slope: change of ln |delta|^2 per layer at the start. start_loss, loss: on held-out rows, before and after training.
+    verdict, slope: of the net at the start. start_loss, loss: on held-out rows, before and after training.
     accuracy: on the same rows after training; NaN for regression. If a training broke off, loss is inf, accuracy NaN.
     """
 
@@ -404,9 +408,10 @@ class Remedy(Record):
 class Report(Record):
     """The result of `gc.analyze`.
 
-    verdict: worst of the findings, one of VERDICTS. findings: worst first. layers: one LayerRecord per dense layer.
-    slope: Slope of the deltas over depth. prediction: the profile that mean-field theory expects.
-    config: the net's settings. conditions: loss, optimizer, batches, rows, seed, dtype, seconds.
+    verdict: worst of the findings: "healthy", "vanishing", "exploding" or "non_finite". findings: worst first.
+    layers: one LayerRecord per dense layer. slope: Slope of the deltas over depth.
+    prediction: the profile that mean-field theory expects. config: the net's settings.
+    conditions: loss, optimizer, lr, batches, batch_size, rows, seed, dtype, interrupted, thresholds, seconds.
     loss: mean loss of the measured batches. jacobian: singular values of the input-output Jacobian, or None.
     depth_limit: how many layers the design can carry, or None. tried: remedies of the last `remedies()` call.
     trials_stopped_by: "end" if that call tried all it meant to, "seconds" if its time was up before, "interrupt" after
@@ -435,7 +440,9 @@ class Report(Record):
         Args:
             verify: re-measure each candidate and train it along with the given net. If False, the candidates are
                 returned untried, in the order that theory expects.
-            options: steps, seeds, limit, pairs, seconds and progress of `gradcore.analysis.remedies.find_remedies`.
+            options: keywords of `gradcore.analysis.remedies.find_remedies`, which describes them, with their defaults:
+                steps (60 to 150, by the size of the net), seeds (3), limit (8), pairs (1), seconds (None: all the time
+                it takes), progress (True).
 
         Returns:
             First the remedies that helped, then those that did not (`helps` is False), then those not tried.

@@ -28,55 +28,62 @@ _ADDS_DECAY = ("SGD", "RMSprop", "Adam")  # weight_decay * W to the gradient
 class Thresholds(Record):
     """The limits of the judgement. None is an absolute norm: those change with batch, loss and width.
 
+    Attributes:
+        norm_ratio: factor between the gradient norms at the two ends of the net.
+        learning_steps: steps of SGD that a hidden layer needs to remove an error of its present size.
+        plateau_steps: steps that SGD needs to leave a plateau at the start of a training.
+        overshoot: |g| |dW| / loss of a step; for SGD, that is lr |g|^2 / loss.
+        largest_update: |dW| / |W| of a step.
+        diverged: a rehearsed loss over the first loss, and over that of a constant guess.
+        false_alarm: chance that a healthy net is said to have too many dead units.
+        saturated: share of saturated entries in a layer with a bounded activation.
+        input_scale: root mean square of inputs or targets. That of inputs may be as small as the inverse of this limit;
+            with an adaptive optimizer, as the square of the inverse.
+        column_ratio: largest standard deviation of a column over the median one.
+        underflow: share of a layer's deltas that a number format flushes to zero, or that are subnormal.
+
     Raises:
-        ValueError, TypeError: naming a limit that is not a finite number or is out of its range (`_RANGES`).
+        ValueError, TypeError: naming a limit that is not a finite number or is out of its range.
     """
 
-    # Gradient norms at the two ends of the net may differ by this factor. Plain SGD has one learning rate: at a factor
-    # of r, the weaker end contributes r^-2 of the stronger end's share to the fall of the loss. r = 100 leaves it 1e-4,
-    # about one step in a training of 10,000. The healthy band of the slope follows from this, 2 ln(100) / steps, and so
-    # does the ratio at which the updates of one layer are far below those of another.
+    # Plain SGD has one learning rate: at a factor of r, the weaker end contributes r^-2 of the stronger end's share to
+    # the fall of the loss. r = 100 leaves it 1e-4, about one step in a training of 10,000. From this follow the healthy
+    # band of the slope, 2 ln(100) / steps, and the ratio at which the updates of one layer are far below those of
+    # another.
     norm_ratio: float = 100.0
 
-    # One SGD step can take lr |g|^2 of the loss away, to first order. A net does not learn if its hidden layers need
-    # more than this many steps to remove an error of its present size: a hundred epochs of a thousand batches.
+    # One SGD step can take lr |g|^2 of the loss away, to first order: a hundred epochs of a thousand batches.
     learning_steps: float = 1e5
 
     # A training may begin on a plateau that small weights make, if SGD can leave it within one of those hundred epochs.
     # SGD's steps grow on a plateau; up to this many of them are tried.
     plateau_steps: float = 1e3
 
-    # A step overshoots if |g| |dW| / loss is above this; for SGD, that is lr |g|^2 / loss. A quadratic loss has
-    # |g|^2 = 2 curvature * loss along its steepest direction, and gradient descent diverges at lr * curvature > 2.
+    # A quadratic loss has |g|^2 = 2 curvature * loss along its steepest direction, and gradient descent diverges at
+    # lr * curvature > 2.
     overshoot: float = 4.0
 
-    # A step with a larger |dW| / |W| replaces the weights instead of changing them.
+    # A larger step replaces the weights instead of changing them.
     largest_update: float = 1.0
 
-    # A rehearsed loss has diverged if it is above this many times the first loss and that of a constant guess. A rate
-    # just beyond stability at least doubles the loss every second step, which makes a factor of 16 in eight steps.
+    # A rate just beyond stability at least doubles the loss every second step: a factor of 16 in eight steps.
     diverged: float = 10.0
 
-    # Chance that a healthy net is said to have too many dead units. If all rows of a batch point the same way, as they
-    # do deep in a net, half of the units of a random ReLU layer are dead on average; more are counted as too many where
-    # the binomial tail is below this chance.
+    # If all rows of a batch point the same way, as they do deep in a net, half of the units of a random ReLU layer are
+    # dead on average; more are counted as too many where the binomial tail is below this chance.
     false_alarm: float = 1e-3
 
-    # A layer with a bounded activation is saturated if more than this share of its entries are (derivative below 1 % of
-    # the largest), so that most paths of the gradient are closed. A standard normal input saturates 0.3 % of tanh.
+    # Above one half, most paths of the gradient are closed. A standard normal input saturates 0.3 % of tanh.
     saturated: float = 0.5
 
-    # Inputs (or targets) are too large if their root mean square is above this, and inputs too small if it is below the
-    # inverse. The scale of the inputs enters both the first layer's output and its gradient: 10 in each makes
-    # norm_ratio. Steps of an adaptive optimizer do not shrink with the gradient: small inputs slow it down by the
-    # output alone, and its limit is 1 / 100.
+    # The scale of the inputs enters both the first layer's output and its gradient: 10 in each makes norm_ratio. Steps
+    # of an adaptive optimizer do not shrink with the gradient: small inputs slow it down by the output alone.
     input_scale: float = 10.0
 
-    # Ratio of the largest standard deviation of a column to the median one. Weak columns learn (1 / ratio)^2 as fast as
-    # the strongest, so the limit is that of norm_ratio.
+    # Weak columns learn (1 / ratio)^2 as fast as the strongest, so the limit is that of norm_ratio.
     column_ratio: float = 100.0
 
-    # Share of a layer's deltas that is worth mentioning if they flush to zero in a number format, or are subnormal.
+    # What is worth mentioning.
     underflow: float = 0.05
 
     def __post_init__(self) -> None:

@@ -73,13 +73,14 @@ class TrainingFinding(Finding):
 class TrainingReport(Record):
     """The result of monitoring a training.
 
-    verdict: worst of the findings, one of VERDICTS, including findings that have ended.
+    verdict: worst of the findings, including those that have ended; as in Report.
     findings: in the order in which they were raised. steps: number of steps monitored.
-    history: measurements of each check: arrays [checks] for the names in SERIES, [checks, depth] for those in PROFILES.
-        Norms are scaled to a batch of the check's mean size. After a non-finite value, a last row holds that step.
+    history: measurements of each check: arrays [checks] for "step", "loss", "total_norm" and "lr", and [checks, depth]
+        for the names in PROFILES of `gradcore.analysis.training_report`, which are fields of LayerRecord. Norms are
+        scaled to a batch of the check's mean size. After a non-finite value, a last row holds that step.
     config: the net's settings. conditions: loss, optimizer, and the settings of the monitor.
     cost: checks, recorded_passes, analyses; with a budget also seconds and share of the training time, noting_share
-        (cost of noting every step), and owed_steps (further steps that would pay for checks on credit; 0: paid).
+        (cost of logging every step), and owed_steps (further steps that would pay for checks on credit; 0: paid).
     """
 
     verdict: str
