@@ -64,7 +64,7 @@ def test_deep_layers_tend_to_the_fixed_point(activation, weight_var, q_star, chi
 
 
 def test_sigmoid_with_glorot_weights_loses_what_the_theory_says():
-    """chi1 = 0.0557: ten layers take the norm down by 0.0557^5 = 5.4e-7, and five carry it."""
+    """chi = 0.0557: ten layers take the norm down by 0.0557^5 = 5.4e-7, and five carry it."""
     prediction = gc.predict([2000] * 13, activation="sigmoid", init="glorot_normal")
     fall = prediction.delta_log[1] - prediction.delta_log[11]
     assert math.exp(0.5 * fall) == pytest.approx(5.4e-7, rel=0.03)
@@ -166,7 +166,7 @@ def test_a_layer_norm_takes_the_weights_out():
 def test_print_says_what_matters():
     text = str(gc.predict([64] + [100] * 30 + [10], activation="sigmoid", init="glorot_normal"))
     assert "64, 100 x 30, 10, sigmoid" in text
-    assert "chi1 = 0.05572" in text and "4.2 dense layers" in text and "which saturate every unit" in text
+    assert "chi* = 0.05572" in text and "4.2 dense layers" in text and "which saturate every unit" in text
     assert text.count("\n") > 20
 
 
@@ -251,7 +251,7 @@ def test_a_net_has_options_of_its_own():
 def test_the_command_line(capsys, tmp_path):
     assert cli.main(["predict", "--widths", "64,100x30,10", "--activation", "tanh", "--weight-var", "1.5"]) == 0
     out = capsys.readouterr().out
-    assert "weight variance 1.5" in out and "chi1" in out
+    assert "weight variance 1.5" in out and "chi* = 1 requires" in out
     assert cli.main(["predict", "--widths", "8,16x12,2", "--normalization", "batch", "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["valid"] is True
     path = tmp_path / "prediction.json"

@@ -99,8 +99,8 @@ def _add_analyze(commands: Any) -> None:
         "analyze",
         help="analyze the gradients of a net of your shape on your data, and try cures",
         description="Builds a net, measures its gradients on your data, judges and explains them, and tries remedies.\n"
-        "A CSV file has numbers in every column but the target; a header line is optional. An NPZ\n"
-        "file has arrays x (or X) and y (or target).",
+        "A CSV file has numbers in every column but the target, separated by commas, semicolons, tabs\n"
+        "or |; a header line is optional. An NPZ file has arrays x (or X) and y (or target).",
         epilog=_ANALYZE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -62,8 +62,8 @@ def _limit_sentence(prediction: Prediction) -> str:
     elif math.isnan(prediction.q_star):
         text = f"Deep layers tend to a factor of {story.number(prediction.chi_star, 4)}"
     else:
-        text = f"Deep layers tend to q* = {story.number(prediction.q_star, 4)} and chi1 = "
-        text += story.number(prediction.chi_star, 4)
+        text = f"Deep layers tend to pre-activations of variance q* = {story.number(prediction.q_star, 4)} and to "
+        text += f"a factor chi* = {story.number(prediction.chi_star, 4)} on |delta|^2"
     if math.isfinite(prediction.depth_scale):
         text += f": a factor of e every {depth_scale} layers"
     if math.isfinite(prediction.trainable_depth) and normalization is None:
@@ -76,7 +76,7 @@ def _gain_sentence(prediction: Prediction) -> str:
         return ""
     if math.isnan(prediction.critical_gain):
         return "No weight scale keeps both signal and gradient level for this activation."
-    text = f"chi1 = 1 requires weights of standard deviation {story.number(prediction.critical_gain, 4)} / sqrt(fan_in)"
+    text = f"chi* = 1 requires weights of standard deviation {story.number(prediction.critical_gain, 4)} / sqrt(fan_in)"
     if not can_be_level(prediction.config["activation"][-1]):
         return text + ", which saturate every unit: this activation suits only shallow nets."
     return text + "."
