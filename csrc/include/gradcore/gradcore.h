@@ -307,12 +307,13 @@ typedef struct gradcore_optimizer_config {
   double eps;          /* rmsprop, adam, adamw: > 0, not subnormal in the net's dtype */
 } gradcore_optimizer_config;
 
-/* An optimizer with state for the parameters of a net. The net must outlive its optimizers. */
+/* An optimizer with state for the parameters of a net, with PyTorch's updates. The net must outlive its optimizers. */
 GRADCORE_API gradcore_status gradcore_optimizer_create(gradcore_net *net, const gradcore_optimizer_config *config,
                                                        gradcore_optimizer **optimizer);
 GRADCORE_API void gradcore_optimizer_destroy(gradcore_optimizer *optimizer);
 GRADCORE_API gradcore_status gradcore_optimizer_set_lr(gradcore_optimizer *optimizer, double lr);
-/* State vectors, each with the size and dtype of the net's flat buffer: momentum/first moments, then second moments. */
+/* State vectors, each with the size and dtype of the net's flat buffer. sgd with momentum: velocities. rmsprop: mean
+ * squares; with momentum, velocities before them. adam, adamw: first moments, then second moments. */
 GRADCORE_API int32_t gradcore_optimizer_num_states(const gradcore_optimizer *optimizer);
 GRADCORE_API void *gradcore_optimizer_state(gradcore_optimizer *optimizer, int32_t index);
 /* Number of updates so far; set_step clamps it to [0, 2^53]. */
@@ -453,7 +454,8 @@ GRADCORE_API gradcore_status gradcore_op_batch_norm_backward(int32_t dtype, cons
                                                              const gradcore_matrix *input, const void *weight,
                                                              const void *save_mean, const void *save_invstd,
                                                              void *grad_input, void *grad_weight, void *grad_bias);
-/* Layer norm of input [n, c] over its columns (bias NULL and rms = 1: RMS norm); save_mean, save_invstd are [n].
+/* Layer norm of input [n, c] over its columns (bias NULL and rms = 1: RMS norm, whose save_mean is 0); save_mean,
+ * save_invstd are [n].
  * All normalizations, also those of nets, square their inputs in the dtype: where the sum of squares is infinite
  * (inputs beyond about 1e18 in float, 1e153 in double), save_invstd is 0 and outputs are those of constant inputs. */
 GRADCORE_API gradcore_status gradcore_op_layer_norm(int32_t dtype, const gradcore_matrix *input, const void *weight,
