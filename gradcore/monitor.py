@@ -193,7 +193,7 @@ class Monitor(Callback):
         if not math.isfinite(loss) or not math.isfinite(total_norm):
             self._on_broken(None)
         else:
-            self._broken = False
+            self._broken, self._tape = False, Tape(run, self.step) if self._broken else self._tape
             if self._group is not None:
                 self._group.add(run, self._rows, loss, total_norm)
                 self._counts["recorded_passes"] += 1

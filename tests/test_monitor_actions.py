@@ -73,11 +73,13 @@ def test_a_replay_gives_the_same_bits(optimizer, options):
     assert not steps[3].same_bits
 
 
-def test_a_replay_ends_with_the_step_that_broke():
+def test_a_replay_ends_with_the_step_that_showed_the_break():
+    """Although the training went on."""
     net, watched, monitor = deep(), At(), gc.Monitor(20, action=())
     fit(net, gc.optim.SGD(net, lr=runaway, momentum=0.9), watched, monitor)
     finding = monitor.findings[-1]
     steps = list(finding.replay())
+    assert steps[-1].step == finding.raised < monitor.step - 1
     assert all(step.same_bits for step in steps) and finding.evidence["same_bits"] is True
     np.testing.assert_array_equal([step.loss for step in steps], watched.losses[steps[0].step : steps[-1].step + 1])
     broken = next(step for step in steps if step.step == finding.since)
@@ -85,6 +87,19 @@ def test_a_replay_ends_with_the_step_that_broke():
     assert not np.isfinite(broken.loss) or broken.flow.activation_nonfinite_share.any()
     with pytest.raises(ValueError, match="non_finite finding"):
         gc.analysis.TrainingFinding("vanishing", "critical", (), None, "").replay()
+
+
+def test_a_second_break_is_not_the_first_one():
+    net, monitor = deep(), gc.Monitor(1000, action=())
+    sound = net.parameters.flat.copy()
+
+    def mend(net):
+        net.parameters.flat[:] = sound
+
+    optimizer = gc.optim.SGD(net, lr=lambda step: 1e30 if step in (20, 40) else 0.01)
+    fit(net, optimizer, At(step25=mend, step45=mend), monitor)
+    assert [finding.since for finding in monitor.findings] == [21, 41]
+    assert [list(finding.replay())[-1].step for finding in monitor.findings] == [21, 41]
 
 
 def test_numbers_that_break_in_the_first_step():

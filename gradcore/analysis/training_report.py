@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,10 +53,10 @@ class TrainingFinding(Finding):
     _tape: Any = field(default=None, repr=False)
 
     def replay(self) -> Iterator[ReplayedStep]:
-        """Replay the steps up to a `non_finite` finding, from the last snapshot to the step that broke, recorded."""
+        """Replay the steps of a `non_finite` finding, recorded: from the last snapshot to the step `raised`."""
         if self._tape is None:
             raise ValueError(f"replay: expected a non_finite finding, got {self.kind}")
-        return iter(self._tape.replay())
+        return takewhile(lambda step: step.step <= self.raised, self._tape.replay())
 
     def to_dict(self) -> dict[str, Any]:
         """All fields except the report, which has its own `to_dict`."""
