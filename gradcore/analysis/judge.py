@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from . import causes, checks, steps, wording
 from .arithmetic import bounded_exp, harmless
+from .doubt import learned
 from .harm import ABSOLUTE, harm_of_exploding, harm_of_vanishing, steps_to_escape
 from .report import SEVERITIES, VERDICTS, Finding
 from .silence import zero_gradient
@@ -156,7 +157,9 @@ def _vanishing(subject: Subject) -> Finding:
     parts = [wording.slope_sentence(subject), wording.location_sentence(subject)]
     parts += [wording.vanishing_cause(subject, cause), wording.update_sentence(subject)]
     if not subject.adaptive:
-        parts.append(wording.plateau_sentence(subject, steps_to_escape(subject)))
+        outlook = subject.measurement.outlook
+        left = outlook is not None and learned(subject, outlook.losses)
+        parts.append(wording.plateau_sentence(subject, math.inf if left else steps_to_escape(subject)))
     parts.append(wording.adaptive_sentence(subject, harm) if harm else wording.no_harm(subject, cause))
     return _slope_finding("vanishing", subject, harm, affected, cause, parts)
 

@@ -62,10 +62,10 @@ def look_ahead(subject: Subject, progress: Progress | None = None, most: float =
         return None
     several = RECOVERY * rehearsal_steps(case)
     doubt = steps_in_doubt(subject)
+    until = round(min(subject.limits.plateau_steps, MOST_STEPS)) if may_leave_plateau(subject) else 0
     if doubt is not None and not doubt.passing:
-        return _of_doubt(subject, doubt, several, progress, most)
-    if may_leave_plateau(subject):
-        until = round(min(subject.limits.plateau_steps, MOST_STEPS))
+        return _of_doubt(subject, doubt, several, progress, most, until)
+    if until:
         return _outlook(subject, several, progress, most, until=until)
     wrong_scale = bool(error_of_scale(subject))
     if wrong_scale or (rescaled(subject) and beyond_band(subject.slope) < 0):
@@ -83,12 +83,15 @@ def look_ahead(subject: Subject, progress: Progress | None = None, most: float =
     return None if doubt is None else _of_doubt(subject, doubt, several, progress, most)
 
 
-def _of_doubt(subject: Subject, doubt: Doubt, steps: int, progress: Progress | None, most: float) -> Outlook:
+def _of_doubt(
+    subject: Subject, doubt: Doubt, steps: int, progress: Progress | None, most: float, until: int = 0
+) -> Outlook:
     """The outlook of steps that look too large.
 
     It includes as many steps at a lower rate if the doubt is `rising` or `falling`, so that only more steps can tell.
+    until: as in `_outlook`.
     """
-    found = _outlook(subject, steps, progress, most, patient=True, calmed_by=_calmed_by(subject))
+    found = _outlook(subject, steps, progress, most, patient=True, until=until, calmed_by=_calmed_by(subject))
     return _beside_lower_rate(subject, found, progress) if doubt.rising or doubt.falling else found
 
 

@@ -268,16 +268,17 @@ def update_sentence(subject: Subject) -> str:
 def plateau_sentence(subject: Subject, steps: float) -> str:
     """What plain SGD achieves if the gradient vanishes: in one step, until it leaves the plateau, and in steps tried.
 
-    steps: the number of steps to leave the plateau at the earliest; inf if unknown.
+    steps: the number of steps in which theory expects SGD to leave the plateau; inf to say nothing about that.
     """
     parts = []
     fall, outlook = float(subject.relative_fall[:-1].sum()), subject.measurement.outlook
     if 0.0 < fall < 1.0 / subject.limits.learning_steps:
         parts.append(f"One step of the hidden layers removes only {factor(fall)} of the error.")
     if steps < math.inf:
+        biases = ", often far sooner with biases" if subject.measurement.config["bias"] else ""
         parts.append(
-            "Steps grow with the weights along the signal's path: at this learning rate they leave the plateau after "
-            f"about {factor(float(f'{steps:.0e}'))} steps at the earliest (order of magnitude)."
+            "Steps grow with the weights along the signal's path: in theory, they leave the plateau after about "
+            f"{factor(float(f'{steps:.0e}'))} steps at this learning rate{biases}."
         )
     if outlook is not None and len(outlook.losses) > 1:
         half = len(outlook.losses) // 2
