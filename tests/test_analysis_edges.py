@@ -346,3 +346,25 @@ def test_what_keeps_adam_from_moving_along_a_gradient_is_named(weight_decay, abo
     finding = gc.analyze(net, x, labels, optimizer=optimizer).findings[0]
     assert finding.kind == "vanishing" and 0.0 < finding.evidence["share_of_step"] < 0.01
     assert f"are far below {above}" in finding.explanation
+
+
+# ---- rows without a gradient -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("every", "verdict"), [(200, "vanishing"), (20, "healthy")])
+def test_a_net_that_passes_hardly_any_row_is_not_healthy(every, verdict):
+    """Layer 0 is open for one row in 200: most batches bring the weights nothing, but some do."""
+    x = np.where(np.arange(2000) % every == 0, 1.0, -1.0)[:, np.newaxis]
+    net = gc.MLP([1] + [16] * 3 + [1])
+    net.parameters["dense0.weight"] = 1.0
+    net.parameters["dense1.weight"] = net.parameters["dense2.weight"] = 0.1
+    for layer in range(3):
+        net.parameters[f"dense{layer}.weight"] *= np.linspace(0.9, 1.1, 16)[:, np.newaxis]  # no two units alike
+    report = shown(gc.analyze(net, x, x, loss="mse", batch_size=32, batches=60))
+    assert report.verdict == verdict
+    if verdict == "vanishing":
+        (found,) = (finding for finding in report.findings if finding.kind == "zero_gradient")
+        assert found.cause == "dead_units" and found.layers[:3] == (0, 1, 2)
+        assert found.evidence["dead_layer"] == 0 and found.evidence["share_of_rows"] == pytest.approx(0.005, rel=0.3)
+        assert "Of the outputs of layer 0, 99.53 % are zero" in found.explanation
+        assert "no gradient passes in some of the batches" in str(report)

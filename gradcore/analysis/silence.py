@@ -20,7 +20,7 @@ _NEAR_UNDERFLOW = {"float32": 1e-30, "float64": 1e-290}
 
 
 def zero_gradient(subject: Subject) -> list[Finding]:
-    """Findings about layers whose gradient is exactly zero in every batch, or the same for all of their units.
+    """Findings about layers whose gradient is exactly zero for (nearly) all rows, or the same for all of their units.
 
     A layer without a gradient gets the first explanation that fits: all inputs are zero, a skip connection leads past
     the layer, some layer lets nothing through, next to nothing enters it (`starved`), nothing arrives from above.
@@ -28,7 +28,7 @@ def zero_gradient(subject: Subject) -> list[Finding]:
     found = [*_asleep(subject), *_alike(subject)]
     silent = where(subject.gradient_norms == 0.0)
     if not silent:
-        return found
+        return [*found, *_nearly_silent(subject)]
     if 0 in silent and subject.measurement.input_rms == 0.0:
         return [*found, _silent(silent, "input_scale", "All inputs are zero.", {})]
     starving, skips = starved(subject.measurement), skip_connections(subject.measurement.config)
@@ -50,6 +50,35 @@ def _silent(layers: tuple[int, ...], cause: str, text: str, evidence: dict[str, 
     """A finding about layers without any gradient. text: the explanation."""
     opening = f"No gradient at all reaches the weights of {wording.layers(layers)}. "
     return Finding("zero_gradient", "critical", layers, cause, opening + text, evidence)
+
+
+def _nearly_silent(subject: Subject) -> list[Finding]:
+    """A finding about layers that hardly any row's gradient reaches, although it is not zero in every batch.
+
+    If a share s of the batches of B rows brings no gradient at all, a row brings one with probability 1 - s^(1 / B). A
+    layer learns as much slower as rows are rarer, and norm_ratio is the limit of that. Batches that the net has learned
+    need no gradient.
+    """
+    measurement, limits = subject.measurement, subject.limits
+    in_vain = measurement.stack("weight_grad_norm") == 0.0
+    in_vain &= (measurement.losses > subject.unit_roundoff)[:, np.newaxis]
+    passing = 1.0 - in_vain.mean(axis=0) ** (1.0 / measurement.mean_rows)
+    layers = where(passing < 1.0 / limits.norm_ratio)
+    if not layers:
+        return []
+    zeros = np.array([record.activation_zero_share for record in subject.records[:-1]])
+    if zeros.max(initial=0.0) > 1.0 - 1.0 / limits.norm_ratio:
+        layer = int(zeros.argmax())
+        why = f"Of the outputs of layer {layer}, {100.0 * zeros[layer]:.4g} % are zero: next to nothing passes through."
+        cause, evidence = "dead_units", dict[str, Any](dead_layer=layer)
+    else:
+        cause, why, evidence = _why_silent(subject)
+    batches = int(in_vain[:, layers].sum(axis=0).max())
+    text = (
+        f"In {batches} of {len(in_vain)} batches, no gradient at all reaches the weights of {wording.layers(layers)}. "
+    )
+    evidence = {**evidence, "share_of_rows": float(passing[list(layers)].max())}
+    return [Finding("zero_gradient", "critical", layers, cause, text + why, evidence)]
 
 
 def _alike(subject: Subject) -> list[Finding]:

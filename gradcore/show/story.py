@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -158,6 +158,9 @@ def conditions_line(report: Report) -> str:
 
 _NO_DEPTH = "With fewer than two hidden layers there is no depth over which a gradient could vanish or explode."
 _NO_PATH = "No gradient passes between any two hidden layers, so there is no slope to judge."
+_NO_STEADY_PATH = (
+    "Between any two hidden layers, no gradient passes in some of the batches: there is no slope to judge."
+)
 
 
 def why(report: Report) -> list[str]:
@@ -165,7 +168,8 @@ def why(report: Report) -> list[str]:
     slope = report.slope
     broken = _nonfinite_sentences(report)
     if math.isnan(slope.value):
-        return broken or [_NO_DEPTH if len(report.layers) < 3 else _NO_PATH]
+        passes = any(low.delta_norm * high.delta_norm > 0.0 for low, high in pairwise(report.layers[:-1]))
+        return broken or [_NO_DEPTH if len(report.layers) < 3 else _NO_STEADY_PATH if passes else _NO_PATH]
     level = f"{round(100 * slope.confidence)}% interval"
     first = (
         f"Towards the input, each hidden layer multiplies the squared gradient {traveller(report)}^2 by "
@@ -335,7 +339,7 @@ def nearby_lines(report: Report) -> list[str]:
             line += f" (theory: {number(float(expected[-2]), 3)})"
         lines.append(line + ".")
     if jacobian is not None and jacobian.mean_square == 0.0:
-        lines.append("The output does not change with the input.")
+        lines.append("On the rows sampled, the output does not change with the input.")
     elif jacobian is not None and math.isfinite(jacobian.mean_square):
         square = number(math.sqrt(jacobian.mean_square))
         if min(report.config["widths"][0], report.config["widths"][-1]) == 1:
