@@ -81,6 +81,38 @@ def test_scaled_branches_are_told():
     skips = {"residual": True, "normalization": "layer", "init": "auto"}
     note = remedy_of(Candidate("residual", "", skips, "scaled_branches"), case).note
     assert note == "divides the layer norm weights in 4 branches by 2, the root of their number"
+    case = gc.analyze(gc.MLP([20, 40, 40, 5]), X, LABELS)._case  # a single branch, which is divided by 1
+    assert remedy_of(Candidate("residual", "", skips, "scaled_branches"), case).note == ""
+
+
+def test_skip_connections_are_not_added_to_a_net_without_a_place_for_them():
+    skips = Candidate("residual", "", {"residual": True, "normalization": "layer", "init": "auto"}, "scaled_branches")
+    fewer = {depth: Candidate("", "", {"widths": [2, *[8] * (depth - 1), 1]}, "kept") for depth in (2, 3)}
+    assert combined(skips, fewer[2]) is combined(fewer[2], skips) is None
+    assert combined(skips, fewer[3]) is not None
+
+
+def test_only_what_learns_nothing_about_other_rows_overfits():
+    """A rate that avoids divergence takes 29 % off the held-out loss, give or take as much: that is no overfitting."""
+    x, target = pytest.importorskip("sklearn.datasets").load_diabetes(return_X_y=True)
+    net = gc.MLP([10, 64, 64, 1])
+    remedies = gc.analyze(net, x, target, loss="mse", optimizer=gc.optim.SGD(net, lr=0.01)).remedies()
+    undecided = [each for each in remedies if not each.helps and each.confidence[0] < 0.0 and each.effect > 0.05]
+    assert undecided and not any("overfits" in each.note for each in undecided)
+
+
+@pytest.mark.parametrize(("rows", "shown"), [(39, "the rows trained on, which are too few"), (40, "held-out rows")])
+def test_what_the_loss_of_trials_is_of(rows, shown):
+    """Of fewer than 40 rows, none are held out."""
+    labels = np.arange(rows) % 5
+    cure = gc.repair(sick_net(), X[labels], labels, steps=60, seeds=2, limit=2)
+    assert cure.remedies
+    report = gc.analyze(sick_net(), X[labels], labels)
+    report.remedies(steps=60, seeds=2, limit=2)
+    for text in (str(report), report._repr_html_()):
+        text = " ".join(text.split())
+        assert shown in text and ("held-out" in text) == (rows >= 40)
+    assert ("held-out" in str(cure)) == (rows >= 40)
 
 
 def test_a_change_that_overfits_is_told_from_one_that_learns_nothing():

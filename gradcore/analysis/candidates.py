@@ -162,10 +162,13 @@ def combined(first: Candidate, second: Candidate) -> Candidate | None:
     inits = {each.net["init"] for each in (first, second) if "init" in each.net}
     if len(inits) > 1:
         inits -= {"auto"}  # it comes with any new activation or normalization, and gives way to a chosen one
+    net = {**nets[0], **nets[1], **({"init": inits.pop()} if inits else {})}
+    if net.get("residual") and "widths" in net and not skip_connections(net).any():
+        return None
     return Candidate(
         name=f"{first.name}, {second.name}",
         reason=f"{first.reason}; {second.reason}",
-        net={**nets[0], **nets[1], **({"init": inits.pop()} if inits else {})},
+        net=net,
         weights=first.weights or second.weights,
         inputs=first.inputs or second.inputs,
         targets=first.targets or second.targets,

@@ -346,8 +346,9 @@ class DepthLimit(Record):
 class Outcome(Record):
     """Results of measuring a net and training it for a short budget; means over the seeds.
 
-    verdict, slope: of the net at the start. start_loss, loss: on held-out rows, before and after training.
-    accuracy: on the same rows after training; NaN for regression. If a training broke off, loss is inf, accuracy NaN.
+    verdict, slope: of the net at the start. start_loss, loss: on held-out rows, before and after training; of fewer
+    than 40 rows, on all, which are then those trained on. accuracy: on the same rows after training; NaN for
+    regression. If a training broke off, loss is inf, accuracy NaN.
     """
 
     verdict: str

@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 # A trial trains for as many steps as 10 GFLOP allow, in this range.
 _WORK, FEWEST_STEPS, MOST_TRAINED = 1e10, 60, 150
 # Share and largest number of the rows held out; below the third number, none are.
-_HELD_OUT_SHARE, _MOST_HELD_OUT, _FEWEST_ROWS = 0.25, 512, 40
+_HELD_OUT_SHARE, _MOST_HELD_OUT, FEWEST_ROWS = 0.25, 512, 40
 
 
 def affordable_steps(case: Case) -> float:
@@ -53,7 +53,7 @@ class Split:
 def split_rows(num_rows: int, seed: int) -> Split:
     """A random quarter of the rows (at most 512) held out; of fewer than 40 rows, none."""
     order = np.random.default_rng((seed, 1)).permutation(num_rows)
-    if num_rows < _FEWEST_ROWS:
+    if num_rows < FEWEST_ROWS:
         return Split(order, order)
     held_out = min(int(_HELD_OUT_SHARE * num_rows), _MOST_HELD_OUT)
     return Split(order[held_out:], order[:held_out])
@@ -61,7 +61,7 @@ def split_rows(num_rows: int, seed: int) -> Split:
 
 @dataclass(frozen=True)
 class Trial:
-    """The result of one short training. Losses and accuracy are of the held-out rows, in the targets' own units.
+    """The result of one short training. Losses and accuracy are of `Split.test`, in the targets' own units.
 
     start_loss, loss, accuracy: before and after training; inf and NaN after one that broke off. fitted: final loss of
     (at most 512 of) the rows trained on; inf if not measured.

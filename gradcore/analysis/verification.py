@@ -144,7 +144,8 @@ def _weights_note(candidate: Candidate, case: Case) -> str:
         kind = config["normalization"]
         what = "weights" if kind is None else f"{kind} norm weights"
         count = int(np.count_nonzero(skip_connections(config)))
-        notes.append(f"divides the {what} in {count} branches by {math.sqrt(count):.3g}, the root of their number")
+        if count > 1:
+            notes.append(f"divides the {what} in {count} branches by {math.sqrt(count):.3g}, the root of their number")
     return "; ".join(notes)
 
 
@@ -252,7 +253,8 @@ class Runner:
             if self._longer is None:
                 steps = _LONGER * self.steps
                 trial = self._train(steps, 0, self._rates[self._rate])
-                words = f"stays stable when trained for {steps} steps: held-out loss {wording.factor(trial.loss)}"
+                loss = "loss" if self.split.test is self.split.train else "held-out loss"
+                words = f"stays stable when trained for {steps} steps: {loss} {wording.factor(trial.loss)}"
                 if trial.diverged:
                     words = f"diverges when trained for {steps} steps"
                 elif trial.loss > self._at_rate(self._rate, 1)[0].loss:
@@ -333,7 +335,7 @@ class Verification:
         notes = [] if part is None else [effects[1].beyond(part.name)]
         notes += [f"its verdict was cut short after {cut} trial steps, as the net is large"] if cut else []
         notes += [idle] if idle and gains else []
-        if not effects[0].sure:
+        if effects[0].mean < LEAST_EFFECT:
             notes += _overfits(self.sick.first(count), cured.first(count))
         remedy = remedy_of(
             candidate,

@@ -217,7 +217,8 @@ def _exponents(ax: Any, report: Report) -> None:
 
 
 def _remedies(ax: Any, report: Report) -> None:
-    ax.set_title(f"remedies: held-out loss{', interrupted' if report.trials_stopped_by == 'interrupt' else ''}")
+    interrupted = ", interrupted" if report.trials_stopped_by == "interrupt" else ""
+    ax.set_title(f"remedies: {remedy_story.held_out(report)}loss{interrupted}")
     helped, failed = remedy_story.split(report)
     tried = [remedy for remedy in [*helped, *failed] if remedy.before and remedy.after]
     if not tried:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ..analysis.report import Outcome, Remedy, Report
+from ..analysis.trials import FEWEST_ROWS
 from . import story
 
 COLUMNS = ("gradients", "gain/layer", "loss", "accuracy", "loss reduced by", "time", "size")
@@ -16,11 +17,17 @@ def note(report: Report) -> str:
     rate = "" if report.conditions["optimizer"] else ", at the best of three learning rates"
     outcomes = [outcome for remedy in report.tried for outcome in (remedy.before, remedy.after) if outcome is not None]
     classes = any(math.isfinite(outcome.accuracy) for outcome in outcomes)
-    held_out = "Loss and accuracy are" if classes else "The loss is"
+    shown = "Loss and accuracy are" if classes else "The loss is"
+    rows = "held-out rows" if held_out(report) else "the rows trained on, which are too few to hold any out"
     return (
         f"Each net was trained for the same number of steps{rate}, from new weights where the change draws them. "
-        f"{held_out} on held-out rows; intervals are 95% over seeds."
+        f"{shown} on {rows}; intervals are 95% over seeds."
     )
+
+
+def held_out(report: Report) -> str:
+    """What comes before the loss of a trial: "held-out ", or "" if there are too few rows to hold any out."""
+    return "held-out " if report.conditions["rows"] >= FEWEST_ROWS else ""
 
 
 def table(tried: Sequence[Remedy]) -> list[list[str]]:
@@ -59,14 +66,14 @@ def _cells(remedy: Remedy) -> list[str]:
     return [*_outcome_cells(remedy.after), effect, *prices]
 
 
-def effect_sentence(remedy: Remedy) -> str:
-    """The effect of a tried remedy on the loss and the gradients, and its price, in a sentence."""
+def effect_sentence(remedy: Remedy, report: Report) -> str:
+    """The effect of a remedy of a report on the loss and the gradients, and its price, in a sentence."""
     if remedy.before is None or remedy.after is None:
         return "It was not tried."
     cells = dict(zip(COLUMNS, _cells(remedy), strict=True))
     return (
         f"|delta|^2 is now multiplied by {cells['gain/layer']} per layer (before: {story.gain(remedy.before.slope)}). "
-        f"After the same short training, the held-out loss is {cells['loss']} instead of "
+        f"After the same short training, the {held_out(report)}loss is {cells['loss']} instead of "
         f"{_outcome_cells(remedy.before)[2]}: lower by {cells['loss reduced by']}, with the 95% interval over seeds in "
         f"brackets. A step takes {cells['time']} the time, with {cells['size']} the parameters."
     )

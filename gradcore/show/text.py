@@ -268,7 +268,7 @@ def render_repair(repair: Repair) -> str:
     lines += terminal.wrap(*story.why(before))
     for remedy in repair.remedies:
         lines += [terminal.rule(f"Applied: {remedy.name}"), *terminal.wrap(f"Why: {remedy.reason}.")]
-        lines += terminal.wrap(remedy_story.effect_sentence(remedy))
+        lines += terminal.wrap(remedy_story.effect_sentence(remedy, repair.before))
         lines += terminal.wrap(remedy.note[:1].upper() + remedy.note[1:] + ".") if remedy.note else []
     lines += remedies(before, terminal)
     lines += _findings(after, terminal, "What remains" if repair.remedies else "Findings")
