@@ -301,11 +301,14 @@ def matrix(value: object, name: str, dtype: np.dtype[Any], columns: int) -> Arra
     return _in_range(values, name, dtype)
 
 
-def target(value: object, dtype: np.dtype[Any], loss: str, rows: int, columns: int, name: str = "target") -> Array:
-    """Labels as int64 [rows], values as [rows, columns] of `dtype`."""
+def target(
+    value: object, dtype: np.dtype[Any], loss: str, rows: int, columns: int, names: tuple[str, str] = ("x", "target")
+) -> Array:
+    """Labels as int64 [rows], values as [rows, columns] of `dtype`. names: of the inputs and of `value`."""
+    name = names[1]
     values = array(value, name)
     if values.ndim == 0 or values.shape[0] != rows:
-        raise ValueError(f"{name}: expected {rows} rows as in x, got shape {values.shape}")
+        raise ValueError(f"{name}: expected {rows} rows as in {names[0]}, got shape {values.shape}")
     flat = values.ndim == 1 or values.shape == (rows, 1)
     if loss == "cross_entropy" and flat and values.dtype.kind in "iub" and values.shape != (rows, columns):
         values = values.reshape(rows)
@@ -349,7 +352,7 @@ def data(
     classes: labels must be below this; by default the number of outputs.
     """
     rows = matrix(x, names[0], net.dtype, net.in_features)
-    values = target(targets, net.dtype, loss, len(rows), net.out_features, names[1])
+    values = target(targets, net.dtype, loss, len(rows), net.out_features, names)
     finite(rows, names[0])
     target_values(values, names[1], loss, net.out_features if classes is None else classes)
     return rows, values

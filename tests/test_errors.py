@@ -230,6 +230,11 @@ BAD_FIT = {
         lambda s: fit(loss="cross_entropy", validation=(s.x, s.y + 5))(SimpleNamespace(**{**vars(s), "y": s.labels})),
         r"got \d\.\d+ at row 0, column 0",
     ),
+    "validation of other rows": (
+        "validation[1]",
+        fit(validation=(np.ones((3, IN), "float32"), np.ones((2, 4)))),
+        r"3 rows as in validation\[0\]",
+    ),
     "fit of one output with cross_entropy": ("loss", fit_of_one_output, "cross_entropy.*constant"),
     "validation of other width": ("validation", fit(validation=(np.ones((3, 5), "float32"), np.ones((3, 4)))), "5"),
 }
