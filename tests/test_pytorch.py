@@ -278,6 +278,9 @@ def test_what_is_left_out_or_added_is_told(torch):
     assert note(nn.LayerNorm(5, eps=1e-6), nn.ReLU(), end) == eps + "1e-06, that of the net 1e-05"
     assert note(nn.RMSNorm(5), nn.ReLU(), end) == eps + "1.2e-07, that of the net 1e-05"
     assert "model's batch norm is 0.01, that of the net 0.1" in note(nn.BatchNorm1d(5, momentum=0.01), end)
+    frozen = nn.BatchNorm1d(5).eval()
+    assert note(frozen, end) == "batch norm that the model keeps in evaluation mode is trained by the net"
+    assert not frozen.training
     assert "keeps no running statistics" in note(nn.BatchNorm1d(5, track_running_stats=False), end)
     assert "loss='cross_entropy' contains it" in note(nn.ReLU(), end, nn.LogSoftmax(dim=1))
     assert "applies it twice" in note(nn.ReLU(), end, nn.Softmax(dim=1))

@@ -50,7 +50,7 @@ def from_torch(model: Any, optimizer: Any = None) -> MLP | tuple[MLP, Optimizer]
             Sigmoid, which the losses contain. eps is always 1e-5 and the momentum of batch norm 0.1. A layer without a
             bias or scale that other layers have gets one without effect; missing running statistics start anew. The net
             trains every parameter, also those that require no gradients, that the optimizer does not update, or that
-            are computed (weight norm, pruning).
+            are computed (weight norm, pruning), and batch norm that is in evaluation mode while the model is not.
 
     Raises:
         TypeError: `model` is not a torch.nn.Module, or `optimizer` not a torch.optim.Optimizer.

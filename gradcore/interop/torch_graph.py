@@ -350,6 +350,10 @@ class Reader:
         """The model as a net; the model is left unchanged."""
         with _undisturbed(self._root), self._torch.enable_grad():
             graph = self._trace()
+            norms = self._torch.nn.modules.batchnorm._BatchNorm
+            frozen = any(isinstance(part, norms) and not part.training for part in self._root.modules())
+            if frozen and self._root[0].training:
+                self.notes.add("batch norm that the model keeps in evaluation mode is trained by the net")
             for part in self._root.modules():
                 vars(part)["training"] = False  # in training mode, reading spectral norm's weights would update them
             for node in graph.nodes:
