@@ -45,6 +45,7 @@ def test_the_cured_net_learns_what_the_sick_one_does_not(cure):
 def test_it_tells_what_it_did_to_people_and_to_programs(cure):
     text = str(cure)
     assert "cured" in text.splitlines()[0] and cure.remedies[0].name in text and "Remedies, tried" in text
+    assert text.index("before: ") < text.index("Towards the input") < text.index("after: ")  # it is of the net before
     record = json.loads(cure.to_json())
     assert record["cured"] is True and record["after"]["verdict"] == "healthy"
     assert record["remedies"][0]["effect"] == cure.remedies[0].effect

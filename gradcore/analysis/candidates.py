@@ -14,7 +14,7 @@ import numpy as np
 
 from .._scaling import standard_scaling, standardized
 from ..init import lsuv
-from ..mlp import MLP
+from ..mlp import MLP, skip_connections
 from .case import Case
 from .weights import rescale, scale_branches, shortened
 from .wording import significant

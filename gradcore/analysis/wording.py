@@ -190,8 +190,10 @@ def exploding_cause(subject: Subject, cause: str) -> str:
     if cause == "batch_norm":
         rows = subject.measurement.batch_size
         growth = theory.batch_norm_growth(names[0], rows)
-        gives = f"multiplies |delta|^2 by {factor(growth)} per layer for {names[0]} at this batch size, whatever the"
-        gives += " weights, and this"
+        gives = (
+            f"should multiply |delta|^2 by {factor(growth)} per layer for {names[0]} at this batch size, whatever the"
+        )
+        gives += " weights (in theory, for wide layers and unlike rows), and this"
         if math.isinf(growth):
             gives = f"of {rows} rows, which can be close to zero by chance, multiplies |delta|^2 without limit, "
             gives += "and this"

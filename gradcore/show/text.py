@@ -262,10 +262,10 @@ def render_repair(repair: Repair) -> str:
     """The text of a repair: what was wrong, what was changed, and the result."""
     terminal = Terminal.of(sys.stdout)
     before, after = repair.before, repair.after
-    lines = [*_repair_head(repair, terminal), *terminal.wrap(f"before: {story.net_words(before.config)}")]
+    was = terminal.wrap(f"before: {story.net_words(before.config)}", *story.why(before))
+    lines = [*_repair_head(repair, terminal), *was]
     if repair.remedies:
-        lines += terminal.wrap(f"after:  {story.net_words(after.config)}")
-    lines += terminal.wrap(*story.why(before))
+        lines += terminal.wrap(f"after: {story.net_words(after.config)}")
     for remedy in repair.remedies:
         lines += [terminal.rule(f"Applied: {remedy.name}"), *terminal.wrap(f"Why: {remedy.reason}.")]
         lines += terminal.wrap(remedy_story.effect_sentence(remedy, repair.before))
