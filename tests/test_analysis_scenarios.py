@@ -432,3 +432,24 @@ def test_a_plateau_that_biases_shorten_is_tried():
     rows = np.random.default_rng(0).integers(0, len(x), (1000, 128))
     losses = [net.train_step(x[each], labels[each], optimizer).loss for each in rows]
     assert min(np.convolve(losses, np.full(50, 0.02), "valid")) < 0.8 * math.log(10)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_rate_that_ruins_what_a_vanishing_gradient_would_allow_is_named(seed):
+    """Adam levels the gradient of five sigmoid layers; at a rate of 0.1 the net never learns, at 0.01 in 50 steps."""
+    x, labels = digits()
+    chosen = labels < 2
+    x, labels = x[chosen], labels[chosen]
+    settings = {"activation": "sigmoid", "init": "glorot_uniform", "seed": seed}
+    loss = {}
+    for lr in (0.1, 0.01):
+        net = gc.MLP([64] * 6 + [1], **settings)
+        optimizer = gc.optim.Adam(net, lr=lr)
+        report = gc.analyze(net, x, labels, loss="binary_cross_entropy", optimizer=optimizer, batch_size=64)
+        assert report.verdict == ("exploding" if lr == 0.1 else "healthy")
+        assert ("learning_rate" in {each.cause for each in report.findings}) == (lr == 0.1)
+        rows = np.random.default_rng(0).integers(0, len(x), (500, 64))
+        loss[lr] = [net.train_step(x[each], labels[each], optimizer, "binary_cross_entropy").loss for each in rows][
+            -50:
+        ]
+    assert np.mean(loss[0.01]) < 0.1 < 0.6 < np.mean(loss[0.1])

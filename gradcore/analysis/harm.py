@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from ..mlp import skip_connections
-from .doubt import learned
+from .doubt import learned, outpaced
 from .measure import Outlook
 from .slope import beyond_band
 from .subject import Subject
@@ -37,6 +37,8 @@ def harm_of_vanishing(subject: Subject) -> dict[str, float]:
     if outlook is not None and decay_has_won(subject, outlook):
         return {"share_of_step": outlook.adaptive_step}
     if subject.adaptive:
+        if outlook is not None and outpaced(subject, outlook):  # of the same profile, so that it is the rate that harms
+            return {}
         needed = steps_to_tell_apart(subject)
         return {"steps_to_tell_inputs_apart": needed} if needed > subject.limits.learning_steps else {}
     speeds = subject.speeds

@@ -29,7 +29,7 @@ from . import measure as measuring
 from .arithmetic import harmless, root_mean_square
 from .case import Case
 from .doubt import Doubt, is_large_shift, learned, no_lower, outpaced, steps_in_doubt
-from .harm import decay_has_won, may_leave_plateau, rescaled
+from .harm import decay_has_won, harm_of_vanishing, may_leave_plateau, rescaled
 from .measure import Outlook
 from .propagation import difference
 from .rehearsal import MOST_REHEARSED, first_shift, rehearsal_steps, rehearse
@@ -53,7 +53,8 @@ def look_ahead(subject: Subject, progress: Progress | None = None, most: float =
 
     The verdict depends on more steps in four cases, here in the order of precedence: the rehearsed steps are in doubt;
     SGD may leave a plateau; the optimizer may undo a wrong scale or, if it is adaptive, a vanishing gradient; a doubt
-    is `passing`. In the third case there is no outlook if the optimizer needs more than MOST_STEPS.
+    is `passing`. In the third case there is no outlook if the optimizer needs more than MOST_STEPS, and that of the
+    fourth is taken if the gradient turns out to be no harm although nothing was learned.
 
     most: go on beyond the fewest steps that may decide only up to this number in all.
     """
@@ -75,12 +76,20 @@ def look_ahead(subject: Subject, progress: Progress | None = None, most: float =
         # Weights that have to grow or to shrink need more steps than rewriting them at their present size takes.
         steps = max(math.ceil(steps), several if wrong_scale else 0)
         found = _outlook(subject, steps, progress, most, patient=wrong_scale)
+        if doubt is not None and not wrong_scale and not _explains(subject, found):
+            return _of_doubt(subject, doubt, several, progress, most)
         if not decay_has_won(subject, found):
             return found
         # Chance may have decided the race: it is lost only if it is lost on other batches, too.
         again = _outlook(subject, steps, progress, most, patient=wrong_scale, draw=1)
         return found if decay_has_won(subject, again) else again
     return None if doubt is None else _of_doubt(subject, doubt, several, progress, most)
+
+
+def _explains(subject: Subject, found: Outlook) -> bool:
+    """Whether a gradient that vanishes for an adaptive optimizer accounts for what the net learns: it does harm."""
+    after = replace(subject, measurement=replace(subject.measurement, outlook=found))
+    return learned(subject, found.losses) or bool(harm_of_vanishing(after))
 
 
 def _of_doubt(
