@@ -457,7 +457,9 @@ def test_skip_connections_are_told_from_branches():
 
 
 def test_an_output_that_does_not_move_is_said_in_words():
-    assert "The output does not change with the input." in story.nearby_lines(_net_report(_closed_net()))
+    assert "On the rows sampled, the output does not change with the input." in story.nearby_lines(
+        _net_report(_closed_net())
+    )
 
 
 @pytest.mark.parametrize(("steps", "axis"), [([5.0], "step 5"), ([5.0, 9.0], "step 5 9")])
