@@ -43,6 +43,11 @@ def verdict_of(findings: Iterable[Finding]) -> str:
     return max(verdicts, key=VERDICTS.index, default="healthy")
 
 
+def worst_cause(findings: Iterable[Finding]) -> str | None:
+    """Cause of the first finding that is not an `info`; None if there is none."""
+    return next((finding.cause for finding in findings if finding.severity != "info"), None)
+
+
 def _stands_for(finding: Finding) -> str:
     return _VERDICT_OF_KIND.get(finding.kind, "healthy")
 

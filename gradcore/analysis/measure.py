@@ -94,7 +94,7 @@ class Measurement:
         the inputs.
     has_gradient: whether any parameter at all, biases and normalization included, received a gradient.
     finite_parameters: for each layer, whether all parameters are finite. alike: for each layer, whether its units are
-        identical.
+        identical, also in their gradients.
     rehearsal, propagation: None if they were not tried. outlook: None if the verdict does not depend on it.
     asleep: the measurement at the start, if layers without a gradient woke up afterwards: everything else is then of
         the net after a few steps. None otherwise.
@@ -238,11 +238,11 @@ def summarize(
 
 
 def _units_alike(weight: Floats, gradient: Floats) -> bool:
-    """Whether a layer's units all have the same weights and the same gradient, which is not zero, bit for bit.
+    """Whether a layer's units all have the same weights and the same gradient, bit for bit.
 
     Bits can be compared because sums run in the same order for all units.
     """
-    return bool(len(weight) > 1 and gradient.any() and (weight == weight[0]).all() and (gradient == gradient[0]).all())
+    return bool(len(weight) > 1 and (weight == weight[0]).all() and (gradient == gradient[0]).all())
 
 
 def _finite_layers(net: Any) -> Floats:

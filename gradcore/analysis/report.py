@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,11 +97,6 @@ class Finding(Record):
     cause: str | None
     explanation: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
-
-
-def worst_cause(findings: Iterable[Finding]) -> str | None:
-    """Cause of the first finding that is not an `info`; None if there is none."""
-    return next((finding.cause for finding in findings if finding.severity != "info"), None)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def zero_gradient(subject: Subject) -> list[Finding]:
         return [*found, _silent(silent, *closed)]
     starved_layers = tuple(layer for layer in silent if starving[layer])
     rest = tuple(layer for layer in silent if layer not in starved_layers)
-    found += [_silent(rest, *_why_silent(subject))] if rest else []
+    found += [_silent(rest, *_why_silent(subject, rest))] if rest else []
     found += [_silent(starved_layers, *_starvation(subject, starved_layers[0], _STARVED))] if starved_layers else []
     return found
 
@@ -72,7 +72,7 @@ def _nearly_silent(subject: Subject) -> list[Finding]:
         why = f"Of the outputs of layer {layer}, {100.0 * zeros[layer]:.4g} % are zero: next to nothing passes through."
         cause, evidence = "dead_units", dict[str, Any](dead_layer=layer)
     else:
-        cause, why, evidence = _why_silent(subject)
+        cause, why, evidence = _why_silent(subject, layers)
     batches = int(in_vain[:, layers].sum(axis=0).max())
     text = (
         f"In {batches} of {len(in_vain)} batches, no gradient at all reaches the weights of {wording.layers(layers)}. "
@@ -83,15 +83,16 @@ def _nearly_silent(subject: Subject) -> list[Finding]:
 
 def _alike(subject: Subject) -> list[Finding]:
     """A finding about layers whose units are all identical, as when all weights start at the same number."""
-    layers = where(subject.measurement.alike)
-    if not layers:
-        return []
-    text = (
+    layers = where(subject.measurement.alike & (subject.gradient_norms > 0.0))
+    return [Finding("zero_gradient", "critical", layers, "weight_scale", _identical(layers))] if layers else []
+
+
+def _identical(layers: tuple[int, ...]) -> str:
+    return (
         f"The units of {wording.layers(layers)} are identical: they have the same weights and receive the same "
         "gradient, so they stay identical in every step, and a layer can do no more than a single unit. Draw the "
         "weights at random."
     )
-    return [Finding("zero_gradient", "critical", layers, "weight_scale", text)]
 
 
 def _asleep(subject: Subject) -> list[Finding]:
@@ -176,8 +177,10 @@ def _dead_layer(subject: Subject) -> int | None:
     return next(iter(where(dead[:-1])), None)
 
 
-def _why_silent(subject: Subject) -> tuple[str, str, dict[str, Any]]:
+def _why_silent(subject: Subject, layers: tuple[int, ...]) -> tuple[str, str, dict[str, Any]]:
     """(cause, explanation, evidence): why no gradient arrives from above, although no layer is closed."""
+    if subject.measurement.alike[list(layers)].all():  # layer norm, for one, leaves nothing of equal units
+        return "weight_scale", _identical(layers), {}
     smallest = float(subject.profile_norms[subject.profile_norms > 0.0].min(initial=np.inf))
     if smallest < _NEAR_UNDERFLOW[subject.dtype]:
         text = f"The gradient shrinks to {wording.significant(smallest, 1)} and then underflows to zero in "

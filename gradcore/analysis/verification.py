@@ -24,10 +24,10 @@ from .analyze import examine
 from .arithmetic import bounded_exp
 from .candidates import Candidate, Preparation, around_net, changed_settings, with_learning_rate, yardstick
 from .case import Case
-from .judge import judge
+from .judge import judge, worst_cause
 from .outlook import MOST_STEPS, look_ahead
 from .rehearsal import rehearse
-from .report import Outcome, Remedy, Report, worst_cause
+from .report import Outcome, Remedy, Report
 from .slope import half_interval
 from .subject import Thresholds
 from .trials import Contestant, Crew, Split, Trial

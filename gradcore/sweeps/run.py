@@ -19,8 +19,9 @@ from .._runtime import get_num_threads
 from .._status import Progress, shown
 from ..analysis.analyze import analyze
 from ..analysis.arithmetic import bounded_exp
+from ..analysis.judge import worst_cause
 from ..analysis.measure import travelling_norm
-from ..analysis.report import Report, worst_cause
+from ..analysis.report import Report
 from ..mlp import MLP
 from .file import SETTINGS, SweepFile
 from .grid import Array, Row, build, checked_axes, key, points
