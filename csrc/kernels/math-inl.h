@@ -304,10 +304,10 @@ GRADCORE_INLINE Vec<T> mills(Vec<T> t) {
 
 #if GRADCORE_VECTOR_BYTES == 64
 // AVX-512 looks up 16 floats at a time, beside the multiplications, which bound every activation. mills() is then one
-// of 16 polynomials, 6 multiplications instead of 15 (GELU with its derivative 1.2 times as fast), to 2^-27.0. They are
-// chosen by the last four bits of (1 + t) >> 21, two of the exponent and two of the mantissa, and expanded around
-// points near the middle of their intervals where kMills[0] has no rounding error (2^-31). The first interval, at index
-// 12, is expanded around 0, where it is exact.
+// of 16 polynomials, 6 multiplications instead of 15 (bench_kernels: GELU with its derivative 1.2 times as fast), to
+// 2^-27.0. They are chosen by the last four bits of (1 + t) >> 21, two of the exponent and two of the mantissa, and
+// expanded around points near the middle of their intervals where kMills[0] has no rounding error (2^-31). The first
+// interval, at index 12, is expanded around 0, where it is exact.
 inline constexpr float kMillsAt[] = {1.2500103f, 1.750042f,  2.2500257f,  2.7500734f, 3.5000546f, 4.500178f,
                                      5.500189f,  6.500113f,  8.000131f,   10.000067f, 12.000008f, 14.000026f,
                                      0,          0.3750021f, 0.62500024f, 0.87501925f};
